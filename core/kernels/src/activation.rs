@@ -1,0 +1,107 @@
+//! Element-wise activation functions.
+
+use crate::math::sigmoid;
+use crate::segments::for_each_piece;
+use crate::simd::vectorize;
+
+/// An activation function. Where it has a kink its gradient there is 0, as in PyTorch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `max(x, 0)`.
+    Relu,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// `x * sigmoid(x)` (also called swish).
+    Silu,
+    /// `x * relu6(x + 3) / 6` (MobileNetV3, arXiv 1905.02244, section 5.2).
+    HardSwish,
+    /// `relu6(x + 3) / 6`.
+    HardSigmoid,
+    /// `1 / (1 + e^-x)`.
+    Sigmoid,
+}
+
+#[inline(always)]
+fn relu6(x: f32) -> f32 {
+    let x = if x < 0.0 { 0.0 } else { x };
+    if x > 6.0 {
+        6.0
+    } else {
+        x
+    }
+}
+
+impl Activation {
+    /// The value at `x`.
+    #[inline(always)]
+    pub fn value(self, x: f32) -> f32 {
+        match self {
+            Self::Relu => if x < 0.0 { 0.0 } else { x },
+            Self::Relu6 => relu6(x),
+            Self::Silu => x * sigmoid(x),
+            Self::HardSwish => x * relu6(x + 3.0) * (1.0 / 6.0),
+            Self::HardSigmoid => relu6(x + 3.0) * (1.0 / 6.0),
+            Self::Sigmoid => sigmoid(x),
+        }
+    }
+
+    /// The derivative at `x`.
+    #[inline(always)]
+    pub fn derivative(self, x: f32) -> f32 {
+        match self {
+            Self::Relu => if x > 0.0 { 1.0 } else { 0.0 },
+            Self::Relu6 => if (x > 0.0) & (x < 6.0) { 1.0 } else { 0.0 },
+            Self::Silu => {
+                let s = sigmoid(x);
+                s * (1.0 + x * (1.0 - s))
+            }
+            Self::HardSwish => {
+                let inner = (2.0 * x + 3.0) * (1.0 / 6.0);
+                if x <= -3.0 { 0.0 } else if x >= 3.0 { 1.0 } else { inner }
+            }
+            Self::HardSigmoid => if (x > -3.0) & (x < 3.0) { 1.0 / 6.0 } else { 0.0 },
+            Self::Sigmoid => {
+                let s = sigmoid(x);
+                s * (1.0 - s)
+            }
+        }
+    }
+}
+
+/// Calls `$body` with the activation as a constant, so that the branch leaves the loop.
+macro_rules! specialize {
+    ($activation:expr, $constant:ident => $body:expr) => {
+        match $activation {
+            Activation::Relu => { const $constant: Activation = Activation::Relu; $body }
+            Activation::Relu6 => { const $constant: Activation = Activation::Relu6; $body }
+            Activation::Silu => { const $constant: Activation = Activation::Silu; $body }
+            Activation::HardSwish => { const $constant: Activation = Activation::HardSwish; $body }
+            Activation::HardSigmoid => { const $constant: Activation = Activation::HardSigmoid; $body }
+            Activation::Sigmoid => { const $constant: Activation = Activation::Sigmoid; $body }
+        }
+    };
+}
+
+/// `out = activation(x)`.
+pub fn forward(activation: Activation, x: &[f32], out: &mut [f32]) {
+    for_each_piece(out, |first, out| {
+        let x = &x[first..][..out.len()];
+        specialize!(activation, ACTIVATION => vectorize(#[inline(always)] || {
+            for (o, v) in out.iter_mut().zip(x) {
+                *o = ACTIVATION.value(*v);
+            }
+        }));
+    });
+}
+
+/// `out = grad * activation'(x)`.
+pub fn backward(activation: Activation, x: &[f32], grad: &[f32], out: &mut [f32]) {
+    for_each_piece(out, |first, out| {
+        let (x, grad) = (&x[first..][..out.len()], &grad[first..][..out.len()]);
+        specialize!(activation, ACTIVATION => vectorize(#[inline(always)] || {
+            for ((o, v), g) in out.iter_mut().zip(x).zip(grad) {
+                *o = g * ACTIVATION.derivative(*v);
+            }
+        }));
+    });
+}

@@ -1,0 +1,29 @@
+//! Numeric kernels of qdrop on plain `f32` slices, without any tensor library.
+//!
+//! Each file holds one kernel. The fast version of a kernel is written as simple loops that the
+//! compiler vectorizes for the instruction set found at run time ([`simd::vectorize`]); a scalar
+//! reference stands beside it where the fast version is not obvious, and tests compare the two.
+//!
+//! # Determinism
+//! Work is split at fixed places that never depend on the number of threads, and every
+//! floating-point sum is accumulated in a fixed order, so results are bit-identical for any thread
+//! count on one machine.
+
+pub mod activation;
+pub mod adam;
+pub mod adaround;
+pub mod conv;
+pub mod drop;
+pub mod fake_quantize;
+mod gemm;
+pub mod linear;
+pub mod loss;
+pub mod math;
+pub mod pool;
+pub mod random;
+pub mod range_search;
+pub mod rounding;
+pub mod segments;
+pub mod simd;
+
+pub use conv::{Conv2dShape, ShapeError};

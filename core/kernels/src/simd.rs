@@ -1,0 +1,18 @@
+//! Run-time choice of the instruction set.
+
+/// Runs `body` compiled for the widest vector instructions of this processor.
+///
+/// `body` and everything it calls must be inlined for the wider instructions to be used: mark
+/// helpers `#[inline(always)]`.
+#[inline(always)]
+pub fn vectorize<R>(body: impl FnOnce() -> R) -> R {
+    struct Body<F>(F);
+    impl<R, F: FnOnce() -> R> pulp::NullaryFnOnce for Body<F> {
+        type Output = R;
+        #[inline(always)]
+        fn call(self) -> R {
+            (self.0)()
+        }
+    }
+    pulp::Arch::new().dispatch(Body(body))
+}

@@ -1,0 +1,40 @@
+//! Architectures: networks as graphs, and the names of their checkpoints' tensors.
+
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::params::Params;
+use crate::registry::define_kind;
+use crate::weights::KeyMap;
+
+/// A family of networks that a recipe can name.
+pub trait Architecture: Send + Sync {
+    /// The network with the given parameters. The names of its nodes are the canonical tensor
+    /// names.
+    ///
+    /// # Errors
+    /// A parameter is unknown or out of range.
+    fn graph(&self, params: &Params) -> Result<Graph>;
+
+    /// Other namings that checkpoints of this architecture use, tried in order after the
+    /// canonical one. `graph` is what [`graph`](Self::graph) returned.
+    fn key_maps(&self, graph: &Graph) -> Vec<KeyMap> {
+        let _ = graph;
+        Vec::new()
+    }
+}
+
+define_kind!(
+    /// Constructor of an architecture.
+    ArchitectureKind,
+    "architecture",
+    fn() -> Box<dyn Architecture>
+);
+
+/// Registers an architecture; the fields are those of
+/// [`register_observer!`](crate::register_observer), `build` takes no argument.
+#[macro_export]
+macro_rules! register_architecture {
+    (name: $name:expr, aliases: [$($alias:expr),*], summary: $summary:expr, build: $build:expr) => {
+        $crate::__register!($crate::architecture::ArchitectureKind, $name, [$($alias),*], $summary, $build);
+    };
+}

@@ -1,0 +1,161 @@
+//! The errors of the library. Each names the file, the key or the tensor and says what to do.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+/// Result with the library's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong in the library.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A name that nothing registered under.
+    #[error("{path}: unknown {kind} '{name}'{}; known: {}", did_you_mean(.suggestion), .known.join(", "))]
+    UnknownName {
+        /// Where the name was written, as a path in the recipe.
+        path: String,
+        /// What was asked for, such as "observer".
+        kind: &'static str,
+        /// The name as written.
+        name: String,
+        /// The nearest known name, when one is near.
+        suggestion: Option<String>,
+        /// All known names.
+        known: Vec<String>,
+    },
+    /// Two registrations under one name.
+    #[error("{kind} '{name}' is registered twice, by {first} and by {second}; rename one of them")]
+    DuplicateName {
+        /// What was registered.
+        kind: &'static str,
+        /// The name or alias.
+        name: String,
+        /// Crate of one registration.
+        first: String,
+        /// Crate of the other.
+        second: String,
+    },
+    /// A value of a recipe, or of a strategy's parameters, that cannot be used.
+    #[error("{path}: {message}")]
+    Setting {
+        /// Path of the value in the recipe, such as `quant.weight.bits`.
+        path: String,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// A network that cannot be built or executed.
+    #[error("graph node '{node}': {message}")]
+    Graph {
+        /// Name of the node or unit.
+        node: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A checkpoint that cannot be used.
+    #[error("weights {}: {message}", .file.display())]
+    Weights {
+        /// The checkpoint.
+        file: PathBuf,
+        /// What is wrong, with the names of the tensors.
+        message: String,
+    },
+    /// Images or labels that cannot be used.
+    #[error("data {}: {message}", .path.display())]
+    Data {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// A file system operation failed.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    Io {
+        /// What was tried, such as "read".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The requested device cannot be used.
+    #[error("device '{device}': {message}")]
+    Device {
+        /// The device as requested.
+        device: String,
+        /// Why not and what to do.
+        message: String,
+    },
+    /// An error of the tensor library, with what was being done.
+    #[error("{context}: {source}")]
+    Tensor {
+        /// What was being done.
+        context: String,
+        /// The tensor library's error.
+        source: Box<candle_core::Error>,
+    },
+    /// Anything else, said by a strategy.
+    #[error("{0}")]
+    Message(String),
+    /// The caller asked to stop.
+    #[error("stopped on request")]
+    Cancelled,
+}
+
+fn did_you_mean(suggestion: &Option<String>) -> String {
+    suggestion.as_ref().map(|s| format!(", did you mean '{s}'?")).unwrap_or_default()
+}
+
+impl Error {
+    /// A [`Error::Setting`].
+    pub fn setting(path: impl Into<String>, message: impl Display) -> Self {
+        Self::Setting { path: path.into(), message: message.to_string() }
+    }
+
+    /// A [`Error::Graph`].
+    pub fn graph(node: impl Into<String>, message: impl Display) -> Self {
+        Self::Graph { node: node.into(), message: message.to_string() }
+    }
+
+    /// A [`Error::Weights`].
+    pub fn weights(file: impl AsRef<Path>, message: impl Display) -> Self {
+        Self::Weights { file: file.as_ref().into(), message: message.to_string() }
+    }
+
+    /// A [`Error::Data`].
+    pub fn data(path: impl AsRef<Path>, message: impl Display) -> Self {
+        Self::Data { path: path.as_ref().into(), message: message.to_string() }
+    }
+
+    /// A closure that wraps an I/O error, for `map_err`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// A [`Error::Message`].
+    pub fn message(message: impl Display) -> Self {
+        Self::Message(message.to_string())
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(source: candle_core::Error) -> Self {
+        Self::Tensor { context: "tensor operation".into(), source: Box::new(source) }
+    }
+}
+
+/// Adds what was being done to an error of the tensor library.
+pub trait TensorContext<T> {
+    /// Wraps the error with `context`.
+    ///
+    /// # Errors
+    /// The wrapped error.
+    fn doing(self, context: impl Display) -> Result<T>;
+}
+
+impl<T> TensorContext<T> for candle_core::Result<T> {
+    fn doing(self, context: impl Display) -> Result<T> {
+        self.map_err(|source| Error::Tensor { context: context.to_string(), source: Box::new(source) })
+    }
+}

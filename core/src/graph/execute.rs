@@ -1,0 +1,69 @@
+//! The value of one node, in floating point.
+
+use super::{Node, Op};
+use crate::error::{Error, Result, TensorContext};
+use crate::ops;
+use candle_core::Tensor;
+use std::collections::HashMap;
+
+/// Computes a node's value from its inputs. `weight` replaces the node's own weight, such as by a
+/// quantized one.
+///
+/// # Errors
+/// A parameter is missing, or shapes do not fit.
+pub fn execute(
+    node: &Node,
+    inputs: &[&Tensor],
+    parameters: &HashMap<String, Tensor>,
+    weight: Option<&Tensor>,
+) -> Result<Tensor> {
+    let parameter = |name: &str| {
+        let key = format!("{}.{name}", node.name);
+        parameters.get(&key).ok_or_else(|| Error::graph(&node.name, format!("has no parameter '{key}'")))
+    };
+    let input = |i: usize| {
+        inputs.get(i).copied().ok_or_else(|| Error::graph(&node.name, format!("{} needs more inputs", node.op.name())))
+    };
+    let weight = || weight.map_or_else(|| parameter("weight"), Ok);
+    let doing = || format!("computing {} '{}'", node.op.name(), node.name);
+    match &node.op {
+        Op::Input => Err(Error::graph(&node.name, "the network's input has no value")),
+        Op::Conv2d { geometry, bias, .. } => {
+            let bias = if *bias { Some(parameter("bias")?) } else { None };
+            ops::conv2d(input(0)?, weight()?, bias, geometry).doing(doing())
+        }
+        Op::Linear { bias, .. } => {
+            let bias = if *bias { Some(parameter("bias")?) } else { None };
+            ops::linear(input(0)?, weight()?, bias).doing(doing())
+        }
+        Op::BatchNorm { eps } => {
+            let column = |t: Tensor| t.reshape((1, t.elem_count(), 1, 1));
+            let run = || -> Result<candle_core::Result<Tensor>> {
+                let (gamma, beta) = (parameter("weight")?, parameter("bias")?);
+                let (mean, variance) = (parameter("running_mean")?, parameter("running_var")?);
+                let x = input(0)?;
+                Ok((|| {
+                    let factor = gamma.div(&(variance + *eps)?.sqrt()?)?;
+                    let offset = (beta - (mean * &factor)?)?;
+                    x.broadcast_mul(&column(factor)?)?.broadcast_add(&column(offset)?)
+                })())
+            };
+            run()?.doing(doing())
+        }
+        Op::Activation(activation) => ops::activation(input(0)?, *activation).doing(doing()),
+        Op::Add => input(0)?.add(input(1)?).doing(doing()),
+        Op::Mul => input(0)?.broadcast_mul(input(1)?).doing(doing()),
+        Op::MaxPool(geometry) => ops::max_pool2d(input(0)?, geometry).doing(doing()),
+        Op::AveragePool(geometry) => ops::average_pool2d(input(0)?, geometry).doing(doing()),
+        Op::GlobalAveragePool => input(0)?.mean_keepdim((2, 3)).doing(doing()),
+        Op::Pad(padding) => ops::pad2d(input(0)?, *padding).doing(doing()),
+        Op::Concat => Tensor::cat(inputs, 1).doing(doing()),
+        Op::Flatten => input(0)?.flatten_from(1).doing(doing()),
+        Op::UpsampleNearest { factor } => {
+            let x = input(0)?;
+            let [height, width] = [node.shape[1], node.shape[2]];
+            debug_assert_eq!(height % factor[0], 0);
+            x.upsample_nearest2d(height, width).doing(doing())
+        }
+    }
+}

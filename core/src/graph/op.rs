@@ -1,0 +1,113 @@
+//! The operations a graph is made of.
+
+use crate::ops::{Activation, Conv2dGeometry, Padding, Pool2dGeometry};
+
+/// One kind of operation with its constants. Parameters are found by the node's name.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    /// The network's input.
+    Input,
+    /// Two-dimensional convolution.
+    Conv2d {
+        /// Output channels.
+        out_channels: usize,
+        /// Kernel height and width.
+        kernel: [usize; 2],
+        /// Stride, padding, dilation, groups.
+        geometry: Conv2dGeometry,
+        /// Whether there is a bias.
+        bias: bool,
+    },
+    /// Fully connected layer.
+    Linear {
+        /// Output features.
+        out_features: usize,
+        /// Whether there is a bias.
+        bias: bool,
+    },
+    /// Batch normalization with running statistics.
+    BatchNorm {
+        /// Added to the variance.
+        eps: f64,
+    },
+    /// Element-wise activation function.
+    Activation(Activation),
+    /// Sum of two values of one shape.
+    Add,
+    /// Product of two values, the second of which may be broadcast over height and width.
+    Mul,
+    /// Max pooling.
+    MaxPool(Pool2dGeometry),
+    /// Average pooling.
+    AveragePool(Pool2dGeometry),
+    /// Mean over height and width, which become 1.
+    GlobalAveragePool,
+    /// Zero padding of height and width.
+    Pad(Padding),
+    /// Concatenation along the channels.
+    Concat,
+    /// All dimensions but the batch in one.
+    Flatten,
+    /// Enlargement by an integral factor, repeating pixels.
+    UpsampleNearest {
+        /// Vertical and horizontal factor.
+        factor: [usize; 2],
+    },
+}
+
+impl Op {
+    /// Whether the operation has a weight that can be quantized.
+    pub fn has_weight(&self) -> bool {
+        matches!(self, Self::Conv2d { .. } | Self::Linear { .. })
+    }
+
+    /// Names and shapes of the parameters, given the shape of the first input.
+    pub fn parameters(&self, input: &[usize]) -> Vec<(&'static str, Vec<usize>)> {
+        let channels = input.first().copied().unwrap_or_default();
+        match self {
+            Self::Conv2d { out_channels, kernel, geometry, bias } => {
+                let weight = vec![*out_channels, channels / geometry.groups, kernel[0], kernel[1]];
+                with_bias(weight, *out_channels, *bias)
+            }
+            Self::Linear { out_features, bias } => with_bias(vec![*out_features, channels], *out_features, *bias),
+            Self::BatchNorm { .. } => ["weight", "bias", "running_mean", "running_var"]
+                .into_iter()
+                .map(|name| (name, vec![channels]))
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What reports call the operation.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Conv2d { .. } => "conv2d",
+            Self::Linear { .. } => "linear",
+            Self::BatchNorm { .. } => "batch_norm",
+            Self::Activation(Activation::Relu) => "relu",
+            Self::Activation(Activation::Relu6) => "relu6",
+            Self::Activation(Activation::Silu) => "silu",
+            Self::Activation(Activation::HardSwish) => "hard_swish",
+            Self::Activation(Activation::HardSigmoid) => "hard_sigmoid",
+            Self::Activation(Activation::Sigmoid) => "sigmoid",
+            Self::Add => "add",
+            Self::Mul => "mul",
+            Self::MaxPool(_) => "max_pool",
+            Self::AveragePool(_) => "average_pool",
+            Self::GlobalAveragePool => "global_average_pool",
+            Self::Pad(_) => "pad",
+            Self::Concat => "concat",
+            Self::Flatten => "flatten",
+            Self::UpsampleNearest { .. } => "upsample_nearest",
+        }
+    }
+}
+
+fn with_bias(weight: Vec<usize>, outputs: usize, bias: bool) -> Vec<(&'static str, Vec<usize>)> {
+    let mut parameters = vec![("weight", weight)];
+    if bias {
+        parameters.push(("bias", vec![outputs]));
+    }
+    parameters
+}

@@ -1,0 +1,90 @@
+//! Where quantizers sit in a network (QDrop's published setting).
+
+use super::{Graph, NodeId, Op};
+
+/// What a quantizer at a site quantizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SiteKind {
+    /// The weight of the node.
+    Weight,
+    /// The value of the node.
+    Activation,
+}
+
+/// A place for a quantizer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// The node whose weight or value is quantized.
+    pub node: NodeId,
+    /// Name for overrides and reports: that of the layer or addition that computes the value.
+    pub name: String,
+    /// What is quantized.
+    pub kind: SiteKind,
+    /// Whether this is the first site of its kind in the network.
+    pub first: bool,
+    /// Whether this is the last site of its kind in the network.
+    pub last: bool,
+}
+
+/// All places for quantizers, in network order.
+///
+/// Weights: every convolution and linear layer. Activations: the value of each layer (after its
+/// batch normalization and activation function) and of each addition or product (after its
+/// activation function). Not a layer without activation function whose value goes straight into an
+/// addition, not the network's input, and not its output.
+pub fn quantization_sites(graph: &Graph) -> Vec<Site> {
+    let mut sites = Vec::new();
+    for (id, node) in graph.nodes() {
+        let site = |node, kind| Site { node, name: graph.node(id).name.clone(), kind, first: false, last: false };
+        if node.op.has_weight() {
+            sites.push(site(id, SiteKind::Weight));
+        }
+        if node.op.has_weight() || matches!(node.op, Op::Add | Op::Mul) {
+            if let Some(value) = activation_site(graph, id) {
+                sites.push(site(value, SiteKind::Activation));
+            }
+        }
+    }
+    for kind in [SiteKind::Weight, SiteKind::Activation] {
+        let mut of_kind: Vec<&mut Site> = sites.iter_mut().filter(|s| s.kind == kind).collect();
+        if let Some(first) = of_kind.first_mut() {
+            first.first = true;
+        }
+        if let Some(last) = of_kind.last_mut() {
+            last.last = true;
+        }
+    }
+    sites
+}
+
+/// The value at which the output of `head` is quantized, if it is.
+fn activation_site(graph: &Graph, head: NodeId) -> Option<NodeId> {
+    let mut value = head;
+    let mut activated = false;
+    while let [next] = graph.consumers(value)[..] {
+        match graph.node(next).op {
+            Op::BatchNorm { .. } => {}
+            Op::Activation(_) => activated = true,
+            _ => break,
+        }
+        value = next;
+    }
+    let is_layer = graph.node(head).op.has_weight();
+    let consumers = graph.consumers(value);
+    let only_added = !consumers.is_empty() && consumers.iter().all(|c| graph.node(*c).op == Op::Add);
+    let skipped = is_layer && !activated && only_added;
+    (!skipped && !reaches_output(graph, value)).then_some(value)
+}
+
+/// Whether the value is the network's output, reshaped at most.
+fn reaches_output(graph: &Graph, mut value: NodeId) -> bool {
+    loop {
+        if value == graph.output() {
+            return true;
+        }
+        match graph.consumers(value)[..] {
+            [next] if graph.node(next).op == Op::Flatten => value = next,
+            _ => return false,
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! qdrop-core: the framework of qdrop.
+//!
+//! The crate knows no model, observer, quantizer, reconstructor or dataset by name. It defines what
+//! each of them is ([`Observer`], [`Quantizer`], [`Reconstructor`], [`Architecture`], [`Dataset`]),
+//! how it registers itself ([`registry`]), the explicit [`graph`] of a network, the differentiable
+//! [`ops`] with the reference's gradients, and the [`pipeline`] that calibrates, reconstructs,
+//! evaluates and saves what a [`recipe`] describes.
+//!
+//! A plugin author needs `use qdrop_core::prelude::*;` and one `register_*!` call.
+
+pub mod architecture;
+pub mod dataset;
+pub mod device;
+pub mod error;
+pub mod graph;
+pub mod grid;
+pub mod model;
+pub mod observer;
+pub mod ops;
+pub mod optim;
+pub mod params;
+pub mod pipeline;
+pub mod quantizer;
+pub mod random;
+pub mod recipe;
+pub mod reconstructor;
+pub mod registry;
+pub mod weights;
+
+pub use {anyhow, candle_core, candle_nn, inventory, qdrop_kernels as kernels, serde, serde_yaml};
+
+pub use architecture::Architecture;
+pub use dataset::Dataset;
+pub use error::{Error, Result};
+pub use observer::Observer;
+pub use quantizer::Quantizer;
+pub use reconstructor::Reconstructor;
+
+/// All that the author of a plugin needs.
+pub mod prelude {
+    pub use crate::architecture::Architecture;
+    pub use crate::dataset::{Dataset, DatasetRequest, Sample, Split};
+    pub use crate::error::{Error, Result};
+    pub use crate::graph::{Conv2d, Graph, GraphBuilder, NodeId, Pool2d};
+    pub use crate::grid::{Granularity, QParams, QuantSpec, Range};
+    pub use crate::observer::Observer;
+    pub use crate::ops;
+    pub use crate::params::Params;
+    pub use crate::quantizer::{Parameter, ParameterGroup, Quantizer};
+    pub use crate::reconstructor::{Context, Grouping, LossPoint, Reconstructor, UnitReport, UnitTask};
+    pub use crate::weights::KeyMap;
+    pub use crate::{register_architecture, register_dataset, register_observer, register_quantizer, register_reconstructor};
+    pub use candle_core::{self, DType, Device, Tensor, Var};
+    pub use serde::{self, Deserialize};
+}

@@ -1,0 +1,283 @@
+//! A network with quantizers at its sites.
+
+use crate::error::{Error, Result, TensorContext};
+use crate::graph::{execute, Graph, NodeId};
+use crate::ops::{self, Keep};
+use crate::quantizer::{Parameter, Quantizer};
+use candle_core::{Device, Tensor};
+use std::collections::{BTreeMap, HashMap};
+
+/// Which arithmetic a forward pass uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// Full precision everywhere.
+    Float,
+    /// Quantized weights and activations.
+    Quantized,
+}
+
+/// A quantizer in its place.
+pub struct QuantSite {
+    /// Name of the site.
+    pub name: String,
+    /// The quantizer.
+    pub quantizer: Box<dyn Quantizer>,
+}
+
+/// A graph with its parameters and the quantizer at each site.
+pub struct QuantModel {
+    graph: Graph,
+    parameters: HashMap<String, Tensor>,
+    weights: BTreeMap<NodeId, QuantSite>,
+    activations: BTreeMap<NodeId, QuantSite>,
+    device: Device,
+}
+
+impl QuantModel {
+    /// A model without quantizers. `parameters` must hold all of the graph's parameters.
+    pub fn new(graph: Graph, parameters: HashMap<String, Tensor>, device: Device) -> Self {
+        Self { graph, parameters, weights: BTreeMap::new(), activations: BTreeMap::new(), device }
+    }
+
+    /// The network.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Where the model computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// A parameter by its full name.
+    ///
+    /// # Errors
+    /// There is no such parameter.
+    pub fn parameter(&self, name: &str) -> Result<&Tensor> {
+        self.parameters.get(name).ok_or_else(|| Error::message(format!("the model has no parameter '{name}'")))
+    }
+
+    /// All parameters by name.
+    pub fn parameters(&self) -> &HashMap<String, Tensor> {
+        &self.parameters
+    }
+
+    /// The weight of a node.
+    ///
+    /// # Errors
+    /// The node has no weight.
+    pub fn weight(&self, node: NodeId) -> Result<&Tensor> {
+        self.parameter(&self.weight_name(node))
+    }
+
+    fn weight_name(&self, node: NodeId) -> String {
+        format!("{}.weight", self.graph.node(node).name)
+    }
+
+    /// Replaces a node's weight.
+    ///
+    /// # Errors
+    /// The shape differs from that of the old weight.
+    pub fn set_weight(&mut self, node: NodeId, weight: Tensor) -> Result<()> {
+        self.set_parameter(&self.weight_name(node), weight)
+    }
+
+    /// Replaces a parameter by its full name.
+    ///
+    /// # Errors
+    /// There is no such parameter, or its shape differs.
+    pub fn set_parameter(&mut self, name: &str, value: Tensor) -> Result<()> {
+        let old = self.parameter(name)?.dims().to_vec();
+        if old != value.dims() {
+            return Err(Error::graph(name, format!("has the shape {old:?}, not {:?}", value.dims())));
+        }
+        self.parameters.insert(name.into(), value);
+        Ok(())
+    }
+
+    /// Puts a quantizer on a node's weight.
+    pub fn set_weight_quantizer(&mut self, node: NodeId, site: QuantSite) {
+        self.weights.insert(node, site);
+    }
+
+    /// Puts a quantizer on a node's value.
+    pub fn set_activation_quantizer(&mut self, node: NodeId, site: QuantSite) {
+        self.activations.insert(node, site);
+    }
+
+    /// The quantizers of weights, by node.
+    pub fn weight_sites(&self) -> impl Iterator<Item = (NodeId, &QuantSite)> {
+        self.weights.iter().map(|(n, s)| (*n, s))
+    }
+
+    /// The quantizers of activations, by node.
+    pub fn activation_sites(&self) -> impl Iterator<Item = (NodeId, &QuantSite)> {
+        self.activations.iter().map(|(n, s)| (*n, s))
+    }
+
+    pub(crate) fn weight_site_mut(&mut self, node: NodeId) -> Option<&mut QuantSite> {
+        self.weights.get_mut(&node)
+    }
+
+    pub(crate) fn activation_site_mut(&mut self, node: NodeId) -> Option<&mut QuantSite> {
+        self.activations.get_mut(&node)
+    }
+
+    /// The value of one node, before its activation quantizer.
+    fn raw_value(&self, id: NodeId, inputs: &[&Tensor], precision: Precision) -> Result<Tensor> {
+        let node = self.graph.node(id);
+        let site = self.weights.get(&id).filter(|_| precision == Precision::Quantized);
+        let weight = match site {
+            Some(site) => Some(site.quantizer.fake_quantize(self.weight(id)?)?),
+            None => None,
+        };
+        execute(node, inputs, &self.parameters, weight.as_ref())
+    }
+
+    /// The value of one node from those of its inputs.
+    ///
+    /// # Errors
+    /// The tensor library's, with the node's name.
+    pub fn node_value(&self, id: NodeId, inputs: &[&Tensor], precision: Precision) -> Result<Tensor> {
+        let value = self.raw_value(id, inputs, precision)?;
+        match self.activations.get(&id) {
+            Some(site) if precision == Precision::Quantized => site.quantizer.fake_quantize(&value),
+            _ => Ok(value),
+        }
+    }
+
+    /// Computes nodes in order, starting from the values in `values` and adding theirs. A value is
+    /// dropped after its last reader among all nodes, unless it is `keep`.
+    ///
+    /// # Errors
+    /// The tensor library's, with the node's name.
+    pub fn run(
+        &self,
+        nodes: &[NodeId],
+        values: &mut HashMap<NodeId, Tensor>,
+        keep: NodeId,
+        mut compute: impl FnMut(NodeId, &[&Tensor]) -> Result<Tensor>,
+    ) -> Result<()> {
+        for id in nodes {
+            let node = self.graph.node(*id);
+            let inputs: Vec<&Tensor> = node.inputs.iter().filter_map(|i| values.get(i)).collect();
+            if inputs.len() != node.inputs.len() {
+                return Err(Error::graph(&node.name, "an input of this node was not computed"));
+            }
+            let value = compute(*id, &inputs)?;
+            for input in &node.inputs {
+                let done = self.graph.consumers(*input).iter().all(|c| c <= id);
+                if done && *input != keep {
+                    values.remove(input);
+                }
+            }
+            values.insert(*id, value);
+        }
+        Ok(())
+    }
+
+    /// The network's output for a batch of images (N, C, H, W).
+    ///
+    /// # Errors
+    /// The images do not fit the network's input.
+    pub fn forward(&self, images: &Tensor, precision: Precision) -> Result<Tensor> {
+        self.check_input(images)?;
+        let nodes: Vec<NodeId> = self.graph.nodes().skip(1).map(|(id, _)| id).collect();
+        let output = self.graph.output();
+        let mut values = HashMap::from([(self.graph.input(), images.clone())]);
+        self.run(&nodes, &mut values, output, |id, inputs| self.node_value(id, inputs, precision))?;
+        values.remove(&output).ok_or_else(|| Error::message("the network computed no output"))
+    }
+
+    /// Checks that a batch of images fits the network.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn check_input(&self, images: &Tensor) -> Result<()> {
+        let want = self.graph.input_shape();
+        if images.rank() != 4 || &images.dims()[1..] != want {
+            return Err(Error::message(format!(
+                "the network takes images of shape {want:?} (channels, height, width), but the data has {:?}",
+                images.dims().get(1..).unwrap_or_default()
+            )));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn unit_forward(
+        &self,
+        nodes: &[NodeId],
+        input: NodeId,
+        output: NodeId,
+        x: &Tensor,
+        keep: &dyn Fn(usize) -> Keep,
+    ) -> Result<Tensor> {
+        let mut values = HashMap::from([(input, x.clone())]);
+        let mut site = 0;
+        self.run(nodes, &mut values, output, |id, inputs| {
+            let value = self.raw_value(id, inputs, Precision::Quantized)?;
+            let Some(quantizer) = self.activations.get(&id) else { return Ok(value) };
+            site += 1;
+            let quantized = quantizer.quantizer.fake_quantize(&value)?;
+            ops::drop(&quantized, &value, &keep(site)).doing(format!("drop at '{}'", quantizer.name))
+        })?;
+        values.remove(&output).ok_or_else(|| Error::message("the unit computed no output"))
+    }
+
+    pub(crate) fn begin_reconstruction(&mut self, nodes: &[NodeId]) -> Result<()> {
+        for id in nodes {
+            let weight = self.parameters.get(&self.weight_name(*id));
+            if let (Some(site), Some(weight)) = (self.weights.get_mut(id), weight) {
+                site.quantizer.begin_reconstruction(Some(weight))?;
+            }
+            if let Some(site) = self.activations.get_mut(id) {
+                site.quantizer.begin_reconstruction(None)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish_reconstruction(&mut self, nodes: &[NodeId]) -> Result<()> {
+        for id in nodes {
+            let name = self.weight_name(*id);
+            if let (Some(site), Some(weight)) = (self.weights.get_mut(id), self.parameters.get_mut(&name)) {
+                if let Some(hard) = site.quantizer.finish_reconstruction(Some(weight))? {
+                    *weight = hard;
+                }
+            }
+            if let Some(site) = self.activations.get_mut(id) {
+                site.quantizer.finish_reconstruction(None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unit_sites<'a>(&'a self, nodes: &'a [NodeId]) -> impl Iterator<Item = (&'static str, &'a QuantSite)> + 'a {
+        nodes.iter().flat_map(|id| {
+            let weight = self.weights.get(id).map(|s| ("weight", s));
+            weight.into_iter().chain(self.activations.get(id).map(|s| ("activation", s)))
+        })
+    }
+
+    pub(crate) fn unit_parameters(&self, nodes: &[NodeId]) -> Vec<(String, Parameter)> {
+        self.unit_sites(nodes)
+            .flat_map(|(kind, site)| {
+                let name = move |p: &Parameter| format!("{}.{kind}.{}", site.name, p.name);
+                site.quantizer.parameters().into_iter().map(move |p| (name(&p), p))
+            })
+            .collect()
+    }
+
+    pub(crate) fn unit_regularizer(&self, nodes: &[NodeId], b: f32) -> Result<Option<Tensor>> {
+        let mut sum: Option<Tensor> = None;
+        for (_, site) in self.unit_sites(nodes) {
+            if let Some(term) = site.quantizer.regularizer(b)? {
+                sum = Some(match sum {
+                    Some(sum) => (sum + term)?,
+                    None => term,
+                });
+            }
+        }
+        Ok(sum)
+    }
+}

@@ -1,0 +1,146 @@
+//! Two-dimensional convolution.
+
+use super::storage::{f32_values, gradient, output, slice};
+use super::{composite, on_kernels, Padding};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Tensor};
+use qdrop_kernels::conv::{self, Conv2dShape};
+
+/// How a convolution's window moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Conv2dGeometry {
+    /// Vertical and horizontal stride.
+    pub stride: [usize; 2],
+    /// Zero padding of each side.
+    #[serde(skip)]
+    pub padding: Padding,
+    /// Vertical and horizontal distance of kernel taps.
+    pub dilation: [usize; 2],
+    /// Number of groups; each sees its share of the input channels.
+    pub groups: usize,
+}
+
+impl Default for Conv2dGeometry {
+    fn default() -> Self {
+        Self { stride: [1, 1], padding: Padding::default(), dilation: [1, 1], groups: 1 }
+    }
+}
+
+impl Conv2dGeometry {
+    /// The sizes of the convolution of `x` (N, C, H, W) with `weight` (O, C / groups, KH, KW).
+    pub(super) fn shape(&self, x: &Tensor, weight: &Tensor) -> Result<Conv2dShape> {
+        let (batch, in_channels, in_height, in_width) = x.dims4()?;
+        let (out_channels, per_group, kh, kw) = weight.dims4()?;
+        let shape = Conv2dShape {
+            batch,
+            in_channels,
+            in_height,
+            in_width,
+            out_channels,
+            kernel: [kh, kw],
+            stride: self.stride,
+            padding: self.padding,
+            dilation: self.dilation,
+            groups: self.groups,
+        };
+        shape.validate().map_err(Error::wrap)?;
+        if per_group * self.groups != in_channels {
+            candle_core::bail!(
+                "conv2d: a weight of shape {:?} with {} groups expects {} input channels, not {in_channels}",
+                weight.dims(),
+                self.groups,
+                per_group * self.groups
+            );
+        }
+        Ok(shape)
+    }
+}
+
+struct Conv2dOp(Conv2dShape);
+
+impl Conv2dOp {
+    fn run(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> (CpuStorage, Shape) {
+        let s = &self.0;
+        let mut out = vec![0.0; s.output_len()];
+        conv::forward(s, x, weight, bias, &mut out);
+        output(out, (s.batch, s.out_channels, s.out_height(), s.out_width()))
+    }
+
+    /// Gradients of the inputs that want one.
+    fn gradients(&self, x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let s = &self.0;
+        let grad = grad.contiguous()?;
+        f32_values(&grad, |g| {
+            let dx = x.track_op().then(|| {
+                gradient(x, |dx| f32_values(weight, |w| conv::backward_input(s, w, g, dx)))
+            });
+            let dw = weight.track_op().then(|| {
+                gradient(weight, |dw| f32_values(x, |x| conv::backward_weight(s, x, g, dw)))
+            });
+            Ok((dx.transpose()?, dw.transpose()?))
+        })?
+    }
+}
+
+impl CustomOp2 for Conv2dOp {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok(self.run(slice(x, lx)?, slice(w, lw)?, None))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        self.gradients(x, w, grad)
+    }
+}
+
+impl CustomOp3 for Conv2dOp {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Ok(self.run(slice(x, lx)?, slice(w, lw)?, Some(slice(b, lb)?)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = self.gradients(x, w, grad)?;
+        let db = b.track_op().then(|| {
+            let grad = grad.contiguous()?;
+            gradient(b, |db| f32_values(&grad, |g| conv::backward_bias(&self.0, g, db)))
+        });
+        Ok((dx, dw, db.transpose()?))
+    }
+}
+
+/// The convolution of `x` (N, C, H, W) with `weight` (O, C / groups, KH, KW), plus `bias` (O).
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: &Conv2dGeometry) -> Result<Tensor> {
+    if !on_kernels(x) {
+        return composite::conv2d(x, weight, bias, geometry);
+    }
+    let op = Conv2dOp(geometry.shape(x, weight)?);
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    match bias {
+        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op),
+        None => x.apply_op2(&weight, op),
+    }
+}

@@ -1,0 +1,113 @@
+//! Pooling.
+
+use super::storage::{f32_values, gradient, output, slice};
+use super::{composite, on_kernels};
+use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
+use qdrop_kernels::pool::{self, Pool2dShape};
+
+/// How a pooling window moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Pool2dGeometry {
+    /// Window height and width.
+    pub kernel: [usize; 2],
+    /// Vertical and horizontal stride.
+    pub stride: [usize; 2],
+    /// Padding on each side of height and of width.
+    pub padding: [usize; 2],
+    /// Also take windows that end beyond the padded image.
+    pub ceil_mode: bool,
+    /// Count padding pixels in an average's divisor.
+    pub count_include_pad: bool,
+}
+
+impl Pool2dGeometry {
+    pub(super) fn shape(&self, x: &Tensor) -> Result<Pool2dShape> {
+        let (n, c, h, w) = x.dims4()?;
+        self.of_planes(n * c, h, w)
+    }
+
+    /// The sizes of the pooling of `planes` image planes.
+    ///
+    /// # Errors
+    /// The window does not fit, or the padding exceeds half of it.
+    pub fn of_planes(&self, planes: usize, height: usize, width: usize) -> Result<Pool2dShape> {
+        let shape = Pool2dShape {
+            planes,
+            in_height: height,
+            in_width: width,
+            kernel: self.kernel,
+            stride: self.stride,
+            padding: self.padding,
+            ceil_mode: self.ceil_mode,
+            count_include_pad: self.count_include_pad,
+        };
+        shape.as_conv().validate().map_err(Error::wrap)?;
+        if (0..2).any(|i| 2 * self.padding[i] > self.kernel[i]) {
+            candle_core::bail!("pooling: padding {:?} exceeds half of the window {:?}", self.padding, self.kernel);
+        }
+        Ok(shape)
+    }
+}
+
+struct PoolOp {
+    shape: Pool2dShape,
+    max: bool,
+}
+
+impl CustomOp1 for PoolOp {
+    fn name(&self) -> &'static str {
+        "pool2d"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let s = &self.shape;
+        let (n, c, _, _) = layout.shape().dims4()?;
+        let mut out = vec![0.0; s.planes * s.out_height() * s.out_width()];
+        let forward = if self.max { pool::max_forward } else { pool::average_forward };
+        forward(s, slice(x, layout)?, &mut out);
+        Ok(output(out, (n, c, s.out_height(), s.out_width())))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        let dx = gradient(x, |dx| {
+            f32_values(&grad, |g| match self.max {
+                true => f32_values(x, |x| pool::max_backward(&self.shape, x, g, dx)),
+                false => {
+                    pool::average_backward(&self.shape, g, dx);
+                    Ok(())
+                }
+            })?
+        })?;
+        Ok(Some(dx))
+    }
+}
+
+fn run(x: &Tensor, geometry: &Pool2dGeometry, max: bool) -> Result<Tensor> {
+    let shape = geometry.shape(x)?;
+    x.contiguous()?.apply_op1(PoolOp { shape, max })
+}
+
+/// The largest pixel of each window of `x` (N, C, H, W); the first of equals gets the gradient.
+///
+/// # Errors
+/// The window does not fit.
+pub fn max_pool2d(x: &Tensor, geometry: &Pool2dGeometry) -> Result<Tensor> {
+    if on_kernels(x) {
+        run(x, geometry, true)
+    } else {
+        composite::max_pool2d(x, geometry)
+    }
+}
+
+/// The average of each window of `x` (N, C, H, W).
+///
+/// # Errors
+/// The window does not fit.
+pub fn average_pool2d(x: &Tensor, geometry: &Pool2dGeometry) -> Result<Tensor> {
+    if on_kernels(x) {
+        run(x, geometry, false)
+    } else {
+        composite::average_pool2d(x, geometry)
+    }
+}

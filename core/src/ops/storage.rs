@@ -1,0 +1,43 @@
+//! Access to the numbers behind a tensor.
+
+use candle_core::{bail, CpuStorage, Layout, Result, Shape, Storage, Tensor};
+
+/// The values of a contiguous f32 tensor's CPU storage.
+pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
+        (CpuStorage::F32(_), None) => bail!("the operation needs a contiguous tensor"),
+        _ => bail!("the operation needs f32 values"),
+    }
+}
+
+/// Calls `body` with the values of a contiguous f32 CPU tensor.
+pub(crate) fn f32_values<R>(x: &Tensor, body: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let (storage, layout) = x.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => Ok(body(slice(storage, layout)?)),
+        _ => bail!("the operation needs a CPU tensor"),
+    }
+}
+
+/// Calls `body` with the values of any tensor as f32, copying them to the host where they are not
+/// contiguous f32 values there already.
+///
+/// # Errors
+/// The tensor library's.
+pub fn host_values<R>(x: &Tensor, body: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let x = x.to_device(&candle_core::Device::Cpu)?.to_dtype(candle_core::DType::F32)?.contiguous()?;
+    f32_values(&x, body)
+}
+
+/// A forward result.
+pub(super) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
+    (CpuStorage::F32(values), shape.into())
+}
+
+/// A gradient with the shape of `like`, filled by `body`.
+pub(super) fn gradient(like: &Tensor, body: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<Tensor> {
+    let mut values = vec![0.0; like.elem_count()];
+    body(&mut values)?;
+    Tensor::from_vec(values, like.shape(), like.device())
+}

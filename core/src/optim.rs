@@ -1,0 +1,114 @@
+//! The Adam optimizer with PyTorch's arithmetic.
+
+use crate::error::{Error, Result};
+use crate::ops::f32_values;
+use candle_core::{CpuStorage, InplaceOp2, Layout, Tensor, Var};
+use qdrop_kernels::adam::{self, AdamStep};
+use std::sync::Mutex;
+
+/// Adam (arXiv 1412.6980) over one group of variables with a common learning rate.
+pub struct Adam {
+    states: Vec<State>,
+    steps: usize,
+}
+
+struct State {
+    var: Var,
+    moments: Moments,
+}
+
+enum Moments {
+    /// Running means of gradients and of their squares.
+    Host(Mutex<(Vec<f32>, Vec<f32>)>),
+    Device(Tensor, Tensor),
+}
+
+const BETA1: f64 = 0.9;
+const BETA2: f64 = 0.999;
+const EPSILON: f64 = 1e-8;
+
+impl Adam {
+    /// An optimizer for `vars` with decays 0.9 and 0.999 and epsilon 1e-8.
+    ///
+    /// # Errors
+    /// The tensor library's.
+    pub fn new(vars: Vec<Var>) -> Result<Self> {
+        let state = |var: Var| -> Result<State> {
+            let moments = if var.device().is_cpu() {
+                let zeros = vec![0.0; var.elem_count()];
+                Moments::Host(Mutex::new((zeros.clone(), zeros)))
+            } else {
+                Moments::Device(var.zeros_like()?, var.zeros_like()?)
+            };
+            Ok(State { var, moments })
+        };
+        Ok(Self { states: vars.into_iter().map(state).collect::<Result<_>>()?, steps: 0 })
+    }
+
+    /// One update. A variable without gradient is left as it is.
+    ///
+    /// # Errors
+    /// The tensor library's.
+    pub fn step(&mut self, gradients: &candle_core::backprop::GradStore, learning_rate: f64) -> Result<()> {
+        self.steps += 1;
+        let step = AdamStep { learning_rate, beta1: BETA1, beta2: BETA2, epsilon: EPSILON, step: self.steps };
+        for state in &mut self.states {
+            let Some(gradient) = gradients.get(&state.var) else { continue };
+            match &mut state.moments {
+                Moments::Host(moments) => {
+                    state.var.inplace_op2(&gradient.contiguous()?, &UpdateOp { moments, step })?;
+                }
+                Moments::Device(mean, square) => {
+                    *mean = ((&*mean * BETA1)? + (gradient * (1.0 - BETA1))?)?;
+                    *square = ((&*square * BETA2)? + (gradient.sqr()? * (1.0 - BETA2))?)?;
+                    let correction1 = 1.0 - BETA1.powi(self.steps as i32);
+                    let correction2 = (1.0 - BETA2.powi(self.steps as i32)).sqrt();
+                    let denominator = ((square.sqrt()? / correction2)? + EPSILON)?;
+                    let change = ((&*mean * (learning_rate / correction1))? / denominator)?;
+                    state.var.set(&(state.var.as_tensor() - change)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct UpdateOp<'a> {
+    moments: &'a Mutex<(Vec<f32>, Vec<f32>)>,
+    step: AdamStep,
+}
+
+impl InplaceOp2 for UpdateOp<'_> {
+    fn name(&self) -> &'static str {
+        "adam"
+    }
+
+    fn cpu_fwd(&self, parameter: &mut CpuStorage, lp: &Layout, gradient: &CpuStorage, lg: &Layout) -> candle_core::Result<()> {
+        let (CpuStorage::F32(parameter), CpuStorage::F32(gradient)) = (parameter, gradient) else {
+            candle_core::bail!("adam needs f32 variables")
+        };
+        let (Some((p0, p1)), Some((g0, g1))) = (lp.contiguous_offsets(), lg.contiguous_offsets()) else {
+            candle_core::bail!("adam needs contiguous variables")
+        };
+        let mut moments = self.moments.lock().map_err(|_| candle_core::Error::Msg("adam state poisoned".into()))?;
+        let (mean, square) = &mut *moments;
+        adam::update(&mut parameter[p0..p1], &gradient[g0..g1], mean, square, self.step);
+        Ok(())
+    }
+}
+
+/// The value of a scalar tensor.
+///
+/// # Errors
+/// The tensor is not a finite scalar: the optimization diverged.
+pub fn finite_scalar(x: &Tensor, what: &str) -> Result<f64> {
+    let value = match x.device().is_cpu() {
+        true => f32_values(x, |v| v.first().copied())?.unwrap_or(f32::NAN),
+        false => x.to_scalar()?,
+    };
+    if value.is_finite() {
+        Ok(f64::from(value))
+    } else {
+        Err(Error::message(format!("the {what} became {value}; lower the learning rates or check the weights")))
+    }
+}

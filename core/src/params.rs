@@ -1,0 +1,100 @@
+//! A strategy's own parameters.
+
+use crate::error::{Error, Result};
+use serde::de::DeserializeOwned;
+use serde_yaml::Value;
+
+/// The YAML value that a recipe gives to one strategy, and where it stands in the recipe.
+#[derive(Debug, Clone)]
+pub struct Params {
+    path: String,
+    value: Value,
+}
+
+impl Params {
+    /// Parameters found at `path` of a recipe.
+    pub fn new(path: impl Into<String>, value: Value) -> Self {
+        Self { path: path.into(), value }
+    }
+
+    /// No parameters.
+    pub fn none(path: impl Into<String>) -> Self {
+        Self::new(path, Value::Null)
+    }
+
+    /// Where the parameters stand in the recipe.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The parameters as `T`; a missing section reads as an empty one.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] with the full path of the offending key.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
+        let value = match &self.value {
+            Value::Null => Value::Mapping(Default::default()),
+            value => value.clone(),
+        };
+        parse_value(value, &self.path)
+    }
+
+    /// Accepts no parameters at all.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the first parameter that was given.
+    pub fn expect_none(&self) -> Result<()> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+        self.parse::<Nothing>().map(|_| ())
+    }
+
+    /// An error about parameter `key`.
+    pub fn error(&self, key: &str, message: impl std::fmt::Display) -> Error {
+        Error::setting(join(&self.path, key), message)
+    }
+}
+
+/// Deserializes `value`, which stands at `path`; errors carry the path of the innermost key.
+///
+/// # Errors
+/// [`Error::Setting`].
+pub fn parse_value<T: DeserializeOwned>(value: Value, path: &str) -> Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let inner = e.path().to_string();
+        let inner = if inner == "." { "" } else { inner.as_str() };
+        Error::setting(join(path, inner), e.into_inner())
+    })
+}
+
+/// Appends a key to a path.
+pub fn join(path: &str, key: &str) -> String {
+    match (path.is_empty(), key.is_empty()) {
+        (true, _) => key.into(),
+        (_, true) => path.into(),
+        _ => format!("{path}.{key}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_carry_the_full_path() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[allow(dead_code)]
+        struct P {
+            bins: usize,
+        }
+        let params = |text| Params::new("quant.weight.observer.params", serde_yaml::from_str(text).unwrap());
+        let error = params("bins: many").parse::<P>().unwrap_err().to_string();
+        assert!(error.starts_with("quant.weight.observer.params.bins: invalid type: string"), "{error}");
+        let error = params("bins: 3\nbin: 4").parse::<P>().unwrap_err().to_string();
+        assert!(error.starts_with("quant.weight.observer.params.bin: unknown field `bin`"), "{error}");
+        assert!(params("x: 1").expect_none().is_err());
+        assert!(Params::none("p").expect_none().is_ok());
+    }
+}

@@ -1,0 +1,21 @@
+//! From a recipe to a quantized, evaluated and saved network.
+
+mod calibrate;
+mod evaluate;
+mod load;
+mod plan;
+mod progress;
+mod reconstruct;
+mod registries;
+mod saved;
+mod session;
+
+pub use calibrate::calibrate;
+pub use evaluate::{evaluate, Accuracy};
+pub use load::{calibration_images, load_batch, Batch};
+pub use plan::{plan_sites, SitePlan};
+pub use progress::{Event, Progress, Silent};
+pub use reconstruct::reconstruct;
+pub use registries::Registries;
+pub use saved::{load_saved, save, SavedModel, Summary, MODEL_FILE, RECIPE_FILE, SUMMARY_FILE};
+pub use session::{Overrides, RunResult, Session};

@@ -1,0 +1,232 @@
+//! The saved result of a run.
+
+use super::{Accuracy, Registries, Session};
+use crate::error::{Error, Result};
+use crate::graph::NodeId;
+use crate::grid::QParams;
+use crate::model::{QuantModel, QuantSite};
+use crate::ops::host_values;
+use crate::recipe::Recipe;
+use crate::weights::{self, RawDtype, RawTensor, RawTensors};
+use candle_core::{Device, Tensor};
+use qdrop_kernels::rounding::round_half_even;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Quantized weights, scales and zero points.
+pub const MODEL_FILE: &str = "model.safetensors";
+/// The recipe as it ran.
+pub const RECIPE_FILE: &str = "recipe.yaml";
+/// Accuracy and conditions of the run.
+pub const SUMMARY_FILE: &str = "summary.json";
+
+/// Accuracy and conditions of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Name of the recipe.
+    pub recipe: String,
+    /// Where quantizers sit and which layers keep 8 bits.
+    pub setting: String,
+    /// Bit widths, such as `w2a4`.
+    pub bits: String,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Name of the reconstructor.
+    pub reconstruction: String,
+    /// Accuracy of the full-precision network.
+    pub float: Accuracy,
+    /// Accuracy of the quantized network.
+    pub quantized: Accuracy,
+    /// Wall-clock time of calibration and reconstruction.
+    pub seconds: f64,
+    /// Largest resident memory of the process.
+    pub peak_rss_bytes: u64,
+    /// What must be known when the numbers are compared with others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
+}
+
+/// Writes model, recipe and summary to `dir`, which is created.
+///
+/// # Errors
+/// The directory holds a result already, or cannot be written.
+pub fn save(dir: &Path, recipe: &Recipe, model: &QuantModel, summary: &Summary) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    check_empty(dir)?;
+    write(dir, MODEL_FILE, &serialize(model)?)?;
+    write(dir, RECIPE_FILE, recipe.to_yaml()?.as_bytes())?;
+    let summary = serde_json::to_string_pretty(summary).map_err(Error::message)?;
+    write(dir, SUMMARY_FILE, summary.as_bytes())
+}
+
+/// Refuses a directory that holds a result.
+///
+/// # Errors
+/// It does.
+pub(super) fn check_empty(dir: &Path) -> Result<()> {
+    match dir.join(SUMMARY_FILE).exists() {
+        true => Err(Error::data(dir, "holds the result of an earlier run; choose another --out or remove it")),
+        false => Ok(()),
+    }
+}
+
+/// Writes a file beside its final name, then renames it.
+fn write(dir: &Path, name: &str, content: &[u8]) -> Result<()> {
+    let (temporary, target) = (dir.join(format!("{name}.partial")), dir.join(name));
+    std::fs::write(&temporary, content).map_err(Error::io("write", &temporary))?;
+    std::fs::rename(&temporary, &target).map_err(Error::io("write", &target))
+}
+
+fn f32_tensor(values: &[f32], shape: Vec<usize>) -> RawTensor {
+    RawTensor { dtype: RawDtype::F32, shape, bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
+}
+
+fn serialize(model: &QuantModel) -> Result<Vec<u8>> {
+    let mut tensors = RawTensors::new();
+    for (name, tensor) in model.parameters() {
+        tensors.insert(name.clone(), host_values(tensor, |v| f32_tensor(v, tensor.dims().to_vec()))?);
+    }
+    for (node, site) in model.weight_sites() {
+        tensors.remove(&format!("{}.weight", site.name));
+        for (suffix, tensor) in codes(site, model.weight(node)?)? {
+            tensors.insert(format!("{}.weight.{suffix}", site.name), tensor);
+        }
+    }
+    for (_, site) in model.activation_sites() {
+        for (suffix, tensor) in grid_tensors(&site.quantizer.qparams()?) {
+            tensors.insert(format!("{}.activation.{suffix}", site.name), tensor);
+        }
+    }
+    let mut views = Vec::new();
+    for (name, t) in &tensors {
+        let dtype = match t.dtype {
+            RawDtype::F32 => Dtype::F32,
+            RawDtype::Integer(1) => Dtype::U8,
+            _ => Dtype::U16,
+        };
+        views.push((name, TensorView::new(dtype, t.shape.clone(), &t.bytes).map_err(Error::message)?));
+    }
+    safetensors::serialize(views, None).map_err(Error::message)
+}
+
+fn grid_tensors(params: &QParams) -> [(&'static str, RawTensor); 2] {
+    let vector = |v: &[f32]| f32_tensor(v, vec![v.len()]);
+    [("scale", vector(&params.scale)), ("zero_point", vector(&params.zero_point))]
+}
+
+/// A weight as integers counted from qmin, with its scales and zero points.
+fn codes(site: &QuantSite, weight: &Tensor) -> Result<Vec<(&'static str, RawTensor)>> {
+    let spec = *site.quantizer.spec();
+    let params = site.quantizer.qparams()?;
+    let hard = site.quantizer.fake_quantize(weight)?;
+    let channels = spec.granularity.channels(weight.dims())?;
+    let wide = spec.bits > 8;
+    let mut bytes = Vec::new();
+    host_values(&hard, |values| {
+        for (i, v) in values.iter().enumerate() {
+            let c = i / channels.inner % channels.count;
+            let code = round_half_even(v / params.scale[c]) + params.zero_point[c] - spec.qmin();
+            let code = code.clamp(0.0, 65535.0) as u16;
+            bytes.extend_from_slice(&code.to_le_bytes()[..if wide { 2 } else { 1 }]);
+        }
+    })?;
+    let dtype = RawDtype::Integer(if wide { 2 } else { 1 });
+    let mut tensors = vec![("codes", RawTensor { dtype, shape: weight.dims().to_vec(), bytes })];
+    tensors.extend(grid_tensors(&params));
+    Ok(tensors)
+}
+
+/// A saved result, ready to be evaluated.
+pub struct SavedModel {
+    /// The recipe as it ran.
+    pub recipe: Recipe,
+    /// The quantized network.
+    pub model: QuantModel,
+    /// Accuracy and conditions of the run.
+    pub summary: Summary,
+}
+
+/// Reads what [`save`] wrote.
+///
+/// # Errors
+/// A file is missing or damaged, or a strategy of the recipe is not registered.
+pub fn load_saved(dir: &Path, registries: &Registries, device: &Device) -> Result<SavedModel> {
+    let text = |name: &str| {
+        let file = dir.join(name);
+        std::fs::read_to_string(&file).map_err(Error::io("read", &file)).map(|t| (t, file))
+    };
+    let (recipe, recipe_file) = text(RECIPE_FILE)?;
+    let (summary, summary_file) = text(SUMMARY_FILE)?;
+    let recipe = Recipe::from_yaml(&recipe, &recipe_file)?;
+    let summary = serde_json::from_str(&summary).map_err(|e| Error::data(&summary_file, e))?;
+    let file = dir.join(MODEL_FILE);
+    let mut tensors = weights::read(&file)?;
+    let session = Session::new(recipe, registries, device.clone(), Default::default())?;
+    let mut model = session.empty_model()?;
+    let weight_sites: Vec<NodeId> = model.weight_sites().map(|(n, _)| n).collect();
+    let mut reader = Reader { tensors: &mut tensors, file: &file, device };
+    for node in weight_sites {
+        if let Some(site) = model.weight_site_mut(node) {
+            let weight = reader.weight(site)?;
+            model.set_weight(node, weight)?;
+        }
+    }
+    let activation_sites: Vec<NodeId> = model.activation_sites().map(|(n, _)| n).collect();
+    for node in activation_sites {
+        if let Some(site) = model.activation_site_mut(node) {
+            let params = reader.qparams(&format!("{}.activation", site.name))?;
+            site.quantizer.set_qparams(&params, device)?;
+        }
+    }
+    for (name, raw) in std::mem::take(reader.tensors) {
+        let values = raw.to_f32().map_err(|e| Error::weights(&file, format!("{name} {e}")))?;
+        model.set_parameter(&name, Tensor::from_vec(values, raw.shape, device)?)?;
+    }
+    Ok(SavedModel { recipe: session.into_recipe(), model, summary })
+}
+
+struct Reader<'a> {
+    tensors: &'a mut RawTensors,
+    file: &'a Path,
+    device: &'a Device,
+}
+
+impl Reader<'_> {
+    fn take(&mut self, name: &str) -> Result<RawTensor> {
+        self.tensors.remove(name).ok_or_else(|| Error::weights(self.file, format!("tensor '{name}' is missing")))
+    }
+
+    fn qparams(&mut self, prefix: &str) -> Result<QParams> {
+        let mut vector = |suffix: &str| {
+            let name = format!("{prefix}.{suffix}");
+            let raw = self.take(&name)?;
+            raw.to_f32().map_err(|e| Error::weights(self.file, format!("{name} {e}")))
+        };
+        Ok(QParams { scale: vector("scale")?, zero_point: vector("zero_point")? })
+    }
+
+    /// Sets the site's grid and returns the weight that the integers stand for.
+    fn weight(&mut self, site: &mut QuantSite) -> Result<Tensor> {
+        let name = format!("{}.weight", site.name);
+        let params = self.qparams(&name)?;
+        let raw = self.take(&format!("{name}.codes"))?;
+        let spec = *site.quantizer.spec();
+        let channels = spec.granularity.channels(&raw.shape)?;
+        if channels.count != params.scale.len() || params.scale.len() != params.zero_point.len() {
+            return Err(Error::weights(self.file, format!("{name}: {} scales for {} channels", params.scale.len(), channels.count)));
+        }
+        let values: Vec<f32> = raw
+            .bytes
+            .chunks_exact(raw.dtype.size())
+            .enumerate()
+            .map(|(i, b)| {
+                let c = i / channels.inner % channels.count;
+                let code = b.iter().rev().fold(0_u32, |v, b| v << 8 | u32::from(*b));
+                (code as f32 + spec.qmin() - params.zero_point[c]) * params.scale[c]
+            })
+            .collect();
+        site.quantizer.set_qparams(&params, self.device)?;
+        Ok(Tensor::from_vec(values, raw.shape, self.device)?)
+    }
+}

@@ -1,0 +1,207 @@
+//! A run of a recipe.
+
+use super::calibrate::place;
+use super::saved::check_empty;
+use super::{calibrate, calibration_images, evaluate, plan_sites, reconstruct, Accuracy, Progress, Registries, SitePlan};
+use crate::architecture::Architecture;
+use crate::dataset::{Dataset, DatasetRequest, Split};
+use crate::error::{Error, Result};
+use crate::graph::{fold_batch_norm, Graph};
+use crate::model::{Precision, QuantModel};
+use crate::random::SeededRandom;
+use crate::recipe::Recipe;
+use crate::reconstructor::{Reconstructor, UnitReport};
+use crate::weights;
+use candle_core::{Device, Tensor};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Paths given outside the recipe.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// Replaces the checkpoint.
+    pub weights: Option<PathBuf>,
+    /// Replaces the data folder.
+    pub data: Option<PathBuf>,
+}
+
+/// A recipe with everything that it names looked up.
+pub struct Session<'a> {
+    recipe: Recipe,
+    registries: &'a Registries,
+    device: Device,
+    overrides: Overrides,
+    architecture: Box<dyn Architecture>,
+    reconstructor: Box<dyn Reconstructor>,
+    graph: Graph,
+}
+
+/// A quantized network and how it came about.
+pub struct RunResult {
+    /// The quantized network.
+    pub model: QuantModel,
+    /// What became of each unit.
+    pub units: Vec<UnitReport>,
+    /// Wall-clock time of calibration and reconstruction.
+    pub seconds: f64,
+}
+
+impl<'a> Session<'a> {
+    /// Looks up and checks everything that can be checked without reading weights or images.
+    ///
+    /// # Errors
+    /// A name is unknown, a parameter is wrong, or the network cannot be built.
+    pub fn new(recipe: Recipe, registries: &'a Registries, device: Device, overrides: Overrides) -> Result<Self> {
+        let strategy = &recipe.model.architecture;
+        let path = "model.architecture";
+        let architecture = (registries.architectures.get(&strategy.name, path)?.build.0)();
+        let graph = architecture.graph(&strategy.params_at(path))?;
+        let strategy = &recipe.reconstruction;
+        let entry = registries.reconstructors.get(&strategy.name, "reconstruction")?;
+        let reconstructor = (entry.build.0)(&strategy.params_at("reconstruction"))?;
+        let session = Self { recipe, registries, device, overrides, architecture, reconstructor, graph };
+        session.registries.datasets.get(&session.recipe.data.name, "data")?;
+        for plan in session.plans()? {
+            let (observer, path) = &plan.observer;
+            (registries.observers.get(&observer.name, path)?.build.0)(&plan.spec, &observer.params_at(path))?;
+            let (quantizer, path) = &plan.quantizer;
+            (registries.quantizers.get(&quantizer.name, path)?.build.0)(&plan.spec, &quantizer.params_at(path))?;
+        }
+        Ok(session)
+    }
+
+    /// The recipe.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// Gives the recipe back.
+    pub fn into_recipe(self) -> Recipe {
+        self.recipe
+    }
+
+    /// The network as the architecture describes it, batch normalization included.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Anything that the user must know before the run.
+    pub fn notice(&self) -> Option<String> {
+        self.reconstructor.notice()
+    }
+
+    /// What is quantized and how.
+    ///
+    /// # Errors
+    /// An override matches nothing.
+    pub fn plans(&self) -> Result<Vec<SitePlan>> {
+        plan_sites(&self.graph, &self.recipe.quant)
+    }
+
+    /// The checkpoint to read.
+    ///
+    /// # Errors
+    /// None is given.
+    pub fn weights_file(&self) -> Result<PathBuf> {
+        if let Some(file) = &self.overrides.weights {
+            return Ok(file.clone());
+        }
+        let file = self.recipe.model.weights.as_ref().ok_or_else(|| {
+            Error::setting("model.weights", "no checkpoint is given; set it in the recipe or with --weights FILE")
+        })?;
+        Ok(self.recipe.resolve(file))
+    }
+
+    /// Opens one part of the dataset.
+    ///
+    /// # Errors
+    /// The data cannot be found or does not fit the network.
+    pub fn dataset(&self, split: Split) -> Result<Box<dyn Dataset>> {
+        let data = &self.recipe.data;
+        let request = DatasetRequest {
+            split,
+            seed: self.recipe.seed,
+            input: self.graph.input_shape().try_into().map_err(|_| Error::graph("input", "is not an image"))?,
+            classes: self.graph.classes(),
+            root: self.overrides.data.clone(),
+            base_dir: self.recipe.base_dir.clone(),
+        };
+        let dataset = (self.registries.datasets.get(&data.name, "data")?.build.0)(&data.params_at("data"), &request)?;
+        if dataset.is_empty() {
+            return Err(Error::setting("data", "the dataset holds no image"));
+        }
+        Ok(dataset)
+    }
+
+    /// The full-precision network with its weights, batch normalization folded.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be read or does not fit.
+    pub fn float_model(&self) -> Result<QuantModel> {
+        let maps = self.architecture.key_maps(&self.graph);
+        let mut parameters = weights::load(&self.weights_file()?, &self.graph, &maps, &self.device)?;
+        let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
+        Ok(QuantModel::new(graph, parameters, self.device.clone()))
+    }
+
+    /// The network with quantizers in place, all parameters zero and no ranges.
+    pub(super) fn empty_model(&self) -> Result<QuantModel> {
+        let mut parameters = HashMap::new();
+        for (name, shape) in self.graph.parameter_shapes() {
+            parameters.insert(name, Tensor::zeros(shape, candle_core::DType::F32, &self.device)?);
+        }
+        let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
+        let mut model = QuantModel::new(graph, parameters, self.device.clone());
+        let plans = plan_sites(model.graph(), &self.recipe.quant)?;
+        place(&mut model, &plans, self.registries)?;
+        Ok(model)
+    }
+
+    /// Measures a model on the evaluation images.
+    ///
+    /// # Errors
+    /// The data cannot be read.
+    pub fn evaluate(&self, model: &QuantModel, precision: Precision, progress: &dyn Progress) -> Result<Accuracy> {
+        let dataset = self.dataset(Split::Evaluation)?;
+        let settings = &self.recipe.evaluation;
+        evaluate(model, &*dataset, precision, settings.batch_size, settings.images, progress)
+    }
+
+    /// The calibration images.
+    ///
+    /// # Errors
+    /// The data cannot be read, or there are too few images for the reconstructor.
+    pub fn calibration_images(&self, progress: &dyn Progress) -> Result<Tensor> {
+        let dataset = self.dataset(Split::Calibration)?;
+        let count = self.recipe.calibration.images;
+        self.reconstructor.check_samples(count.min(dataset.len()))?;
+        let input = self.graph.input_shape();
+        let images = calibration_images(&*dataset, count, self.recipe.seed, input, &self.device, progress)?;
+        self.reconstructor.check_samples(images.dim(0)?)?;
+        Ok(images)
+    }
+
+    /// Calibrates and reconstructs `model`, the full-precision network.
+    ///
+    /// # Errors
+    /// Anything that can go wrong on the way.
+    pub fn quantize(&self, mut model: QuantModel, images: &Tensor, progress: &dyn Progress) -> Result<RunResult> {
+        let start = Instant::now();
+        let plans = plan_sites(model.graph(), &self.recipe.quant)?;
+        let observed = images.narrow(0, 0, self.recipe.calibration.observe.min(images.dim(0)?))?;
+        calibrate(&mut model, &plans, self.registries, &observed, progress)?;
+        let random = SeededRandom { seed: self.recipe.seed };
+        let units = reconstruct(&mut model, &*self.reconstructor, images, &random, progress)?;
+        Ok(RunResult { model, units, seconds: start.elapsed().as_secs_f64() })
+    }
+
+    /// Checks that results can be written to `dir`.
+    ///
+    /// # Errors
+    /// It holds a result already, or cannot be created.
+    pub fn check_out(dir: &Path) -> Result<()> {
+        std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        check_empty(dir)
+    }
+}

@@ -1,0 +1,67 @@
+//! Changing a recipe before it is read: `--set key=value` and inheritance.
+
+use crate::error::{Error, Result};
+use serde_yaml::{Mapping, Value};
+
+/// Applies one `key=value`; the value is YAML, the key a path such as `quant.weight.bits`.
+///
+/// # Errors
+/// There is no `=`, the value is not YAML, or the path runs through something that is no mapping.
+pub fn apply_set(recipe: &mut Value, assignment: &str) -> Result<()> {
+    let Some((key, text)) = assignment.split_once('=') else {
+        return Err(Error::setting(format!("--set {assignment}"), "write it as key=value"));
+    };
+    let value = serde_yaml::from_str(text)
+        .map_err(|e| Error::setting(format!("--set {key}"), format!("'{text}' is not a YAML value: {e}")))?;
+    set_path(recipe, key.trim(), value)
+}
+
+/// Sets the value at a path, making the mappings on the way. A strategy given by its bare name
+/// becomes a mapping when a parameter of it is set.
+pub(super) fn set_path(recipe: &mut Value, path: &str, new: Value) -> Result<()> {
+    let mut at = recipe;
+    let keys: Vec<&str> = path.split('.').collect();
+    for (depth, key) in keys.iter().enumerate() {
+        if key.is_empty() {
+            return Err(Error::setting(path, "an empty key; write a path such as quant.weight.bits"));
+        }
+        if let (Value::String(name), true) = (&*at, matches!(*key, "params" | "name")) {
+            let mut strategy = Mapping::new();
+            strategy.insert("name".into(), name.clone().into());
+            *at = Value::Mapping(strategy);
+        }
+        if at.is_null() {
+            *at = Value::Mapping(Mapping::new());
+        }
+        if let Value::Sequence(items) = at {
+            let count = items.len();
+            let item = key.parse::<usize>().ok().and_then(|i| items.get_mut(i));
+            at = item.ok_or_else(|| Error::setting(path, format!("'{key}' is not one of the {count} items of a list")))?;
+            continue;
+        }
+        let Value::Mapping(map) = at else {
+            let parent = keys[..depth].join(".");
+            return Err(Error::setting(path, format!("'{parent}' is a plain value, it has no key '{key}'")));
+        };
+        at = map.entry((*key).into()).or_insert(Value::Null);
+    }
+    *at = new;
+    Ok(())
+}
+
+/// Lays `over` on `base`: mappings are merged key by key, anything else is replaced.
+pub fn merge(base: Value, over: Value) -> Value {
+    match (base, over) {
+        (Value::Mapping(mut base), Value::Mapping(over)) => {
+            for (key, value) in over {
+                let merged = match base.remove(&key) {
+                    Some(old) => merge(old, value),
+                    None => value,
+                };
+                base.insert(key, merged);
+            }
+            Value::Mapping(base)
+        }
+        (_, over) => over,
+    }
+}

@@ -1,0 +1,179 @@
+//! Registration by declaration, and look-up by name.
+//!
+//! A crate declares a strategy with one of the `register_*!` macros; `inventory` collects the
+//! declarations of every linked crate. A [`Registry`] is the checked, searchable form of the
+//! declarations of one kind.
+
+use crate::error::{Error, Result};
+use std::collections::BTreeMap;
+
+/// One declared strategy. `F` is the type of its constructor, which also tells the kinds apart.
+#[derive(Debug)]
+pub struct Entry<F: 'static> {
+    /// Canonical name, as written in recipes.
+    pub name: &'static str,
+    /// Other accepted names, such as the class names of the reference implementation.
+    pub aliases: &'static [&'static str],
+    /// One line for `qdrop list`.
+    pub summary: &'static str,
+    /// The crate that declares it.
+    pub defined_in: &'static str,
+    /// Its constructor.
+    pub build: F,
+}
+
+/// A kind of strategy: its constructor type knows what it is called.
+pub trait Kind: Sized + 'static {
+    /// What messages call it, such as "observer".
+    const NAME: &'static str;
+}
+
+/// All strategies of one kind, by name.
+pub struct Registry<F: Kind> {
+    entries: BTreeMap<&'static str, &'static Entry<F>>,
+    names: BTreeMap<&'static str, &'static Entry<F>>,
+}
+
+impl<F: Kind> Registry<F>
+where
+    Entry<F>: inventory::Collect,
+{
+    /// The strategies that the linked crates declare.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateName`] when two declarations share a name or alias.
+    pub fn collect() -> Result<Self> {
+        Self::new(inventory::iter::<Entry<F>>)
+    }
+}
+
+impl<F: Kind> Registry<F> {
+    /// A registry of the given declarations.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateName`] when two declarations share a name or alias.
+    pub fn new(declared: impl IntoIterator<Item = &'static Entry<F>>) -> Result<Self> {
+        let mut registry = Self { entries: BTreeMap::new(), names: BTreeMap::new() };
+        for entry in declared {
+            registry.entries.insert(entry.name, entry);
+            for name in std::iter::once(&entry.name).chain(entry.aliases) {
+                if let Some(other) = registry.names.insert(name, entry) {
+                    return Err(Error::DuplicateName {
+                        kind: F::NAME,
+                        name: (*name).into(),
+                        first: other.defined_in.into(),
+                        second: entry.defined_in.into(),
+                    });
+                }
+            }
+        }
+        Ok(registry)
+    }
+
+    /// The strategy called `name`; `path` says where the name was written.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] with the known names and the nearest one.
+    pub fn get(&self, name: &str, path: &str) -> Result<&'static Entry<F>> {
+        self.names.get(name).copied().ok_or_else(|| Error::UnknownName {
+            path: path.into(),
+            kind: F::NAME,
+            name: name.into(),
+            suggestion: nearest(name, self.names.keys().copied()),
+            known: self.entries.keys().map(|n| (*n).into()).collect(),
+        })
+    }
+
+    /// All strategies in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &'static Entry<F>> + '_ {
+        self.entries.values().copied()
+    }
+}
+
+/// The candidate that `name` is most likely a misspelling of.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let wanted = name.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|c| (strsim::damerau_levenshtein(&wanted, &c.to_lowercase()), c))
+        .filter(|(distance, c)| *distance <= (c.len().max(name.len()) / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, c)| c.into())
+}
+
+/// Implementation of the `register_*!` macros.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __register {
+    ($kind:ty, $name:expr, [$($alias:expr),*], $summary:expr, $build:expr) => {
+        $crate::inventory::submit! {
+            $crate::registry::Entry::<$kind> {
+                name: $name,
+                aliases: &[$($alias),*],
+                summary: $summary,
+                defined_in: env!("CARGO_PKG_NAME"),
+                build: <$kind>::new($build),
+            }
+        }
+    };
+}
+
+/// Defines a constructor type for a kind of strategy and its registration macro's target.
+macro_rules! define_kind {
+    ($(#[$doc:meta])* $kind:ident, $what:literal, $function:ty) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy)]
+        pub struct $kind(pub $function);
+
+        impl $kind {
+            /// Wraps the constructor function.
+            pub const fn new(build: $function) -> Self {
+                Self(build)
+            }
+        }
+
+        impl $crate::registry::Kind for $kind {
+            const NAME: &'static str = $what;
+        }
+
+        inventory::collect!($crate::registry::Entry<$kind>);
+    };
+}
+pub(crate) use define_kind;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Build;
+    impl Kind for Build {
+        const NAME: &'static str = "observer";
+    }
+
+    const fn entry(name: &'static str, aliases: &'static [&'static str], defined_in: &'static str) -> Entry<Build> {
+        Entry { name, aliases, summary: "", defined_in, build: Build }
+    }
+
+    #[test]
+    fn unknown_names_suggest_and_list() {
+        static ENTRIES: [Entry<Build>; 2] =
+            [entry("mse", &["MSEObserver"], "a"), entry("minmax", &["MinMaxObserver"], "a")];
+        let registry = Registry::new(&ENTRIES).unwrap();
+        assert_eq!(registry.get("MSEObserver", "p").unwrap().name, "mse");
+        let error = registry.get("minmx", "quant.weight.observer").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "quant.weight.observer: unknown observer 'minmx', did you mean 'minmax'?; known: minmax, mse"
+        );
+        let error = registry.get("histogram", "o").unwrap_err().to_string();
+        assert!(!error.contains("did you mean"), "{error}");
+    }
+
+    #[test]
+    fn duplicates_name_both_crates() {
+        static ENTRIES: [Entry<Build>; 2] = [entry("mse", &[], "one"), entry("other", &["mse"], "two")];
+        let error = Registry::new(&ENTRIES).err().unwrap().to_string();
+        assert!(error.contains("'mse' is registered twice, by one and by two"), "{error}");
+    }
+}
