@@ -1,7 +1,7 @@
 //! Reconstructors: the optimization that recovers a unit's output.
 
 use crate::error::{Error, Result};
-use crate::graph::NodeId;
+use crate::graph::{NodeId, Unit};
 use crate::model::QuantModel;
 use crate::ops::{self, Keep};
 use crate::params::Params;
@@ -87,13 +87,22 @@ pub struct UnitTask<'a> {
     pub index: usize,
     /// Cached inputs and outputs.
     pub data: UnitData,
-    pub(crate) model: &'a mut QuantModel,
-    pub(crate) nodes: Vec<NodeId>,
-    pub(crate) input: NodeId,
-    pub(crate) output: NodeId,
+    model: &'a mut QuantModel,
+    nodes: Vec<NodeId>,
+    input: NodeId,
+    output: NodeId,
 }
 
-impl UnitTask<'_> {
+impl<'a> UnitTask<'a> {
+    /// A task for `unit` of `model`.
+    ///
+    /// # Errors
+    /// The unit has no single input or output.
+    pub fn new(model: &'a mut QuantModel, unit: &'a Unit, index: usize, data: UnitData) -> Result<Self> {
+        let (input, output) = (model.graph().unit_input(unit)?, model.graph().unit_output(unit)?);
+        Ok(Self { name: &unit.name, index, data, model, nodes: unit.nodes.clone(), input, output })
+    }
+
     /// Number of cached samples.
     pub fn samples(&self) -> usize {
         self.data.float_input.dims().first().copied().unwrap_or_default()

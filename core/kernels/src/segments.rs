@@ -55,6 +55,11 @@ pub fn map_pieces<R: Send>(len: usize, body: impl Fn(usize, usize) -> R + Sync) 
         .collect()
 }
 
+/// Calls `body` on each chunk of `width` elements in parallel; results in order.
+pub fn map_chunks<R: Send>(values: &[f32], width: usize, body: impl Fn(&[f32]) -> R + Sync) -> Vec<R> {
+    values.par_chunks(width).map(|chunk| body(chunk)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -75,7 +75,7 @@ fn reconstruct_unit(
         float_input,
         float_output: get(&cache.float, output)?,
     };
-    let mut task = UnitTask { name: &unit.name, index, data, model, nodes: unit.nodes.clone(), input, output };
+    let mut task = UnitTask::new(model, unit, index, data)?;
     reconstructor.reconstruct(&mut task, context)
 }
 

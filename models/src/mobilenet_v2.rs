@@ -1,0 +1,160 @@
+//! MobileNetV2 (arXiv 1801.04381) with torchvision's tensor names, and the flat names of the
+//! checkpoints published with BRECQ and QDrop.
+
+use qdrop_core::prelude::*;
+
+/// Batch normalization's epsilon in PyTorch.
+const EPS: f64 = 1e-5;
+/// Expansion, output channels, repetitions and first stride of each stage (table 2 of the paper).
+const STAGES: [(usize, usize, usize, usize); 7] =
+    [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)];
+
+struct MobileNetV2;
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct MobileNetParams {
+    /// Number of classes.
+    classes: usize,
+    /// Channels of the image.
+    in_channels: usize,
+    /// Height and width of the image.
+    image_size: usize,
+    /// Factor on all channel counts.
+    width: f64,
+}
+
+impl Default for MobileNetParams {
+    fn default() -> Self {
+        Self { classes: 1000, in_channels: 3, image_size: 224, width: 1.0 }
+    }
+}
+
+/// The nearest multiple of 8 that is not more than 10 % smaller.
+fn divisible(channels: f64) -> usize {
+    let rounded = (((channels + 4.0) / 8.0) as usize * 8).max(8);
+    if (rounded as f64) < 0.9 * channels {
+        rounded + 8
+    } else {
+        rounded
+    }
+}
+
+/// Convolution, batch normalization and ReLU6 under `<name>.0` to `<name>.2`.
+fn conv_bn_relu6(b: &mut GraphBuilder, name: &str, x: NodeId, conv: Conv2d) -> Result<NodeId> {
+    let x = b.conv2d(&format!("{name}.0"), x, conv)?;
+    let x = b.batch_norm(&format!("{name}.1"), x, EPS)?;
+    b.relu6(&format!("{name}.2"), x)
+}
+
+fn inverted_residual(
+    b: &mut GraphBuilder,
+    name: &str,
+    x: NodeId,
+    (expansion, out, stride): (usize, usize, usize),
+) -> Result<NodeId> {
+    let input = b.channels(x);
+    let hidden = input * expansion;
+    let mut part = 0;
+    let mut next = || {
+        part += 1;
+        format!("{name}.conv.{}", part - 1)
+    };
+    let mut y = x;
+    if expansion != 1 {
+        y = conv_bn_relu6(b, &next(), y, Conv2d::new(hidden, 1))?;
+    }
+    y = conv_bn_relu6(b, &next(), y, Conv2d::new(hidden, 3).stride(stride).padding(1).groups(hidden))?;
+    y = b.conv2d(&next(), y, Conv2d::new(out, 1))?;
+    y = b.batch_norm(&next(), y, EPS)?;
+    if stride == 1 && input == out {
+        y = b.add(&format!("{name}.add"), x, y)?;
+    }
+    Ok(y)
+}
+
+impl Architecture for MobileNetV2 {
+    fn graph(&self, params: &Params) -> Result<Graph> {
+        let p: MobileNetParams = params.parse()?;
+        if p.width.is_nan() || p.width <= 0.0 {
+            return Err(params.error("width", "must be positive"));
+        }
+        if p.classes == 0 || p.in_channels == 0 {
+            return Err(params.error("classes", "classes and in_channels must be at least 1"));
+        }
+        let mut b = GraphBuilder::new([p.in_channels, p.image_size, p.image_size]);
+        let image = b.input();
+        let first = Conv2d::new(divisible(32.0 * p.width), 3).stride(2).padding(1);
+        let mut x = b.unit("features.0", |b| conv_bn_relu6(b, "features.0", image, first))?;
+        let mut index = 1;
+        for (expansion, channels, repetitions, first_stride) in STAGES {
+            for i in 0..repetitions {
+                let stride = if i == 0 { first_stride } else { 1 };
+                let block = (expansion, divisible(channels as f64 * p.width), stride);
+                let name = format!("features.{index}");
+                x = b.unit(&name, |b| inverted_residual(b, &name, x, block))?;
+                index += 1;
+            }
+        }
+        let last = Conv2d::new(divisible(1280.0 * p.width.max(1.0)), 1);
+        x = b.unit("features.18", |b| conv_bn_relu6(b, "features.18", x, last))?;
+        x = b.global_average_pool("avgpool", x)?;
+        x = b.flatten("flatten", x)?;
+        x = b.unit("classifier", |b| b.linear("classifier.1", x, p.classes))?;
+        b.finish(x)
+    }
+
+    /// The flat naming counts the modules of a block without nesting: `conv.0.0` is `conv.0`,
+    /// `conv.1.0` is `conv.3`, and the projection with its normalization ends the list.
+    fn key_maps(&self, graph: &Graph) -> Vec<KeyMap> {
+        let flat = graph.nodes().filter_map(|(_, node)| {
+            let (block, path) = node.name.split_once(".conv.")?;
+            let has_expansion = graph.find(&format!("{block}.conv.3")).is_some();
+            let project = if has_expansion { 2 } else { 1 };
+            let number = |text: &str| text.parse::<usize>().ok();
+            let position = match path.split_once('.') {
+                Some((stage, inner)) => 3 * number(stage)? + number(inner)?,
+                None => 3 * project + number(path)? - project,
+            };
+            Some((node.name.clone(), format!("{block}.conv.{position}")))
+        });
+        vec![KeyMap::of_nodes(flat)]
+    }
+}
+
+register_architecture! {
+    name: "mobilenet_v2", aliases: ["mobilenetv2"], summary: "MobileNetV2: inverted residuals with linear bottlenecks",
+    build: || Box::new(MobileNetV2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameter_count_is_the_published_one() {
+        let graph = MobileNetV2.graph(&Params::none("p")).unwrap();
+        let shapes = graph.parameter_shapes().into_iter().filter(|(n, _)| !n.contains("running"));
+        assert_eq!(shapes.map(|(_, s)| s.iter().product::<usize>()).sum::<usize>(), 3_504_872);
+        assert_eq!(graph.units().len(), 20);
+    }
+
+    #[test]
+    fn the_flat_naming_is_that_of_the_published_checkpoint() {
+        let graph = MobileNetV2.graph(&Params::none("p")).unwrap();
+        let map = &MobileNetV2.key_maps(&graph)[0];
+        for (canonical, flat) in [
+            ("features.0.0.weight", "features.0.0.weight"),
+            ("features.1.conv.0.0.weight", "features.1.conv.0.weight"),
+            ("features.1.conv.1.weight", "features.1.conv.3.weight"),
+            ("features.1.conv.2.running_mean", "features.1.conv.4.running_mean"),
+            ("features.2.conv.0.1.bias", "features.2.conv.1.bias"),
+            ("features.2.conv.1.0.weight", "features.2.conv.3.weight"),
+            ("features.2.conv.2.weight", "features.2.conv.6.weight"),
+            ("features.2.conv.3.running_var", "features.2.conv.7.running_var"),
+            ("classifier.1.bias", "classifier.1.bias"),
+        ] {
+            assert_eq!(map.checkpoint_name(canonical), flat);
+        }
+    }
+}

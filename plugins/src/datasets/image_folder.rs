@@ -1,0 +1,110 @@
+//! Images in one folder for each class, as ImageNet is laid out.
+
+use super::{class_folders, pixels};
+use qdrop_core::prelude::*;
+use qdrop_core::random::{stream, Purpose};
+use std::path::PathBuf;
+
+/// Parameters of `image_folder`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FolderParams {
+    /// Folder that `train` and `val` are in.
+    root: Option<PathBuf>,
+    /// Images for calibration.
+    train: PathBuf,
+    /// Images for evaluation.
+    val: PathBuf,
+    /// File with the class folders in the order of their indices, or `imagenet-1k`.
+    class_list: Option<PathBuf>,
+    /// Shorter side before the centre is cut out.
+    resize: usize,
+    /// Calibration images: cut out and mirrored at random (true), or as for evaluation.
+    augment: bool,
+    /// Mean of each channel.
+    mean: [f32; 3],
+    /// Standard deviation of each channel.
+    std: [f32; 3],
+}
+
+impl Default for FolderParams {
+    fn default() -> Self {
+        Self {
+            root: None,
+            train: "train".into(),
+            val: "val".into(),
+            class_list: None,
+            resize: 256,
+            augment: true,
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+        }
+    }
+}
+
+struct ImageFolder {
+    images: Vec<(PathBuf, usize)>,
+    size: usize,
+    params: FolderParams,
+    augment_seed: Option<u64>,
+}
+
+impl Dataset for ImageFolder {
+    fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    fn sample(&self, index: usize) -> Result<Sample> {
+        let (file, label) = &self.images[index];
+        let image = pixels::decode(file)?;
+        let (image, flip) = match self.augment_seed {
+            Some(seed) => {
+                let random = stream(seed, Purpose::Augmentation, index as u32, 0);
+                let crop = pixels::random_crop(image.width, image.height, &random);
+                // Numbers 0 to 39 place the rectangle.
+                (pixels::resize(&image, crop, self.size, self.size)?, random.uniform(40) < 0.5)
+            }
+            None => (pixels::center_crop(&pixels::resize_shorter(&image, self.params.resize)?, self.size), false),
+        };
+        let image = pixels::normalize(&image, self.params.mean, self.params.std, flip);
+        Ok(Sample { image, label: *label })
+    }
+}
+
+fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
+    let parsed: FolderParams = params.parse()?;
+    let [channels, height, width] = request.input;
+    if channels != 3 || height != width {
+        let message = format!(
+            "images are RGB and square, but the network takes {channels} channels of {height} x {width}; use a network with 3 input channels"
+        );
+        return Err(Error::setting("data", message));
+    }
+    if parsed.resize < height {
+        return Err(params.error("resize", format!("{} is smaller than the network's input of {height}", parsed.resize)));
+    }
+    if parsed.std.iter().any(|s| *s <= 0.0) {
+        return Err(params.error("std", "must be positive"));
+    }
+    let root = match (&request.root, &parsed.root) {
+        (Some(root), _) => root.clone(),
+        (None, Some(root)) => request.base_dir.join(root),
+        (None, None) => return Err(params.error("root", "no data folder is given; set it in the recipe or with --data DIR")),
+    };
+    let class_list = parsed.class_list.as_ref().map(|list| match list.to_str() {
+        Some(class_folders::IMAGENET) => list.clone(),
+        _ => request.base_dir.join(list),
+    });
+    let (folder, augment) = match request.split {
+        Split::Calibration => (&parsed.train, parsed.augment),
+        Split::Evaluation => (&parsed.val, false),
+    };
+    let images = class_folders::find(&root.join(folder), class_list.as_deref(), request.classes)?;
+    let augment_seed = augment.then_some(request.seed);
+    Ok(Box::new(ImageFolder { images, size: height, params: parsed, augment_seed }))
+}
+
+register_dataset! {
+    name: "image_folder", aliases: ["ImageFolder"], summary: "JPEG and PNG images in one folder for each class, as ImageNet",
+    build: |params, request| open(params, request)
+}

@@ -1,0 +1,6 @@
+//! Datasets: labelled images.
+
+mod class_folders;
+mod idx;
+mod image_folder;
+pub mod pixels;

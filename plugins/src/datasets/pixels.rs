@@ -1,0 +1,170 @@
+//! From an image file to the pixels that a network sees.
+
+use fast_image_resize::images::Image;
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use qdrop_core::kernels::random::Stream;
+use qdrop_core::prelude::*;
+use std::path::Path;
+
+/// An RGB image, 8 bits per channel, row by row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rgb {
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Interleaved channel values.
+    pub data: Vec<u8>,
+}
+
+/// A rectangle of an image, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crop {
+    /// Left edge.
+    pub left: usize,
+    /// Upper edge.
+    pub top: usize,
+    /// Width.
+    pub width: usize,
+    /// Height.
+    pub height: usize,
+}
+
+/// Decodes a JPEG or PNG file.
+///
+/// # Errors
+/// The file cannot be read or is damaged.
+pub fn decode(file: &Path) -> Result<Rgb> {
+    let bytes = std::fs::read(file).map_err(Error::io("read", file))?;
+    let image = image::load_from_memory(&bytes)
+        .map_err(|e| Error::data(file, format!("cannot be decoded: {e}; replace or remove it")))?
+        .into_rgb8();
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    Ok(Rgb { width, height, data: image.into_raw() })
+}
+
+/// Bilinear resampling of a rectangle with antialiasing, as Pillow computes it.
+///
+/// # Errors
+/// A size is 0.
+pub fn resize(image: &Rgb, crop: Crop, width: usize, height: usize) -> Result<Rgb> {
+    let failed = |e: &dyn std::fmt::Display| Error::message(format!("cannot resize an image: {e}"));
+    let source = Image::from_vec_u8(image.width as u32, image.height as u32, image.data.clone(), PixelType::U8x3)
+        .map_err(|e| failed(&e))?;
+    let mut target = Image::new(width as u32, height as u32, PixelType::U8x3);
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+        .crop(crop.left as f64, crop.top as f64, crop.width as f64, crop.height as f64);
+    Resizer::new().resize(&source, &mut target, &options).map_err(|e| failed(&e))?;
+    Ok(Rgb { width, height, data: target.into_vec() })
+}
+
+/// Resizes so that the shorter side has `size` pixels; the longer side is rounded down, as
+/// torchvision does.
+///
+/// # Errors
+/// A size is 0.
+pub fn resize_shorter(image: &Rgb, size: usize) -> Result<Rgb> {
+    let (width, height) = (image.width, image.height);
+    let (new_width, new_height) = if width <= height {
+        (size, size * height / width.max(1))
+    } else {
+        (size * width / height.max(1), size)
+    };
+    if (new_width, new_height) == (width, height) {
+        return Ok(image.clone());
+    }
+    resize(image, Crop { left: 0, top: 0, width, height }, new_width, new_height)
+}
+
+/// The middle `size` x `size` pixels; a smaller image gets a black border.
+pub fn center_crop(image: &Rgb, size: usize) -> Rgb {
+    // torchvision rounds (height - size) / 2 half to even.
+    let offset = |full: usize| ((full as f64 - size as f64) / 2.0).round_ties_even() as i64;
+    let (left, top) = (offset(image.width), offset(image.height));
+    let mut data = vec![0; size * size * 3];
+    for y in 0..size {
+        for x in 0..size {
+            let (sx, sy) = (x as i64 + left, y as i64 + top);
+            if sx >= 0 && sy >= 0 && (sx as usize) < image.width && (sy as usize) < image.height {
+                let from = (sy as usize * image.width + sx as usize) * 3;
+                let to = (y * size + x) * 3;
+                data[to..to + 3].copy_from_slice(&image.data[from..from + 3]);
+            }
+        }
+    }
+    Rgb { width: size, height: size, data }
+}
+
+/// torchvision's RandomResizedCrop(scale 0.08 to 1, ratio 3/4 to 4/3): the rectangle to take.
+pub fn random_crop(width: usize, height: usize, random: &Stream) -> Crop {
+    let area = (width * height) as f64;
+    let ratio = (0.75_f64.ln(), (4.0_f64 / 3.0).ln());
+    for attempt in 0..10 {
+        let u = |i: usize| random.uniform(attempt * 4 + i);
+        let target = area * (0.08 + 0.92 * u(0));
+        let aspect = (ratio.0 + (ratio.1 - ratio.0) * u(1)).exp();
+        let w = (target * aspect).sqrt().round_ties_even() as usize;
+        let h = (target / aspect).sqrt().round_ties_even() as usize;
+        if (1..=width).contains(&w) && (1..=height).contains(&h) {
+            let place = |room: usize, u: f64| ((room + 1) as f64 * u) as usize;
+            return Crop { left: place(width - w, u(2)), top: place(height - h, u(3)), width: w, height: h };
+        }
+    }
+    // The whole image, cut to the nearest allowed ratio.
+    let aspect = width as f64 / height as f64;
+    let (w, h) = if aspect < 0.75 {
+        (width, (width as f64 / 0.75).round() as usize)
+    } else if aspect > 4.0 / 3.0 {
+        ((height as f64 * 4.0 / 3.0).round() as usize, height)
+    } else {
+        (width, height)
+    };
+    Crop { left: (width - w) / 2, top: (height - h) / 2, width: w, height: h }
+}
+
+/// Channels first, scaled to [0, 1] and normalized; `flip` mirrors left and right.
+pub fn normalize(image: &Rgb, mean: [f32; 3], std: [f32; 3], flip: bool) -> Vec<f32> {
+    let plane = image.width * image.height;
+    let mut out = vec![0.0; 3 * plane];
+    for (c, out) in out.chunks_exact_mut(plane).enumerate() {
+        for (i, o) in out.iter_mut().enumerate() {
+            let (y, x) = (i / image.width, i % image.width);
+            let x = if flip { image.width - 1 - x } else { x };
+            let value = f32::from(image.data[(y * image.width + x) * 3 + c]) / 255.0;
+            *o = (value - mean[c]) / std[c];
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crops_stay_inside_and_depend_on_the_seed() {
+        let mut different = 0;
+        for i in 0..200 {
+            let stream = Stream { seed: 1, id: [i, 0, 0] };
+            let crop = random_crop(50 + i as usize, 300, &stream);
+            assert!(crop.left + crop.width <= 50 + i as usize && crop.top + crop.height <= 300);
+            assert_eq!(crop, random_crop(50 + i as usize, 300, &stream));
+            different += usize::from(crop != random_crop(50 + i as usize, 300, &Stream { seed: 2, id: [i, 0, 0] }));
+        }
+        assert!(different > 150);
+    }
+
+    #[test]
+    fn sizes_follow_torchvision() {
+        let image = Rgb { width: 7, height: 5, data: vec![9; 105] };
+        let resized = resize_shorter(&image, 10).unwrap();
+        assert_eq!((resized.width, resized.height), (14, 10));
+        assert!(resized.data.iter().all(|v| *v == 9));
+        assert_eq!(center_crop(&resized, 4).data, vec![9; 48]);
+        let small = center_crop(&image, 9);
+        assert_eq!(small.data[0], 0);
+        let n = normalize(&Rgb { width: 2, height: 1, data: vec![0, 0, 0, 255, 255, 255] }, [0.5; 3], [0.5; 3], true);
+        assert_eq!(n, [1.0, -1.0, 1.0, -1.0, 1.0, -1.0]);
+    }
+}

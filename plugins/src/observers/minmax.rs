@@ -1,0 +1,36 @@
+//! Smallest and largest value.
+
+use super::statistics::{channels, Combine, RunningRange};
+use qdrop_core::prelude::*;
+
+struct MinMax {
+    granularity: Granularity,
+    running: RunningRange,
+}
+
+impl Observer for MinMax {
+    fn observe(&mut self, x: &Tensor) -> Result<()> {
+        let rows = channels(x, self.granularity)?;
+        self.running.update(Range { min: rows.min(1)?.to_vec1()?, max: rows.max(1)?.to_vec1()? })
+    }
+
+    fn range(&self) -> Result<Range> {
+        self.running.get()
+    }
+}
+
+fn build(spec: &QuantSpec, params: &Params, combine: Combine) -> Result<Box<dyn Observer>> {
+    params.expect_none()?;
+    combine.check(spec, params)?;
+    Ok(Box::new(MinMax { granularity: spec.granularity, running: RunningRange::new(combine) }))
+}
+
+register_observer! {
+    name: "minmax", aliases: ["MinMaxObserver"], summary: "smallest and largest value over all calls",
+    build: |spec, params| build(spec, params, Combine::Extremes)
+}
+
+register_observer! {
+    name: "avg_minmax", aliases: ["AvgMinMaxObserver"], summary: "mean over calls of smallest and largest value",
+    build: |spec, params| build(spec, params, Combine::Average)
+}

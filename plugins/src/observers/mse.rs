@@ -1,0 +1,148 @@
+//! The range with the least quantization error, by exhaustive search.
+
+use super::statistics::{channels, Combine, RunningRange};
+use qdrop_core::kernels::range_search::{search, Bounds, Candidate};
+use qdrop_core::prelude::*;
+
+/// Candidate widths of the range.
+const WIDTHS: usize = 100;
+/// A candidate with a larger error than this never wins (the reference's start score).
+const MAX_ERROR: f64 = 1e10;
+
+/// On which side of zero a tensor lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Positive,
+    Negative,
+    Both,
+}
+
+impl Side {
+    /// The side of a whole tensor with the given extremes.
+    pub fn of(min: f32, max: f32) -> Self {
+        if min >= 0.0 {
+            Self::Positive
+        } else if max <= 0.0 {
+            Self::Negative
+        } else {
+            Self::Both
+        }
+    }
+
+    /// The range of width `t` for a one-sided or symmetric grid.
+    pub fn range(self, t: f32) -> (f32, f32) {
+        match self {
+            Self::Positive => (0.0, t),
+            Self::Negative => (-t, 0.0),
+            Self::Both => (-t, t),
+        }
+    }
+}
+
+/// Calls `body(channel values, min, max)` for each channel, in parallel, and collects the ranges.
+pub(super) fn per_channel(
+    x: &Tensor,
+    granularity: Granularity,
+    body: impl Fn(&[f32], f32, f32) -> (f32, f32) + Sync,
+) -> Result<Range> {
+    use qdrop_core::kernels::range_search::min_max;
+    let rows = channels(x, granularity)?;
+    let count = rows.dim(0)?;
+    let ranges = ops::host_values(&rows, |values| {
+        let width = (values.len() / count.max(1)).max(1);
+        qdrop_core::kernels::segments::map_chunks(values, width, |row| {
+            let (min, max) = min_max(row);
+            body(row, min, max)
+        })
+    })?;
+    let (min, max) = ranges.into_iter().unzip();
+    Ok(Range { min, max })
+}
+
+/// Extremes of a whole tensor.
+pub(super) fn extremes(x: &Tensor) -> Result<(f32, f32)> {
+    Ok(ops::host_values(x, qdrop_core::kernels::range_search::min_max)?)
+}
+
+struct Mse {
+    spec: QuantSpec,
+    side: Option<Side>,
+    running: RunningRange,
+}
+
+impl Observer for Mse {
+    fn observe(&mut self, x: &Tensor) -> Result<()> {
+        let (min, max) = extremes(x)?;
+        let side = *self.side.get_or_insert(Side::of(min, max));
+        let spec = self.spec;
+        let range = per_channel(x, spec.granularity, |row, min, max| {
+            let candidates = if side != Side::Both || spec.symmetric {
+                one_dimensional(min, max, side)
+            } else if spec.granularity == Granularity::PerTensor {
+                two_dimensional(max - min, &spec)
+            } else {
+                two_dimensional(max.max(0.0) - min.min(0.0), &spec)
+            };
+            best(row, &candidates, &spec).unwrap_or((min, max))
+        })?;
+        self.running.update(range)
+    }
+
+    fn range(&self) -> Result<Range> {
+        self.running.get()
+    }
+}
+
+/// Ranges that begin or end at zero, or are symmetric around it.
+fn one_dimensional(min: f32, max: f32, side: Side) -> Vec<(f32, f32)> {
+    let width = min.abs().max(max);
+    (1..=WIDTHS).map(|i| side.range(width / WIDTHS as f32 * i as f32)).collect()
+}
+
+/// Ranges of every width, shifted so that zero falls on each integer of the grid.
+fn two_dimensional(width: f32, spec: &QuantSpec) -> Vec<(f32, f32)> {
+    let (qmin, qmax) = (spec.qmin(), spec.qmax());
+    let zero_points = (qmax - qmin) as usize + 1;
+    (1..=WIDTHS)
+        .flat_map(|i| {
+            let t = width / WIDTHS as f32 * i as f32;
+            let delta = t / (qmax - qmin);
+            (0..zero_points).map(move |z| {
+                let z = qmin + z as f32;
+                (-z * delta, t - z * delta)
+            })
+        })
+        .collect()
+}
+
+/// The first candidate with the least error.
+fn best(x: &[f32], ranges: &[(f32, f32)], spec: &QuantSpec) -> Option<(f32, f32)> {
+    let candidates: Vec<Candidate> = ranges
+        .iter()
+        .map(|(min, max)| {
+            let (scale, zero_point) = QParams::of_pair(*min, *max, spec);
+            Candidate { scale, zero_point }
+        })
+        .collect();
+    let bounds = Bounds { qmin: spec.qmin(), qmax: spec.qmax() };
+    let (index, error) = search(x, &candidates, bounds)?;
+    (error < MAX_ERROR).then(|| ranges[index])
+}
+
+fn build(spec: &QuantSpec, params: &Params, combine: Combine) -> Result<Box<dyn Observer>> {
+    params.expect_none()?;
+    combine.check(spec, params)?;
+    Ok(Box::new(Mse { spec: *spec, side: None, running: RunningRange::new(combine) }))
+}
+
+register_observer! {
+    name: "mse", aliases: ["MSEObserver"],
+    summary: "range with the least quantization error by exhaustive search; extremes over calls",
+    build: |spec, params| build(spec, params, Combine::Extremes)
+}
+
+register_observer! {
+    name: "avg_mse", aliases: ["AvgMSEObserver"],
+    summary: "range with the least quantization error by exhaustive search; mean over calls",
+    build: |spec, params| build(spec, params, Combine::Average)
+}

@@ -1,0 +1,83 @@
+//! The range with the least quantization error, by bounded scalar minimization.
+
+use super::brent::minimize;
+use super::mse::{extremes, per_channel, Side};
+use super::statistics::{Combine, RunningRange};
+use qdrop_core::kernels::range_search::{error, Bounds, Candidate};
+use qdrop_core::prelude::*;
+
+struct MseFast {
+    spec: QuantSpec,
+    side: Option<Side>,
+    running: RunningRange,
+}
+
+impl Observer for MseFast {
+    fn observe(&mut self, x: &Tensor) -> Result<()> {
+        let (min, max) = extremes(x)?;
+        let side = *self.side.get_or_insert(Side::of(min, max));
+        let spec = self.spec;
+        let range = per_channel(x, spec.granularity, |row, min, max| {
+            let (low, high) = if side != Side::Both || spec.symmetric {
+                by_width(row, min.abs().max(max), side, &spec)
+            } else {
+                by_width_and_shift(row, max - min, &spec)
+            };
+            (low.max(min), high.min(max))
+        })?;
+        self.running.update(range)
+    }
+
+    fn range(&self) -> Result<Range> {
+        self.running.get()
+    }
+}
+
+fn range_error(x: &[f32], min: f32, max: f32, spec: &QuantSpec) -> f64 {
+    let (scale, zero_point) = QParams::of_pair(min, max, spec);
+    error(x, Candidate { scale, zero_point }, Bounds { qmin: spec.qmin(), qmax: spec.qmax() })
+}
+
+/// Bounds of the search for the width of a tensor of width `width`.
+fn widths(width: f32) -> (f64, f64) {
+    ((0.01 * f64::from(width)).min(0.1), f64::from(width))
+}
+
+fn by_width(x: &[f32], width: f32, side: Side, spec: &QuantSpec) -> (f32, f32) {
+    let (lower, upper) = widths(width);
+    let (t, _) = minimize(lower, upper, |t| {
+        let (min, max) = side.range(t as f32);
+        range_error(x, min, max, spec)
+    });
+    side.range(t as f32)
+}
+
+fn by_width_and_shift(x: &[f32], width: f32, spec: &QuantSpec) -> (f32, f32) {
+    let best_shift = |t: f64| {
+        let delta = t / f64::from(spec.qmax() - spec.qmin());
+        let (lower, upper) = (delta * f64::from(spec.qmin()), delta * f64::from(spec.qmax()));
+        minimize(lower, upper, |shift| range_error(x, -shift as f32, (t - shift) as f32, spec))
+    };
+    let (lower, upper) = widths(width);
+    let (t, _) = minimize(lower, upper, |t| best_shift(t).1);
+    let (shift, _) = best_shift(t);
+    (-shift as f32, (t - shift) as f32)
+}
+
+fn build(spec: &QuantSpec, params: &Params, combine: Combine) -> Result<Box<dyn Observer>> {
+    params.expect_none()?;
+    combine.check(spec, params)?;
+    Ok(Box::new(MseFast { spec: *spec, side: None, running: RunningRange::new(combine) }))
+}
+
+register_observer! {
+    name: "mse_fast", aliases: ["MSEFastObserver"],
+    summary: "range with the least quantization error by scalar minimization; extremes over calls",
+    build: |spec, params| build(spec, params, Combine::Extremes)
+}
+
+register_observer! {
+    name: "avg_mse_fast", aliases: ["AvgMSEFastObserver"],
+    summary: "range with the least quantization error by scalar minimization; mean over calls",
+    build: |spec, params| build(spec, params, Combine::Average)
+}

@@ -1,0 +1,84 @@
+//! What the observers share: per-channel views and how the ranges of several calls combine.
+
+use qdrop_core::prelude::*;
+
+/// How the ranges of several calls become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Combine {
+    /// The smallest minimum and the largest maximum.
+    Extremes,
+    /// The mean of the minima and of the maxima.
+    Average,
+}
+
+impl Combine {
+    /// Refuses averaging for channels, which the reference does not define.
+    pub fn check(self, spec: &QuantSpec, params: &Params) -> Result<()> {
+        match (self, spec.granularity) {
+            (Self::Average, Granularity::PerAxis(_)) => {
+                let message = "this observer averages over calls and works per tensor only; use the one without `avg_`";
+                Err(Error::setting(params.path().trim_end_matches(".params"), message))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The combined range of the calls so far.
+#[derive(Debug, Clone)]
+pub struct RunningRange {
+    combine: Combine,
+    range: Option<Range>,
+    calls: usize,
+}
+
+impl RunningRange {
+    /// No call yet.
+    pub fn new(combine: Combine) -> Self {
+        Self { combine, range: None, calls: 0 }
+    }
+
+    /// Takes one call's range into account.
+    pub fn update(&mut self, new: Range) -> Result<()> {
+        self.calls += 1;
+        let Some(old) = &mut self.range else {
+            self.range = Some(new);
+            return Ok(());
+        };
+        if old.min.len() != new.min.len() {
+            let message = format!("{} channels observed, {} before", new.min.len(), old.min.len());
+            return Err(Error::message(message));
+        }
+        let calls = self.calls as f32;
+        for (old, new, smaller) in [(&mut old.min, new.min, true), (&mut old.max, new.max, false)] {
+            for (o, n) in old.iter_mut().zip(new) {
+                *o = match self.combine {
+                    Combine::Average => (*o * (calls - 1.0) + n) / calls,
+                    Combine::Extremes if smaller => o.min(n),
+                    Combine::Extremes => o.max(n),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// The range so far.
+    pub fn get(&self) -> Result<Range> {
+        self.range.clone().ok_or_else(|| Error::message("the observer has seen no tensor"))
+    }
+}
+
+/// The values of each channel, one after another.
+pub fn channels(x: &Tensor, granularity: Granularity) -> Result<Tensor> {
+    let flat = match granularity {
+        Granularity::PerTensor => x.reshape((1, x.elem_count()))?,
+        Granularity::PerAxis(axis) if axis < x.rank() => {
+            let x = if axis == 0 { x.clone() } else { x.transpose(0, axis)? };
+            x.contiguous()?.flatten_from(1)?
+        }
+        Granularity::PerAxis(axis) => {
+            return Err(Error::message(format!("a tensor of shape {:?} has no axis {axis}", x.dims())))
+        }
+    };
+    Ok(flat)
+}

@@ -1,0 +1,6 @@
+//! Reconstructors: optimizations of a unit's quantizers.
+
+mod none;
+mod qdrop;
+
+pub use qdrop::{optimize, QdropParams};

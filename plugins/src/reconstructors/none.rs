@@ -1,0 +1,23 @@
+//! Calibration only.
+
+use qdrop_core::prelude::*;
+
+struct NoReconstruction;
+
+impl Reconstructor for NoReconstruction {
+    fn grouping(&self) -> Grouping {
+        Grouping::None
+    }
+
+    fn reconstruct(&self, unit: &mut UnitTask<'_>, _context: &Context<'_>) -> Result<UnitReport> {
+        Ok(UnitReport { name: unit.name.into(), losses: Vec::new(), seconds: 0.0 })
+    }
+}
+
+register_reconstructor! {
+    name: "none", aliases: [], summary: "calibration only: every weight rounds to nearest",
+    build: |params| {
+        params.expect_none()?;
+        Ok(Box::new(NoReconstruction))
+    }
+}

@@ -1,0 +1,205 @@
+//! QDrop's reconstruction (arXiv 2203.05740, algorithm 1), block by block or layer by layer.
+
+use qdrop_core::optim::{finite_scalar, Adam};
+use qdrop_core::pipeline::Event;
+use qdrop_core::prelude::*;
+use std::time::Instant;
+
+/// Parameters of the optimization; the defaults are those of the published recipes.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QdropParams {
+    /// Optimizer steps for each unit that the learning rates are meant for.
+    pub iters: usize,
+    /// Run only so many steps, with the learning rates scaled up so that steps x rate stays the
+    /// same: an alpha moves by at most about its rate each step.
+    pub run_iters: Option<usize>,
+    /// Samples for each step.
+    pub batch_size: usize,
+    /// Probability of keeping the quantized value; 1.0 means no drop (BRECQ).
+    pub drop_prob: f32,
+    /// Learning rate of rounding variables.
+    pub lr: f64,
+    /// Initial learning rate of scales; decays to 0 with the cosine of the progress.
+    pub scale_lr: f64,
+    /// Weight of the rounding regularizer (lambda).
+    pub weight: f64,
+    /// Share of the steps without regularizer.
+    pub warm_up: f64,
+    /// Sharpness of the regularizer at the end of warm-up and at the last step.
+    pub b_range: [f64; 2],
+}
+
+impl Default for QdropParams {
+    fn default() -> Self {
+        Self {
+            iters: 20_000,
+            run_iters: None,
+            batch_size: 32,
+            drop_prob: 0.5,
+            lr: 1e-3,
+            scale_lr: 4e-5,
+            weight: 0.01,
+            warm_up: 0.2,
+            b_range: [20.0, 2.0],
+        }
+    }
+}
+
+impl QdropParams {
+    fn validate(self, params: &Params) -> Result<Self> {
+        let checks = [
+            ("iters", self.iters >= 1, "must be at least 1"),
+            ("run_iters", self.run_iters != Some(0), "must be at least 1"),
+            ("batch_size", self.batch_size >= 1, "must be at least 1"),
+            ("drop_prob", (0.0..=1.0).contains(&self.drop_prob), "is a probability between 0 and 1"),
+            ("lr", self.lr >= 0.0 && self.lr.is_finite(), "must not be negative"),
+            ("scale_lr", self.scale_lr >= 0.0 && self.scale_lr.is_finite(), "must not be negative"),
+            ("weight", self.weight >= 0.0 && self.weight.is_finite(), "must not be negative"),
+            ("warm_up", (0.0..1.0).contains(&self.warm_up), "is a share between 0 and 1"),
+            ("b_range", self.b_range.iter().all(|b| *b > 0.0 && b.is_finite()), "must be positive"),
+        ];
+        match checks.into_iter().find(|(_, ok, _)| !ok) {
+            Some((key, _, message)) => Err(params.error(key, message)),
+            None => Ok(self),
+        }
+    }
+
+    /// Steps that are run.
+    fn steps(&self) -> usize {
+        self.run_iters.unwrap_or(self.iters)
+    }
+
+    /// What the learning rates are multiplied by.
+    fn rate_factor(&self) -> f64 {
+        self.iters as f64 / self.steps() as f64
+    }
+
+    /// Sharpness and weight of the regularizer at a step (counted from 1); `None` in warm-up.
+    fn sharpness(&self, step: usize) -> Option<f64> {
+        let (steps, step) = (self.steps() as f64, step as f64);
+        let start = self.warm_up * steps;
+        let progress = (step - start) / (steps - start);
+        let [first, last] = self.b_range;
+        (step >= start).then(|| last + (first - last) * (1.0 - progress).max(0.0))
+    }
+}
+
+/// Learns the parameters of a unit that has begun reconstruction; returns the losses of each step.
+///
+/// # Errors
+/// The losses diverged, or the run was cancelled.
+pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>) -> Result<Vec<LossPoint>> {
+    let (mut rounding, mut scales) = (Vec::new(), Vec::new());
+    for (_, parameter) in unit.parameters() {
+        match parameter.group {
+            ParameterGroup::Rounding => rounding.push(parameter.var),
+            ParameterGroup::Scale => scales.push(parameter.var),
+        }
+    }
+    let (mut rounding, mut scales) = (Adam::new(rounding)?, Adam::new(scales)?);
+    let steps = params.steps();
+    let mut losses = Vec::with_capacity(steps);
+    context.progress.event(Event::Started { stage: unit.name, total: steps });
+    for step in 0..steps {
+        if context.progress.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let random = context.random;
+        let samples = random.batch(unit.index, step, params.batch_size, unit.samples());
+        let batch = unit.batch(&samples)?;
+        let keep = |site| random.keep(unit.index, step, site, params.drop_prob);
+        let input = unit.mixed_input(&batch, &keep(0))?;
+        let output = unit.forward(&input, &keep)?;
+        let mut loss = ops::reconstruction_loss(&output, &batch.float_output)?;
+        let mut point = LossPoint { reconstruction: finite_scalar(&loss, "reconstruction loss")?, rounding: 0.0, b: 0.0 };
+        if let Some(b) = params.sharpness(step + 1) {
+            if let Some(term) = unit.regularizer(b as f32)? {
+                let term = (term * params.weight)?;
+                point.rounding = finite_scalar(&term, "rounding loss")?;
+                loss = (loss + term)?;
+            }
+            point.b = b;
+        }
+        let gradients = loss.backward()?;
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / steps as f64).cos());
+        rounding.step(&gradients, params.lr * params.rate_factor())?;
+        scales.step(&gradients, params.scale_lr * params.rate_factor() * cosine)?;
+        losses.push(point);
+        context.progress.event(Event::Step { step: step + 1, loss: point });
+    }
+    context.progress.event(Event::Finished);
+    Ok(losses)
+}
+
+struct Qdrop {
+    params: QdropParams,
+    grouping: Grouping,
+    path: String,
+}
+
+impl Reconstructor for Qdrop {
+    fn grouping(&self) -> Grouping {
+        self.grouping
+    }
+
+    fn check_samples(&self, samples: usize) -> Result<()> {
+        let batch = self.params.batch_size;
+        if samples < batch {
+            let message = format!("the calibration set has {samples} images, fewer than a batch of {batch}; add images or lower it");
+            return Err(Error::setting(format!("{}.batch_size", self.path), message));
+        }
+        Ok(())
+    }
+
+    fn notice(&self) -> Option<String> {
+        let steps = self.params.run_iters?;
+        let (iters, factor) = (self.params.iters, self.params.rate_factor());
+        Some(format!(
+            "{steps} iterations instead of {iters}, learning rates x {factor}: the result is not comparable with published ones"
+        ))
+    }
+
+    fn reconstruct(&self, unit: &mut UnitTask<'_>, context: &Context<'_>) -> Result<UnitReport> {
+        let start = Instant::now();
+        unit.begin()?;
+        let losses = optimize(unit, &self.params, context)?;
+        unit.finish()?;
+        Ok(UnitReport { name: unit.name.into(), losses, seconds: start.elapsed().as_secs_f64() })
+    }
+}
+
+fn build(params: &Params, grouping: Grouping) -> Result<Box<dyn Reconstructor>> {
+    let parsed = params.parse::<QdropParams>()?.validate(params)?;
+    Ok(Box::new(Qdrop { params: parsed, grouping, path: params.path().into() }))
+}
+
+register_reconstructor! {
+    name: "qdrop", aliases: [], summary: "block by block, dropping activation quantization at random (QDrop); drop_prob 1.0: BRECQ",
+    build: |params| build(params, Grouping::Block)
+}
+
+register_reconstructor! {
+    name: "layerwise", aliases: [], summary: "every layer its own unit (AdaRound), with the same optimization",
+    build: |params| build(params, Grouping::Layer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sharpness_follows_the_schedule() {
+        let params = QdropParams { iters: 100, ..Default::default() };
+        assert_eq!(params.sharpness(19), None);
+        assert_eq!(params.sharpness(20), Some(20.0));
+        assert_eq!(params.sharpness(60), Some(11.0));
+        assert_eq!(params.sharpness(100), Some(2.0));
+    }
+
+    #[test]
+    fn shorter_runs_scale_the_rates() {
+        let params = QdropParams { run_iters: Some(200), ..Default::default() };
+        assert_eq!((params.steps(), params.rate_factor()), (200, 100.0));
+    }
+}
