@@ -30,7 +30,7 @@ pub struct LossPoint {
     pub reconstruction: f64,
     /// Weighted rounding regularizer; 0 during warm-up.
     pub rounding: f64,
-    /// Sharpness of the regularizer; 0 during warm-up.
+    /// Sharpness of the regularizer; its first value during warm-up.
     pub b: f64,
 }
 

@@ -3,7 +3,9 @@
 use super::brent::minimize;
 use super::mse::{extremes, per_channel, Side};
 use super::statistics::{Combine, RunningRange};
+use qdrop_core::grid::MIN_SCALE;
 use qdrop_core::kernels::range_search::{error, Bounds, Candidate};
+use qdrop_core::kernels::rounding::round_half_even;
 use qdrop_core::prelude::*;
 
 struct MseFast {
@@ -18,12 +20,12 @@ impl Observer for MseFast {
         let side = *self.side.get_or_insert(Side::of(min, max));
         let spec = self.spec;
         let range = per_channel(x, spec.granularity, |row, min, max| {
-            let (low, high) = if side != Side::Both || spec.symmetric {
+            if side != Side::Both || spec.symmetric {
                 by_width(row, min.abs().max(max), side, &spec)
             } else {
-                by_width_and_shift(row, max - min, &spec)
-            };
-            (low.max(min), high.min(max))
+                let (low, high) = by_width_and_shift(row, max - min, &spec);
+                (low.max(min), high.min(max))
+            }
         })?;
         self.running.update(range)
     }
@@ -33,9 +35,19 @@ impl Observer for MseFast {
     }
 }
 
-fn range_error(x: &[f32], min: f32, max: f32, spec: &QuantSpec) -> f64 {
-    let (scale, zero_point) = QParams::of_pair(min, max, spec);
-    error(x, Candidate { scale, zero_point }, Bounds { qmin: spec.qmin(), qmax: spec.qmax() })
+/// The error of a range. The grid is computed in f64: ranges of one width and zero point must have
+/// exactly one scale, or the search wanders on the noise of the scale's rounding.
+fn range_error(x: &[f32], min: f64, max: f64, spec: &QuantSpec) -> f64 {
+    let (min, max) = (min.min(0.0), max.max(0.0));
+    let (qmin, qmax) = (f64::from(spec.qmin()), f64::from(spec.qmax()));
+    let (scale, zero_point) = if spec.symmetric {
+        ((-min).max(max) / ((qmax - qmin) / 2.0), 0.0)
+    } else {
+        let scale = ((max - min) / (qmax - qmin)).max(f64::from(MIN_SCALE));
+        (scale, (qmin - f64::from(round_half_even((min / scale) as f32))).clamp(qmin, qmax))
+    };
+    let candidate = Candidate { scale: scale.max(f64::from(MIN_SCALE)) as f32, zero_point: zero_point as f32 };
+    error(x, candidate, Bounds { qmin: spec.qmin(), qmax: spec.qmax() })
 }
 
 /// Bounds of the search for the width of a tensor of width `width`.
@@ -47,7 +59,7 @@ fn by_width(x: &[f32], width: f32, side: Side, spec: &QuantSpec) -> (f32, f32) {
     let (lower, upper) = widths(width);
     let (t, _) = minimize(lower, upper, |t| {
         let (min, max) = side.range(t as f32);
-        range_error(x, min, max, spec)
+        range_error(x, min.into(), max.into(), spec)
     });
     side.range(t as f32)
 }
@@ -56,7 +68,7 @@ fn by_width_and_shift(x: &[f32], width: f32, spec: &QuantSpec) -> (f32, f32) {
     let best_shift = |t: f64| {
         let delta = t / f64::from(spec.qmax() - spec.qmin());
         let (lower, upper) = (delta * f64::from(spec.qmin()), delta * f64::from(spec.qmax()));
-        minimize(lower, upper, |shift| range_error(x, -shift as f32, (t - shift) as f32, spec))
+        minimize(lower, upper, |shift| range_error(x, -shift, t - shift, spec))
     };
     let (lower, upper) = widths(width);
     let (t, _) = minimize(lower, upper, |t| best_shift(t).1);

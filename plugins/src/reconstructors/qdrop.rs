@@ -112,7 +112,7 @@ pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>
         let input = unit.mixed_input(&batch, &keep(0))?;
         let output = unit.forward(&input, &keep)?;
         let mut loss = ops::reconstruction_loss(&output, &batch.float_output)?;
-        let mut point = LossPoint { reconstruction: finite_scalar(&loss, "reconstruction loss")?, rounding: 0.0, b: 0.0 };
+        let mut point = LossPoint { reconstruction: finite_scalar(&loss, "reconstruction loss")?, rounding: 0.0, b: params.b_range[0] };
         if let Some(b) = params.sharpness(step + 1) {
             if let Some(term) = unit.regularizer(b as f32)? {
                 let term = (term * params.weight)?;

@@ -1,0 +1,1 @@
+//! Empty: the tests are in the integration crate `main.rs`.

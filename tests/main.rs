@@ -1,0 +1,10 @@
+//! One integration crate: linking it once is much cheaper than one binary for each file.
+
+mod golden_observers;
+mod golden_quantizers;
+mod golden_reconstruction;
+mod gradients;
+mod support;
+
+use qdrop_models as _;
+use qdrop_plugins as _;

@@ -1,0 +1,61 @@
+//! What the tests share.
+
+use qdrop_core::pipeline::Registries;
+use qdrop_core::prelude::*;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// A file of this crate.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// The tensors of a golden file.
+pub fn golden(name: &str) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(fixture("golden").join(name), &Device::Cpu).unwrap()
+}
+
+/// Everything that the linked crates register.
+pub fn registries() -> &'static Registries {
+    static REGISTRIES: OnceLock<Registries> = OnceLock::new();
+    REGISTRIES.get_or_init(|| Registries::collect().unwrap())
+}
+
+/// The devices to run numeric tests on.
+pub fn devices() -> Vec<Device> {
+    let mut devices = vec![Device::Cpu];
+    if candle_core::utils::cuda_is_available() {
+        devices.push(Device::new_cuda(0).unwrap());
+    }
+    devices
+}
+
+pub fn vec(x: &Tensor) -> Vec<f32> {
+    let x = x.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Largest difference, relative to the larger of `floor` and the wanted value's size.
+pub fn worst(got: &[f32], want: &[f32], floor: f32) -> f32 {
+    assert_eq!(got.len(), want.len());
+    got.iter().zip(want).map(|(g, w)| if g == w { 0.0 } else { (g - w).abs() / w.abs().max(floor) }).fold(0.0, f32::max)
+}
+
+/// Reproducible noise in [-1, 1].
+pub fn noise(dims: &[usize], salt: u32) -> Tensor {
+    let stream = qdrop_core::kernels::random::Stream { seed: 99, id: [salt, 0, 0] };
+    let n: usize = dims.iter().product();
+    let values: Vec<f32> = (0..n).map(|i| (stream.uniform(i) * 2.0 - 1.0) as f32).collect();
+    Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+}
+
+/// A bit width with its grid.
+pub fn spec(bits: u32, symmetric: bool, granularity: Granularity) -> QuantSpec {
+    QuantSpec::new(bits, symmetric, granularity, "bits").unwrap()
+}
+
+/// A quantizer by name.
+pub fn quantizer(name: &str, spec: &QuantSpec) -> Box<dyn Quantizer> {
+    (registries().quantizers.get(name, "test").unwrap().build.0)(spec, &Params::none("test")).unwrap()
+}
