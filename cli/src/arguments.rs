@@ -1,0 +1,112 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Post-training quantization of vision networks to 2, 3 or 4 bits with QDrop.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Arguments {
+    /// End with one JSON line on stdout; everything else goes to stderr.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Worker threads (default: all cores).
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Quantize a network as a recipe says, and measure it.
+    Quantize(QuantizeArguments),
+    /// Measure a saved result, or the float network of a recipe.
+    Evaluate(EvaluateArguments),
+    /// List architectures, observers, quantizers, reconstructors and datasets.
+    List {
+        /// Only one kind.
+        kind: Option<ListKind>,
+    },
+    /// List or show the built-in recipes.
+    Recipes {
+        /// What to do with them (default: list).
+        #[command(subcommand)]
+        action: Option<RecipesAction>,
+    },
+    /// Validate all of a recipe that can be validated without running it.
+    Check(RecipeArguments),
+}
+
+/// A recipe and what replaces parts of it.
+#[derive(Debug, Args)]
+pub struct RecipeArguments {
+    /// A YAML file or the name of a built-in recipe (see `qdrop recipes`).
+    pub recipe: String,
+    /// Replace a value of the recipe, such as quant.weight.bits=3 (repeatable).
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Run fewer iterations, with the learning rates scaled up; not comparable with full runs.
+    #[arg(long, value_name = "N")]
+    pub iters: Option<usize>,
+    /// Data folder.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Checkpoint with the float weights.
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+    /// Where to compute: cpu, cuda or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+}
+
+/// Arguments of `quantize`.
+#[derive(Debug, Args)]
+pub struct QuantizeArguments {
+    /// What to run.
+    #[command(flatten)]
+    pub recipe: RecipeArguments,
+    /// Save the result in this folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Arguments of `evaluate`.
+#[derive(Debug, Args)]
+pub struct EvaluateArguments {
+    /// A folder that `quantize --out` wrote, or a recipe (with --float).
+    #[command(flatten)]
+    pub target: RecipeArguments,
+    /// Measure the float network.
+    #[arg(long)]
+    pub float: bool,
+}
+
+/// A kind of strategy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ListKind {
+    /// Networks.
+    Architectures,
+    /// Range statistics.
+    Observers,
+    /// Mappings to the grid.
+    Quantizers,
+    /// Optimizations.
+    Reconstructors,
+    /// Images and labels.
+    Datasets,
+}
+
+/// What to do with the built-in recipes.
+#[derive(Debug, Subcommand)]
+pub enum RecipesAction {
+    /// List them.
+    List,
+    /// Print one with everything that it inherits.
+    Show {
+        /// Its name, or a YAML file.
+        name: String,
+    },
+}

@@ -1,0 +1,122 @@
+//! Progress on stderr: bars on a terminal, plain lines elsewhere.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use qdrop_core::pipeline::{Event, Progress};
+use qdrop_core::reconstructor::LossPoint;
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Seconds between plain lines.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Shows progress on stderr.
+pub struct Console {
+    terminal: bool,
+    current: Mutex<Option<Stage>>,
+}
+
+struct Stage {
+    name: String,
+    total: usize,
+    start: Instant,
+    bar: Option<ProgressBar>,
+    last_line: Instant,
+}
+
+impl Console {
+    /// A console that looks whether stderr is a terminal.
+    pub fn new() -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), current: Mutex::new(None) }
+    }
+
+    /// Prints a line above the bar.
+    pub fn line(&self, text: &str) {
+        let current = self.current.lock().unwrap_or_else(|e| e.into_inner());
+        match current.as_ref().and_then(|s| s.bar.as_ref()) {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    fn start(&self, name: &str, total: usize) -> Stage {
+        let bar = self.terminal.then(|| {
+            let template = "{prefix:24} [{bar:32}] {pos}/{len} {elapsed} eta {eta} {msg}";
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(total as u64).with_style(style.progress_chars("=> ")).with_prefix(name.to_string())
+        });
+        let now = Instant::now();
+        Stage { name: name.into(), total, start: now, bar, last_line: now }
+    }
+}
+
+impl Stage {
+    fn advance(&mut self, done: usize, message: impl Fn() -> String) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(done as u64);
+                bar.set_message(message());
+            }
+            None if self.last_line.elapsed() >= LINE_EVERY && done > 0 => {
+                self.last_line = Instant::now();
+                let elapsed = self.start.elapsed().as_secs_f64();
+                let eta = elapsed / done as f64 * (self.total - done.min(self.total)) as f64;
+                eprintln!("{}: {done}/{} eta {} {}", self.name, self.total, duration(eta), message());
+            }
+            None => {}
+        }
+    }
+}
+
+fn losses(loss: &LossPoint) -> String {
+    format!("reconstruction {:.5} rounding {:.4}", loss.reconstruction, loss.rounding)
+}
+
+/// Seconds in words, such as `2 min 05 s`.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..=59 => format!("{seconds:.1} s"),
+        60..=3599 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+impl Progress for Console {
+    fn event(&self, event: Event<'_>) {
+        if let Event::Warning(text) = &event {
+            return self.line(&format!("warning: {text}"));
+        }
+        let mut current = self.current.lock().unwrap_or_else(|e| e.into_inner());
+        match event {
+            Event::Started { stage, total } => *current = Some(self.start(stage, total)),
+            Event::Advanced(done) => {
+                if let Some(stage) = current.as_mut() {
+                    stage.advance(done, String::new);
+                }
+            }
+            Event::Step { step, loss } => {
+                if let Some(stage) = current.as_mut() {
+                    stage.advance(step, || losses(&loss));
+                }
+            }
+            Event::Finished => {
+                if let Some(stage) = current.take() {
+                    if let Some(bar) = stage.bar {
+                        bar.finish_and_clear();
+                    }
+                }
+            }
+            Event::Unit { number, of, report } => {
+                let text = |last| report.mean_losses(last).map(|l| losses(&l)).unwrap_or_default();
+                let reconstruction = report.mean_losses(false).map_or(0.0, |l| l.reconstruction);
+                let seconds = duration(report.seconds);
+                eprintln!("unit {number}/{of} {}: reconstruction {reconstruction:.5} -> {} ({seconds})", report.name, text(true));
+            }
+            Event::Warning(_) => {}
+            // Events of later versions need no display.
+            #[allow(unreachable_patterns)]
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The `qdrop` command.
+
+mod arguments;
+mod commands;
+mod console;
+mod memory;
+mod recipes;
+mod report;
+
+use clap::Parser;
+// Linked for what they register.
+use qdrop_models as _;
+use qdrop_plugins as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = arguments::Arguments::parse();
+    let json = arguments.json;
+    match commands::run(arguments) {
+        Ok(value) => {
+            if json {
+                println!("{value}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if json {
+                println!("{}", serde_json::json!({ "error": format!("{error:#}") }));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
