@@ -41,7 +41,10 @@ fn check_differences(label: &str, f: Function<'_>, inputs: &[Tensor]) {
             };
             let want = (shifted(STEP) - shifted(-STEP)) / (2.0 * f64::from(STEP));
             let got = f64::from(analytic[k][i]);
-            assert!((got - want).abs() <= 5e-3 * want.abs().max(1.0), "{label}: input {k}[{i}]: {got}, differences {want}");
+            assert!(
+                (got - want).abs() <= 5e-3 * want.abs().max(1.0),
+                "{label}: input {k}[{i}]: {got}, differences {want}"
+            );
         }
     }
 }
@@ -118,14 +121,24 @@ fn poolings() {
         ceil_mode,
         count_include_pad,
     };
-    for g in [geometry(3, 2, 1, false, true), geometry(2, 2, 0, true, true), geometry(3, 2, 1, true, false), geometry(3, 1, 1, false, false)] {
+    for g in [
+        geometry(3, 2, 1, false, true),
+        geometry(2, 2, 0, true, true),
+        geometry(3, 2, 1, true, false),
+        geometry(3, 1, 1, false, false),
+    ] {
         // Distinct values, further apart than the difference step: the maximum is stable.
         let n = 2 * 2 * 7 * 8;
         let order = qdrop_core::random::permutation(qdrop_kernels::random::Stream { seed: 4, id: [0; 3] }, n);
         let distinct: Vec<f32> = order.iter().map(|v| *v as f32 * 0.05 - 5.0).collect();
         let x = [Tensor::from_vec(distinct, (2, 2, 7, 8), &Device::Cpu).unwrap()];
         check(&format!("max {g:?}"), &|i| ops::max_pool2d(&i[0], &g), &|i| composite::max_pool2d(&i[0], &g), &x);
-        check(&format!("average {g:?}"), &|i| ops::average_pool2d(&i[0], &g), &|i| composite::average_pool2d(&i[0], &g), &x);
+        check(
+            &format!("average {g:?}"),
+            &|i| ops::average_pool2d(&i[0], &g),
+            &|i| composite::average_pool2d(&i[0], &g),
+            &x,
+        );
     }
 }
 

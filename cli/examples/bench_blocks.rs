@@ -174,7 +174,13 @@ impl Block {
         let mut task = UnitTask::new(&mut model, &unit, 0, data)?;
         task.begin()?;
         // The regularizer is on from the first step, as during most of a run.
-        let params = QdropParams { iters: iters + WARM_UP, batch_size: BATCH, weight: self.lambda, warm_up: 0.0, ..Default::default() };
+        let params = QdropParams {
+            iters: iters + WARM_UP,
+            batch_size: BATCH,
+            weight: self.lambda,
+            warm_up: 0.0,
+            ..Default::default()
+        };
         let clock = Clock::default();
         let random = SeededRandom { seed: 1 };
         optimize(&task, &params, &Context { random: &random, progress: &clock })?;
@@ -261,6 +267,7 @@ fn run_other(command: &str, block: &str, iters: usize, threads: usize) -> Result
     if !output.status.success() {
         bail!("`{line}` failed: {}", String::from_utf8_lossy(&output.stderr));
     }
-    let value: serde_json::Value = serde_json::from_slice(&output.stdout).context("reading the other command's JSON")?;
+    let value: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("reading the other command's JSON")?;
     value["median_ms"].as_f64().context("the other command printed no median_ms")
 }

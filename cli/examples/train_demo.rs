@@ -50,7 +50,8 @@ fn main() -> Result<()> {
     let params = "{classes: 10, in_channels: 1, image_size: 28, width: 16, stem: small}";
     let graph = architecture.graph(&Params::new("demo", serde_yaml::from_str(params)?))?;
     let mut net = Network::new(graph)?;
-    let mut optimizer = AdamW::new(net.trainable(), ParamsAdamW { lr: RATE, weight_decay: 0.05, ..Default::default() })?;
+    let mut optimizer =
+        AdamW::new(net.trainable(), ParamsAdamW { lr: RATE, weight_decay: 0.05, ..Default::default() })?;
     let steps = EPOCHS * (train.len() / BATCH);
     let mut step = 0;
     for epoch in 0..EPOCHS {
@@ -75,7 +76,8 @@ fn main() -> Result<()> {
         let loss = losses / (train.len() / BATCH) as f64;
         println!("epoch {epoch}: loss {loss:.4}, test {:.2} %", 100.0 * f64::from(right) / test.len() as f64);
     }
-    let tensors: HashMap<String, Tensor> = net.parameters.iter().map(|(k, v)| (k.clone(), v.as_detached_tensor())).collect();
+    let tensors: HashMap<String, Tensor> =
+        net.parameters.iter().map(|(k, v)| (k.clone(), v.as_detached_tensor())).collect();
     candle_core::safetensors::save(&tensors, target.join("weights.safetensors"))?;
     Ok(())
 }
@@ -106,7 +108,8 @@ impl Images {
     /// Writes the first `count` images in the same format.
     fn write(&self, folder: &Path, part: &str, count: usize) -> Result<()> {
         let write = |name: String, dims: &[usize], data: &[u8]| -> Result<()> {
-            let mut file = flate2::GzBuilder::new().write(std::fs::File::create(folder.join(name))?, flate2::Compression::best());
+            let mut file =
+                flate2::GzBuilder::new().write(std::fs::File::create(folder.join(name))?, flate2::Compression::best());
             file.write_all(&[0, 0, 8, dims.len() as u8])?;
             for d in dims {
                 file.write_all(&(*d as u32).to_be_bytes())?;
@@ -155,7 +158,8 @@ impl Network {
                 let random = stream(SEED, Purpose::Calibration, i as u32, 0);
                 (0..n).map(|j| ((random.uniform(j) * 2.0 - 1.0) * bound) as f32).collect()
             } else {
-                let one = name.ends_with("running_var") || (name.contains("bn") || name.contains("downsample.1")) && name.ends_with("weight");
+                let one = name.ends_with("running_var")
+                    || (name.contains("bn") || name.contains("downsample.1")) && name.ends_with("weight");
                 vec![if one { 1.0 } else { 0.0 }; n]
             };
             parameters.insert(name, Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?);

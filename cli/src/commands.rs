@@ -1,6 +1,8 @@
 //! What each command does. Every command returns the value that `--json` prints.
 
-use crate::arguments::{Arguments, Command, EvaluateArguments, ListKind, QuantizeArguments, RecipeArguments, RecipesAction};
+use crate::arguments::{
+    Arguments, Command, EvaluateArguments, ListKind, QuantizeArguments, RecipeArguments, RecipesAction,
+};
 use crate::console::Console;
 use crate::memory::peak_resident_bytes;
 use crate::recipes;
@@ -65,7 +67,13 @@ fn quantize(arguments: &QuantizeArguments, output: Output) -> Result<Value> {
     let main = session(&arguments.recipe, recipe, &registries)?;
     let recipe = main.recipe();
     let notice = main.notice();
-    console.line(&format!("{}: {}, setting {}, seed {}", recipe.name, recipe.bits(), recipe.quant.setting, recipe.seed));
+    console.line(&format!(
+        "{}: {}, setting {}, seed {}",
+        recipe.name,
+        recipe.bits(),
+        recipe.quant.setting,
+        recipe.seed
+    ));
     if let Some(notice) = &notice {
         console.line(&format!("note: {notice}"));
     }
@@ -88,7 +96,8 @@ fn quantize(arguments: &QuantizeArguments, output: Output) -> Result<Value> {
         console.line(&format!("{}:", recipe.reconstruction.name));
     }
     let result = main.quantize(float_model, &images, &console).context("quantizing")?;
-    let quantized = main.evaluate(&result.model, Precision::Quantized, &console).context("evaluating the quantized network")?;
+    let quantized =
+        main.evaluate(&result.model, Precision::Quantized, &console).context("evaluating the quantized network")?;
     rows.push(Row {
         name: recipe.reconstruction.name.clone(),
         bits: recipe.bits(),
@@ -116,9 +125,15 @@ fn quantize(arguments: &QuantizeArguments, output: Output) -> Result<Value> {
         None => console.line("not saved; give --out DIR to keep the quantized network"),
     }
     let mut value = serde_json::to_value(&summary)?;
-    let others = rows.iter().map(|r| json!({ "name": r.name, "bits": r.bits, "top1": r.accuracy.top1, "top5": r.accuracy.top5 }));
+    let others = rows
+        .iter()
+        .map(|r| json!({ "name": r.name, "bits": r.bits, "top1": r.accuracy.top1, "top5": r.accuracy.top5 }));
     value["rows"] = others.collect();
-    value["units"] = result.units.iter().map(|u| json!({ "name": u.name, "seconds": u.seconds, "loss": u.mean_losses(true) })).collect();
+    value["units"] = result
+        .units
+        .iter()
+        .map(|u| json!({ "name": u.name, "seconds": u.seconds, "loss": u.mean_losses(true) }))
+        .collect();
     value["out"] = json!(arguments.out);
     Ok(value)
 }
@@ -167,7 +182,8 @@ fn evaluate_command(arguments: &EvaluateArguments, output: Output) -> Result<Val
         let model = session.float_model().context("loading the float network")?;
         session.evaluate(&model, Precision::Float, &console).context("evaluating the float network")?
     };
-    output.print(&format!("top-1 {:.2} %, top-5 {:.2} % of {} images\n", accuracy.top1, accuracy.top5, accuracy.images));
+    output
+        .print(&format!("top-1 {:.2} %, top-5 {:.2} % of {} images\n", accuracy.top1, accuracy.top5, accuracy.images));
     Ok(serde_json::to_value(accuracy)?)
 }
 
@@ -236,7 +252,8 @@ fn check(arguments: &RecipeArguments, output: Output) -> Result<Value> {
     let count = |kind| plans.iter().filter(|p| p.site.kind == kind).count();
     let (weights, activations) = (count(SiteKind::Weight), count(SiteKind::Activation));
     let units = session.graph().units().len();
-    output.print(&format!("network: {units} units, {weights} quantized weights, {activations} quantized activations\n"));
+    output
+        .print(&format!("network: {units} units, {weights} quantized weights, {activations} quantized activations\n"));
     let mut unchecked = Vec::new();
     match session.weights_file() {
         Ok(_) => {
@@ -245,12 +262,18 @@ fn check(arguments: &RecipeArguments, output: Output) -> Result<Value> {
         }
         Err(_) => unchecked.push("weights"),
     }
-    let has_root = arguments.data.is_some() || session.recipe().data.params.get("root").is_some() || !session.recipe().base_dir.as_os_str().is_empty();
+    let has_root = arguments.data.is_some()
+        || session.recipe().data.params.get("root").is_some()
+        || !session.recipe().base_dir.as_os_str().is_empty();
     let needs_root = session.recipe().data.params.get("root").is_none() && arguments.data.is_none();
     match session.dataset(Split::Evaluation) {
         Ok(evaluation) => {
             let calibration = session.dataset(Split::Calibration).context("checking the calibration images")?;
-            output.print(&format!("data: {} calibration and {} evaluation images\n", calibration.len(), evaluation.len()));
+            output.print(&format!(
+                "data: {} calibration and {} evaluation images\n",
+                calibration.len(),
+                evaluation.len()
+            ));
         }
         Err(qdrop_core::Error::Setting { path, .. }) if needs_root && path.ends_with("root") => unchecked.push("data"),
         Err(e) => return Err(e).context(if has_root { "checking the data" } else { "opening the data" }),

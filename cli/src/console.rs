@@ -111,7 +111,11 @@ impl Progress for Console {
                 let text = |last| report.mean_losses(last).map(|l| losses(&l)).unwrap_or_default();
                 let reconstruction = report.mean_losses(false).map_or(0.0, |l| l.reconstruction);
                 let seconds = duration(report.seconds);
-                eprintln!("unit {number}/{of} {}: reconstruction {reconstruction:.5} -> {} ({seconds})", report.name, text(true));
+                eprintln!(
+                    "unit {number}/{of} {}: reconstruction {reconstruction:.5} -> {} ({seconds})",
+                    report.name,
+                    text(true)
+                );
             }
             Event::Warning(_) => {}
             // Events of later versions need no display.

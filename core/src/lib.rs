@@ -49,7 +49,9 @@ pub mod prelude {
     pub use crate::quantizer::{Parameter, ParameterGroup, Quantizer};
     pub use crate::reconstructor::{Context, Grouping, LossPoint, Reconstructor, UnitReport, UnitTask};
     pub use crate::weights::KeyMap;
-    pub use crate::{register_architecture, register_dataset, register_observer, register_quantizer, register_reconstructor};
+    pub use crate::{
+        register_architecture, register_dataset, register_observer, register_quantizer, register_reconstructor,
+    };
     pub use candle_core::{self, DType, Device, Tensor, Var};
     pub use serde::{self, Deserialize};
 }

@@ -83,7 +83,13 @@ impl InplaceOp2 for UpdateOp<'_> {
         "adam"
     }
 
-    fn cpu_fwd(&self, parameter: &mut CpuStorage, lp: &Layout, gradient: &CpuStorage, lg: &Layout) -> candle_core::Result<()> {
+    fn cpu_fwd(
+        &self,
+        parameter: &mut CpuStorage,
+        lp: &Layout,
+        gradient: &CpuStorage,
+        lg: &Layout,
+    ) -> candle_core::Result<()> {
         let (CpuStorage::F32(parameter), CpuStorage::F32(gradient)) = (parameter, gradient) else {
             candle_core::bail!("adam needs f32 variables")
         };

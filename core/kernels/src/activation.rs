@@ -36,7 +36,13 @@ impl Activation {
     #[inline(always)]
     pub fn value(self, x: f32) -> f32 {
         match self {
-            Self::Relu => if x < 0.0 { 0.0 } else { x },
+            Self::Relu => {
+                if x < 0.0 {
+                    0.0
+                } else {
+                    x
+                }
+            }
             Self::Relu6 => relu6(x),
             Self::Silu => x * sigmoid(x),
             Self::HardSwish => x * relu6(x + 3.0) * (1.0 / 6.0),
@@ -49,17 +55,41 @@ impl Activation {
     #[inline(always)]
     pub fn derivative(self, x: f32) -> f32 {
         match self {
-            Self::Relu => if x > 0.0 { 1.0 } else { 0.0 },
-            Self::Relu6 => if (x > 0.0) & (x < 6.0) { 1.0 } else { 0.0 },
+            Self::Relu => {
+                if x > 0.0 {
+                    1.0
+                } else {
+                    0.0
+                }
+            }
+            Self::Relu6 => {
+                if (x > 0.0) & (x < 6.0) {
+                    1.0
+                } else {
+                    0.0
+                }
+            }
             Self::Silu => {
                 let s = sigmoid(x);
                 s * (1.0 + x * (1.0 - s))
             }
             Self::HardSwish => {
                 let inner = (2.0 * x + 3.0) * (1.0 / 6.0);
-                if x <= -3.0 { 0.0 } else if x >= 3.0 { 1.0 } else { inner }
+                if x <= -3.0 {
+                    0.0
+                } else if x >= 3.0 {
+                    1.0
+                } else {
+                    inner
+                }
             }
-            Self::HardSigmoid => if (x > -3.0) & (x < 3.0) { 1.0 / 6.0 } else { 0.0 },
+            Self::HardSigmoid => {
+                if (x > -3.0) & (x < 3.0) {
+                    1.0 / 6.0
+                } else {
+                    0.0
+                }
+            }
             Self::Sigmoid => {
                 let s = sigmoid(x);
                 s * (1.0 - s)
@@ -72,12 +102,30 @@ impl Activation {
 macro_rules! specialize {
     ($activation:expr, $constant:ident => $body:expr) => {
         match $activation {
-            Activation::Relu => { const $constant: Activation = Activation::Relu; $body }
-            Activation::Relu6 => { const $constant: Activation = Activation::Relu6; $body }
-            Activation::Silu => { const $constant: Activation = Activation::Silu; $body }
-            Activation::HardSwish => { const $constant: Activation = Activation::HardSwish; $body }
-            Activation::HardSigmoid => { const $constant: Activation = Activation::HardSigmoid; $body }
-            Activation::Sigmoid => { const $constant: Activation = Activation::Sigmoid; $body }
+            Activation::Relu => {
+                const $constant: Activation = Activation::Relu;
+                $body
+            }
+            Activation::Relu6 => {
+                const $constant: Activation = Activation::Relu6;
+                $body
+            }
+            Activation::Silu => {
+                const $constant: Activation = Activation::Silu;
+                $body
+            }
+            Activation::HardSwish => {
+                const $constant: Activation = Activation::HardSwish;
+                $body
+            }
+            Activation::HardSigmoid => {
+                const $constant: Activation = Activation::HardSigmoid;
+                $body
+            }
+            Activation::Sigmoid => {
+                const $constant: Activation = Activation::Sigmoid;
+                $body
+            }
         }
     };
 }

@@ -147,13 +147,8 @@ mod tests {
     fn gradients_agree_with_finite_differences() {
         let alpha: Vec<f32> = (0..41).map(|i| (i as f32 - 20.0) * 0.1 + 0.013).collect();
         let floor = vec![1.0; alpha.len()];
-        let grid = Grid {
-            scale: &[0.3],
-            zero_point: &[2.0],
-            qmin: 0.0,
-            qmax: 15.0,
-            channels: Channels::whole(alpha.len()),
-        };
+        let grid =
+            Grid { scale: &[0.3], zero_point: &[2.0], qmin: 0.0, qmax: 15.0, channels: Channels::whole(alpha.len()) };
         let eval = |a: f32| {
             let s = 1.0 / (1.0 + (-f64::from(a)).exp());
             (s * 1.2 - 0.1).clamp(0.0, 1.0)

@@ -98,8 +98,7 @@ mod tests {
     #[test]
     fn keeps_the_stated_share_and_splits_the_gradient() {
         let n = 40_001;
-        let keep =
-            Keep::Random { stream: Stream { seed: 3, id: [0, 1, 2] }, probability: 0.25 };
+        let keep = Keep::Random { stream: Stream { seed: 3, id: [0, 1, 2] }, probability: 0.25 };
         let (ones, zeros) = (vec![1.0; n], vec![0.0; n]);
         let mut out = vec![9.0; n];
         mix(&ones, &zeros, keep, &mut out);

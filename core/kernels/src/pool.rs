@@ -86,8 +86,7 @@ impl Pool2dShape {
             let (rows, height) = self.window(0, y);
             for x in 0..ow {
                 let (columns, width) = self.window(1, x);
-                let count =
-                    if self.count_include_pad { height * width } else { rows.len() * columns.len() };
+                let count = if self.count_include_pad { height * width } else { rows.len() * columns.len() };
                 body(y * ow + x, rows.clone(), columns, count);
             }
         }
@@ -131,9 +130,8 @@ pub fn max_backward(s: &Pool2dShape, x: &[f32], grad: &[f32], dx: &mut [f32]) {
 pub fn average_forward(s: &Pool2dShape, x: &[f32], out: &mut [f32]) {
     per_plane(s, x, out, |plane, out| {
         s.for_each_window(|o, rows, columns, count| {
-            let sum: f64 = rows
-                .map(|y| plane[y * s.in_width..][columns.clone()].iter().map(|v| f64::from(*v)).sum::<f64>())
-                .sum();
+            let sum: f64 =
+                rows.map(|y| plane[y * s.in_width..][columns.clone()].iter().map(|v| f64::from(*v)).sum::<f64>()).sum();
             out[o] = (sum / count as f64) as f32;
         });
     });

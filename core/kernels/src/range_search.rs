@@ -260,7 +260,8 @@ mod tests {
         for len in [1000, 5000, 200_000] {
             let x = noise(len);
             let scores: Vec<f64> = candidates.iter().map(|c| error(&x, *c, bounds)).collect();
-            let want = scores.iter().enumerate().fold((0, f64::INFINITY), |a, (i, s)| if *s < a.1 { (i, *s) } else { a });
+            let want =
+                scores.iter().enumerate().fold((0, f64::INFINITY), |a, (i, s)| if *s < a.1 { (i, *s) } else { a });
             let got = search(&x, &candidates, bounds).unwrap();
             assert!((got.1 - want.1).abs() <= 1e-12 * want.1, "{got:?} {want:?}");
             assert_eq!(got.0, want.0);

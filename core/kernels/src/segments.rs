@@ -49,10 +49,7 @@ pub fn for_each_piece<T: Send>(out: &mut [T], body: impl Fn(usize, &mut [T]) + S
 
 /// Calls `body(start, end)` on each piece of `0..len` in parallel; results in order.
 pub fn map_pieces<R: Send>(len: usize, body: impl Fn(usize, usize) -> R + Sync) -> Vec<R> {
-    (0..len.div_ceil(PIECE))
-        .into_par_iter()
-        .map(|i| body(i * PIECE, ((i + 1) * PIECE).min(len)))
-        .collect()
+    (0..len.div_ceil(PIECE)).into_par_iter().map(|i| body(i * PIECE, ((i + 1) * PIECE).min(len))).collect()
 }
 
 /// Calls `body` on each chunk of `width` elements in parallel; results in order.

@@ -159,7 +159,10 @@ impl GraphBuilder {
             return Err(Error::graph(name, "a node of this name exists already; names are unique and not empty"));
         }
         if shape.contains(&0) {
-            return Err(Error::graph(name, format!("its value would be empty: {shape:?}; is the input image too small?")));
+            return Err(Error::graph(
+                name,
+                format!("its value would be empty: {shape:?}; is the input image too small?"),
+            ));
         }
         self.nodes.push(Node { name: name.into(), op, inputs: inputs.into(), shape });
         Ok(NodeId(self.nodes.len() - 1))

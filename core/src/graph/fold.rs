@@ -21,10 +21,8 @@ pub fn fold_batch_norm(graph: Graph, parameters: &mut HashMap<String, Tensor>) -
             (is_conv && graph.consumers(conv) == [id]).then_some((id, conv, eps))
         })
         .collect();
-    let names: Vec<(String, String)> = foldable
-        .iter()
-        .map(|(bn, conv, _)| (graph.node(*bn).name.clone(), graph.node(*conv).name.clone()))
-        .collect();
+    let names: Vec<(String, String)> =
+        foldable.iter().map(|(bn, conv, _)| (graph.node(*bn).name.clone(), graph.node(*conv).name.clone())).collect();
     for ((_, conv, eps), (bn, name)) in foldable.iter().zip(&names) {
         let Op::Conv2d { bias, .. } = graph.node(*conv).op else { continue };
         fold_one(bn, name, *eps, bias, parameters)?;
@@ -35,21 +33,17 @@ pub fn fold_batch_norm(graph: Graph, parameters: &mut HashMap<String, Tensor>) -
 
 /// Folds the parameters of `bn` into those of `conv`, in f64.
 fn fold_one(bn: &str, conv: &str, eps: f64, bias: bool, parameters: &mut HashMap<String, Tensor>) -> Result<()> {
-    let mut take = |key: String| {
-        parameters.remove(&key).ok_or_else(|| Error::graph(bn, format!("has no parameter '{key}'")))
-    };
+    let mut take =
+        |key: String| parameters.remove(&key).ok_or_else(|| Error::graph(bn, format!("has no parameter '{key}'")));
     let weight = take(format!("{conv}.weight"))?;
-    let mut vector = |key: String| -> Result<Vec<f64>> {
-        Ok(take(key)?.to_dtype(candle_core::DType::F64)?.to_vec1()?)
-    };
+    let mut vector = |key: String| -> Result<Vec<f64>> { Ok(take(key)?.to_dtype(candle_core::DType::F64)?.to_vec1()?) };
     let gamma = vector(format!("{bn}.weight"))?;
     let beta = vector(format!("{bn}.bias"))?;
     let mean = vector(format!("{bn}.running_mean"))?;
     let variance = vector(format!("{bn}.running_var"))?;
     let old_bias = if bias { vector(format!("{conv}.bias"))? } else { vec![0.0; gamma.len()] };
     let factor: Vec<f64> = gamma.iter().zip(&variance).map(|(g, v)| g / (v + eps).sqrt()).collect();
-    let shift: Vec<f32> =
-        (0..factor.len()).map(|c| ((old_bias[c] - mean[c]) * factor[c] + beta[c]) as f32).collect();
+    let shift: Vec<f32> = (0..factor.len()).map(|c| ((old_bias[c] - mean[c]) * factor[c] + beta[c]) as f32).collect();
     let factors = Tensor::new(factor, weight.device())?.reshape((shift.len(), 1, 1, 1))?;
     let scaled = weight.to_dtype(candle_core::DType::F64)?.broadcast_mul(&factors)?;
     parameters.insert(format!("{conv}.weight"), scaled.to_dtype(weight.dtype())?);

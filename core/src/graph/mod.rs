@@ -148,9 +148,8 @@ impl Graph {
     /// # Errors
     /// The unit has none or several.
     pub fn unit_output(&self, unit: &Unit) -> Result<NodeId> {
-        let read_outside = |id: &NodeId| {
-            *id == self.output || self.consumers(*id).iter().any(|c| !unit.nodes.contains(c))
-        };
+        let read_outside =
+            |id: &NodeId| *id == self.output || self.consumers(*id).iter().any(|c| !unit.nodes.contains(c));
         let outputs: Vec<NodeId> = unit.nodes.iter().copied().filter(read_outside).collect();
         match outputs.as_slice() {
             [one] => Ok(*one),

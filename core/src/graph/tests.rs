@@ -48,7 +48,11 @@ fn random_parameters(graph: &Graph) -> HashMap<String, Tensor> {
             let positive = name.ends_with("running_var");
             let value = |j: usize| {
                 let v = ((j * 37 + i * 11) as f32 * 0.7).sin();
-                if positive { v.abs() + 0.5 } else { v * 0.4 }
+                if positive {
+                    v.abs() + 0.5
+                } else {
+                    v * 0.4
+                }
             };
             let values: Vec<f32> = (0..n).map(value).collect();
             (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())

@@ -21,9 +21,7 @@ impl CustomOp1 for ActivationOp {
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        let dx = gradient(x, |dx| {
-            f32_values(x, |x| f32_values(&grad, |g| kernel::backward(self.0, x, g, dx)))?
-        })?;
+        let dx = gradient(x, |dx| f32_values(x, |x| f32_values(&grad, |g| kernel::backward(self.0, x, g, dx)))?)?;
         Ok(Some(dx))
     }
 }

@@ -85,9 +85,7 @@ impl CustomOp1 for RegularizerOp {
 
     fn bwd(&self, alpha: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let factor = grad.to_scalar::<f32>()?;
-        let da = gradient(alpha, |da| {
-            f32_values(alpha, |a| kernel::regularizer_backward(a, self.0, factor, da))
-        })?;
+        let da = gradient(alpha, |da| f32_values(alpha, |a| kernel::regularizer_backward(a, self.0, factor, da)))?;
         Ok(Some(da))
     }
 }

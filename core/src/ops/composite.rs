@@ -148,11 +148,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, g: &Conv2dGeom
             let pixels = pixels.contiguous()?.reshape((s.batch, s.groups, icg, oh * ow))?;
             let tap = weight.narrow(2, ky, 1)?.narrow(3, kx, 1)?.contiguous()?;
             let tap = tap.reshape((1, s.groups, ocg, icg))?;
-            let term = if icg == 1 {
-                tap.broadcast_mul(&pixels)?
-            } else {
-                tap.broadcast_matmul(&pixels)?
-            };
+            let term = if icg == 1 { tap.broadcast_mul(&pixels)? } else { tap.broadcast_matmul(&pixels)? };
             sum = Some(match sum {
                 Some(sum) => (sum + term)?,
                 None => term,

@@ -70,12 +70,9 @@ impl Conv2dOp {
         let s = &self.0;
         let grad = grad.contiguous()?;
         f32_values(&grad, |g| {
-            let dx = x.track_op().then(|| {
-                gradient(x, |dx| f32_values(weight, |w| conv::backward_input(s, w, g, dx)))
-            });
-            let dw = weight.track_op().then(|| {
-                gradient(weight, |dw| f32_values(x, |x| conv::backward_weight(s, x, g, dw)))
-            });
+            let dx = x.track_op().then(|| gradient(x, |dx| f32_values(weight, |w| conv::backward_input(s, w, g, dx))));
+            let dw =
+                weight.track_op().then(|| gradient(weight, |dw| f32_values(x, |x| conv::backward_weight(s, x, g, dw))));
             Ok((dx.transpose()?, dw.transpose()?))
         })?
     }

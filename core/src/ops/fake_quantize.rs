@@ -28,7 +28,11 @@ impl Grid {
     pub(super) fn channels(&self, dims: &[usize], scale: &Tensor) -> Result<Channels> {
         let channels = self.granularity.channels(dims).map_err(Error::wrap)?;
         if channels.count != scale.elem_count() {
-            bail!("a tensor of shape {dims:?} has {} channels, but {} scales were given", channels.count, scale.elem_count());
+            bail!(
+                "a tensor of shape {dims:?} has {} channels, but {} scales were given",
+                channels.count,
+                scale.elem_count()
+            );
         }
         Ok(channels)
     }

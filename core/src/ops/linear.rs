@@ -21,8 +21,10 @@ impl CustomOp2 for LinearOp {
     fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         f32_values(&grad, |g| {
-            let dx = x.track_op().then(|| gradient(x, |dx| f32_values(w, |w| linear::backward_input(self.0, w, g, dx))));
-            let dw = w.track_op().then(|| gradient(w, |dw| f32_values(x, |x| linear::backward_weight(self.0, x, g, dw))));
+            let dx =
+                x.track_op().then(|| gradient(x, |dx| f32_values(w, |w| linear::backward_input(self.0, w, g, dx))));
+            let dw =
+                w.track_op().then(|| gradient(w, |dw| f32_values(x, |x| linear::backward_weight(self.0, x, g, dw))));
             Ok((dx.transpose()?, dw.transpose()?))
         })?
     }
@@ -37,7 +39,10 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         let (batch, inputs) = x.dims2()?;
         let (outputs, expected) = weight.dims2()?;
         if inputs != expected {
-            candle_core::bail!("linear: {inputs} features, but the weight of shape {:?} takes {expected}", weight.dims());
+            candle_core::bail!(
+                "linear: {inputs} features, but the weight of shape {:?} takes {expected}",
+                weight.dims()
+            );
         }
         x.contiguous()?.apply_op2(&weight.contiguous()?, LinearOp(LinearShape { batch, inputs, outputs }))?
     } else {

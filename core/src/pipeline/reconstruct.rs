@@ -113,7 +113,12 @@ impl Cache {
 }
 
 /// Computes `nodes` for all samples, batch by batch, and stores the values that are read outside.
-fn advance(model: &QuantModel, nodes: &[NodeId], values: &mut HashMap<NodeId, Tensor>, precision: Precision) -> Result<()> {
+fn advance(
+    model: &QuantModel,
+    nodes: &[NodeId],
+    values: &mut HashMap<NodeId, Tensor>,
+    precision: Precision,
+) -> Result<()> {
     let graph = model.graph();
     let inside: HashSet<NodeId> = nodes.iter().copied().collect();
     let exits: Vec<NodeId> = nodes
@@ -131,7 +136,9 @@ fn advance(model: &QuantModel, nodes: &[NodeId], values: &mut HashMap<NodeId, Te
         let count = BATCH.min(samples - start);
         let mut batch = HashMap::new();
         for entry in &entries {
-            let all = values.get(entry).ok_or_else(|| Error::graph(&graph.node(*entry).name, "its cached value is missing"))?;
+            let all = values
+                .get(entry)
+                .ok_or_else(|| Error::graph(&graph.node(*entry).name, "its cached value is missing"))?;
             batch.insert(*entry, all.narrow(0, start, count)?);
         }
         for id in nodes {

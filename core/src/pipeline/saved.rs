@@ -214,7 +214,10 @@ impl Reader<'_> {
         let spec = *site.quantizer.spec();
         let channels = spec.granularity.channels(&raw.shape)?;
         if channels.count != params.scale.len() || params.scale.len() != params.zero_point.len() {
-            return Err(Error::weights(self.file, format!("{name}: {} scales for {} channels", params.scale.len(), channels.count)));
+            return Err(Error::weights(
+                self.file,
+                format!("{name}: {} scales for {} channels", params.scale.len(), channels.count),
+            ));
         }
         let values: Vec<f32> = raw
             .bytes

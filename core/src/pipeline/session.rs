@@ -2,7 +2,9 @@
 
 use super::calibrate::place;
 use super::saved::check_empty;
-use super::{calibrate, calibration_images, evaluate, plan_sites, reconstruct, Accuracy, Progress, Registries, SitePlan};
+use super::{
+    calibrate, calibration_images, evaluate, plan_sites, reconstruct, Accuracy, Progress, Registries, SitePlan,
+};
 use crate::architecture::Architecture;
 use crate::dataset::{Dataset, DatasetRequest, Split};
 use crate::error::{Error, Result};

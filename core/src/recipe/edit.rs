@@ -36,7 +36,8 @@ pub(super) fn set_path(recipe: &mut Value, path: &str, new: Value) -> Result<()>
         if let Value::Sequence(items) = at {
             let count = items.len();
             let item = key.parse::<usize>().ok().and_then(|i| items.get_mut(i));
-            at = item.ok_or_else(|| Error::setting(path, format!("'{key}' is not one of the {count} items of a list")))?;
+            at =
+                item.ok_or_else(|| Error::setting(path, format!("'{key}' is not one of the {count} items of a list")))?;
             continue;
         }
         let Value::Mapping(map) = at else {

@@ -49,11 +49,20 @@ pub fn load(file: &Path, graph: &Graph, key_maps: &[KeyMap], device: &Device) ->
     tensors.retain(|name, _| !name.ends_with("num_batches_tracked"));
     let wanted = graph.parameter_shapes();
     let identity = KeyMap::identity();
-    let found = |map: &KeyMap| wanted.iter().filter(|(n, _)| tensors.contains_key(map.checkpoint_name(n).as_str())).count();
+    let found =
+        |map: &KeyMap| wanted.iter().filter(|(n, _)| tensors.contains_key(map.checkpoint_name(n).as_str())).count();
     // The first of equals: `max_by_key` would take the last.
-    let map = std::iter::once(&identity).chain(key_maps).fold(&identity, |best, map| {
-        if found(map) > found(best) { map } else { best }
-    });
+    let map =
+        std::iter::once(&identity).chain(key_maps).fold(
+            &identity,
+            |best, map| {
+                if found(map) > found(best) {
+                    map
+                } else {
+                    best
+                }
+            },
+        );
     let mut problems = Problems::default();
     let mut parameters = HashMap::new();
     for (name, shape) in wanted {

@@ -54,7 +54,9 @@ impl RawTensor {
         match self.dtype {
             RawDtype::F32 => Ok(words(&self.bytes).map(f32::from_le_bytes).collect()),
             RawDtype::F64 => Ok(words(&self.bytes).map(|b| f64::from_le_bytes(b) as f32).collect()),
-            RawDtype::BF16 => Ok(words(&self.bytes).map(|b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)).collect()),
+            RawDtype::BF16 => {
+                Ok(words(&self.bytes).map(|b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)).collect())
+            }
             RawDtype::F16 => Ok(words(&self.bytes).map(|b| half_to_f32(u16::from_le_bytes(b))).collect()),
             RawDtype::Integer(_) => Err("holds integers, not floating-point numbers".into()),
         }
@@ -73,12 +75,16 @@ impl RawTensor {
             return Err(format!("a tensor with {} dimensions and {} strides", shape.len(), stride.len()));
         }
         let count = shape.iter().try_fold(1_usize, |n, d| n.checked_mul(*d)).ok_or("a tensor too large to exist")?;
-        let reach = shape.iter().zip(stride).try_fold(offset, |at, (d, s)| {
-            at.checked_add(d.saturating_sub(1).checked_mul(*s)?)
-        });
+        let reach = shape
+            .iter()
+            .zip(stride)
+            .try_fold(offset, |at, (d, s)| at.checked_add(d.saturating_sub(1).checked_mul(*s)?));
         let enough = reach.and_then(|r| r.checked_add(1)?.checked_mul(size)).is_some_and(|end| end <= storage.len());
         if count > 0 && !enough {
-            return Err(format!("a tensor of shape {shape:?} reaches beyond its storage of {} bytes; the file is truncated", storage.len()));
+            return Err(format!(
+                "a tensor of shape {shape:?} reaches beyond its storage of {} bytes; the file is truncated",
+                storage.len()
+            ));
         }
         let mut bytes = Vec::with_capacity(count * size);
         let mut index = vec![0; shape.len()];
@@ -115,7 +121,9 @@ mod tests {
 
     #[test]
     fn half_precision_values() {
-        for (bits, want) in [(0x3c00, 1.0), (0xc000, -2.0), (0x3555, 0.333_251_95), (0x0001, 5.960_464_5e-8), (0x7bff, 65504.0)] {
+        for (bits, want) in
+            [(0x3c00, 1.0), (0xc000, -2.0), (0x3555, 0.333_251_95), (0x0001, 5.960_464_5e-8), (0x7bff, 65504.0)]
+        {
             assert_eq!(half_to_f32(bits), want);
         }
         assert!(half_to_f32(0x7e00).is_nan());

@@ -17,8 +17,7 @@ fn f32s(values: &[f32]) -> Vec<u8> {
 fn load_tensors(tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) -> Result<HashMap<String, Tensor>> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("w.safetensors");
-    let views: Vec<_> =
-        tensors.iter().map(|(n, d, s, b)| (*n, TensorView::new(*d, s.clone(), b).unwrap())).collect();
+    let views: Vec<_> = tensors.iter().map(|(n, d, s, b)| (*n, TensorView::new(*d, s.clone(), b).unwrap())).collect();
     std::fs::write(&file, safetensors::serialize(views, None).unwrap()).unwrap();
     load(&file, &graph(), &[KeyMap::of_nodes([("conv".into(), "features.0".into())])], &Device::Cpu)
 }

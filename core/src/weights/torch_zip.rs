@@ -34,9 +34,8 @@ const NESTS: [&str; 4] = ["model", "state_dict", "model_state_dict", "net"];
 /// The tensors of the innermost parameter dictionary, with their names.
 fn tensor_refs(root: &Value) -> Vec<(String, &TensorRef)> {
     let Value::Dict(pairs) = root else { return Vec::new() };
-    let nested = pairs.iter().find(|(k, v)| {
-        matches!(v, Value::Dict(_)) && k.text().is_some_and(|k| NESTS.contains(&k))
-    });
+    let nested =
+        pairs.iter().find(|(k, v)| matches!(v, Value::Dict(_)) && k.text().is_some_and(|k| NESTS.contains(&k)));
     if let Some((_, inner)) = nested {
         return tensor_refs(inner);
     }
@@ -58,8 +57,10 @@ pub(super) fn collect(root: &Value, storages: &HashMap<String, Vec<u8>>) -> Resu
     }
     let mut tensors = RawTensors::new();
     for (name, t) in refs {
-        let dtype = dtype(&t.storage_type).ok_or_else(|| format!("tensor '{name}' has the unsupported type {}", t.storage_type))?;
-        let storage = storages.get(&t.storage).ok_or_else(|| format!("tensor '{name}' has no storage; the file is truncated"))?;
+        let dtype = dtype(&t.storage_type)
+            .ok_or_else(|| format!("tensor '{name}' has the unsupported type {}", t.storage_type))?;
+        let storage =
+            storages.get(&t.storage).ok_or_else(|| format!("tensor '{name}' has no storage; the file is truncated"))?;
         let tensor = RawTensor::from_strided(dtype, storage, t.offset, t.shape.clone(), &t.stride);
         tensors.insert(name.clone(), tensor.map_err(|e| format!("tensor '{name}': {e}"))?);
     }

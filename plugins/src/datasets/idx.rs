@@ -65,13 +65,16 @@ fn read(file: &Path) -> Result<(Vec<usize>, Vec<u8>)> {
         return Err(Error::data(file, "is no idx file of unsigned bytes"));
     };
     let rank = usize::from(*rank);
-    let header = content.get(4..4 + 4 * rank).ok_or_else(|| Error::data(file, "ends within its header; is it truncated?"))?;
-    let dims: Vec<usize> =
-        header.chunks_exact(4).map(|d| d.iter().fold(0, |v, b| v << 8 | usize::from(*b))).collect();
+    let header =
+        content.get(4..4 + 4 * rank).ok_or_else(|| Error::data(file, "ends within its header; is it truncated?"))?;
+    let dims: Vec<usize> = header.chunks_exact(4).map(|d| d.iter().fold(0, |v, b| v << 8 | usize::from(*b))).collect();
     let data = content.split_off(4 + 4 * rank);
     let expected: usize = dims.iter().product();
     if data.len() != expected {
-        return Err(Error::data(file, format!("holds {} bytes of data, its header announces {expected}; is it truncated?", data.len())));
+        return Err(Error::data(
+            file,
+            format!("holds {} bytes of data, its header announces {expected}; is it truncated?", data.len()),
+        ));
     }
     Ok((dims, data))
 }
@@ -101,7 +104,10 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         return Err(Error::data(&images, message));
     }
     if let Some(label) = values.iter().find(|l| usize::from(**l) >= request.classes) {
-        return Err(Error::data(&labels, format!("holds class {label}, but the classifier has {} classes", request.classes)));
+        return Err(Error::data(
+            &labels,
+            format!("holds class {label}, but the classifier has {} classes", request.classes),
+        ));
     }
     let pixel_count = dims[1..].iter().product();
     Ok(Box::new(Idx { images: pixels, labels: values, pixels: pixel_count, mean: parsed.mean, std: parsed.std }))

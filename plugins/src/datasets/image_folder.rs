@@ -81,7 +81,9 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         return Err(Error::setting("data", message));
     }
     if parsed.resize < height {
-        return Err(params.error("resize", format!("{} is smaller than the network's input of {height}", parsed.resize)));
+        return Err(
+            params.error("resize", format!("{} is smaller than the network's input of {height}", parsed.resize))
+        );
     }
     if parsed.std.iter().any(|s| *s <= 0.0) {
         return Err(params.error("std", "must be positive"));
@@ -89,7 +91,9 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
     let root = match (&request.root, &parsed.root) {
         (Some(root), _) => root.clone(),
         (None, Some(root)) => request.base_dir.join(root),
-        (None, None) => return Err(params.error("root", "no data folder is given; set it in the recipe or with --data DIR")),
+        (None, None) => {
+            return Err(params.error("root", "no data folder is given; set it in the recipe or with --data DIR"))
+        }
     };
     let class_list = parsed.class_list.as_ref().map(|list| match list.to_str() {
         Some(class_folders::IMAGENET) => list.clone(),

@@ -52,9 +52,12 @@ pub fn resize(image: &Rgb, crop: Crop, width: usize, height: usize) -> Result<Rg
     let source = Image::from_vec_u8(image.width as u32, image.height as u32, image.data.clone(), PixelType::U8x3)
         .map_err(|e| failed(&e))?;
     let mut target = Image::new(width as u32, height as u32, PixelType::U8x3);
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-        .crop(crop.left as f64, crop.top as f64, crop.width as f64, crop.height as f64);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
+        crop.left as f64,
+        crop.top as f64,
+        crop.width as f64,
+        crop.height as f64,
+    );
     Resizer::new().resize(&source, &mut target, &options).map_err(|e| failed(&e))?;
     Ok(Rgb { width, height, data: target.into_vec() })
 }
@@ -66,11 +69,8 @@ pub fn resize(image: &Rgb, crop: Crop, width: usize, height: usize) -> Result<Rg
 /// A size is 0.
 pub fn resize_shorter(image: &Rgb, size: usize) -> Result<Rgb> {
     let (width, height) = (image.width, image.height);
-    let (new_width, new_height) = if width <= height {
-        (size, size * height / width.max(1))
-    } else {
-        (size * width / height.max(1), size)
-    };
+    let (new_width, new_height) =
+        if width <= height { (size, size * height / width.max(1)) } else { (size * width / height.max(1), size) };
     if (new_width, new_height) == (width, height) {
         return Ok(image.clone());
     }

@@ -16,7 +16,8 @@ impl GridState {
 
     /// Scale and zero point.
     pub fn get(&self) -> Result<(&Var, &Var)> {
-        let (scale, zero_point) = self.0.as_ref().ok_or_else(|| Error::message("the quantizer has no range yet; calibrate first"))?;
+        let (scale, zero_point) =
+            self.0.as_ref().ok_or_else(|| Error::message("the quantizer has no range yet; calibrate first"))?;
         Ok((scale, zero_point))
     }
 

@@ -112,7 +112,11 @@ pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>
         let input = unit.mixed_input(&batch, &keep(0))?;
         let output = unit.forward(&input, &keep)?;
         let mut loss = ops::reconstruction_loss(&output, &batch.float_output)?;
-        let mut point = LossPoint { reconstruction: finite_scalar(&loss, "reconstruction loss")?, rounding: 0.0, b: params.b_range[0] };
+        let mut point = LossPoint {
+            reconstruction: finite_scalar(&loss, "reconstruction loss")?,
+            rounding: 0.0,
+            b: params.b_range[0],
+        };
         if let Some(b) = params.sharpness(step + 1) {
             if let Some(term) = unit.regularizer(b as f32)? {
                 let term = (term * params.weight)?;
@@ -146,7 +150,9 @@ impl Reconstructor for Qdrop {
     fn check_samples(&self, samples: usize) -> Result<()> {
         let batch = self.params.batch_size;
         if samples < batch {
-            let message = format!("the calibration set has {samples} images, fewer than a batch of {batch}; add images or lower it");
+            let message = format!(
+                "the calibration set has {samples} images, fewer than a batch of {batch}; add images or lower it"
+            );
             return Err(Error::setting(format!("{}.batch_size", self.path), message));
         }
         Ok(())

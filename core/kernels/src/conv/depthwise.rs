@@ -92,22 +92,25 @@ pub(super) fn forward(s: &Conv2dShape, x: &[f32], weight: &[f32], bias: Option<&
     let (plane, ow) = (s.in_height * s.in_width, s.out_width());
     let (ocg, taps) = (s.out_per_group(), s.taps());
     let init = || (vec![0.0; phases.buffer_len(s)], vec![0.0; phases.run]);
-    out.par_chunks_mut((ocg * s.out_height() * ow).max(1)).enumerate().for_each_init(init, |(buffer, pitched), (i, out)| {
-        vectorize(
-            #[inline(always)]
-            || {
-                phases.split(s, &x[i * plane..][..plane], buffer);
-                for (m, out) in out.chunks_exact_mut(s.out_height() * ow).enumerate() {
-                    let channel = i % s.groups * ocg + m;
-                    let w = &weight[channel * taps..][..taps];
-                    sum_of_taps(&phases, buffer, w, bias.map_or(0.0, |b| b[channel]), pitched);
-                    for (row, out) in pitched.chunks_exact(phases.pitch).zip(out.chunks_exact_mut(ow)) {
-                        out.copy_from_slice(&row[..ow]);
+    out.par_chunks_mut((ocg * s.out_height() * ow).max(1)).enumerate().for_each_init(
+        init,
+        |(buffer, pitched), (i, out)| {
+            vectorize(
+                #[inline(always)]
+                || {
+                    phases.split(s, &x[i * plane..][..plane], buffer);
+                    for (m, out) in out.chunks_exact_mut(s.out_height() * ow).enumerate() {
+                        let channel = i % s.groups * ocg + m;
+                        let w = &weight[channel * taps..][..taps];
+                        sum_of_taps(&phases, buffer, w, bias.map_or(0.0, |b| b[channel]), pitched);
+                        for (row, out) in pitched.chunks_exact(phases.pitch).zip(out.chunks_exact_mut(ow)) {
+                            out.copy_from_slice(&row[..ow]);
+                        }
                     }
-                }
-            },
-        );
-    });
+                },
+            );
+        },
+    );
 }
 
 /// `out[i] = start + sum over taps of weight * buffer[tap start + i]`.
@@ -141,24 +144,27 @@ pub(super) fn backward_input(s: &Conv2dShape, weight: &[f32], grad: &[f32], dx: 
     let (oh, ow) = (s.out_height(), s.out_width());
     let (ocg, taps) = (s.out_per_group(), s.taps());
     let init = || (vec![0.0; phases.buffer_len(s)], vec![0.0; phases.run]);
-    dx.par_chunks_mut((s.in_height * s.in_width).max(1)).enumerate().for_each_init(init, |(buffer, pitched), (i, dx)| {
-        vectorize(
-            #[inline(always)]
-            || {
-                buffer.fill(0.0);
-                for m in 0..ocg {
-                    spread(&grad[(i * ocg + m) * oh * ow..][..oh * ow], ow, phases.pitch, pitched);
-                    let channel = i % s.groups * ocg + m;
-                    for (w, tap) in weight[channel * taps..].iter().zip(&phases.taps) {
-                        for (b, g) in buffer[*tap..].iter_mut().zip(pitched.iter()) {
-                            *b = w.mul_add(*g, *b);
+    dx.par_chunks_mut((s.in_height * s.in_width).max(1)).enumerate().for_each_init(
+        init,
+        |(buffer, pitched), (i, dx)| {
+            vectorize(
+                #[inline(always)]
+                || {
+                    buffer.fill(0.0);
+                    for m in 0..ocg {
+                        spread(&grad[(i * ocg + m) * oh * ow..][..oh * ow], ow, phases.pitch, pitched);
+                        let channel = i % s.groups * ocg + m;
+                        for (w, tap) in weight[channel * taps..].iter().zip(&phases.taps) {
+                            for (b, g) in buffer[*tap..].iter_mut().zip(pitched.iter()) {
+                                *b = w.mul_add(*g, *b);
+                            }
                         }
                     }
-                }
-                phases.join(s, buffer, dx);
-            },
-        );
-    });
+                    phases.join(s, buffer, dx);
+                },
+            );
+        },
+    );
 }
 
 /// Each task owns one channel and goes through the images in order.

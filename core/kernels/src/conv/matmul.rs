@@ -55,28 +55,31 @@ pub(super) fn backward_input(s: &Conv2dShape, weight: &[f32], grad: &[f32], dx: 
     let patch = icg * s.taps();
     let out_image = s.out_channels * oh * ow;
     let rows = strip_rows(s, patch);
-    dx.par_chunks_mut((s.in_channels * s.in_height * s.in_width).max(1)).enumerate().for_each_init(Vec::new, |col, (n, dx)| {
-        let grad = &grad[n * out_image..][..out_image];
-        if !s.is_pointwise() {
-            dx.fill(0.0);
-        }
-        for g in 0..s.groups {
-            let w = Matrix::columns(&weight[g * ocg * patch..], patch);
-            if s.is_pointwise() {
-                let grad = Matrix::rows(&grad[g * ocg * oh * ow..], oh * ow);
-                multiply((icg, ocg, oh * ow), w, grad, &mut dx[g * icg * oh * ow..], oh * ow, false);
-                continue;
+    dx.par_chunks_mut((s.in_channels * s.in_height * s.in_width).max(1)).enumerate().for_each_init(
+        Vec::new,
+        |col, (n, dx)| {
+            let grad = &grad[n * out_image..][..out_image];
+            if !s.is_pointwise() {
+                dx.fill(0.0);
             }
-            for y in (0..oh).step_by(rows) {
-                let strip = y..(y + rows).min(oh);
-                let columns = strip.len() * ow;
-                col.resize(patch * columns, 0.0);
-                let grad = Matrix::rows(&grad[g * ocg * oh * ow + y * ow..], oh * ow);
-                multiply((patch, ocg, columns), w, grad, col, columns, false);
-                scatter(s, col, g * icg..(g + 1) * icg, strip, dx);
+            for g in 0..s.groups {
+                let w = Matrix::columns(&weight[g * ocg * patch..], patch);
+                if s.is_pointwise() {
+                    let grad = Matrix::rows(&grad[g * ocg * oh * ow..], oh * ow);
+                    multiply((icg, ocg, oh * ow), w, grad, &mut dx[g * icg * oh * ow..], oh * ow, false);
+                    continue;
+                }
+                for y in (0..oh).step_by(rows) {
+                    let strip = y..(y + rows).min(oh);
+                    let columns = strip.len() * ow;
+                    col.resize(patch * columns, 0.0);
+                    let grad = Matrix::rows(&grad[g * ocg * oh * ow + y * ow..], oh * ow);
+                    multiply((patch, ocg, columns), w, grad, col, columns, false);
+                    scatter(s, col, g * icg..(g + 1) * icg, strip, dx);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Tasks own disjoint parts of the weight and go through the images in order, so that no sum
