@@ -23,7 +23,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 const SEED: u64 = 1;
-const EPOCHS: usize = 5;
+const EPOCHS: usize = 3;
 const BATCH: usize = 64;
 const RATE: f64 = 4e-3;
 const PIXELS: usize = 28 * 28;
