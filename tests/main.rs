@@ -1,10 +1,14 @@
 //! One integration crate: linking it once is much cheaper than one binary for each file.
 
+mod bad_input;
+mod cli;
 mod golden_observers;
 mod golden_quantizers;
 mod golden_reconstruction;
 mod gradients;
+mod imagenet;
 mod support;
+mod weights;
 
 use qdrop_models as _;
 use qdrop_plugins as _;

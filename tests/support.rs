@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 /// A file of this crate.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests").join(name)
 }
 
 /// The tensors of a golden file.
@@ -58,4 +58,46 @@ pub fn spec(bits: u32, symmetric: bool, granularity: Granularity) -> QuantSpec {
 /// A quantizer by name.
 pub fn quantizer(name: &str, spec: &QuantSpec) -> Box<dyn Quantizer> {
     (registries().quantizers.get(name, "test").unwrap().build.0)(spec, &Params::none("test")).unwrap()
+}
+
+/// A file of the data folder that lies beside the repository on some machines. Where it is missing
+/// the test says so and passes: it is never the only proof.
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(name);
+    if !path.exists() {
+        eprintln!("SKIPPED: {} is not on this machine", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+/// What a run of the binary printed.
+pub struct Run {
+    pub ok: bool,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    /// The JSON line that ends stdout.
+    pub fn json(&self) -> serde_json::Value {
+        assert!(self.ok, "{}", self.stderr);
+        assert_eq!(self.stdout.lines().count(), 1, "only JSON on stdout: {}", self.stdout);
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+
+    /// The message of a failed run.
+    #[track_caller]
+    pub fn error(&self) -> &str {
+        assert!(!self.ok, "the command succeeded: {}", self.stdout);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        &self.stderr
+    }
+}
+
+/// Runs the binary.
+pub fn qdrop(arguments: &[&str]) -> Run {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_qdrop")).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Run { ok: output.status.success(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }

@@ -1,0 +1,210 @@
+//! Bad input: every mistake gets a message that says where it is.
+
+use crate::support::*;
+use qdrop_core::prelude::*;
+use std::path::Path;
+
+/// Changes that make the demo small.
+fn demo(changes: &[&str]) -> Run {
+    let mut arguments = vec!["quantize", "demo"];
+    let mut all = vec!["compare=[]", "calibration={images: 64, observe: 32}", "evaluation={images: 64}"];
+    all.extend(changes);
+    for change in all {
+        arguments.extend(["--set", change]);
+    }
+    arguments.extend(["--iters", "1"]);
+    qdrop(&arguments)
+}
+
+#[track_caller]
+fn says(run: &Run, parts: &[&str]) {
+    let error = run.error();
+    for part in parts {
+        assert!(error.contains(part), "'{part}' is not in: {error}");
+    }
+}
+
+#[test]
+fn misspelt_names_suggest_the_nearest() {
+    let run = demo(&["quant.weight.observer=minmx"]);
+    says(
+        &run,
+        &["quant.weight.observer: unknown observer 'minmx', did you mean 'minmax'?", "known: avg_minmax, avg_mse"],
+    );
+    let run = demo(&["quant.overrides=[{match: fc, weight: {quantizer: lsqq}}]"]);
+    says(&run, &["quant.overrides[0].weight.quantizer: unknown quantizer 'lsqq', did you mean 'lsq'?"]);
+    let run = demo(&["model.architecture.name=resnet19"]);
+    says(&run, &["model.architecture: unknown architecture 'resnet19', did you mean 'resnet1"]);
+    let run = qdrop(&["check", "imagenet/mobilenet_v2_w4a5"]);
+    says(&run, &["did you mean 'imagenet/mobilenet_v2_w4a4'?"]);
+}
+
+#[test]
+fn unknown_keys_at_any_depth() {
+    says(&demo(&["quant.weigt.bits=2"]), &["quant.weigt: unknown field `weigt`"]);
+    says(&demo(&["reconstruction.params.iter=2"]), &["reconstruction.params.iter: unknown field `iter`"]);
+    says(&demo(&["model.architecture.params.widht=2"]), &["model.architecture.params.widht: unknown field"]);
+    says(&demo(&["data.params.mena=2"]), &["data.params.mena: unknown field"]);
+    let run = demo(&["quant.weight.observer={name: mse, params: {bins: 3}}"]);
+    says(&run, &["quant.weight.observer.params.bins: unknown field"]);
+}
+
+#[test]
+fn impossible_bits() {
+    says(&demo(&["quant.weight.bits=0"]), &["quant.weight.bits: 0 bits are not supported; use 1 to 16"]);
+    says(&demo(&["quant.activation.bits=17"]), &["quant.activation.bits: 17 bits are not supported"]);
+}
+
+#[test]
+fn impossible_parameters() {
+    says(&demo(&["reconstruction.params.drop_prob=1.5"]), &["reconstruction.params.drop_prob: is a probability"]);
+    says(&demo(&["quant.activation.quantizer=adaround"]), &["adaround rounds weights; use lsq for activations"]);
+    says(&demo(&["quant.weight.observer=avg_mse"]), &["quant.weight.observer: this observer averages over calls"]);
+    says(&demo(&["quant.overrides=[{match: \"layer9*\", float: true}]"]), &["'layer9*' matches no unit or layer"]);
+}
+
+#[test]
+fn a_calibration_set_smaller_than_a_batch() {
+    let run = demo(&["calibration.images=20"]);
+    says(&run, &["reconstruction.params.batch_size: the calibration set has 20 images, fewer than a batch of 32"]);
+}
+
+#[test]
+fn weights_that_cannot_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("w.safetensors");
+    let good = std::fs::read(fixture("../cli/demo/weights.safetensors")).unwrap();
+    let run = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        qdrop(&["check", "demo", "--weights", file.to_str().unwrap()])
+    };
+    assert!(run(&good).ok);
+    says(&run(&good[..good.len() / 2]), &["w.safetensors", "not a complete safetensors file"]);
+    let tensors = safetensors::SafeTensors::deserialize(&good).unwrap();
+    let changed = |change: &dyn Fn(&str, &[u8]) -> (safetensors::Dtype, Vec<u8>)| {
+        let copies: Vec<_> = tensors.iter().map(|(n, v)| (n, v.shape().to_vec(), change(n, v.data()))).collect();
+        let views =
+            copies.iter().map(|(n, s, (d, b))| (*n, safetensors::tensor::TensorView::new(*d, s.clone(), b).unwrap()));
+        safetensors::serialize(views, None).unwrap()
+    };
+    let float = safetensors::Dtype::F32;
+    let nan = changed(&|name, data| {
+        let mut data = data.to_vec();
+        if name == "layer2.0.conv1.weight" {
+            data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        }
+        (float, data)
+    });
+    says(&run(&nan), &["layer2.0.conv1.weight holds NaN at element 0"]);
+    let integers =
+        changed(&|name, data| (if name == "fc.bias" { safetensors::Dtype::I32 } else { float }, data.to_vec()));
+    says(&run(&integers), &["fc.bias holds integers, not floating-point numbers"]);
+    let none = qdrop(&["check", "demo", "--weights", dir.path().join("none.pth").to_str().unwrap()]);
+    says(&none, &["cannot read", "none.pth"]);
+    let wrong = qdrop(&["check", "demo", "--set", "model.architecture.name=resnet34"]);
+    says(&wrong, &["tensors missing: layer1.2.conv1.weight"]);
+    let wider = qdrop(&["check", "demo", "--set", "model.architecture.params.width=8"]);
+    says(&wider, &["conv1.weight has [16, 1, 3, 3], the network needs [8, 1, 3, 3]"]);
+}
+
+#[test]
+fn a_network_for_other_images() {
+    let run = qdrop(&["check", "demo", "--set", "model.architecture.params.in_channels=3", "--weights", "/nowhere"]);
+    assert!(!run.ok);
+    let request = request(&[3, 28, 28], 10, Some(fixture("../cli/demo")));
+    let error = open("idx", IDX, &request).err().unwrap().to_string();
+    assert!(error.contains("images of 1 channel, [28, 28], but the network takes [3, 28, 28]"), "{error}");
+    let request = self::request(&[1, 224, 224], 1000, Some("/data".into()));
+    let error = open("image_folder", "{}", &request).err().unwrap().to_string();
+    assert!(error.contains("images are RGB and square, but the network takes 1 channels"), "{error}");
+}
+
+const IDX: &str = "{train_images: train-images-idx3-ubyte.gz, train_labels: train-labels-idx1-ubyte.gz, \
+                   test_images: t10k-images-idx3-ubyte.gz, test_labels: t10k-labels-idx1-ubyte.gz}";
+
+fn request(input: &[usize; 3], classes: usize, root: Option<std::path::PathBuf>) -> DatasetRequest {
+    DatasetRequest { split: Split::Evaluation, seed: 1, input: *input, classes, root, base_dir: "".into() }
+}
+
+fn open(name: &str, params: &str, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
+    let params = Params::new("data.params", serde_yaml::from_str(params).unwrap());
+    (registries().datasets.get(name, "data").unwrap().build.0)(&params, request)
+}
+
+#[test]
+fn damaged_idx_files() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"] {
+        std::fs::copy(fixture("../cli/demo").join(file), dir.path().join(file)).unwrap();
+    }
+    let request = request(&[1, 28, 28], 10, Some(dir.path().into()));
+    let data = open("idx", IDX, &request).unwrap();
+    assert_eq!(data.len(), 2500);
+    let images = dir.path().join("t10k-images-idx3-ubyte.gz");
+    let bytes = std::fs::read(&images).unwrap();
+    std::fs::write(&images, &bytes[..bytes.len() / 2]).unwrap();
+    let error = open("idx", IDX, &request).err().unwrap().to_string();
+    assert!(error.contains("damaged gzip file"), "{error}");
+    std::fs::write(&images, [0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 28, 0, 0, 0, 28, 1]).unwrap();
+    let error = open("idx", IDX, &request).err().unwrap().to_string();
+    assert!(error.contains("holds 1 bytes of data, its header announces 7056"), "{error}");
+    std::fs::write(&images, b"hello").unwrap();
+    let error = open("idx", IDX, &request).err().unwrap().to_string();
+    assert!(error.contains("is no idx file"), "{error}");
+    let few = DatasetRequest { classes: 5, root: Some(fixture("../cli/demo")), ..request };
+    let error = open("idx", IDX, &few).err().unwrap().to_string();
+    assert!(error.contains("the classifier has 5 classes"), "{error}");
+}
+
+/// Writes a JPEG of one colour.
+fn write_jpeg(path: &Path, colour: [u8; 3]) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    image::RgbImage::from_pixel(40, 50, image::Rgb(colour)).save(path).unwrap();
+}
+
+#[test]
+fn image_folders_that_cannot_be_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let val = dir.path().join("val");
+    let request = request(&[3, 32, 32], 2, Some(dir.path().into()));
+    let error = |params: &str| open("image_folder", params, &request).err().unwrap().to_string();
+    assert!(error("{resize: 36}").contains("cannot list"), "{}", error("{resize: 36}"));
+    std::fs::create_dir_all(&val).unwrap();
+    assert!(error("{resize: 36}").contains("holds no images; expected one folder for each class"));
+    write_jpeg(&val.join("cat/1.jpg"), [200, 10, 10]);
+    assert!(error("{resize: 36}").contains("all images are in one class folder"));
+    write_jpeg(&val.join("dog/1.jpeg"), [10, 200, 10]);
+    assert!(error("{resize: 20}").contains("data.params.resize: 20 is smaller than the network's input of 32"));
+    let data = open("image_folder", "{resize: 36, mean: [0, 0, 0], std: [1, 1, 1]}", &request).unwrap();
+    let sample = data.sample(1).unwrap();
+    assert_eq!((data.len(), sample.label, sample.image.len()), (2, 1, 3 * 32 * 32));
+    assert!((sample.image[1024] - 200.0 / 255.0).abs() < 0.02);
+    write_jpeg(&val.join("emu/1.jpg"), [10, 10, 200]);
+    assert!(error("{resize: 36}").contains("has 3 class folders, but the classifier has 2 classes"));
+    let list = dir.path().join("classes.txt");
+    std::fs::write(&list, "cat\ndog\n").unwrap();
+    let with_list = format!("{{resize: 36, class_list: {}}}", list.display());
+    assert!(error(&with_list).contains("emu: this folder's name is not in the class list"), "{}", error(&with_list));
+    std::fs::write(&list, "cat\ndog\nemu\n").unwrap();
+    assert!(error(&with_list).contains("has 3 classes, the classifier 2"));
+}
+
+#[test]
+fn broken_images_are_named_and_counted() {
+    use qdrop_core::pipeline::load_batch;
+    let dir = tempfile::tempdir().unwrap();
+    let val = dir.path().join("val");
+    write_jpeg(&val.join("cat/1.jpg"), [200, 10, 10]);
+    write_jpeg(&val.join("dog/1.jpg"), [10, 200, 10]);
+    write_jpeg(&val.join("dog/2.jpg"), [10, 200, 10]);
+    let bytes = std::fs::read(val.join("dog/2.jpg")).unwrap();
+    std::fs::write(val.join("dog/2.jpg"), &bytes[..bytes.len() / 3]).unwrap();
+    let request = request(&[3, 32, 32], 2, Some(dir.path().into()));
+    let data = open("image_folder", "{resize: 36}", &request).unwrap();
+    let batch = load_batch(&*data, &[0, 1, 2], &[3, 32, 32], &Device::Cpu).unwrap();
+    assert_eq!(batch.labels, [0, 1]);
+    assert_eq!(batch.broken.len(), 1);
+    assert!(batch.broken[0].contains("dog/2.jpg: cannot be decoded"), "{}", batch.broken[0]);
+    let error = load_batch(&*data, &[2], &[3, 32, 32], &Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("no image of a batch could be read") && error.contains("dog/2.jpg"), "{error}");
+}

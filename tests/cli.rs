@@ -1,0 +1,216 @@
+//! The command line on the embedded demo, shortened.
+
+use crate::support::*;
+use std::path::Path;
+
+/// Changes that make the demo run in a moment.
+const SHORT: [&str; 8] = [
+    "--set",
+    "calibration={images: 64, observe: 32}",
+    "--set",
+    "evaluation={images: 200}",
+    "--set",
+    "compare=[]",
+    "--iters",
+    "3",
+];
+
+fn short(more: &[&str]) -> Run {
+    let mut arguments = vec!["quantize", "demo", "--json"];
+    arguments.extend(SHORT);
+    arguments.extend(more);
+    qdrop(&arguments)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_run_is_saved_and_evaluates_to_the_same_accuracy() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("result");
+    let run = short(&["--out", text(&out)]);
+    let summary = run.json();
+    assert!(run.stderr.contains("not comparable with published ones"), "{}", run.stderr);
+    assert!(run.stderr.contains("unit 10/10 fc"), "{}", run.stderr);
+    let saved: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
+    for key in ["float", "quantized", "seconds", "peak_rss_bytes", "recipe", "setting", "bits", "seed"] {
+        assert!(!saved[key].is_null(), "{key} is in the summary");
+        assert_eq!(saved[key], summary[key]);
+    }
+    assert!(saved["float"]["top1"].as_f64().unwrap() > 85.0);
+    assert!(saved["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
+    assert_eq!(saved["bits"], "w2a4");
+    let again = qdrop(&["evaluate", text(&out), "--json"]).json();
+    assert_eq!(again["top1"], saved["quantized"]["top1"]);
+    assert_eq!(again["top5"], saved["quantized"]["top5"]);
+    // The saved weights are integers.
+    let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert!(tensors.tensor("layer1.0.conv1.weight.codes").unwrap().data().iter().all(|c| *c < 4));
+    assert!(tensors.tensor("layer1.0.conv1.weight").is_err());
+    let again = short(&["--out", text(&out)]);
+    assert!(again.error().contains("holds the result of an earlier run"), "{}", again.stderr);
+}
+
+#[test]
+fn results_do_not_depend_on_threads_but_on_the_seed() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = |name: &str, more: &[&str]| {
+        let out = dir.path().join(name);
+        let mut arguments = vec!["--out", text(&out)];
+        arguments.extend(more);
+        short(&arguments).json();
+        std::fs::read(out.join("model.safetensors")).unwrap()
+    };
+    let one = model("one", &["--threads", "1"]);
+    assert!(one == model("two", &["--threads", "2"]), "1 and 2 threads give different results");
+    assert!(one != model("seed", &["--set", "seed=7"]), "the seed has no effect");
+}
+
+#[test]
+fn another_observer_is_one_line_and_changes_the_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = |observer: &str| {
+        let out = dir.path().join(observer);
+        let set = format!("quant.weight.observer={observer}");
+        let run = qdrop(&[
+            "quantize",
+            "demo",
+            "--json",
+            "--set",
+            "calibration={images: 64, observe: 32}",
+            "--set",
+            "evaluation={images: 200}",
+            "--set",
+            "compare=[]",
+            "--set",
+            "reconstruction=none",
+            "--set",
+            &set,
+            "--out",
+            text(&out),
+        ]);
+        run.json();
+        std::fs::read(out.join("model.safetensors")).unwrap()
+    };
+    assert!(model("mse") != model("minmax"));
+}
+
+#[test]
+fn every_strategy_runs() {
+    for set in [
+        "quant.activation.observer=avg_mse_fast",
+        "quant.activation.observer=avg_minmax",
+        "quant.activation.quantizer=lsq_plus",
+        "quant.activation.quantizer=fixed",
+        "quant.weight.quantizer=lsq",
+        "quant.weight.symmetric=true",
+        "quant.setting=brecq",
+        "reconstruction.name=layerwise",
+        "quant.overrides=[{match: layer4.*, weight: {bits: 4}}, {match: fc, float: true}]",
+        "quant.activation.bits=12",
+    ] {
+        let summary = short(&["--set", set]).json();
+        assert!(summary["quantized"]["top1"].as_f64().unwrap() > 0.0, "{set}");
+    }
+}
+
+#[test]
+fn the_comparison_shows_all_rows() {
+    let run = qdrop(&[
+        "quantize",
+        "demo",
+        "--set",
+        "calibration={images: 64, observe: 32}",
+        "--set",
+        "evaluation={images: 100}",
+        "--iters",
+        "2",
+        "--set",
+        "compare.0.set={reconstruction: none}",
+        "--set",
+        "compare.1.set={reconstruction.params.drop_prob: 1.0}",
+    ]);
+    assert!(run.ok, "{}", run.stderr);
+    for row in ["float", "nearest rounding", "no drop", "qdrop"] {
+        assert!(run.stdout.lines().any(|l| l.starts_with(row)), "{row}: {}", run.stdout);
+    }
+    assert!(run.stdout.contains("setting qdrop, seed 1005"), "{}", run.stdout);
+}
+
+#[test]
+fn lists_name_everything_with_its_origin() {
+    let list = qdrop(&["list", "--json"]).json();
+    let names = |kind: &str| -> Vec<String> {
+        list[kind].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap().to_string()).collect()
+    };
+    assert_eq!(names("observers"), ["avg_minmax", "avg_mse", "avg_mse_fast", "minmax", "mse", "mse_fast"]);
+    assert_eq!(names("quantizers"), ["adaround", "fixed", "lsq", "lsq_plus"]);
+    assert_eq!(names("reconstructors"), ["layerwise", "none", "qdrop"]);
+    assert_eq!(names("datasets"), ["idx", "image_folder"]);
+    let architectures = [
+        "mobilenet_v2",
+        "resnet101",
+        "resnet152",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnext101_32x8d",
+        "resnext50_32x4d",
+        "wide_resnet101_2",
+        "wide_resnet50_2",
+    ];
+    assert_eq!(names("architectures"), architectures);
+    assert_eq!(list["observers"][0]["origin"], "qdrop-plugins");
+    let one = qdrop(&["list", "observers"]);
+    assert!(one.stdout.contains("MSEObserver") && !one.stdout.contains("resnet18"), "{}", one.stdout);
+}
+
+#[test]
+fn every_built_in_recipe_is_valid() {
+    let recipes = qdrop(&["recipes", "list", "--json"]).json();
+    let recipes = recipes["recipes"].as_array().unwrap();
+    assert_eq!(recipes.len(), 4);
+    for recipe in recipes {
+        let name = recipe["name"].as_str().unwrap();
+        let checked = qdrop(&["check", name, "--json"]).json();
+        assert_eq!(checked["valid"], true, "{name}");
+    }
+    let shown = qdrop(&["recipes", "show", "imagenet/mobilenet_v2_w2a4"]);
+    assert!(shown.stdout.contains("bits: 2") && shown.stdout.contains("weight: 0.1"), "{}", shown.stdout);
+}
+
+#[test]
+fn recipes_inherit_from_files_and_built_in_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mine.yaml");
+    std::fs::write(&file, "extends: imagenet/mobilenet_v2_w4a4\nname: mine\nquant: {weight: {bits: 3}}\n").unwrap();
+    let shown = qdrop(&["recipes", "show", text(&file), "--json"]).json();
+    assert_eq!(shown["quant"]["weight"]["bits"], 3);
+    assert_eq!(shown["quant"]["activation"]["bits"], 4);
+    std::fs::write(&file, "extends: mine.yaml\n").unwrap();
+    let error = qdrop(&["recipes", "show", text(&file)]);
+    assert!(error.error().contains("does it extend itself?"), "{}", error.stderr);
+}
+
+#[test]
+fn evaluating_a_recipe_needs_float() {
+    let run = qdrop(&["evaluate", "demo"]);
+    assert!(run.error().contains("add --float"), "{}", run.stderr);
+    let accuracy = qdrop(&["evaluate", "demo", "--float", "--json", "--set", "evaluation={images: 300}"]).json();
+    assert_eq!(accuracy["images"], 300);
+    let dir = tempfile::tempdir().unwrap();
+    let run = qdrop(&["evaluate", text(dir.path())]);
+    assert!(run.error().contains("summary.json is missing"), "{}", run.stderr);
+}
+
+#[test]
+fn a_missing_gpu_is_a_clear_error() {
+    if qdrop_core::candle_core::utils::cuda_is_available() {
+        return;
+    }
+    let run = qdrop(&["check", "demo", "--device", "cuda"]);
+    assert!(run.error().contains("rebuild with `--features cuda`"), "{}", run.stderr);
+}
