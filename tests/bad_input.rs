@@ -69,6 +69,9 @@ fn a_calibration_set_smaller_than_a_batch() {
     says(&run, &["reconstruction.params.batch_size: the calibration set has 20 images, fewer than a batch of 32"]);
 }
 
+/// A tensor's new type and bytes, from its name and old bytes.
+type Change<'a> = &'a dyn Fn(&str, &[u8]) -> (safetensors::Dtype, Vec<u8>);
+
 #[test]
 fn weights_that_cannot_be_used() {
     let dir = tempfile::tempdir().unwrap();
@@ -81,7 +84,7 @@ fn weights_that_cannot_be_used() {
     assert!(run(&good).ok);
     says(&run(&good[..good.len() / 2]), &["w.safetensors", "not a complete safetensors file"]);
     let tensors = safetensors::SafeTensors::deserialize(&good).unwrap();
-    let changed = |change: &dyn Fn(&str, &[u8]) -> (safetensors::Dtype, Vec<u8>)| {
+    let changed = |change: Change<'_>| {
         let copies: Vec<_> = tensors.iter().map(|(n, v)| (n, v.shape().to_vec(), change(n, v.data()))).collect();
         let views =
             copies.iter().map(|(n, s, (d, b))| (*n, safetensors::tensor::TensorView::new(*d, s.clone(), b).unwrap()));

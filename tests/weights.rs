@@ -15,9 +15,9 @@ fn both_pytorch_formats_read_the_same() {
         let weight = &tensors["a.weight"];
         assert_eq!(weight.shape, [4, 3, 2]);
         let values = weight.to_f32().unwrap();
-        for i in 0..24 {
+        for (i, got) in values.iter().enumerate() {
             let (x, y, z) = (i / 6, i / 2 % 3, i % 2);
-            assert_eq!(values[i], value(z * 12 + y * 4 + x), "{file} {i}");
+            assert_eq!(*got, value(z * 12 + y * 4 + x), "{file} {i}");
         }
         assert_eq!(tensors["a.view"].to_f32().unwrap()[0], value(12));
         for (name, tolerance) in [("a.double", 0.0), ("a.half", 1e-3), ("a.bfloat", 1e-2)] {

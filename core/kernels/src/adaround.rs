@@ -73,7 +73,7 @@ pub fn backward(alpha: &[f32], floor: &[f32], grad: &[f32], grid: Grid<'_>, out:
                     for (i, o) in run.iter_mut().enumerate() {
                         let (sig, raw, h) = rectified_sigmoid(alpha[start + i]);
                         let q = floor[start + i] + h + z;
-                        let pass = (q >= grid.qmin) & (q <= grid.qmax) & (raw >= 0.0) & (raw <= 1.0);
+                        let pass = (q >= grid.qmin) & (q <= grid.qmax) & (0.0..=1.0).contains(&raw);
                         let slope = (ZETA - GAMMA) * sig * (1.0 - sig);
                         *o = if pass { grad[start + i] * s * slope } else { 0.0 };
                     }
@@ -119,7 +119,7 @@ pub fn regularizer_backward(alpha: &[f32], beta: f32, factor: f32, out: &mut [f3
                     let outer = if centred > 0.0 { -2.0 * beta * power } else { 2.0 * beta * power };
                     let outer = if centred == 0.0 { 0.0 } else { outer };
                     let slope = (ZETA - GAMMA) * sig * (1.0 - sig);
-                    let pass = (raw >= 0.0) & (raw <= 1.0);
+                    let pass = (0.0..=1.0).contains(&raw);
                     *o = if pass { factor * outer * slope } else { 0.0 };
                 }
             },

@@ -53,8 +53,8 @@ pub fn map_pieces<R: Send>(len: usize, body: impl Fn(usize, usize) -> R + Sync) 
 }
 
 /// Calls `body` on each chunk of `width` elements in parallel; results in order.
-pub fn map_chunks<R: Send>(values: &[f32], width: usize, body: impl Fn(&[f32]) -> R + Sync) -> Vec<R> {
-    values.par_chunks(width).map(|chunk| body(chunk)).collect()
+pub fn map_chunks<R: Send>(values: &[f32], width: usize, body: impl Fn(&[f32]) -> R + Sync + Send) -> Vec<R> {
+    values.par_chunks(width).map(body).collect()
 }
 
 #[cfg(test)]

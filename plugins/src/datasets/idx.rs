@@ -115,5 +115,5 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
 
 register_dataset! {
     name: "idx", aliases: ["MNIST"], summary: "grey images in the format of MNIST, plain or gzipped",
-    build: |params, request| open(params, request)
+    build: open
 }

@@ -110,5 +110,5 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
 
 register_dataset! {
     name: "image_folder", aliases: ["ImageFolder"], summary: "JPEG and PNG images in one folder for each class, as ImageNet",
-    build: |params, request| open(params, request)
+    build: open
 }

@@ -43,7 +43,7 @@ impl Side {
 pub(super) fn per_channel(
     x: &Tensor,
     granularity: Granularity,
-    body: impl Fn(&[f32], f32, f32) -> (f32, f32) + Sync,
+    body: impl Fn(&[f32], f32, f32) -> (f32, f32) + Sync + Send,
 ) -> Result<Range> {
     use qdrop_core::kernels::range_search::min_max;
     let rows = channels(x, granularity)?;
