@@ -237,6 +237,51 @@ fn drop_and_loss() {
     );
 }
 
+/// A graph of one node that reads the input twice where it needs two values.
+fn node(build: impl Fn(&mut GraphBuilder, NodeId) -> Result<NodeId>) -> (Graph, NodeId) {
+    let mut b = GraphBuilder::new([3, 4, 5]);
+    let x = b.input();
+    let y = build(&mut b, x).unwrap();
+    (b.finish(y).unwrap(), y)
+}
+
+#[test]
+fn all_other_graph_operations() {
+    use qdrop_core::graph::execute;
+    use std::collections::HashMap;
+    let image = || noise(&[2, 3, 4, 5], 1);
+    let padding = Padding { top: 1, bottom: 0, left: 2, right: 1 };
+    let pooled = |b: &mut GraphBuilder, x| b.global_average_pool("pool", x);
+    let statistics: HashMap<String, Tensor> = ["weight", "bias", "running_mean", "running_var"]
+        .iter()
+        .enumerate()
+        .map(|(i, own)| (format!("bn.{own}"), (noise(&[3], i as u32).abs().unwrap() + 0.5).unwrap()))
+        .collect();
+    for (label, (graph, id), inputs) in [
+        ("add", node(|b, x| b.add("n", x, x)), vec![image(), noise(&[2, 3, 4, 5], 2)]),
+        ("mul", node(|b, x| b.mul("n", x, x)), vec![image(), noise(&[2, 3, 4, 5], 2)]),
+        (
+            "mul, broadcast",
+            node(|b, x| pooled(b, x).and_then(|p| b.mul("n", x, p))),
+            vec![image(), noise(&[2, 3, 1, 1], 2)],
+        ),
+        ("concat", node(|b, x| b.concat("n", &[x, x])), vec![image(), noise(&[2, 3, 4, 5], 2)]),
+        ("pad", node(|b, x| b.pad("n", x, padding)), vec![image()]),
+        ("upsample", node(|b, x| b.upsample_nearest("n", x, [2, 3])), vec![image()]),
+        ("flatten", node(|b, x| b.flatten("n", x)), vec![image()]),
+        ("global average", node(pooled), vec![image()]),
+        ("batch norm", node(|b, x| b.batch_norm("bn", x, 1e-5)), vec![image()]),
+    ] {
+        let node = graph.node(id);
+        let run = |i: &[Tensor]| {
+            let inputs: Vec<&Tensor> = i.iter().collect();
+            execute(node, &inputs, &statistics, None).map_err(candle_core::Error::wrap)
+        };
+        assert_eq!(run(&inputs).unwrap().dims()[1..], node.shape, "{label}");
+        check_differences(label, &run, &inputs);
+    }
+}
+
 #[test]
 fn rounding_is_half_to_even_everywhere() {
     let values = [-2.5_f32, -1.5, -0.5, 0.5, 1.5, 2.5, 2.4, 1e7, -3e9, 4194303.5];

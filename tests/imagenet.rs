@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use qdrop_core::model::{Precision, QuantModel};
-use qdrop_core::pipeline::{Overrides, Session, Silent};
+use qdrop_core::pipeline::{Session, Silent};
 use qdrop_core::prelude::*;
 use qdrop_core::recipe::Recipe;
 use qdrop_plugins::datasets::pixels::{center_crop, decode, normalize, resize_shorter, Rgb};
@@ -15,9 +15,10 @@ fn session(weights: &Path, data: &Path) -> Session<'static> {
     let shown = qdrop(&["recipes", "show", "imagenet/mobilenet_v2_w4a4", "--json"]).json();
     let mut value: serde_yaml::Value = serde_yaml::to_value(shown).unwrap();
     qdrop_core::recipe::apply_set(&mut value, "data.params.resize=227").unwrap();
-    let recipe = Recipe::from_value(value, Path::new("recipe.yaml")).unwrap();
-    let overrides = Overrides { weights: Some(weights.into()), data: Some(data.into()) };
-    Session::new(recipe, registries(), Device::Cpu, overrides).unwrap()
+    let mut recipe = Recipe::from_value(value, Path::new("recipe.yaml")).unwrap();
+    recipe.model.weights = Some(weights.into());
+    recipe.data_root = Some(data.into());
+    Session::new(recipe, registries(), Device::Cpu).unwrap()
 }
 
 fn logits(model: &QuantModel, images: &[Vec<f32>]) -> Tensor {

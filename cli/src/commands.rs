@@ -12,7 +12,7 @@ use qdrop_core::dataset::Split;
 use qdrop_core::device;
 use qdrop_core::graph::SiteKind;
 use qdrop_core::model::Precision;
-use qdrop_core::pipeline::{evaluate, load_saved, save, Overrides, Registries, Session, Summary, SUMMARY_FILE};
+use qdrop_core::pipeline::{load_saved, save, Registries, Session, Summary, SUMMARY_FILE};
 use qdrop_core::recipe::Recipe;
 use qdrop_core::registry::{Kind, Registry};
 use serde_json::{json, Value};
@@ -50,11 +50,10 @@ impl Output {
     }
 }
 
-/// The session of a recipe with the paths of the command line.
+/// The session of a recipe on the device of the command line.
 fn session<'a>(arguments: &RecipeArguments, recipe: Recipe, registries: &'a Registries) -> Result<Session<'a>> {
     let device = device::open(&arguments.device)?;
-    let overrides = Overrides { weights: arguments.weights.clone(), data: arguments.data.clone() };
-    Session::new(recipe, registries, device, overrides).with_context(|| format!("recipe '{}'", arguments.recipe))
+    Session::new(recipe, registries, device).with_context(|| format!("recipe '{}'", arguments.recipe))
 }
 
 fn quantize(arguments: &QuantizeArguments, output: Output) -> Result<Value> {
@@ -119,7 +118,7 @@ fn quantize(arguments: &QuantizeArguments, output: Output) -> Result<Value> {
     output.print(&table(&rows, &summary));
     match &arguments.out {
         Some(out) => {
-            save(out, &saved_recipe(&main, arguments)?, &result.model, &summary).context("saving the result")?;
+            save(out, recipe, &result.model, &summary).context("saving the result")?;
             console.line(&format!("saved in {}", out.display()));
         }
         None => console.line("not saved; give --out DIR to keep the quantized network"),
@@ -138,21 +137,6 @@ fn quantize(arguments: &QuantizeArguments, output: Output) -> Result<Value> {
     Ok(value)
 }
 
-/// The recipe as it ran: paths of the command line become part of it.
-fn saved_recipe(session: &Session<'_>, arguments: &QuantizeArguments) -> Result<Recipe> {
-    let mut recipe = session.recipe().clone();
-    let absolute = |path: &Path| std::path::absolute(path).with_context(|| format!("resolving {}", path.display()));
-    recipe.base_dir = absolute(&recipe.base_dir)?;
-    recipe.model.weights = Some(absolute(&session.weights_file()?)?);
-    if let Some(data) = &arguments.recipe.data {
-        let mut params = std::mem::take(&mut recipe.data.params);
-        let root = absolute(data)?.to_string_lossy().into_owned();
-        qdrop_core::recipe::apply_set(&mut params, &format!("root={}", serde_yaml::to_string(&root)?))?;
-        recipe.data.params = params;
-    }
-    Ok(recipe)
-}
-
 fn evaluate_command(arguments: &EvaluateArguments, output: Output) -> Result<Value> {
     let registries = Registries::collect()?;
     let console = Console::new();
@@ -165,22 +149,19 @@ fn evaluate_command(arguments: &EvaluateArguments, output: Output) -> Result<Val
     if !saved && !arguments.float {
         bail!("'{}' is a recipe, nothing is quantized yet; add --float to measure its float network, or give a folder written by `quantize --out`", target.recipe);
     }
-    let accuracy = if saved && !arguments.float {
-        if target.iters.is_some() || target.weights.is_some() || !target.set.is_empty() {
-            bail!("a saved result cannot be changed: --set, --iters and --weights belong to recipes");
-        }
-        // The demo's data may have been cleaned away since.
-        recipes::demo_folder()?;
-        let device = device::open(&target.device)?;
-        let saved = load_saved(dir, &registries, &device).context("loading the saved result")?;
-        let session = session(target, saved.recipe, &registries)?;
-        let dataset = session.dataset(Split::Evaluation)?;
-        let settings = &session.recipe().evaluation;
-        evaluate(&saved.model, &*dataset, Precision::Quantized, settings.batch_size, settings.images, &console)?
-    } else {
-        let session = session(target, recipes::load(target)?, &registries)?;
+    if saved && (target.iters.is_some() || target.weights.is_some() || !target.set.is_empty()) {
+        bail!("a saved result cannot be changed: --set, --iters and --weights belong to recipes");
+    }
+    let recipe = recipes::load(target)?;
+    let accuracy = if arguments.float {
+        let session = session(target, recipe, &registries)?;
         let model = session.float_model().context("loading the float network")?;
         session.evaluate(&model, Precision::Float, &console).context("evaluating the float network")?
+    } else {
+        let device = device::open(&target.device)?;
+        let model = load_saved(dir, &registries, &device).context("loading the saved result")?.model;
+        let session = session(target, recipe, &registries)?;
+        session.evaluate(&model, Precision::Quantized, &console).context("evaluating the quantized network")?
     };
     output
         .print(&format!("top-1 {:.2} %, top-5 {:.2} % of {} images\n", accuracy.top1, accuracy.top5, accuracy.images));
@@ -262,10 +243,6 @@ fn check(arguments: &RecipeArguments, output: Output) -> Result<Value> {
         }
         Err(_) => unchecked.push("weights"),
     }
-    let has_root = arguments.data.is_some()
-        || session.recipe().data.params.get("root").is_some()
-        || !session.recipe().base_dir.as_os_str().is_empty();
-    let needs_root = session.recipe().data.params.get("root").is_none() && arguments.data.is_none();
     match session.dataset(Split::Evaluation) {
         Ok(evaluation) => {
             let calibration = session.dataset(Split::Calibration).context("checking the calibration images")?;
@@ -275,8 +252,8 @@ fn check(arguments: &RecipeArguments, output: Output) -> Result<Value> {
                 evaluation.len()
             ));
         }
-        Err(qdrop_core::Error::Setting { path, .. }) if needs_root && path.ends_with("root") => unchecked.push("data"),
-        Err(e) => return Err(e).context(if has_root { "checking the data" } else { "opening the data" }),
+        Err(qdrop_core::Error::Setting { path, .. }) if path == "data.params.root" => unchecked.push("data"),
+        Err(e) => return Err(e).context("checking the data"),
     }
     for what in &unchecked {
         output.print(&format!("{what}: not given, not checked\n"));

@@ -2,6 +2,7 @@
 
 use crate::arguments::RecipeArguments;
 use anyhow::{anyhow, bail, Context, Result};
+use qdrop_core::pipeline::RECIPE_FILE;
 use qdrop_core::recipe::{apply_set, merge, parse_yaml, Recipe};
 use qdrop_core::registry::nearest;
 use serde_yaml::Value;
@@ -41,7 +42,20 @@ pub fn load(arguments: &RecipeArguments) -> Result<Recipe> {
     for change in &changes {
         apply_set(&mut value, change)?;
     }
-    Ok(Recipe::from_value(value, &origin)?)
+    let mut recipe = Recipe::from_value(value, &origin)?;
+    // Absolute, so that a saved recipe means the same from everywhere.
+    let absolute = |path: &Path| std::path::absolute(path).with_context(|| format!("resolving {}", path.display()));
+    recipe.base_dir = match recipe.base_dir.as_os_str().is_empty() {
+        true => std::env::current_dir().context("finding the current folder")?,
+        false => absolute(&recipe.base_dir)?,
+    };
+    if let Some(weights) = &arguments.weights {
+        recipe.model.weights = Some(absolute(weights)?);
+    }
+    if let Some(data) = &arguments.data {
+        recipe.data_root = Some(absolute(data)?);
+    }
+    Ok(recipe)
 }
 
 /// A recipe with what it inherits, and the file that relative paths start from.
@@ -49,12 +63,18 @@ fn read(name: &str, depth: usize) -> Result<(Value, PathBuf)> {
     if depth > MAX_DEPTH {
         bail!("recipe '{name}': more than {MAX_DEPTH} levels of `extends`; does it extend itself?");
     }
-    let file = Path::new(name);
+    let file = match Path::new(name) {
+        // A saved result stands for its recipe.
+        folder if folder.is_dir() => folder.join(RECIPE_FILE),
+        file => file.into(),
+    };
     let (text, origin) = match BUILT_IN.iter().find(|(n, _)| *n == name) {
         Some((_, text)) => (text.to_string(), demo_folder()?.join(name)),
         None if file.exists() => {
-            let text = std::fs::read_to_string(file).with_context(|| format!("reading recipe {}", file.display()))?;
-            (text, file.to_path_buf())
+            let text = std::fs::read_to_string(&file).with_context(|| format!("reading recipe {}", file.display()))?;
+            // The demo's files may have been cleaned away since its result was saved.
+            demo_folder()?;
+            (text, file)
         }
         None => return Err(unknown(name)),
     };

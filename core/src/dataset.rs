@@ -25,7 +25,7 @@ pub struct DatasetRequest {
     pub input: [usize; 3],
     /// Classes of the network's output.
     pub classes: usize,
-    /// Replaces the data folder of the recipe.
+    /// Replaces the folder that the parameters name.
     pub root: Option<PathBuf>,
     /// Folder that relative paths of the parameters start from.
     pub base_dir: PathBuf,

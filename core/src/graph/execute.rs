@@ -55,15 +55,10 @@ pub fn execute(
         Op::Mul => input(0)?.broadcast_mul(input(1)?).doing(doing()),
         Op::MaxPool(geometry) => ops::max_pool2d(input(0)?, geometry).doing(doing()),
         Op::AveragePool(geometry) => ops::average_pool2d(input(0)?, geometry).doing(doing()),
-        Op::GlobalAveragePool => input(0)?.mean_keepdim((2, 3)).doing(doing()),
+        Op::GlobalAveragePool => ops::global_average_pool(input(0)?).doing(doing()),
         Op::Pad(padding) => ops::pad2d(input(0)?, *padding).doing(doing()),
         Op::Concat => Tensor::cat(inputs, 1).doing(doing()),
         Op::Flatten => input(0)?.flatten_from(1).doing(doing()),
-        Op::UpsampleNearest { factor } => {
-            let x = input(0)?;
-            let [height, width] = [node.shape[1], node.shape[2]];
-            debug_assert_eq!(height % factor[0], 0);
-            x.upsample_nearest2d(height, width).doing(doing())
-        }
+        Op::UpsampleNearest { factor } => ops::upsample_nearest(input(0)?, *factor).doing(doing()),
     }
 }

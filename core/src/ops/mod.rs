@@ -22,7 +22,7 @@ pub use drop::{drop, Keep};
 pub use fake_quantize::{fake_quantize, Grid};
 pub use linear::linear;
 pub use loss::reconstruction_loss;
-pub use pool::{average_pool2d, max_pool2d, Pool2dGeometry};
+pub use pool::{average_pool2d, global_average_pool, max_pool2d, Pool2dGeometry};
 pub use qdrop_kernels::activation::Activation;
 pub use qdrop_kernels::conv::Padding;
 pub(crate) use storage::f32_values;
@@ -50,4 +50,16 @@ pub fn scale_gradient(x: &Tensor, factor: f64) -> Result<Tensor> {
 /// The tensor library's.
 pub fn pad2d(x: &Tensor, padding: Padding) -> Result<Tensor> {
     x.pad_with_zeros(2, padding.top, padding.bottom)?.pad_with_zeros(3, padding.left, padding.right)
+}
+
+/// Repeats every pixel of `x` (N, C, H, W) `factor` times down and across.
+///
+/// # Errors
+/// The tensor library's.
+pub fn upsample_nearest(x: &Tensor, factor: [usize; 2]) -> Result<Tensor> {
+    let repeated = |x: &Tensor, axis: usize, factor: usize| {
+        let picks: Vec<u32> = (0..x.dim(axis)? * factor).map(|i| (i / factor) as u32).collect();
+        x.contiguous()?.index_select(&Tensor::new(picks, x.device())?, axis)
+    };
+    repeated(&repeated(x, 2, factor[0])?, 3, factor[1])
 }

@@ -111,3 +111,17 @@ pub fn average_pool2d(x: &Tensor, geometry: &Pool2dGeometry) -> Result<Tensor> {
         composite::average_pool2d(x, geometry)
     }
 }
+
+/// The mean over height and width of `x` (N, C, H, W); the result is (N, C, 1, 1).
+///
+/// # Errors
+/// `x` is no image.
+pub fn global_average_pool(x: &Tensor) -> Result<Tensor> {
+    if !on_kernels(x) {
+        return x.mean_keepdim((2, 3));
+    }
+    let (_, _, height, width) = x.dims4()?;
+    let kernel = [height, width];
+    let whole = Pool2dGeometry { kernel, stride: kernel, padding: [0; 2], ceil_mode: false, count_include_pad: true };
+    run(x, &whole, false)
+}

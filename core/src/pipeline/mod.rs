@@ -18,4 +18,4 @@ pub use progress::{Event, Progress, Silent};
 pub use reconstruct::reconstruct;
 pub use registries::Registries;
 pub use saved::{load_saved, save, SavedModel, Summary, MODEL_FILE, RECIPE_FILE, SUMMARY_FILE};
-pub use session::{Overrides, RunResult, Session};
+pub use session::{RunResult, Session};

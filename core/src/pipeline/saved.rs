@@ -162,7 +162,7 @@ pub fn load_saved(dir: &Path, registries: &Registries, device: &Device) -> Resul
     let summary = serde_json::from_str(&summary).map_err(|e| Error::data(&summary_file, e))?;
     let file = dir.join(MODEL_FILE);
     let mut tensors = weights::read(&file)?;
-    let session = Session::new(recipe, registries, device.clone(), Default::default())?;
+    let session = Session::new(recipe, registries, device.clone())?;
     let mut model = session.empty_model()?;
     let weight_sites: Vec<NodeId> = model.weight_sites().map(|(n, _)| n).collect();
     let mut reader = Reader { tensors: &mut tensors, file: &file, device };

@@ -19,21 +19,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Paths given outside the recipe.
-#[derive(Debug, Clone, Default)]
-pub struct Overrides {
-    /// Replaces the checkpoint.
-    pub weights: Option<PathBuf>,
-    /// Replaces the data folder.
-    pub data: Option<PathBuf>,
-}
-
 /// A recipe with everything that it names looked up.
 pub struct Session<'a> {
     recipe: Recipe,
     registries: &'a Registries,
     device: Device,
-    overrides: Overrides,
     architecture: Box<dyn Architecture>,
     reconstructor: Box<dyn Reconstructor>,
     graph: Graph,
@@ -54,7 +44,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// A name is unknown, a parameter is wrong, or the network cannot be built.
-    pub fn new(recipe: Recipe, registries: &'a Registries, device: Device, overrides: Overrides) -> Result<Self> {
+    pub fn new(recipe: Recipe, registries: &'a Registries, device: Device) -> Result<Self> {
         let strategy = &recipe.model.architecture;
         let path = "model.architecture";
         let architecture = (registries.architectures.get(&strategy.name, path)?.build.0)();
@@ -62,7 +52,7 @@ impl<'a> Session<'a> {
         let strategy = &recipe.reconstruction;
         let entry = registries.reconstructors.get(&strategy.name, "reconstruction")?;
         let reconstructor = (entry.build.0)(&strategy.params_at("reconstruction"))?;
-        let session = Self { recipe, registries, device, overrides, architecture, reconstructor, graph };
+        let session = Self { recipe, registries, device, architecture, reconstructor, graph };
         session.registries.datasets.get(&session.recipe.data.name, "data")?;
         for plan in session.plans()? {
             let (observer, path) = &plan.observer;
@@ -106,9 +96,6 @@ impl<'a> Session<'a> {
     /// # Errors
     /// None is given.
     pub fn weights_file(&self) -> Result<PathBuf> {
-        if let Some(file) = &self.overrides.weights {
-            return Ok(file.clone());
-        }
         let file = self.recipe.model.weights.as_ref().ok_or_else(|| {
             Error::setting("model.weights", "no checkpoint is given; set it in the recipe or with --weights FILE")
         })?;
@@ -126,7 +113,7 @@ impl<'a> Session<'a> {
             seed: self.recipe.seed,
             input: self.graph.input_shape().try_into().map_err(|_| Error::graph("input", "is not an image"))?,
             classes: self.graph.classes(),
-            root: self.overrides.data.clone(),
+            root: self.recipe.data_root.as_ref().map(|root| self.recipe.resolve(root)),
             base_dir: self.recipe.base_dir.clone(),
         };
         let dataset = (self.registries.datasets.get(&data.name, "data")?.build.0)(&data.params_at("data"), &request)?;

@@ -83,6 +83,9 @@ pub struct Recipe {
     pub model: ModelRecipe,
     /// The dataset.
     pub data: Strategy,
+    /// Replaces the folder that the dataset's own parameters name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_root: Option<PathBuf>,
     /// Bit widths, observers and quantizers.
     pub quant: QuantRecipe,
     /// The calibration set.
