@@ -21,6 +21,11 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Instant;
 
+/// Keeps freed memory: the large tensors of a step are allocated again in the next one, and the
+/// system's allocator would return their pages each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const SAMPLES: usize = 64;
 const BATCH: usize = 32;
 /// First iterations, which are not counted.

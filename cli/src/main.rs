@@ -13,6 +13,11 @@ use qdrop_models as _;
 use qdrop_plugins as _;
 use std::process::ExitCode;
 
+/// Keeps freed memory: the large tensors of a step are allocated again in the next one, and the
+/// system's allocator would return their pages each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = arguments::Arguments::parse();
     let json = arguments.json;

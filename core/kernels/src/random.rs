@@ -14,6 +14,8 @@ pub struct Stream {
 }
 
 const ROUNDS: usize = 10;
+/// Counter blocks computed side by side.
+const LANES: usize = 16;
 
 #[inline(always)]
 fn philox(key: u64, mut c: [u32; 4]) -> [u32; 4] {
@@ -54,10 +56,40 @@ impl Stream {
     #[inline(always)]
     pub fn fill(&self, first: usize, out: &mut [u32]) {
         debug_assert_eq!(first % 4, 0);
-        for (i, chunk) in out.chunks_mut(4).enumerate() {
-            let r = self.block((first / 4 + i) as u32);
-            chunk.copy_from_slice(&r[..chunk.len()]);
+        for (i, chunk) in out.chunks_mut(4 * LANES).enumerate() {
+            let blocks = self.blocks((first / 4 + i * LANES) as u32);
+            for (lane, four) in chunk.chunks_mut(4).enumerate() {
+                for (o, word) in four.iter_mut().zip(&blocks) {
+                    *o = word[lane];
+                }
+            }
         }
+    }
+
+    /// Counter blocks `first..first + LANES` side by side, word by word: [`philox`] in a form that
+    /// the compiler vectorizes.
+    #[inline(always)]
+    fn blocks(&self, first: u32) -> [[u32; LANES]; 4] {
+        let (mut k0, mut k1) = (self.seed as u32, (self.seed >> 32) as u32);
+        let mut c = [[0; LANES], [self.id[0]; LANES], [self.id[1]; LANES], [self.id[2]; LANES]];
+        for (lane, word) in c[0].iter_mut().enumerate() {
+            *word = first.wrapping_add(lane as u32);
+        }
+        for _ in 0..ROUNDS {
+            let mut next = [[0; LANES]; 4];
+            for l in 0..LANES {
+                let p0 = u64::from(c[0][l]) * 0xD251_1F53;
+                let p1 = u64::from(c[2][l]) * 0xCD9E_8D57;
+                next[0][l] = (p1 >> 32) as u32 ^ c[1][l] ^ k0;
+                next[1][l] = p1 as u32;
+                next[2][l] = (p0 >> 32) as u32 ^ c[3][l] ^ k1;
+                next[3][l] = p0 as u32;
+            }
+            c = next;
+            k0 = k0.wrapping_add(0x9E37_79B9);
+            k1 = k1.wrapping_add(0xBB67_AE85);
+        }
+        c
     }
 }
 
@@ -79,7 +111,7 @@ mod tests {
     #[test]
     fn fill_equals_single_draws() {
         let stream = Stream { seed: 1005, id: [1, 2, 3] };
-        let mut out = [0; 11];
+        let mut out = [0; 151];
         stream.fill(8, &mut out);
         for (i, v) in out.iter().enumerate() {
             assert_eq!(*v, stream.u32(8 + i));
