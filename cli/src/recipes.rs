@@ -34,6 +34,11 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     BUILT_IN.iter().map(|(name, _)| *name).filter(|name| !name.split('/').any(|p| p.starts_with('_')))
 }
 
+/// Whether a built-in recipe has this name. A file or folder of the same name does not hide it.
+pub fn is_built_in(name: &str) -> bool {
+    BUILT_IN.iter().any(|(n, _)| *n == name)
+}
+
 /// The recipe of a command with all its changes.
 pub fn load(arguments: &RecipeArguments) -> Result<Recipe> {
     let (mut value, origin) = read(&arguments.recipe, 0)?;

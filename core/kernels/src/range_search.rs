@@ -16,6 +16,8 @@ use rayon::prelude::*;
 pub const POWER: f32 = 2.4;
 /// Bins of the successive histograms.
 const LEVELS: [usize; 2] = [1 << 12, 1 << 16];
+/// Partial sums kept side by side.
+const LANES: usize = 16;
 /// Arrays below this size are searched without histogram.
 const SMALL: usize = 1 << 16;
 
@@ -24,7 +26,7 @@ const SMALL: usize = 1 << 16;
 pub struct Candidate {
     /// Step of the grid.
     pub scale: f32,
-    /// Integer that stands for zero.
+    /// Integer that stands for zero, between the bounds of the grid.
     pub zero_point: f32,
 }
 
@@ -53,7 +55,6 @@ fn power(d: f32) -> f32 {
 /// The sum of errors over a short run, in f64 from 16 lanes of f32.
 #[inline(always)]
 fn run_error(x: &[f32], c: Candidate, b: Bounds) -> f64 {
-    const LANES: usize = 16;
     let mut total = 0.0_f64;
     for stretch in x.chunks(1024) {
         let mut lanes = [0.0_f32; LANES];
@@ -103,27 +104,34 @@ pub fn search(x: &[f32], candidates: &[Candidate], bounds: Bounds) -> Option<(us
 /// because a range that clips them is lost at once.
 fn search_small(x: &[f32], candidates: &[Candidate], bounds: Bounds) -> (usize, f64) {
     const STRETCH: usize = 32;
-    let sample: Vec<f32> = x.iter().step_by(8).copied().collect();
+    // Zero lies on every grid: padding to whole vectors adds no error.
+    let padded = |mut values: Vec<f32>| {
+        values.resize(values.len().next_multiple_of(LANES), 0.0);
+        values
+    };
+    let sample = padded(x.iter().step_by(8).copied().collect());
     let mut sorted = x.to_vec();
     sorted.sort_by(|a, b| b.abs().total_cmp(&a.abs()));
+    let sorted = padded(sorted);
     vectorize(
         #[inline(always)]
         || {
-            let sum_below = |c: Candidate, limit: f64| {
+            let mut first = (0, f64::INFINITY);
+            for (i, c) in candidates.iter().enumerate() {
+                let sum = run_error(&sample, *c, bounds);
+                if sum < first.1 {
+                    first = (i, sum);
+                }
+            }
+            let mut best = (first.0, run_error(&sorted, candidates[first.0], bounds));
+            for (i, c) in candidates.iter().enumerate() {
                 let mut sum = 0.0;
                 for stretch in sorted.chunks(STRETCH) {
-                    sum += run_error(stretch, c, bounds);
-                    if sum > limit {
+                    sum += run_error(stretch, *c, bounds);
+                    if sum > best.1 {
                         break;
                     }
                 }
-                sum
-            };
-            let coarse = candidates.iter().map(|c| run_error(&sample, *c, bounds));
-            let first = coarse.enumerate().fold((0, f64::INFINITY), |a, b| if b.1 < a.1 { b } else { a });
-            let mut best = (first.0, sum_below(candidates[first.0], f64::INFINITY));
-            for (i, c) in candidates.iter().enumerate() {
-                let sum = sum_below(*c, best.1);
                 if sum < best.1 || (sum == best.1 && i < best.0) {
                     best = (i, sum);
                 }
@@ -138,7 +146,13 @@ fn search_large(x: &[f32], candidates: &[Candidate], alive: &[usize], bounds: Bo
     let parts = map_pieces(x.len(), |start, end| {
         vectorize(
             #[inline(always)]
-            || alive.iter().map(|i| run_error(&x[start..end], candidates[*i], bounds)).collect::<Vec<_>>(),
+            || {
+                let mut sums = Vec::with_capacity(alive.len());
+                for i in alive {
+                    sums.push(run_error(&x[start..end], candidates[*i], bounds));
+                }
+                sums
+            },
         )
     });
     let mut sums = vec![0.0; alive.len()];

@@ -3,7 +3,8 @@
 /// Runs `body` compiled for the widest vector instructions of this processor.
 ///
 /// `body` and everything it calls must be inlined for the wider instructions to be used: mark
-/// helpers `#[inline(always)]`.
+/// helpers `#[inline(always)]`, and write loops rather than iterator adapters around expensive
+/// closures, which the compiler may leave out of line (a fused multiply-add is then a slow call).
 #[inline(always)]
 pub fn vectorize<R>(body: impl FnOnce() -> R) -> R {
     struct Body<F>(F);

@@ -70,9 +70,10 @@ pub fn calibration_images(
     order.truncate(count);
     progress.event(Event::Started { stage: "calibration images", total: order.len() });
     let mut parts = Vec::new();
-    let mut done = 0;
+    let (mut done, mut broken) = (0, 0);
     for indices in order.chunks(64) {
         let batch = load_batch(dataset, indices, input, device)?;
+        broken += batch.broken.len();
         for message in batch.broken {
             progress.event(Event::Warning(format!("skipped: {message}")));
         }
@@ -84,5 +85,9 @@ pub fn calibration_images(
         }
     }
     progress.event(Event::Finished);
+    if broken > 0 {
+        let message = format!("{broken} of {} calibration images could not be read", order.len());
+        progress.event(Event::Warning(message));
+    }
     Tensor::cat(&parts, 0).doing("collecting the calibration images")
 }

@@ -122,7 +122,7 @@ pub struct ModelRecipe {
     pub weights: Option<PathBuf>,
 }
 
-/// Where quantizers sit (see `docs` of each) and which layers keep 8 bits.
+/// Which layers keep 8 bits. Results in one setting are not comparable with the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Setting {
