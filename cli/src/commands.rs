@@ -219,7 +219,9 @@ fn show_recipes(action: RecipesAction, output: Output) -> Result<Value> {
             Ok(json!({ "recipes": list }))
         }
         RecipesAction::Show { name } => {
-            let recipe = recipes::load(&plain(name))?;
+            let mut recipe = recipes::load(&plain(name))?;
+            // A copy of the text belongs to the folder it is put in.
+            recipe.base_dir.clear();
             output.print(&recipe.to_yaml()?);
             Ok(serde_json::to_value(&recipe)?)
         }

@@ -108,19 +108,17 @@ impl Progress for Console {
                 }
             }
             Event::Unit { number, of, report } => {
-                let text = |last| report.mean_losses(last).map(|l| losses(&l)).unwrap_or_default();
-                let reconstruction = report.mean_losses(false).map_or(0.0, |l| l.reconstruction);
-                let seconds = duration(report.seconds);
+                let first = report.mean_losses(false).map_or(0.0, |l| l.reconstruction);
+                let last = report.mean_losses(true).unwrap_or(LossPoint { reconstruction: 0.0, rounding: 0.0, b: 0.0 });
                 eprintln!(
-                    "unit {number}/{of} {}: reconstruction {reconstruction:.5} -> {} ({seconds})",
+                    "unit {number}/{of} {}: reconstruction {first:.5} -> {:.5}, rounding {:.4} ({})",
                     report.name,
-                    text(true)
+                    last.reconstruction,
+                    last.rounding,
+                    duration(report.seconds)
                 );
             }
             Event::Warning(_) => {}
-            // Events of later versions need no display.
-            #[allow(unreachable_patterns)]
-            _ => {}
         }
     }
 }

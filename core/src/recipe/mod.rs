@@ -103,8 +103,12 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub compare: Vec<Variant>,
     /// Folder that relative paths start from; the recipe's own by default.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_empty")]
     pub base_dir: PathBuf,
+}
+
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 fn default_seed() -> u64 {
