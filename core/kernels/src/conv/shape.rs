@@ -93,7 +93,7 @@ impl Conv2dShape {
         if let Some((name, _)) = positive.iter().find(|(_, v)| *v == 0) {
             return Err(ShapeError::Zero(name));
         }
-        if self.in_channels % self.groups != 0 || self.out_channels % self.groups != 0 {
+        if !self.in_channels.is_multiple_of(self.groups) || !self.out_channels.is_multiple_of(self.groups) {
             return Err(ShapeError::Groups {
                 groups: self.groups,
                 in_channels: self.in_channels,
