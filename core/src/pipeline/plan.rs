@@ -93,3 +93,57 @@ fn base_plan(site: Site, quant: &QuantRecipe) -> SitePlan {
         quantizer: (tensor.quantizer.clone(), join(path, "quantizer")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Conv2d, GraphBuilder};
+    use crate::recipe::Recipe;
+    use std::path::Path;
+
+    fn graph() -> Graph {
+        let mut b = GraphBuilder::new([3, 8, 8]);
+        let mut x = b.input();
+        for i in 0..4 {
+            x = b
+                .unit(&format!("block{i}"), |b| {
+                    let x = b.conv2d(&format!("conv{i}"), x, Conv2d::new(4, 3).padding(1))?;
+                    b.relu(&format!("relu{i}"), x)
+                })
+                .unwrap();
+        }
+        let x = b.global_average_pool("pool", x).unwrap();
+        let x = b.flatten("flatten", x).unwrap();
+        let x = b.unit("fc", |b| b.linear("fc", x, 10)).unwrap();
+        b.finish(x).unwrap()
+    }
+
+    /// Bits of the weights and of the activations.
+    fn bits(setting: &str, overrides: &str) -> Result<(Vec<u32>, Vec<u32>)> {
+        let tensor = "granularity: per_tensor, observer: minmax, quantizer: fixed";
+        let text = format!(
+            "{{name: t, model: {{architecture: a}}, data: d, reconstruction: none, quant: {{setting: {setting}, \
+             weight: {{bits: 2, {tensor}}}, activation: {{bits: 4, {tensor}}}, overrides: {overrides}}}}}"
+        );
+        let recipe = Recipe::from_yaml(&text, Path::new("t.yaml"))?;
+        let plans = plan_sites(&graph(), &recipe.quant)?;
+        let of = |kind| plans.iter().filter(|p| p.site.kind == kind).map(|p| p.spec.bits).collect();
+        Ok((of(SiteKind::Weight), of(SiteKind::Activation)))
+    }
+
+    #[test]
+    fn the_settings_keep_their_layers_at_8_bits() {
+        assert_eq!(bits("qdrop", "[]").unwrap(), (vec![8, 2, 2, 2, 8], vec![4, 4, 4, 8]));
+        assert_eq!(bits("brecq", "[]").unwrap(), (vec![8, 2, 2, 2, 8], vec![8, 4, 4, 8]));
+    }
+
+    #[test]
+    fn overrides_match_units_and_layers_and_the_last_wins() {
+        let all =
+            "[{match: \"block*\", weight: {bits: 3}}, {match: conv1, weight: {bits: 5}, activation: {float: true}}]";
+        assert_eq!(bits("qdrop", all).unwrap(), (vec![3, 5, 3, 3, 8], vec![4, 4, 8]));
+        assert_eq!(bits("qdrop", "[{match: block2, float: true}]").unwrap(), (vec![8, 2, 2, 8], vec![4, 4, 8]));
+        let error = bits("qdrop", "[{match: \"[\", float: true}]").unwrap_err().to_string();
+        assert!(error.starts_with("quant.overrides[0].match"), "{error}");
+    }
+}
