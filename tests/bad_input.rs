@@ -58,6 +58,8 @@ fn impossible_bits() {
 #[test]
 fn impossible_parameters() {
     says(&demo(&["reconstruction.params.drop_prob=1.5"]), &["reconstruction.params.drop_prob: is a probability"]);
+    let run = qdrop(&["check", "demo", "--iters", "0"]);
+    says(&run, &["run_iters: must be at least 1"]);
     says(&demo(&["quant.activation.quantizer=adaround"]), &["adaround rounds weights; use lsq for activations"]);
     says(&demo(&["quant.weight.observer=avg_mse"]), &["quant.weight.observer: this observer averages over calls"]);
     says(&demo(&["quant.overrides=[{match: \"layer9*\", float: true}]"]), &["'layer9*' matches no unit or layer"]);

@@ -42,9 +42,7 @@ pub fn is_built_in(name: &str) -> bool {
 /// The recipe of a command with all its changes.
 pub fn load(arguments: &RecipeArguments) -> Result<Recipe> {
     let (mut value, origin) = read(&arguments.recipe, 0)?;
-    let mut changes = arguments.set.clone();
-    changes.extend(arguments.iters.map(|n| format!("reconstruction.params.run_iters={n}")));
-    for change in &changes {
+    for change in &arguments.set {
         apply_set(&mut value, change)?;
     }
     let mut recipe = Recipe::from_value(value, &origin)?;
@@ -54,6 +52,7 @@ pub fn load(arguments: &RecipeArguments) -> Result<Recipe> {
         true => std::env::current_dir().context("finding the current folder")?,
         false => absolute(&recipe.base_dir)?,
     };
+    recipe.run_iters = arguments.iters.or(recipe.run_iters);
     if let Some(weights) = &arguments.weights {
         recipe.model.weights = Some(absolute(weights)?);
     }

@@ -190,6 +190,16 @@ pub trait Reconstructor: Send + Sync {
         Ok(())
     }
 
+    /// Run only so many iterations, with the learning rates scaled up so that iterations x rate
+    /// stays the same. The default is for reconstructors that do not iterate: nothing changes.
+    ///
+    /// # Errors
+    /// The number is not possible.
+    fn shorten(&mut self, iters: usize) -> Result<()> {
+        let _ = iters;
+        Ok(())
+    }
+
     /// Anything that the user must know before the run, such as that results are not comparable.
     fn notice(&self) -> Option<String> {
         None

@@ -51,7 +51,10 @@ impl<'a> Session<'a> {
         let graph = architecture.graph(&strategy.params_at(path))?;
         let strategy = &recipe.reconstruction;
         let entry = registries.reconstructors.get(&strategy.name, "reconstruction")?;
-        let reconstructor = (entry.build.0)(&strategy.params_at("reconstruction"))?;
+        let mut reconstructor = (entry.build.0)(&strategy.params_at("reconstruction"))?;
+        if let Some(iters) = recipe.run_iters {
+            reconstructor.shorten(iters)?;
+        }
         let session = Self { recipe, registries, device, architecture, reconstructor, graph };
         session.registries.datasets.get(&session.recipe.data.name, "data")?;
         for plan in session.plans()? {

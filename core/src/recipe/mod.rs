@@ -93,6 +93,10 @@ pub struct Recipe {
     pub calibration: CalibrationRecipe,
     /// The reconstructor.
     pub reconstruction: Strategy,
+    /// Shorten the reconstruction of each unit to so many iterations, with the learning rates
+    /// scaled up; the result is not comparable with a full run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_iters: Option<usize>,
     /// How accuracy is measured.
     #[serde(default)]
     pub evaluation: EvaluationRecipe,

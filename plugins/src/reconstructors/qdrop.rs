@@ -12,7 +12,8 @@ pub struct QdropParams {
     /// Optimizer steps for each unit that the learning rates are meant for.
     pub iters: usize,
     /// Run only so many steps, with the learning rates scaled up so that steps x rate stays the
-    /// same: an alpha moves by at most about its rate each step.
+    /// same: an alpha moves by at most about its rate each step. See [`Reconstructor::shorten`].
+    #[serde(skip)]
     pub run_iters: Option<usize>,
     /// Samples for each step.
     pub batch_size: usize,
@@ -50,7 +51,6 @@ impl QdropParams {
     fn validate(self, params: &Params) -> Result<Self> {
         let checks = [
             ("iters", self.iters >= 1, "must be at least 1"),
-            ("run_iters", self.run_iters != Some(0), "must be at least 1"),
             ("batch_size", self.batch_size >= 1, "must be at least 1"),
             ("drop_prob", (0.0..=1.0).contains(&self.drop_prob), "is a probability between 0 and 1"),
             ("lr", self.lr >= 0.0 && self.lr.is_finite(), "must not be negative"),
@@ -155,6 +155,14 @@ impl Reconstructor for Qdrop {
             );
             return Err(Error::setting(format!("{}.batch_size", self.path), message));
         }
+        Ok(())
+    }
+
+    fn shorten(&mut self, iters: usize) -> Result<()> {
+        if iters == 0 {
+            return Err(Error::setting("run_iters", "must be at least 1"));
+        }
+        self.params.run_iters = Some(iters);
         Ok(())
     }
 
