@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong in the library.
+///
+/// The message of each variant is complete: a cause is part of it, not a further link of the chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -69,14 +71,14 @@ pub enum Error {
         message: String,
     },
     /// A file system operation failed.
-    #[error("cannot {action} {}: {source}", .path.display())]
+    #[error("cannot {action} {}: {cause}", .path.display())]
     Io {
         /// What was tried, such as "read".
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The system's answer.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The requested device cannot be used.
     #[error("device '{device}': {message}")]
@@ -87,12 +89,12 @@ pub enum Error {
         message: String,
     },
     /// An error of the tensor library, with what was being done.
-    #[error("{context}: {source}")]
+    #[error("{context}: {cause}")]
     Tensor {
         /// What was being done.
         context: String,
         /// The tensor library's error.
-        source: Box<candle_core::Error>,
+        cause: Box<candle_core::Error>,
     },
     /// Anything else, said by a strategy.
     #[error("{0}")]
@@ -130,7 +132,7 @@ impl Error {
     /// A closure that wraps an I/O error, for `map_err`.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().into();
-        move |source| Self::Io { action, path, source }
+        move |cause| Self::Io { action, path, cause }
     }
 
     /// A [`Error::Message`].
@@ -140,8 +142,8 @@ impl Error {
 }
 
 impl From<candle_core::Error> for Error {
-    fn from(source: candle_core::Error) -> Self {
-        Self::Tensor { context: "tensor operation".into(), source: Box::new(source) }
+    fn from(cause: candle_core::Error) -> Self {
+        Self::Tensor { context: "tensor operation".into(), cause: Box::new(cause) }
     }
 }
 
@@ -156,6 +158,6 @@ pub trait TensorContext<T> {
 
 impl<T> TensorContext<T> for candle_core::Result<T> {
     fn doing(self, context: impl Display) -> Result<T> {
-        self.map_err(|source| Error::Tensor { context: context.to_string(), source: Box::new(source) })
+        self.map_err(|cause| Error::Tensor { context: context.to_string(), cause: Box::new(cause) })
     }
 }

@@ -103,6 +103,10 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         Split::Calibration => (&parsed.train, parsed.augment),
         Split::Evaluation => (&parsed.val, false),
     };
+    if !root.join(folder).is_dir() {
+        let message = "there is no such folder; the data folder holds `train` and `val` unless the dataset's parameters say otherwise";
+        return Err(Error::data(root.join(folder), message));
+    }
     let images = class_folders::find(&root.join(folder), class_list.as_deref(), request.classes)?;
     let augment_seed = augment.then_some(request.seed);
     Ok(Box::new(ImageFolder { images, size: height, params: parsed, augment_seed }))
