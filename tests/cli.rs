@@ -151,7 +151,20 @@ fn lists_name_everything_with_its_origin() {
     assert_eq!(names("reconstructors"), ["layerwise", "none", "qdrop"]);
     assert_eq!(names("datasets"), ["idx", "image_folder"]);
     let architectures = [
+        "mnasnet",
         "mobilenet_v2",
+        "regnetx_1600m",
+        "regnetx_200m",
+        "regnetx_3200m",
+        "regnetx_4000m",
+        "regnetx_400m",
+        "regnetx_600m",
+        "regnetx_6400m",
+        "regnetx_800m",
+        "regnety_1600m",
+        "regnety_3200m",
+        "regnety_400m",
+        "regnety_800m",
         "resnet101",
         "resnet152",
         "resnet18",

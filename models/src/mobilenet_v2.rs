@@ -1,6 +1,7 @@
 //! MobileNetV2 (arXiv 1801.04381) with torchvision's tensor names, and the flat names of the
 //! checkpoints published with BRECQ and QDrop.
 
+use crate::rounding::divisible;
 use qdrop_core::prelude::*;
 
 /// Batch normalization's epsilon in PyTorch.
@@ -27,16 +28,6 @@ struct MobileNetParams {
 impl Default for MobileNetParams {
     fn default() -> Self {
         Self { classes: 1000, in_channels: 3, image_size: 224, width: 1.0 }
-    }
-}
-
-/// The nearest multiple of 8 that is not more than 10 % smaller.
-fn divisible(channels: f64) -> usize {
-    let rounded = (((channels + 4.0) / 8.0) as usize * 8).max(8);
-    if (rounded as f64) < 0.9 * channels {
-        rounded + 8
-    } else {
-        rounded
     }
 }
 
@@ -84,19 +75,19 @@ impl Architecture for MobileNetV2 {
         }
         let mut b = GraphBuilder::new([p.in_channels, p.image_size, p.image_size]);
         let image = b.input();
-        let first = Conv2d::new(divisible(32.0 * p.width), 3).stride(2).padding(1);
+        let first = Conv2d::new(divisible(32.0 * p.width, 8), 3).stride(2).padding(1);
         let mut x = b.unit("features.0", |b| conv_bn_relu6(b, "features.0", image, first))?;
         let mut index = 1;
         for (expansion, channels, repetitions, first_stride) in STAGES {
             for i in 0..repetitions {
                 let stride = if i == 0 { first_stride } else { 1 };
-                let block = (expansion, divisible(channels as f64 * p.width), stride);
+                let block = (expansion, divisible(channels as f64 * p.width, 8), stride);
                 let name = format!("features.{index}");
                 x = b.unit(&name, |b| inverted_residual(b, &name, x, block))?;
                 index += 1;
             }
         }
-        let last = Conv2d::new(divisible(1280.0 * p.width.max(1.0)), 1);
+        let last = Conv2d::new(divisible(1280.0 * p.width.max(1.0), 8), 1);
         x = b.unit("features.18", |b| conv_bn_relu6(b, "features.18", x, last))?;
         x = b.global_average_pool("avgpool", x)?;
         x = b.flatten("flatten", x)?;
