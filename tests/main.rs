@@ -1,5 +1,6 @@
 //! One integration crate: linking it once is much cheaper than one binary for each file.
 
+mod architectures;
 mod bad_input;
 mod cli;
 mod golden_observers;
