@@ -75,24 +75,7 @@ fn another_observer_is_one_line_and_changes_the_result() {
     let model = |observer: &str| {
         let out = dir.path().join(observer);
         let set = format!("quant.weight.observer={observer}");
-        let run = qdrop(&[
-            "quantize",
-            "demo",
-            "--json",
-            "--set",
-            "calibration={images: 64, observe: 32}",
-            "--set",
-            "evaluation={images: 200}",
-            "--set",
-            "compare=[]",
-            "--set",
-            "reconstruction=none",
-            "--set",
-            &set,
-            "--out",
-            text(&out),
-        ]);
-        run.json();
+        short(&["--set", "reconstruction=none", "--set", &set, "--out", text(&out)]).json();
         std::fs::read(out.join("model.safetensors")).unwrap()
     };
     assert!(model("mse") != model("minmax"));

@@ -8,11 +8,12 @@ use crate::memory::peak_resident_bytes;
 use crate::recipes;
 use crate::report::{table, Row};
 use anyhow::{bail, Context, Result};
+use qdrop_core::candle_core::Tensor;
 use qdrop_core::dataset::Split;
 use qdrop_core::device;
 use qdrop_core::graph::SiteKind;
-use qdrop_core::model::Precision;
-use qdrop_core::pipeline::{load_saved, save, Registries, Session, Summary, SUMMARY_FILE};
+use qdrop_core::model::{Precision, QuantModel};
+use qdrop_core::pipeline::{load_saved, save, Registries, RunResult, Session, Summary, SUMMARY_FILE};
 use qdrop_core::recipe::Recipe;
 use qdrop_core::registry::{Kind, Registry};
 use serde_json::{json, Value};
@@ -86,23 +87,14 @@ fn quantize(arguments: &QuantizeArguments, output: Output) -> Result<Value> {
         let stage = || format!("variant '{}'", variant.name);
         let session = session(&arguments.recipe, recipe.variant(variant)?, &registries).with_context(stage)?;
         let model = session.float_model().with_context(stage)?;
-        let result = session.quantize(model, &images, &console).with_context(stage)?;
-        let accuracy = session.evaluate(&result.model, Precision::Quantized, &console).with_context(stage)?;
-        let bits = session.recipe().bits();
-        rows.push(Row { name: variant.name.clone(), bits, accuracy, seconds: Some(result.seconds) });
+        rows.push(quantize_and_measure(&session, model, &images, &variant.name, &console).with_context(stage)?.1);
     }
     if !recipe.compare.is_empty() {
         console.line(&format!("{}:", recipe.reconstruction.name));
     }
-    let result = main.quantize(float_model, &images, &console).context("quantizing")?;
-    let quantized =
-        main.evaluate(&result.model, Precision::Quantized, &console).context("evaluating the quantized network")?;
-    rows.push(Row {
-        name: recipe.reconstruction.name.clone(),
-        bits: recipe.bits(),
-        accuracy: quantized,
-        seconds: Some(result.seconds),
-    });
+    let (result, row) = quantize_and_measure(&main, float_model, &images, &recipe.reconstruction.name, &console)?;
+    let quantized = row.accuracy;
+    rows.push(row);
     let summary = Summary {
         recipe: recipe.name.clone(),
         setting: recipe.quant.setting.to_string(),
@@ -135,6 +127,21 @@ fn quantize(arguments: &QuantizeArguments, output: Output) -> Result<Value> {
         .collect();
     value["out"] = json!(arguments.out);
     Ok(value)
+}
+
+/// Quantizes the float network and measures the result; `name` is what the table calls it.
+fn quantize_and_measure(
+    session: &Session<'_>,
+    float_model: QuantModel,
+    images: &Tensor,
+    name: &str,
+    console: &Console,
+) -> Result<(RunResult, Row)> {
+    let result = session.quantize(float_model, images, console).context("quantizing")?;
+    let accuracy =
+        session.evaluate(&result.model, Precision::Quantized, console).context("evaluating the quantized network")?;
+    let row = Row { name: name.into(), bits: session.recipe().bits(), accuracy, seconds: Some(result.seconds) };
+    Ok((result, row))
 }
 
 fn evaluate_command(arguments: &EvaluateArguments, output: Output) -> Result<Value> {

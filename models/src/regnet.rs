@@ -202,15 +202,6 @@ macro_rules! regnets {
                 excitation: $excitation,
             })
         })*
-
-        /// Every member by name.
-        #[cfg(test)]
-        fn members() -> Vec<(&'static str, RegNet)> {
-            vec![$(($name, RegNet {
-                slope: $slope, initial: $initial, multiplier: $multiplier, depth: $depth, group_width: $group,
-                excitation: $excitation,
-            })),*]
-        }
     };
 }
 
@@ -232,9 +223,12 @@ regnets! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use qdrop_core::architecture::ArchitectureKind;
+    use qdrop_core::registry::Registry;
 
-    fn graph(name: &str) -> (RegNet, Graph) {
-        let net = members().into_iter().find(|(n, _)| *n == name).unwrap().1;
+    fn graph(name: &str) -> (Box<dyn Architecture>, Graph) {
+        let registry = Registry::<ArchitectureKind>::collect().unwrap();
+        let net = (registry.get(name, "test").unwrap().build.0)();
         let graph = net.graph(&Params::none("p")).unwrap();
         (net, graph)
     }
