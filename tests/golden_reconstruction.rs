@@ -8,7 +8,7 @@ use qdrop_core::ops::Keep;
 use qdrop_core::pipeline::Silent;
 use qdrop_core::prelude::*;
 use qdrop_core::random::RandomSource;
-use qdrop_core::reconstructor::UnitData;
+use qdrop_core::reconstructor::{Forget, UnitData, UnitSamples};
 use qdrop_plugins::reconstructors::{optimize, QdropParams};
 use std::collections::HashMap;
 
@@ -124,9 +124,9 @@ fn replay(file: &str, variant: &str, graph: Graph, params: &QdropParams, device:
     };
     let unit = graph.units()[0].clone();
     let inputs = data.quantized_input.clone();
-    let mut task = UnitTask::new(&mut model, &unit, 0, data).unwrap();
+    let mut task = UnitTask::new(&mut model, &unit, 0, UnitSamples::in_memory(&data).unwrap()).unwrap();
     task.begin().unwrap();
-    let context = Context { random: &random, progress: &Silent };
+    let context = Context { random: &random, progress: &Silent, interruption: &Forget };
     let losses = optimize(&task, params, &context).unwrap();
 
     let want = get("losses").to_vec2::<f32>().unwrap();

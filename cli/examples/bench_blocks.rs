@@ -15,7 +15,7 @@ use qdrop_core::ops::Keep;
 use qdrop_core::pipeline::{Event, Progress, Registries};
 use qdrop_core::prelude::*;
 use qdrop_core::random::SeededRandom;
-use qdrop_core::reconstructor::UnitData;
+use qdrop_core::reconstructor::{Forget, UnitData, UnitSamples};
 use qdrop_plugins::reconstructors::{optimize, QdropParams};
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -176,7 +176,7 @@ impl Block {
         let output = model.forward(&float_input, qdrop_core::model::Precision::Float)?;
         let quantized_input = ((&float_input * 4.0)?.round()? / 4.0)?;
         let data = UnitData { quantized_input, float_input, float_output: output };
-        let mut task = UnitTask::new(&mut model, &unit, 0, data)?;
+        let mut task = UnitTask::new(&mut model, &unit, 0, UnitSamples::in_memory(&data)?)?;
         task.begin()?;
         // The regularizer is on from the first step, as during most of a run.
         let params = QdropParams {
@@ -188,7 +188,7 @@ impl Block {
         };
         let clock = Clock::default();
         let random = SeededRandom { seed: 1 };
-        optimize(&task, &params, &Context { random: &random, progress: &clock })?;
+        optimize(&task, &params, &Context { random: &random, progress: &clock, interruption: &Forget })?;
         task.forward(&task.data.float_input.narrow(0, 0, 1)?, &|_| Keep::All)?;
         let times = clock.0.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?;
         Ok(median(times.windows(2).skip(WARM_UP).map(|w| (w[1] - w[0]).as_secs_f64() * 1e3).collect()))

@@ -23,6 +23,11 @@ pub struct Arguments {
 pub enum Command {
     /// Quantize a network as a recipe says, and measure it.
     Quantize(QuantizeArguments),
+    /// Go on with a run that was stopped.
+    Resume {
+        /// The folder of `quantize --out`.
+        dir: PathBuf,
+    },
     /// Measure a saved result, or the float network of a recipe.
     Evaluate(EvaluateArguments),
     /// List architectures, observers, quantizers, reconstructors and datasets.
@@ -68,7 +73,7 @@ pub struct QuantizeArguments {
     /// What to run.
     #[command(flatten)]
     pub recipe: RecipeArguments,
-    /// Save the result in this folder.
+    /// Keep the run in this folder: checkpoints that `resume` goes on from, events, the result.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }

@@ -4,11 +4,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qdrop_core::pipeline::{Event, Progress};
 use qdrop_core::reconstructor::LossPoint;
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Seconds between plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Exit status of a run that was stopped: 128 + SIGINT.
+pub const STOPPED: i32 = 130;
 
 /// Shows progress on stderr.
 pub struct Console {
@@ -82,7 +86,24 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// Set by Ctrl-C and by requests to terminate.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Lets Ctrl-C stop the work at its next step; a second one ends the process at once.
+pub fn stop_on_request() -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(STOPPED);
+        }
+        eprintln!("stopping after this step; once more to stop at once");
+    })
+}
+
 impl Progress for Console {
+    fn cancelled(&self) -> bool {
+        STOP.load(Ordering::Relaxed)
+    }
+
     fn event(&self, event: Event<'_>) {
         if let Event::Warning(text) = &event {
             return self.line(&format!("warning: {text}"));

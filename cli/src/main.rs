@@ -21,7 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let arguments = arguments::Arguments::parse();
     let json = arguments.json;
-    match commands::run(arguments) {
+    match console::stop_on_request().map_err(Into::into).and_then(|()| commands::run(arguments)) {
         Ok(value) => {
             if json {
                 println!("{value}");
@@ -33,7 +33,10 @@ fn main() -> ExitCode {
             if json {
                 println!("{}", serde_json::json!({ "error": format!("{error:#}") }));
             }
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(qdrop_core::Error::Cancelled) => ExitCode::from(console::STOPPED as u8),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

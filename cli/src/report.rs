@@ -2,8 +2,10 @@
 
 use crate::console::duration;
 use qdrop_core::pipeline::{Accuracy, Summary};
+use serde::{Deserialize, Serialize};
 
 /// One line of the table.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Row {
     /// What was measured.
     pub name: String,

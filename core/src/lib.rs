@@ -9,6 +9,7 @@
 //! A plugin author needs `use qdrop_core::prelude::*;` and one `register_*!` call.
 
 pub mod architecture;
+pub mod cache;
 pub mod dataset;
 pub mod device;
 pub mod error;
@@ -25,6 +26,7 @@ pub mod random;
 pub mod recipe;
 pub mod reconstructor;
 pub mod registry;
+pub mod run_directory;
 pub mod weights;
 
 pub use {anyhow, candle_core, candle_nn, inventory, qdrop_kernels as kernels, serde, serde_yaml};
@@ -47,7 +49,7 @@ pub mod prelude {
     pub use crate::ops;
     pub use crate::params::Params;
     pub use crate::quantizer::{Parameter, ParameterGroup, Quantizer};
-    pub use crate::reconstructor::{Context, Grouping, LossPoint, Reconstructor, UnitReport, UnitTask};
+    pub use crate::reconstructor::{Context, Grouping, Interrupted, LossPoint, Reconstructor, UnitReport, UnitTask};
     pub use crate::weights::KeyMap;
     pub use crate::{
         register_architecture, register_dataset, register_observer, register_quantizer, register_reconstructor,

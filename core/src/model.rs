@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result, TensorContext};
 use crate::graph::{execute, Graph, NodeId};
+use crate::grid::QParams;
 use crate::ops::{self, Keep};
 use crate::quantizer::{Parameter, Quantizer};
 use candle_core::{Device, Tensor};
@@ -247,6 +248,45 @@ impl QuantModel {
             }
             if let Some(site) = self.activations.get_mut(id) {
                 site.quantizer.finish_reconstruction(None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Scales and zero points of the sites of `nodes`, by name.
+    pub(crate) fn grids(&self, nodes: &[NodeId]) -> Result<BTreeMap<String, Tensor>> {
+        let mut tensors = BTreeMap::new();
+        for (kind, site) in self.unit_sites(nodes) {
+            let params = site.quantizer.qparams()?;
+            for (part, values) in [("scale", params.scale), ("zero_point", params.zero_point)] {
+                tensors.insert(format!("{}.{kind}.{part}", site.name), Tensor::new(values, &self.device)?);
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// The weights of the sites of `nodes`, by name.
+    pub(crate) fn site_weights(&self, nodes: &[NodeId]) -> Result<BTreeMap<String, Tensor>> {
+        let sites = nodes.iter().filter(|id| self.weights.contains_key(id));
+        sites.map(|id| Ok((self.weight_name(*id), self.weight(*id)?.clone()))).collect()
+    }
+
+    /// Takes back what [`grids`](Self::grids) and [`site_weights`](Self::site_weights) gave.
+    pub(crate) fn restore(&mut self, nodes: &[NodeId], tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        let vector = |name: String| -> Result<Vec<f32>> {
+            let tensor = tensors.get(&name).ok_or_else(|| Error::message(format!("'{name}' is missing")))?;
+            Ok(tensor.to_vec1()?)
+        };
+        let device = self.device.clone();
+        for id in nodes {
+            let weight = self.weights.get_mut(id).map(|s| ("weight", s));
+            for (kind, site) in weight.into_iter().chain(self.activations.get_mut(id).map(|s| ("activation", s))) {
+                let part = |part: &str| vector(format!("{}.{kind}.{part}", site.name));
+                let params = QParams { scale: part("scale")?, zero_point: part("zero_point")? };
+                site.quantizer.set_qparams(&params, &device)?;
+            }
+            if let Some(weight) = tensors.get(&self.weight_name(*id)) {
+                self.set_weight(*id, weight.clone())?;
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The Adam optimizer with PyTorch's arithmetic.
 
 use crate::error::{Error, Result};
-use crate::ops::f32_values;
+use crate::ops::{f32_values, host_values};
 use candle_core::{CpuStorage, InplaceOp2, Layout, Tensor, Var};
 use qdrop_kernels::adam::{self, AdamStep};
 use std::sync::Mutex;
@@ -43,6 +43,46 @@ impl Adam {
             Ok(State { var, moments })
         };
         Ok(Self { states: vars.into_iter().map(state).collect::<Result<_>>()?, steps: 0 })
+    }
+
+    /// The running means of gradients and of their squares for each variable, in order.
+    ///
+    /// # Errors
+    /// The tensor library's.
+    pub fn moments(&self) -> Result<Vec<(Tensor, Tensor)>> {
+        let of = |state: &State| match &state.moments {
+            Moments::Host(moments) => {
+                let moments = moments.lock().unwrap_or_else(|e| e.into_inner());
+                let tensor = |values: &[f32]| Tensor::from_slice(values, state.var.dims(), state.var.device());
+                Ok((tensor(&moments.0)?, tensor(&moments.1)?))
+            }
+            Moments::Device(mean, square) => Ok((mean.clone(), square.clone())),
+        };
+        self.states.iter().map(of).collect()
+    }
+
+    /// Goes on as after `steps` updates that ended with these [`moments`](Self::moments).
+    ///
+    /// # Errors
+    /// The moments do not fit the variables.
+    pub fn restore(&mut self, steps: usize, moments: &[(Tensor, Tensor)]) -> Result<()> {
+        let fit = |(state, (mean, square)): (&State, &(Tensor, Tensor))| {
+            state.var.dims() == mean.dims() && state.var.dims() == square.dims()
+        };
+        if moments.len() != self.states.len() || !self.states.iter().zip(moments).all(fit) {
+            return Err(Error::message("the optimizer's state does not fit its variables"));
+        }
+        self.steps = steps;
+        for (state, (mean, square)) in self.states.iter_mut().zip(moments) {
+            match &mut state.moments {
+                Moments::Host(moments) => {
+                    let moments = moments.get_mut().unwrap_or_else(|e| e.into_inner());
+                    *moments = (host_values(mean, <[f32]>::to_vec)?, host_values(square, <[f32]>::to_vec)?);
+                }
+                Moments::Device(old_mean, old_square) => (*old_mean, *old_square) = (mean.clone(), square.clone()),
+            }
+        }
+        Ok(())
     }
 
     /// One update. A variable without gradient is left as it is.

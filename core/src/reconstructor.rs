@@ -1,5 +1,6 @@
 //! Reconstructors: the optimization that recovers a unit's output.
 
+use crate::cache::CachedValues;
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Unit};
 use crate::model::QuantModel;
@@ -11,6 +12,8 @@ use crate::random::RandomSource;
 use crate::registry::define_kind;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// How a network is divided for reconstruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,15 +63,90 @@ impl UnitReport {
     }
 }
 
+/// The state of a unit's optimization between two steps, enough to go on from there.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupted {
+    /// Losses of the steps done.
+    pub losses: Vec<LossPoint>,
+    /// Variables and optimizer state by name.
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+impl Interrupted {
+    /// A tensor of the state.
+    ///
+    /// # Errors
+    /// It is missing.
+    pub fn tensor(&self, name: &str) -> Result<&Tensor> {
+        self.tensors.get(name).ok_or_else(|| Error::message(format!("the interrupted state has no '{name}'")))
+    }
+}
+
+/// Keeps the state of a unit whose optimization is asked to stop.
+pub trait Interruption {
+    /// The state in which the current unit was interrupted, if it was.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    fn resume(&self) -> Result<Option<Interrupted>>;
+
+    /// Keeps the state of the current unit.
+    ///
+    /// # Errors
+    /// The state cannot be written.
+    fn keep(&self, state: &Interrupted) -> Result<()>;
+}
+
+/// For runs that cannot be resumed: keeps nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Forget;
+
+impl Interruption for Forget {
+    fn resume(&self) -> Result<Option<Interrupted>> {
+        Ok(None)
+    }
+
+    fn keep(&self, _: &Interrupted) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// What a reconstructor gets from outside; nothing comes from globals.
 pub struct Context<'a> {
     /// Source of all random draws.
     pub random: &'a dyn RandomSource,
     /// Where progress goes and where requests to stop come from.
     pub progress: &'a dyn Progress,
+    /// Where the state goes when the run is asked to stop within a unit.
+    pub interruption: &'a dyn Interruption,
 }
 
-/// The cached values that a unit is reconstructed from; the first axis counts samples.
+/// The cached values of all samples that a unit is reconstructed from.
+#[derive(Debug, Clone)]
+pub struct UnitSamples {
+    /// The unit's input in the network quantized so far.
+    pub quantized_input: Arc<CachedValues>,
+    /// The unit's input in the full-precision network.
+    pub float_input: Arc<CachedValues>,
+    /// The unit's output in the full-precision network.
+    pub float_output: Arc<CachedValues>,
+}
+
+impl UnitSamples {
+    /// All values of `data`, in memory.
+    ///
+    /// # Errors
+    /// There is no sample.
+    pub fn in_memory(data: &UnitData) -> Result<Self> {
+        Ok(Self {
+            quantized_input: CachedValues::in_memory(&data.quantized_input)?,
+            float_input: CachedValues::in_memory(&data.float_input)?,
+            float_output: CachedValues::in_memory(&data.float_output)?,
+        })
+    }
+}
+
+/// The values of some samples that a unit is reconstructed from; the first axis counts samples.
 #[derive(Debug, Clone)]
 pub struct UnitData {
     /// The unit's input in the network quantized so far.
@@ -86,7 +164,7 @@ pub struct UnitTask<'a> {
     /// Position of the unit in the network.
     pub index: usize,
     /// Cached inputs and outputs.
-    pub data: UnitData,
+    pub samples: UnitSamples,
     model: &'a mut QuantModel,
     nodes: Vec<NodeId>,
     input: NodeId,
@@ -98,28 +176,25 @@ impl<'a> UnitTask<'a> {
     ///
     /// # Errors
     /// The unit has no single input or output.
-    pub fn new(model: &'a mut QuantModel, unit: &'a Unit, index: usize, data: UnitData) -> Result<Self> {
+    pub fn new(model: &'a mut QuantModel, unit: &'a Unit, index: usize, samples: UnitSamples) -> Result<Self> {
         let (input, output) = (model.graph().unit_input(unit)?, model.graph().unit_output(unit)?);
-        Ok(Self { name: &unit.name, index, data, model, nodes: unit.nodes.clone(), input, output })
+        Ok(Self { name: &unit.name, index, samples, model, nodes: unit.nodes.clone(), input, output })
     }
 
     /// Number of cached samples.
-    pub fn samples(&self) -> usize {
-        self.data.float_input.dims().first().copied().unwrap_or_default()
+    pub fn sample_count(&self) -> usize {
+        self.samples.float_input.samples()
     }
 
     /// The cached values of the given samples.
     ///
     /// # Errors
-    /// The tensor library's.
+    /// The cached values cannot be read.
     pub fn batch(&self, samples: &[usize]) -> Result<UnitData> {
-        let picks: Vec<u32> = samples.iter().map(|i| *i as u32).collect();
-        let picks = Tensor::new(picks, self.data.float_input.device())?;
-        let pick = |t: &Tensor| t.index_select(&picks, 0);
         Ok(UnitData {
-            quantized_input: pick(&self.data.quantized_input)?,
-            float_input: pick(&self.data.float_input)?,
-            float_output: pick(&self.data.float_output)?,
+            quantized_input: self.samples.quantized_input.gather(samples)?,
+            float_input: self.samples.float_input.gather(samples)?,
+            float_output: self.samples.float_output.gather(samples)?,
         })
     }
 
@@ -198,6 +273,11 @@ pub trait Reconstructor: Send + Sync {
     fn shorten(&mut self, iters: usize) -> Result<()> {
         let _ = iters;
         Ok(())
+    }
+
+    /// Optimizer steps for each unit, for estimates of the time; 0 for those that do not iterate.
+    fn steps(&self) -> usize {
+        0
     }
 
     /// Anything that the user must know before the run, such as that results are not comparable.

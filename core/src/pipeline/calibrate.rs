@@ -8,11 +8,11 @@ use crate::model::{Precision, QuantModel, QuantSite};
 use candle_core::Tensor;
 use std::collections::HashMap;
 
-/// Places the planned quantizers in the model and takes their ranges: weights from the weights,
+/// Gives the planned quantizers, which the model holds, their ranges: weights from the weights,
 /// activations from one batch of images through the full-precision network.
 ///
 /// # Errors
-/// A strategy is unknown or its parameters are wrong; a range is not finite.
+/// A strategy is unknown or its parameters are wrong; a range is not finite; the run was cancelled.
 pub fn calibrate(
     model: &mut QuantModel,
     plans: &[SitePlan],
@@ -20,7 +20,6 @@ pub fn calibrate(
     images: &Tensor,
     progress: &dyn Progress,
 ) -> Result<()> {
-    place(model, plans, registries)?;
     progress.event(Event::Started { stage: "calibration", total: plans.len() });
     let mut done = 0;
     let mut finished = |progress: &dyn Progress| {

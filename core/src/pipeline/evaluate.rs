@@ -1,6 +1,6 @@
 //! Measuring accuracy.
 
-use super::{load_batch, Event, Progress};
+use super::{load_ahead, Event, Progress};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::model::{Precision, QuantModel};
@@ -39,11 +39,11 @@ pub fn evaluate(
     progress.event(Event::Started { stage, total });
     let (mut seen, mut top1, mut top5, mut broken) = (0, 0, 0, 0);
     let indices: Vec<usize> = (0..total).collect();
-    for (i, indices) in indices.chunks(batch_size.max(1)).enumerate() {
+    let batches = indices.chunks(batch_size.max(1));
+    load_ahead(dataset, batches, model.graph().input_shape(), model.device(), |batch| {
         if progress.cancelled() {
             return Err(Error::Cancelled);
         }
-        let batch = load_batch(dataset, indices, model.graph().input_shape(), model.device())?;
         broken += batch.broken.len();
         for message in batch.broken {
             progress.event(Event::Warning(format!("not counted: {message}")));
@@ -55,8 +55,9 @@ pub fn evaluate(
             top1 += usize::from(rank == Some(0));
             top5 += usize::from(rank.is_some_and(|r| r < 5));
         }
-        progress.event(Event::Advanced((i + 1).saturating_mul(batch_size).min(total)));
-    }
+        progress.event(Event::Advanced(seen + broken));
+        Ok(())
+    })?;
     progress.event(Event::Finished);
     let percent = |n: usize| 100.0 * n as f64 / seen.max(1) as f64;
     Ok(Accuracy { top1: percent(top1), top5: percent(top5), images: seen, broken })

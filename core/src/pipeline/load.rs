@@ -1,11 +1,16 @@
-//! Loading images in parallel.
+//! Loading images in parallel, ahead of their use.
 
+use crate::cache::{CachedValues, CACHED_BATCH};
 use crate::dataset::{Dataset, Sample};
 use crate::error::{Error, Result, TensorContext};
+use crate::ops::host_values;
 use crate::pipeline::{Event, Progress};
 use crate::random::{permutation, stream, Purpose};
+use crate::run_directory::Fingerprint;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
+use std::sync::mpsc::sync_channel;
+use std::sync::Arc;
 
 /// Images and labels of one batch.
 pub struct Batch {
@@ -50,18 +55,54 @@ pub fn load_batch(dataset: &dyn Dataset, indices: &[usize], input: &[usize], dev
     Ok(Batch { images, labels, broken })
 }
 
+/// Batches that are decoded while an earlier one is in use; bounds the memory of loading.
+const AHEAD: usize = 1;
+
+/// Loads batch after batch on all cores, ahead of `consume`, which gets them in order.
+///
+/// # Errors
+/// That of [`load_batch`] or of `consume`; nothing more is loaded after it.
+pub fn load_ahead<'a>(
+    dataset: &dyn Dataset,
+    batches: impl Iterator<Item = &'a [usize]> + Send,
+    input: &[usize],
+    device: &Device,
+    mut consume: impl FnMut(Batch) -> Result<()>,
+) -> Result<()> {
+    std::thread::scope(|scope| {
+        // Owned by this closure: an early return drops it, and the loading thread ends.
+        let (sender, receiver) = sync_channel(AHEAD);
+        scope.spawn(move || {
+            for indices in batches {
+                if sender.send(load_batch(dataset, indices, input, device)).is_err() {
+                    break;
+                }
+            }
+        });
+        receiver.into_iter().try_for_each(|batch| consume(batch?))
+    })
+}
+
+/// The images that a network is calibrated with.
+pub struct CalibrationSet {
+    /// The images.
+    pub images: Arc<CachedValues>,
+    /// SHA-256 of their pixels in order.
+    pub fingerprint: String,
+}
+
 /// A seeded choice of `count` images of the dataset, or all of them when there are fewer.
 ///
 /// # Errors
-/// No image can be read.
+/// No image can be read, or the cache cannot be written.
 pub fn calibration_images(
     dataset: &dyn Dataset,
     count: usize,
     seed: u64,
     input: &[usize],
-    device: &Device,
+    cache: CachedValues,
     progress: &dyn Progress,
-) -> Result<Tensor> {
+) -> Result<CalibrationSet> {
     let mut order = permutation(stream(seed, Purpose::Calibration, 0, 0), dataset.len());
     if order.len() < count {
         let message = format!("the calibration set has {} images, the recipe asks for {count}; using all", order.len());
@@ -69,25 +110,60 @@ pub fn calibration_images(
     }
     order.truncate(count);
     progress.event(Event::Started { stage: "calibration images", total: order.len() });
-    let mut parts = Vec::new();
+    let device = cache.device().clone();
+    let mut images = Collector { cache, pending: Vec::new(), fingerprint: Fingerprint::default() };
     let (mut done, mut broken) = (0, 0);
-    for indices in order.chunks(64) {
-        let batch = load_batch(dataset, indices, input, device)?;
+    load_ahead(dataset, order.chunks(64), input, &device, |batch| {
+        done += batch.labels.len() + batch.broken.len();
         broken += batch.broken.len();
         for message in batch.broken {
             progress.event(Event::Warning(format!("skipped: {message}")));
         }
-        parts.push(batch.images);
-        done += indices.len();
+        images.add(batch.images)?;
         progress.event(Event::Advanced(done));
         if progress.cancelled() {
             return Err(Error::Cancelled);
         }
-    }
+        Ok(())
+    })?;
     progress.event(Event::Finished);
     if broken > 0 {
         let message = format!("{broken} of {} calibration images could not be read", order.len());
         progress.event(Event::Warning(message));
     }
-    Tensor::cat(&parts, 0).doing("collecting the calibration images")
+    images.finish()
+}
+
+/// Puts images into the cache in equal parts, whatever the size of the batches that they come in
+/// (broken images leave gaps).
+struct Collector {
+    cache: CachedValues,
+    pending: Vec<Tensor>,
+    fingerprint: Fingerprint,
+}
+
+impl Collector {
+    fn add(&mut self, images: Tensor) -> Result<()> {
+        host_values(&images, |values| self.fingerprint.update(values))?;
+        self.pending.push(images);
+        let all = Tensor::cat(&self.pending, 0).doing("collecting the calibration images")?;
+        let (count, mut start) = (all.dim(0)?, 0);
+        while count - start >= CACHED_BATCH {
+            // A copy: a part must not keep the images around it alive.
+            self.cache.push(&all.narrow(0, start, CACHED_BATCH)?.force_contiguous()?)?;
+            start += CACHED_BATCH;
+        }
+        self.pending.clear();
+        if start < count {
+            self.pending.push(all.narrow(0, start, count - start)?);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<CalibrationSet> {
+        if let Some(rest) = self.pending.pop() {
+            self.cache.push(&rest.force_contiguous()?)?;
+        }
+        Ok(CalibrationSet { images: Arc::new(self.cache), fingerprint: self.fingerprint.finish() })
+    }
 }

@@ -12,10 +12,10 @@ mod session;
 
 pub use calibrate::calibrate;
 pub use evaluate::{evaluate, Accuracy};
-pub use load::{calibration_images, load_batch, Batch};
+pub use load::{calibration_images, load_ahead, load_batch, Batch, CalibrationSet};
 pub use plan::{plan_sites, SitePlan};
 pub use progress::{Event, Progress, Silent};
-pub use reconstruct::reconstruct;
+pub use reconstruct::{reconstruct, Resources};
 pub use registries::Registries;
 pub use saved::{load_saved, save, SavedModel, Summary, MODEL_FILE, RECIPE_FILE, SUMMARY_FILE};
 pub use session::{RunResult, Session};

@@ -1,56 +1,111 @@
 //! Unit by unit reconstruction over cached values that move forward through the network.
 
 use super::{Event, Progress};
-use crate::error::{Error, Result, TensorContext};
-use crate::graph::{layer_units, NodeId, Unit};
+use crate::cache::{CacheBudget, CachedValues, CACHED_BATCH};
+use crate::error::{Error, Result};
+use crate::graph::{layer_units, Graph, NodeId, Unit};
 use crate::model::{Precision, QuantModel};
 use crate::random::RandomSource;
-use crate::reconstructor::{Context, Grouping, Reconstructor, UnitData, UnitReport, UnitTask};
-use candle_core::Tensor;
+use crate::reconstructor::{
+    Context, Forget, Grouping, Interrupted, Interruption, Reconstructor, UnitReport, UnitSamples, UnitTask,
+};
+use crate::run_directory::CheckpointFolder;
+use candle_core::{Device, Tensor};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
 
-/// Samples per forward pass while cached values move on.
-const BATCH: usize = 32;
+/// What a reconstruction works with.
+pub struct Resources<'a> {
+    /// The calibration images.
+    pub images: Arc<CachedValues>,
+    /// How much memory cached values may take.
+    pub cache: Arc<CacheBudget>,
+    /// Source of all random draws.
+    pub random: &'a dyn RandomSource,
+    /// Where progress goes and where requests to stop come from.
+    pub progress: &'a dyn Progress,
+    /// Where finished units are kept; a run goes on after those that are there.
+    pub checkpoints: Option<&'a CheckpointFolder>,
+}
 
-/// Reconstructs every unit of the calibrated model in network order, from the calibration images.
+/// The units that a network is divided into.
 ///
 /// # Errors
-/// The reconstructor's; the run was cancelled.
-pub fn reconstruct(
-    model: &mut QuantModel,
-    reconstructor: &dyn Reconstructor,
-    images: &Tensor,
-    random: &dyn RandomSource,
-    progress: &dyn Progress,
-) -> Result<Vec<UnitReport>> {
-    let units = match reconstructor.grouping() {
+/// The architecture declares none.
+pub(super) fn units_of(graph: &Graph, grouping: Grouping) -> Result<Vec<Unit>> {
+    let units = match grouping {
         Grouping::None => return Ok(Vec::new()),
-        Grouping::Block => model.graph().units().to_vec(),
-        Grouping::Layer => layer_units(model.graph()),
+        Grouping::Block => graph.units().to_vec(),
+        Grouping::Layer => layer_units(graph),
     };
     if units.is_empty() {
         return Err(Error::message("the architecture declares no units to reconstruct"));
     }
-    model.check_input(images)?;
-    let context = Context { random, progress };
+    Ok(units)
+}
+
+/// Reconstructs every unit of the calibrated model in network order, from the calibration images.
+///
+/// # Errors
+/// The reconstructor's; a checkpoint is damaged or cannot be written; the run was cancelled.
+pub fn reconstruct(
+    model: &mut QuantModel,
+    reconstructor: &dyn Reconstructor,
+    resources: &Resources<'_>,
+) -> Result<Vec<UnitReport>> {
+    let units = units_of(model.graph(), reconstructor.grouping())?;
+    let progress = resources.progress;
     let input = model.graph().input();
-    let mut cache = Cache {
-        float: HashMap::from([(input, images.clone())]),
-        quantized: HashMap::from([(input, images.clone())]),
+    let mut values = MovingValues {
+        float: HashMap::from([(input, resources.images.clone())]),
+        quantized: HashMap::from([(input, resources.images.clone())]),
         done: HashSet::from([input]),
+        resources,
     };
     let mut reports = Vec::new();
+    let mut start = Instant::now();
     for (index, unit) in units.iter().enumerate() {
         let Some(first) = unit.nodes.first() else { continue };
-        let between = cache.pending_before(model, *first);
-        cache.advance_float(model, &between)?;
-        cache.advance_quantized(model, &between)?;
-        let report = reconstruct_unit(model, reconstructor, &mut cache, unit, index, &context)?;
+        let kept = match resources.checkpoints {
+            Some(folder) => folder.unit(index, &unit.name, model.device())?,
+            None => None,
+        };
+        let (last, was_kept) = (index + 1 == units.len(), kept.is_some());
+        if !(last && was_kept) {
+            let between = values.pending_before(model, *first);
+            values.advance(model, &between, Precision::Float)?;
+            values.advance(model, &between, Precision::Quantized)?;
+            values.forget_unread(model);
+        }
+        let report = match kept {
+            Some((tensors, report)) => {
+                // Before the hard weights replace the float ones.
+                if !last {
+                    values.advance(model, &unit.nodes, Precision::Float)?;
+                }
+                model.restore(&unit.nodes, &tensors).map_err(|e| Error::graph(&unit.name, e))?;
+                report
+            }
+            None => {
+                let mut report = reconstruct_unit(model, reconstructor, &mut values, unit, index)?;
+                // Moving the cached values on counts too.
+                report.seconds = start.elapsed().as_secs_f64();
+                report
+            }
+        };
+        start = Instant::now();
+        if let (Some(folder), false) = (resources.checkpoints, was_kept) {
+            let mut tensors = model.grids(&unit.nodes)?;
+            tensors.extend(model.site_weights(&unit.nodes)?);
+            folder.keep_unit(index, &tensors, &report)?;
+        }
         progress.event(Event::Unit { number: index + 1, of: units.len(), report: &report });
         reports.push(report);
-        if index + 1 < units.len() {
-            cache.advance_quantized(model, &unit.nodes)?;
-            cache.finish(model, &unit.nodes);
+        if !last {
+            values.advance(model, &unit.nodes, Precision::Quantized)?;
+            values.done.extend(&unit.nodes);
+            values.forget_unread(model);
         }
     }
     Ok(reports)
@@ -59,34 +114,55 @@ pub fn reconstruct(
 fn reconstruct_unit(
     model: &mut QuantModel,
     reconstructor: &dyn Reconstructor,
-    cache: &mut Cache,
+    values: &mut MovingValues<'_>,
     unit: &Unit,
     index: usize,
-    context: &Context<'_>,
 ) -> Result<UnitReport> {
     let (input, output) = (model.graph().unit_input(unit)?, model.graph().unit_output(unit)?);
-    let get = |values: &HashMap<NodeId, Tensor>, id: NodeId| {
+    let get = |values: &HashMap<NodeId, Arc<CachedValues>>, id: NodeId| {
         values.get(&id).cloned().ok_or_else(|| Error::graph(&unit.name, "a cached value is missing"))
     };
-    let float_input = get(&cache.float, input)?;
-    cache.advance_float(model, &unit.nodes)?;
-    let data = UnitData {
-        quantized_input: get(&cache.quantized, input)?,
+    let float_input = get(&values.float, input)?;
+    values.advance(model, &unit.nodes, Precision::Float)?;
+    let samples = UnitSamples {
+        quantized_input: get(&values.quantized, input)?,
         float_input,
-        float_output: get(&cache.float, output)?,
+        float_output: get(&values.float, output)?,
     };
-    let mut task = UnitTask::new(model, unit, index, data)?;
-    reconstructor.reconstruct(&mut task, context)
+    let Resources { random, progress, checkpoints, .. } = *values.resources;
+    let keeper = checkpoints.map(|folder| Keeper { folder, unit: &unit.name, device: model.device().clone() });
+    let interruption = keeper.as_ref().map_or(&Forget as &dyn Interruption, |k| k);
+    let mut task = UnitTask::new(model, unit, index, samples)?;
+    reconstructor.reconstruct(&mut task, &Context { random, progress, interruption })
 }
 
-/// The values of all calibration samples that later nodes still read.
-struct Cache {
-    float: HashMap<NodeId, Tensor>,
-    quantized: HashMap<NodeId, Tensor>,
+/// Keeps the state of one unit in the checkpoint folder.
+struct Keeper<'a> {
+    folder: &'a CheckpointFolder,
+    unit: &'a str,
+    device: Device,
+}
+
+impl Interruption for Keeper<'_> {
+    fn resume(&self) -> Result<Option<Interrupted>> {
+        self.folder.interrupted(self.unit, &self.device)
+    }
+
+    fn keep(&self, state: &Interrupted) -> Result<()> {
+        self.folder.keep_interrupted(self.unit, state)
+    }
+}
+
+/// The values of all calibration samples that later nodes still read, in full precision and as
+/// quantized so far.
+struct MovingValues<'a> {
+    float: HashMap<NodeId, Arc<CachedValues>>,
+    quantized: HashMap<NodeId, Arc<CachedValues>>,
     done: HashSet<NodeId>,
+    resources: &'a Resources<'a>,
 }
 
-impl Cache {
+impl MovingValues<'_> {
     /// Nodes before `node` that were not computed yet: those between units.
     fn pending_before(&mut self, model: &QuantModel, node: NodeId) -> Vec<NodeId> {
         let ids = model.graph().nodes().map(|(id, _)| id);
@@ -95,29 +171,29 @@ impl Cache {
         pending
     }
 
-    fn advance_float(&mut self, model: &QuantModel, nodes: &[NodeId]) -> Result<()> {
-        advance(model, nodes, &mut self.float, Precision::Float)
+    /// Computes `nodes` for all samples, batch by batch, and keeps the values that are read outside.
+    fn advance(&mut self, model: &QuantModel, nodes: &[NodeId], precision: Precision) -> Result<()> {
+        let values = match precision {
+            Precision::Float => &mut self.float,
+            Precision::Quantized => &mut self.quantized,
+        };
+        advance(model, nodes, values, precision, self.resources)
     }
 
-    fn advance_quantized(&mut self, model: &QuantModel, nodes: &[NodeId]) -> Result<()> {
-        advance(model, nodes, &mut self.quantized, Precision::Quantized)
-    }
-
-    /// Marks nodes as computed and forgets values that nothing reads any more.
-    fn finish(&mut self, model: &QuantModel, nodes: &[NodeId]) {
-        self.done.extend(nodes);
+    /// Forgets values that nothing reads any more.
+    fn forget_unread(&mut self, model: &QuantModel) {
         let needed = |id: &NodeId| model.graph().consumers(*id).iter().any(|c| !self.done.contains(c));
         self.float.retain(|id, _| needed(id));
         self.quantized.retain(|id, _| needed(id));
     }
 }
 
-/// Computes `nodes` for all samples, batch by batch, and stores the values that are read outside.
 fn advance(
     model: &QuantModel,
     nodes: &[NodeId],
-    values: &mut HashMap<NodeId, Tensor>,
+    values: &mut HashMap<NodeId, Arc<CachedValues>>,
     precision: Precision,
+    resources: &Resources<'_>,
 ) -> Result<()> {
     let graph = model.graph();
     let inside: HashSet<NodeId> = nodes.iter().copied().collect();
@@ -128,30 +204,34 @@ fn advance(
         .collect();
     let entries: HashSet<NodeId> =
         nodes.iter().flat_map(|id| &graph.node(*id).inputs).filter(|i| !inside.contains(i)).copied().collect();
-    let Some(samples) = entries.iter().find_map(|e| values.get(e)?.dims().first().copied()) else {
+    let Some(samples) = entries.iter().find_map(|e| Some(values.get(e)?.samples())) else {
         return Ok(());
     };
-    let mut parts: HashMap<NodeId, Vec<Tensor>> = HashMap::new();
-    for start in (0..samples).step_by(BATCH) {
-        let count = BATCH.min(samples - start);
+    let empty = || CachedValues::new(resources.cache.clone(), model.device().clone());
+    let mut computed: HashMap<NodeId, CachedValues> = exits.iter().map(|exit| (*exit, empty())).collect();
+    for start in (0..samples).step_by(CACHED_BATCH) {
+        if resources.progress.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let count = CACHED_BATCH.min(samples - start);
         let mut batch = HashMap::new();
         for entry in &entries {
             let all = values
                 .get(entry)
                 .ok_or_else(|| Error::graph(&graph.node(*entry).name, "its cached value is missing"))?;
-            batch.insert(*entry, all.narrow(0, start, count)?);
+            batch.insert(*entry, all.range(start, count)?);
         }
         for id in nodes {
             let inputs: Vec<&Tensor> = graph.node(*id).inputs.iter().filter_map(|i| batch.get(i)).collect();
             let value = model.node_value(*id, &inputs, precision)?;
             batch.insert(*id, value);
         }
-        for exit in &exits {
-            parts.entry(*exit).or_default().extend(batch.remove(exit));
+        for (exit, all) in &mut computed {
+            if let Some(value) = batch.remove(exit) {
+                all.push(&value).map_err(|e| Error::graph(&graph.node(*exit).name, e))?;
+            }
         }
     }
-    for (exit, parts) in parts {
-        values.insert(exit, Tensor::cat(&parts, 0).doing("collecting cached values")?);
-    }
+    values.extend(computed.into_iter().map(|(id, all)| (id, Arc::new(all))));
     Ok(())
 }

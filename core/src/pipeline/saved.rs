@@ -7,6 +7,7 @@ use crate::grid::QParams;
 use crate::model::{QuantModel, QuantSite};
 use crate::ops::host_values;
 use crate::recipe::Recipe;
+use crate::run_directory::RunDirectory;
 use crate::weights::{self, RawDtype, RawTensor, RawTensors};
 use candle_core::{Device, Tensor};
 use qdrop_kernels::rounding::round_half_even;
@@ -47,35 +48,13 @@ pub struct Summary {
     pub notice: Option<String>,
 }
 
-/// Writes model, recipe and summary to `dir`, which is created.
+/// Writes model and summary; the summary comes last and says that the result is complete.
 ///
 /// # Errors
-/// The directory holds a result already, or cannot be written.
-pub fn save(dir: &Path, recipe: &Recipe, model: &QuantModel, summary: &Summary) -> Result<()> {
-    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-    check_empty(dir)?;
-    write(dir, MODEL_FILE, &serialize(model)?)?;
-    write(dir, RECIPE_FILE, recipe.to_yaml()?.as_bytes())?;
-    let summary = serde_json::to_string_pretty(summary).map_err(Error::message)?;
-    write(dir, SUMMARY_FILE, summary.as_bytes())
-}
-
-/// Refuses a directory that holds a result.
-///
-/// # Errors
-/// It does.
-pub(super) fn check_empty(dir: &Path) -> Result<()> {
-    match dir.join(SUMMARY_FILE).exists() {
-        true => Err(Error::data(dir, "holds the result of an earlier run; choose another --out or remove it")),
-        false => Ok(()),
-    }
-}
-
-/// Writes a file beside its final name, then renames it.
-fn write(dir: &Path, name: &str, content: &[u8]) -> Result<()> {
-    let (temporary, target) = (dir.join(format!("{name}.partial")), dir.join(name));
-    std::fs::write(&temporary, content).map_err(Error::io("write", &temporary))?;
-    std::fs::rename(&temporary, &target).map_err(Error::io("write", &target))
+/// The directory cannot be written.
+pub fn save(directory: &RunDirectory, model: &QuantModel, summary: &Summary) -> Result<()> {
+    directory.write(MODEL_FILE, &serialize(model)?)?;
+    directory.store(SUMMARY_FILE, summary)
 }
 
 fn f32_tensor(values: &[f32], shape: Vec<usize>) -> RawTensor {

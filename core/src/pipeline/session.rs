@@ -1,14 +1,15 @@
 //! A run of a recipe.
 
 use super::calibrate::place;
-use super::saved::check_empty;
 use super::{
-    calibrate, calibration_images, evaluate, plan_sites, reconstruct, Accuracy, Progress, Registries, SitePlan,
+    calibrate, calibration_images, evaluate, plan_sites, reconstruct, Accuracy, CalibrationSet, Progress, Registries,
+    Resources, SitePlan,
 };
 use crate::architecture::Architecture;
+use crate::cache::{CacheBudget, CachedValues};
 use crate::dataset::{Dataset, DatasetRequest, Split};
 use crate::error::{Error, Result};
-use crate::graph::{fold_batch_norm, Graph};
+use crate::graph::{fold_batch_norm, Graph, NodeId};
 use crate::model::{Precision, QuantModel};
 use crate::random::SeededRandom;
 use crate::recipe::Recipe;
@@ -16,7 +17,8 @@ use crate::reconstructor::{Reconstructor, UnitReport};
 use crate::weights;
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A recipe with everything that it names looked up.
@@ -69,6 +71,11 @@ impl<'a> Session<'a> {
     /// The recipe.
     pub fn recipe(&self) -> &Recipe {
         &self.recipe
+    }
+
+    /// Where the run computes.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Gives the recipe back.
@@ -160,40 +167,66 @@ impl<'a> Session<'a> {
         evaluate(model, &*dataset, precision, settings.batch_size, settings.images, progress)
     }
 
+    /// The memory budget of cached values; what does not fit goes to `spill` unless the recipe
+    /// names a folder.
+    pub fn cache(&self, spill: PathBuf) -> Arc<CacheBudget> {
+        let settings = &self.recipe.cache;
+        let spill = settings.spill.as_ref().map_or(spill, |folder| self.recipe.resolve(folder));
+        CacheBudget::new(settings.limit.as_u64(), settings.dtype, spill)
+    }
+
     /// The calibration images.
     ///
     /// # Errors
     /// The data cannot be read, or there are too few images for the reconstructor.
-    pub fn calibration_images(&self, progress: &dyn Progress) -> Result<Tensor> {
+    pub fn calibration_images(&self, cache: &Arc<CacheBudget>, progress: &dyn Progress) -> Result<CalibrationSet> {
         let dataset = self.dataset(Split::Calibration)?;
         let count = self.recipe.calibration.images;
         self.reconstructor.check_samples(count.min(dataset.len()))?;
         let input = self.graph.input_shape();
-        let images = calibration_images(&*dataset, count, self.recipe.seed, input, &self.device, progress)?;
-        self.reconstructor.check_samples(images.dim(0)?)?;
-        Ok(images)
+        let cache = CachedValues::new(cache.clone(), self.device.clone());
+        let set = calibration_images(&*dataset, count, self.recipe.seed, input, cache, progress)?;
+        self.reconstructor.check_samples(set.images.samples())?;
+        Ok(set)
     }
 
-    /// Calibrates and reconstructs `model`, the full-precision network.
+    /// The source of the run's random draws.
+    pub fn random(&self) -> SeededRandom {
+        SeededRandom { seed: self.recipe.seed }
+    }
+
+    /// Calibrates and reconstructs `model`, the full-precision network, going on from the
+    /// checkpoints that are there.
     ///
     /// # Errors
     /// Anything that can go wrong on the way.
-    pub fn quantize(&self, mut model: QuantModel, images: &Tensor, progress: &dyn Progress) -> Result<RunResult> {
-        let start = Instant::now();
+    pub fn quantize(&self, mut model: QuantModel, resources: &Resources<'_>) -> Result<RunResult> {
         let plans = plan_sites(model.graph(), &self.recipe.quant)?;
-        let observed = images.narrow(0, 0, self.recipe.calibration.observe.min(images.dim(0)?))?;
-        calibrate(&mut model, &plans, self.registries, &observed, progress)?;
-        let random = SeededRandom { seed: self.recipe.seed };
-        let units = reconstruct(&mut model, &*self.reconstructor, images, &random, progress)?;
-        Ok(RunResult { model, units, seconds: start.elapsed().as_secs_f64() })
-    }
-
-    /// Checks that results can be written to `dir`.
-    ///
-    /// # Errors
-    /// It holds a result already, or cannot be created.
-    pub fn check_out(dir: &Path) -> Result<()> {
-        std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-        check_empty(dir)
+        place(&mut model, &plans, self.registries)?;
+        let nodes: Vec<NodeId> = model.graph().nodes().map(|(id, _)| id).collect();
+        let kept = match resources.checkpoints {
+            Some(folder) => folder.calibration(&self.device)?,
+            None => None,
+        };
+        let seconds = match kept {
+            Some((grids, seconds)) => {
+                model.restore(&nodes, &grids)?;
+                seconds
+            }
+            None => {
+                let start = Instant::now();
+                let count = self.recipe.calibration.observe.min(resources.images.samples());
+                let observed = resources.images.range(0, count)?;
+                calibrate(&mut model, &plans, self.registries, &observed, resources.progress)?;
+                let seconds = start.elapsed().as_secs_f64();
+                if let Some(folder) = resources.checkpoints {
+                    folder.keep_calibration(&model.grids(&nodes)?, seconds)?;
+                }
+                seconds
+            }
+        };
+        let units = reconstruct(&mut model, &*self.reconstructor, resources)?;
+        let seconds = seconds + units.iter().map(|u| u.seconds).sum::<f64>();
+        Ok(RunResult { model, units, seconds })
     }
 }

@@ -4,8 +4,10 @@ mod edit;
 
 pub use edit::{apply_set, merge};
 
+use crate::cache::CacheType;
 use crate::error::{Error, Result};
 use crate::params::{join, parse_value, Params};
+use bytesize::ByteSize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
@@ -91,6 +93,9 @@ pub struct Recipe {
     /// The calibration set.
     #[serde(default)]
     pub calibration: CalibrationRecipe,
+    /// How calibration values are kept.
+    #[serde(default)]
+    pub cache: CacheRecipe,
     /// The reconstructor.
     pub reconstruction: Strategy,
     /// Shorten the reconstruction of each unit to so many iterations, with the learning rates
@@ -250,6 +255,36 @@ fn default_observe() -> usize {
 impl Default for CalibrationRecipe {
     fn default() -> Self {
         Self { images: default_images(), observe: default_observe() }
+    }
+}
+
+/// How the values of all calibration samples are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheRecipe {
+    /// How much memory they may take, such as `4GiB`; the rest goes to files.
+    #[serde(default = "default_limit", serialize_with = "as_bytes")]
+    pub limit: ByteSize,
+    /// `f32`, or `f16` for half the size and 11 significant bits.
+    #[serde(default)]
+    pub dtype: CacheType,
+    /// Folder for what does not fit; the run directory by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spill: Option<PathBuf>,
+}
+
+/// Exactly: the library's text form is rounded.
+fn as_bytes<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(size.as_u64())
+}
+
+fn default_limit() -> ByteSize {
+    ByteSize::gib(4)
+}
+
+impl Default for CacheRecipe {
+    fn default() -> Self {
+        Self { limit: default_limit(), dtype: CacheType::default(), spill: None }
     }
 }
 

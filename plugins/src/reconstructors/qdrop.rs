@@ -85,28 +85,78 @@ impl QdropParams {
     }
 }
 
-/// Learns the parameters of a unit that has begun reconstruction; returns the losses of each step.
+/// The optimizers of a unit's parameters.
+struct Optimizers {
+    rounding: Adam,
+    scales: Adam,
+    /// All parameters by name, in the order of their groups.
+    parameters: Vec<(String, Parameter)>,
+}
+
+impl Optimizers {
+    fn new(unit: &UnitTask<'_>) -> Result<Self> {
+        let mut parameters = unit.parameters();
+        parameters.sort_by_key(|(_, p)| p.group == ParameterGroup::Scale);
+        let group = |group| {
+            let of_group = parameters.iter().filter(|(_, p)| p.group == group);
+            Adam::new(of_group.map(|(_, p)| p.var.clone()).collect())
+        };
+        let (rounding, scales) = (group(ParameterGroup::Rounding)?, group(ParameterGroup::Scale)?);
+        Ok(Self { rounding, scales, parameters })
+    }
+
+    /// Everything that the next step depends on.
+    fn state(&self, losses: &[LossPoint]) -> Result<Interrupted> {
+        let mut state = Interrupted { losses: losses.to_vec(), ..Default::default() };
+        let moments = self.rounding.moments()?.into_iter().chain(self.scales.moments()?);
+        for ((name, parameter), (mean, square)) in self.parameters.iter().zip(moments) {
+            let value = parameter.var.as_detached_tensor();
+            state.tensors.extend([(name.clone(), value), (mean_of(name), mean), (square_of(name), square)]);
+        }
+        Ok(state)
+    }
+
+    fn restore(&mut self, state: &Interrupted) -> Result<()> {
+        let mut moments = Vec::new();
+        for (name, parameter) in &self.parameters {
+            parameter.var.set(state.tensor(name)?)?;
+            moments.push((state.tensor(&mean_of(name))?.clone(), state.tensor(&square_of(name))?.clone()));
+        }
+        let rounding = self.parameters.iter().filter(|(_, p)| p.group == ParameterGroup::Rounding).count();
+        self.rounding.restore(state.losses.len(), &moments[..rounding])?;
+        self.scales.restore(state.losses.len(), &moments[rounding..])
+    }
+}
+
+fn mean_of(name: &str) -> String {
+    format!("{name}.adam_mean")
+}
+
+fn square_of(name: &str) -> String {
+    format!("{name}.adam_square")
+}
+
+/// Learns the parameters of a unit that has begun reconstruction, going on from where it was
+/// interrupted if it was; returns the losses of each step.
 ///
 /// # Errors
 /// The losses diverged, or the run was cancelled.
 pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>) -> Result<Vec<LossPoint>> {
-    let (mut rounding, mut scales) = (Vec::new(), Vec::new());
-    for (_, parameter) in unit.parameters() {
-        match parameter.group {
-            ParameterGroup::Rounding => rounding.push(parameter.var),
-            ParameterGroup::Scale => scales.push(parameter.var),
-        }
-    }
-    let (mut rounding, mut scales) = (Adam::new(rounding)?, Adam::new(scales)?);
+    let mut optimizers = Optimizers::new(unit)?;
     let steps = params.steps();
     let mut losses = Vec::with_capacity(steps);
+    if let Some(state) = context.interruption.resume()? {
+        optimizers.restore(&state).map_err(|e| unit.error(e))?;
+        losses = state.losses;
+    }
     context.progress.event(Event::Started { stage: unit.name, total: steps });
-    for step in 0..steps {
+    for step in losses.len()..steps {
         if context.progress.cancelled() {
+            context.interruption.keep(&optimizers.state(&losses)?)?;
             return Err(Error::Cancelled);
         }
         let random = context.random;
-        let samples = random.batch(unit.index, step, params.batch_size, unit.samples());
+        let samples = random.batch(unit.index, step, params.batch_size, unit.sample_count());
         let batch = unit.batch(&samples)?;
         let keep = |site| random.keep(unit.index, step, site, params.drop_prob);
         let input = unit.mixed_input(&batch, &keep(0))?;
@@ -127,8 +177,8 @@ pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>
         }
         let gradients = loss.backward()?;
         let cosine = 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / steps as f64).cos());
-        rounding.step(&gradients, params.lr * params.rate_factor())?;
-        scales.step(&gradients, params.scale_lr * params.rate_factor() * cosine)?;
+        optimizers.rounding.step(&gradients, params.lr * params.rate_factor())?;
+        optimizers.scales.step(&gradients, params.scale_lr * params.rate_factor() * cosine)?;
         losses.push(point);
         context.progress.event(Event::Step { step: step + 1, loss: point });
     }
@@ -164,6 +214,10 @@ impl Reconstructor for Qdrop {
         }
         self.params.run_iters = Some(iters);
         Ok(())
+    }
+
+    fn steps(&self) -> usize {
+        self.params.steps()
     }
 
     fn notice(&self) -> Option<String> {

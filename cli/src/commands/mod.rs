@@ -1,19 +1,16 @@
 //! What each command does. Every command returns the value that `--json` prints.
 
-use crate::arguments::{
-    Arguments, Command, EvaluateArguments, ListKind, QuantizeArguments, RecipeArguments, RecipesAction,
-};
+mod quantize;
+
+use crate::arguments::{Arguments, Command, EvaluateArguments, ListKind, RecipeArguments, RecipesAction};
 use crate::console::Console;
-use crate::memory::peak_resident_bytes;
 use crate::recipes;
-use crate::report::{table, Row};
 use anyhow::{bail, Context, Result};
-use qdrop_core::candle_core::Tensor;
 use qdrop_core::dataset::Split;
 use qdrop_core::device;
 use qdrop_core::graph::SiteKind;
-use qdrop_core::model::{Precision, QuantModel};
-use qdrop_core::pipeline::{load_saved, save, Registries, RunResult, Session, Summary, SUMMARY_FILE};
+use qdrop_core::model::Precision;
+use qdrop_core::pipeline::{load_saved, Registries, Session, SUMMARY_FILE};
 use qdrop_core::recipe::Recipe;
 use qdrop_core::registry::{Kind, Registry};
 use serde_json::{json, Value};
@@ -27,7 +24,8 @@ pub fn run(arguments: Arguments) -> Result<Value> {
     }
     let output = Output { json: arguments.json };
     match arguments.command {
-        Command::Quantize(a) => quantize(&a, output),
+        Command::Quantize(a) => quantize::quantize(&a, output),
+        Command::Resume { dir } => quantize::resume(&dir, output),
         Command::Evaluate(a) => evaluate_command(&a, output),
         Command::List { kind } => list(kind, output),
         Command::Recipes { action } => show_recipes(action.unwrap_or(RecipesAction::List), output),
@@ -55,93 +53,6 @@ impl Output {
 fn session<'a>(arguments: &RecipeArguments, recipe: Recipe, registries: &'a Registries) -> Result<Session<'a>> {
     let device = device::open(&arguments.device)?;
     Session::new(recipe, registries, device).with_context(|| format!("recipe '{}'", arguments.recipe))
-}
-
-fn quantize(arguments: &QuantizeArguments, output: Output) -> Result<Value> {
-    if let Some(out) = &arguments.out {
-        Session::check_out(out)?;
-    }
-    let registries = Registries::collect()?;
-    let console = Console::new();
-    let recipe = recipes::load(&arguments.recipe)?;
-    let main = session(&arguments.recipe, recipe, &registries)?;
-    let recipe = main.recipe();
-    let notice = main.notice();
-    console.line(&format!(
-        "{}: {}, setting {}, seed {}",
-        recipe.name,
-        recipe.bits(),
-        recipe.quant.setting,
-        recipe.seed
-    ));
-    if let Some(notice) = &notice {
-        console.line(&format!("note: {notice}"));
-    }
-    let float_model = main.float_model().context("loading the float network")?;
-    // The data is opened before anything long runs, so that its mistakes show at once.
-    let images = main.calibration_images(&console).context("loading the calibration images")?;
-    let float = main.evaluate(&float_model, Precision::Float, &console).context("evaluating the float network")?;
-    let mut rows = vec![Row { name: "float".into(), bits: "w32a32".into(), accuracy: float, seconds: None }];
-    for variant in &recipe.compare {
-        console.line(&format!("{}:", variant.name));
-        let stage = || format!("variant '{}'", variant.name);
-        let session = session(&arguments.recipe, recipe.variant(variant)?, &registries).with_context(stage)?;
-        let model = session.float_model().with_context(stage)?;
-        rows.push(quantize_and_measure(&session, model, &images, &variant.name, &console).with_context(stage)?.1);
-    }
-    if !recipe.compare.is_empty() {
-        console.line(&format!("{}:", recipe.reconstruction.name));
-    }
-    let (result, row) = quantize_and_measure(&main, float_model, &images, &recipe.reconstruction.name, &console)?;
-    let quantized = row.accuracy;
-    rows.push(row);
-    let summary = Summary {
-        recipe: recipe.name.clone(),
-        setting: recipe.quant.setting.to_string(),
-        bits: recipe.bits(),
-        seed: recipe.seed,
-        reconstruction: recipe.reconstruction.name.clone(),
-        float,
-        quantized,
-        seconds: result.seconds,
-        peak_rss_bytes: peak_resident_bytes(),
-        notice,
-    };
-    output.print(&table(&rows, &summary));
-    match &arguments.out {
-        Some(out) => {
-            save(out, recipe, &result.model, &summary).context("saving the result")?;
-            console.line(&format!("saved in {}", out.display()));
-        }
-        None => console.line("not saved; give --out DIR to keep the quantized network"),
-    }
-    let mut value = serde_json::to_value(&summary)?;
-    let others = rows
-        .iter()
-        .map(|r| json!({ "name": r.name, "bits": r.bits, "top1": r.accuracy.top1, "top5": r.accuracy.top5 }));
-    value["rows"] = others.collect();
-    value["units"] = result
-        .units
-        .iter()
-        .map(|u| json!({ "name": u.name, "seconds": u.seconds, "loss": u.mean_losses(true) }))
-        .collect();
-    value["out"] = json!(arguments.out);
-    Ok(value)
-}
-
-/// Quantizes the float network and measures the result; `name` is what the table calls it.
-fn quantize_and_measure(
-    session: &Session<'_>,
-    float_model: QuantModel,
-    images: &Tensor,
-    name: &str,
-    console: &Console,
-) -> Result<(RunResult, Row)> {
-    let result = session.quantize(float_model, images, console).context("quantizing")?;
-    let accuracy =
-        session.evaluate(&result.model, Precision::Quantized, console).context("evaluating the quantized network")?;
-    let row = Row { name: name.into(), bits: session.recipe().bits(), accuracy, seconds: Some(result.seconds) };
-    Ok((result, row))
 }
 
 fn evaluate_command(arguments: &EvaluateArguments, output: Output) -> Result<Value> {

@@ -1,0 +1,125 @@
+//! Checkpoints of one quantization: its ranges, its finished units, and the unit it was stopped in.
+
+use super::{files, tensor_file};
+use crate::error::{Error, Result};
+use crate::reconstructor::{Interrupted, LossPoint, UnitReport};
+use candle_core::{Device, Tensor};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+const CALIBRATION: &str = "calibration.safetensors";
+const INTERRUPTED: &str = "interrupted.safetensors";
+
+/// A folder of checkpoints.
+#[derive(Debug)]
+pub struct CheckpointFolder {
+    path: PathBuf,
+}
+
+/// What a checkpoint says besides its tensors.
+#[derive(Serialize, Deserialize)]
+struct CalibrationText {
+    seconds: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UnitText {
+    report: UnitReport,
+}
+
+#[derive(Serialize, Deserialize)]
+struct InterruptedText {
+    unit: String,
+    losses: Vec<LossPoint>,
+}
+
+/// Named tensors of a checkpoint.
+type Tensors = BTreeMap<String, Tensor>;
+
+impl CheckpointFolder {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Scales and zero points of all sites, and the seconds that calibration took.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn calibration(&self, device: &Device) -> Result<Option<(Tensors, f64)>> {
+        Ok(self.read::<CalibrationText>(CALIBRATION, device)?.map(|(tensors, text)| (tensors, text.seconds)))
+    }
+
+    /// Keeps the ranges of all sites.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn keep_calibration(&self, tensors: &Tensors, seconds: f64) -> Result<()> {
+        // The only place that makes the folder: one that vanishes later is an error.
+        std::fs::create_dir_all(&self.path).map_err(Error::io("create", &self.path))?;
+        self.write(CALIBRATION, tensors, &CalibrationText { seconds })
+    }
+
+    /// Hard weights and grids of unit `index`, and its report.
+    ///
+    /// # Errors
+    /// The file is damaged or belongs to another unit.
+    pub fn unit(&self, index: usize, name: &str, device: &Device) -> Result<Option<(Tensors, UnitReport)>> {
+        let file = unit_file(index);
+        let Some((tensors, text)) = self.read::<UnitText>(&file, device)? else { return Ok(None) };
+        if text.report.name != name {
+            let message = format!("belongs to unit '{}', not to '{name}'; remove the file", text.report.name);
+            return Err(Error::data(self.path.join(file), message));
+        }
+        Ok(Some((tensors, text.report)))
+    }
+
+    /// Keeps a finished unit.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn keep_unit(&self, index: usize, tensors: &Tensors, report: &UnitReport) -> Result<()> {
+        self.write(&unit_file(index), tensors, &UnitText { report: report.clone() })?;
+        match std::fs::remove_file(self.path.join(INTERRUPTED)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", self.path.join(INTERRUPTED))(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The state in which a unit was interrupted.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn interrupted(&self, unit: &str, device: &Device) -> Result<Option<Interrupted>> {
+        let found = self.read::<InterruptedText>(INTERRUPTED, device)?.filter(|(_, text)| text.unit == unit);
+        Ok(found.map(|(tensors, text)| Interrupted { losses: text.losses, tensors }))
+    }
+
+    /// Keeps the state in which a unit is interrupted.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn keep_interrupted(&self, unit: &str, state: &Interrupted) -> Result<()> {
+        let text = InterruptedText { unit: unit.into(), losses: state.losses.clone() };
+        self.write(INTERRUPTED, &state.tensors, &text)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str, device: &Device) -> Result<Option<(Tensors, T)>> {
+        let file = self.path.join(name);
+        let Some((tensors, text)) = tensor_file::read(&file, device)? else { return Ok(None) };
+        let text = serde_json::from_str(&text).map_err(|e| Error::data(&file, format!("is damaged: {e}")))?;
+        Ok(Some((tensors, text)))
+    }
+
+    fn write(&self, name: &str, tensors: &Tensors, text: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string(text).map_err(Error::message)?;
+        files::write(&self.path, name, &tensor_file::to_bytes(tensors, text)?)
+    }
+}
+
+fn unit_file(index: usize) -> String {
+    format!("unit-{:03}.safetensors", index + 1)
+}

@@ -1,0 +1,93 @@
+//! What a run depends on.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::path::Path;
+
+/// What a run depends on; it can only go on where all of it is the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of qdrop.
+    pub version: String,
+    /// Where the run computes: `cpu`, `cuda` or `cuda:N`.
+    pub device: String,
+    /// SHA-256 of the checkpoint with the float weights.
+    pub weights: String,
+    /// SHA-256 of the calibration images as the network sees them, once they were read.
+    pub calibration: Option<String>,
+    /// The recipe as YAML text.
+    pub recipe: String,
+}
+
+impl Manifest {
+    /// The manifest of a run that begins now.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be read.
+    pub fn new(recipe: String, weights: &Path, device: &str) -> Result<Self> {
+        let weights = fingerprint_of_file(weights)?;
+        let version = env!("CARGO_PKG_VERSION").into();
+        Ok(Self { version, device: device.into(), weights, calibration: None, recipe })
+    }
+
+    /// Checks that a run that began with `self` can go on here, with these weights.
+    ///
+    /// # Errors
+    /// The version or the weights differ.
+    pub fn check(&self, directory: &Path, weights: &Path) -> Result<()> {
+        let version = env!("CARGO_PKG_VERSION");
+        if self.version != version {
+            let message = format!(
+                "the run began with qdrop {}, this is {version}: the results could differ; go on with the old version, \
+                 or start a new run with another --out",
+                self.version
+            );
+            return Err(Error::data(directory, message));
+        }
+        if self.weights != fingerprint_of_file(weights)? {
+            let message =
+                "is not the checkpoint that the run began with (its SHA-256 differs); restore it, or start a \
+                           new run with another --out";
+            return Err(Error::weights(weights, message));
+        }
+        Ok(())
+    }
+}
+
+/// A SHA-256 of values that come one after another.
+#[derive(Default)]
+pub struct Fingerprint(Sha256);
+
+impl Fingerprint {
+    /// Takes values into account.
+    pub fn update(&mut self, values: &[f32]) {
+        // A few thousand at a time: no copy of the whole.
+        for values in values.chunks(4096) {
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            self.0.update(&bytes);
+        }
+    }
+
+    /// The digest as hexadecimal text.
+    pub fn finish(self) -> String {
+        hexadecimal(&self.0.finalize())
+    }
+}
+
+/// The SHA-256 of a file as hexadecimal text.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn fingerprint_of_file(file: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    let copied = File::open(file).and_then(|mut f| std::io::copy(&mut f, &mut hash));
+    copied.map_err(Error::io("read", file))?;
+    Ok(hexadecimal(&hash.finalize()))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,217 @@
+//! A run's directory: everything that a run needs to go on after it was stopped, and its results.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `run.json` | the [`Manifest`]: what the run depends on |
+//! | `recipe.yaml` | the recipe as it runs |
+//! | `lock` | held by the process that works here |
+//! | `events.jsonl` | what happened, one JSON object on each line |
+//! | `checkpoints/` | ranges after calibration, then one file for each finished unit |
+//! | `compare/N/` | checkpoints of the recipe's N-th variant |
+//! | `float.json`, `compare-N.json` | results of finished stages |
+//! | `model.safetensors`, `summary.json` | the final result |
+//!
+//! Every file is written beside its final name, synced and renamed: a file that exists is complete.
+
+mod checkpoint;
+mod events;
+mod files;
+mod manifest;
+mod tensor_file;
+
+pub use checkpoint::CheckpointFolder;
+pub use events::EventLog;
+pub use manifest::{fingerprint_of_file, Fingerprint, Manifest};
+
+use crate::error::{Error, Result};
+use crate::pipeline::{RECIPE_FILE, SUMMARY_FILE};
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// What the run depends on.
+pub const MANIFEST_FILE: &str = "run.json";
+/// What happened.
+pub const EVENTS_FILE: &str = "events.jsonl";
+const LOCK_FILE: &str = "lock";
+
+/// A locked run directory.
+#[derive(Debug)]
+pub struct RunDirectory {
+    path: PathBuf,
+    /// Held until the process ends, however it ends.
+    _lock: File,
+}
+
+impl RunDirectory {
+    /// Begins a run in `path`, which is created or empty.
+    ///
+    /// # Errors
+    /// Something is in the directory already, another process works there, or it cannot be written.
+    pub fn create(path: &Path, manifest: &Manifest) -> Result<Self> {
+        std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
+        check_free(path)?;
+        let directory = Self { path: path.into(), _lock: lock(path)? };
+        // Another process may have begun a run between the look and the lock.
+        check_free(path)?;
+        directory.store(MANIFEST_FILE, manifest)?;
+        directory.write_recipe(manifest)?;
+        Ok(directory)
+    }
+
+    /// Opens the directory of a run that was stopped.
+    ///
+    /// # Errors
+    /// There is no run, another process works on it, or its recipe was changed.
+    pub fn open(path: &Path) -> Result<(Self, Manifest)> {
+        if !path.is_dir() {
+            return Err(Error::data(path, "there is no such directory"));
+        }
+        if !path.join(MANIFEST_FILE).exists() {
+            let message =
+                format!("holds no run: {MANIFEST_FILE} is missing; start one with `qdrop quantize RECIPE --out DIR`");
+            return Err(Error::data(path, message));
+        }
+        let directory = Self { path: path.into(), _lock: lock(path)? };
+        let manifest: Manifest = directory
+            .load(MANIFEST_FILE)?
+            .ok_or_else(|| Error::data(path.join(MANIFEST_FILE), "vanished while it was opened"))?;
+        let recipe_file = path.join(RECIPE_FILE);
+        match std::fs::read_to_string(&recipe_file) {
+            Ok(text) if text == manifest.recipe => {}
+            Ok(_) => {
+                let message = "was changed since the run began, and its finished units were made with the old recipe; \
+                               undo the change, or start a new run with another --out";
+                return Err(Error::data(&recipe_file, message));
+            }
+            // The run was stopped before it was written.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => directory.write_recipe(&manifest)?,
+            Err(e) => return Err(Error::io("read", &recipe_file)(e)),
+        }
+        Ok((directory, manifest))
+    }
+
+    fn write_recipe(&self, manifest: &Manifest) -> Result<()> {
+        files::write(&self.path, RECIPE_FILE, manifest.recipe.as_bytes())
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where cached values go that do not fit into memory, unless the recipe says otherwise.
+    pub fn spill_folder(&self) -> PathBuf {
+        self.path.join("cache")
+    }
+
+    /// The checkpoints of the recipe itself, or of its variant with this number.
+    pub fn checkpoints(&self, variant: Option<usize>) -> CheckpointFolder {
+        CheckpointFolder::new(match variant {
+            None => self.path.join("checkpoints"),
+            Some(i) => self.path.join("compare").join(i.to_string()),
+        })
+    }
+
+    /// The fingerprint of the calibration images: kept the first time, compared from then on.
+    ///
+    /// # Errors
+    /// It differs from that of the run so far.
+    pub fn check_calibration(&self, manifest: &mut Manifest, fingerprint: &str) -> Result<()> {
+        match &manifest.calibration {
+            Some(old) if old == fingerprint => Ok(()),
+            Some(_) => {
+                let message = "the calibration images differ from those that the run began with (files were added, \
+                               removed or changed); restore them, or start a new run with another --out";
+                Err(Error::data(&self.path, message))
+            }
+            None => {
+                manifest.calibration = Some(fingerprint.into());
+                self.store(MANIFEST_FILE, manifest)
+            }
+        }
+    }
+
+    /// Reads the result of a stage, if the stage was finished.
+    ///
+    /// # Errors
+    /// The file cannot be read or is damaged.
+    pub fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let file = self.path.join(name);
+        match std::fs::read_to_string(&file) {
+            Ok(text) => {
+                serde_json::from_str(&text).map(Some).map_err(|e| Error::data(&file, format!("is damaged: {e}")))
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", &file)(e)),
+        }
+    }
+
+    /// Writes the result of a stage.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn store(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(value).map_err(Error::message)?;
+        files::write(&self.path, name, text.as_bytes())
+    }
+
+    /// Writes a file of the result.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        files::write(&self.path, name, content)
+    }
+}
+
+/// Refuses a directory that holds a run, or anything that a run could overwrite.
+fn check_free(path: &Path) -> Result<()> {
+    if path.join(SUMMARY_FILE).exists() {
+        return Err(Error::data(path, "holds the result of an earlier run; choose another --out or remove it"));
+    }
+    if path.join(MANIFEST_FILE).exists() {
+        let message = format!(
+            "holds an unfinished run; go on with `qdrop resume {}`, choose another --out, or remove it",
+            path.display()
+        );
+        return Err(Error::data(path, message));
+    }
+    for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
+        let name = entry.map_err(Error::io("list", path))?.file_name();
+        let name = name.to_string_lossy();
+        // Left by a process that was stopped before its run began.
+        if name != LOCK_FILE && !name.ends_with(files::PARTIAL) {
+            return Err(Error::data(path, format!("is not empty (it holds '{name}'); choose another --out")));
+        }
+    }
+    Ok(())
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let file = path.join(LOCK_FILE);
+    let open = File::options().read(true).write(true).create(true).truncate(false).open(&file);
+    let mut handle = open.map_err(Error::io("open", &file))?;
+    match handle.try_lock() {
+        Ok(()) => {
+            // The number is for the message below only; the lock is what counts.
+            let number = std::process::id().to_string();
+            let written =
+                handle.set_len(0).and_then(|()| handle.rewind()).and_then(|()| handle.write_all(number.as_bytes()));
+            written.map_err(Error::io("write", &file))?;
+            Ok(handle)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut number = String::new();
+            let known = handle.read_to_string(&mut number).is_ok_and(|n| n > 0);
+            let process = if known { format!("process {number}") } else { "another process".into() };
+            Err(Error::data(path, format!("{process} is working on this run; wait until it ends or stop it")))
+        }
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", &file)(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,317 @@
+//! Runs that are stopped, resumed, disturbed: nothing is lost and the result is the same.
+
+use crate::support::*;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A run of about two seconds with several units.
+const SMALL: &[&str] = &[
+    "--set",
+    "compare=[{name: nearest, set: {reconstruction: none}}]",
+    "--set",
+    "calibration={images: 64, observe: 32}",
+    "--set",
+    "evaluation={images: 100}",
+    "--iters",
+    "10",
+];
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn arguments<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    [&["quantize", "demo"], SMALL, &["--out", text(out)], more].concat()
+}
+
+/// Starts the binary without waiting for it.
+fn start(arguments: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qdrop"));
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn wait_for(file: &Path, child: &mut Child) {
+    let start = Instant::now();
+    while !file.exists() {
+        assert!(start.elapsed() < Duration::from_secs(120), "{} never appeared", file.display());
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before {} appeared", file.display());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+/// The exit status and what the process wrote to stderr.
+fn end(child: Child) -> (Option<i32>, String) {
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// The model of an uninterrupted run.
+fn uninterrupted(dir: &Path) -> Vec<u8> {
+    let out = dir.join("uninterrupted");
+    let run = qdrop(&arguments(&out, &[]));
+    assert!(run.ok, "{}", run.stderr);
+    model(&out)
+}
+
+fn model(out: &Path) -> Vec<u8> {
+    std::fs::read(out.join("model.safetensors")).unwrap()
+}
+
+/// A run that was killed after its third unit.
+fn killed(dir: &Path) -> PathBuf {
+    let out = dir.join("killed");
+    let mut child = start(&arguments(&out, &[]));
+    wait_for(&out.join("checkpoints/unit-003.safetensors"), &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    out
+}
+
+fn resume(out: &Path) -> Run {
+    qdrop(&["resume", text(out)])
+}
+
+#[test]
+fn killed_at_three_random_moments_and_resumed_equals_uninterrupted() {
+    let dir = tempfile::tempdir().unwrap();
+    let begin = Instant::now();
+    let want = uninterrupted(dir.path());
+    let whole = begin.elapsed();
+    let out = dir.path().join("out");
+    // Really random, and printed: a failure can be repeated with the same moments.
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+    let random = qdrop_core::kernels::random::Stream { seed: seed.into(), id: [0; 3] };
+    for i in 0..3 {
+        let moment = whole.mul_f64(0.5 * random.uniform(i));
+        eprintln!("kill {i} after {moment:?}");
+        let begun = out.join("run.json").exists();
+        let mut child = if begun { start(&["resume", text(&out)]) } else { start(&arguments(&out, &[])) };
+        std::thread::sleep(moment);
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        assert!(status.code().is_none() || status.success(), "{:?}", end(child));
+    }
+    if !out.join("run.json").exists() {
+        assert!(qdrop(&arguments(&out, &[])).ok);
+    }
+    let run = resume(&out);
+    assert!(run.ok, "{}", run.stderr);
+    assert!(model(&out) == want, "the resumed result differs");
+    let summary = |dir: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(dir_file(&out, dir)).unwrap()).unwrap()
+    };
+    let (got, want) = (summary("out/summary.json"), summary("uninterrupted/summary.json"));
+    assert_eq!((&got["float"], &got["quantized"]), (&want["float"], &want["quantized"]));
+    let again = qdrop(&["resume", text(&out), "--json"]).json();
+    assert_eq!(again["quantized"], want["quantized"], "a finished run tells its result");
+}
+
+fn dir_file(out: &Path, name: &str) -> PathBuf {
+    out.parent().unwrap().join(name)
+}
+
+#[test]
+fn ctrl_c_keeps_the_state_within_a_unit() {
+    let dir = tempfile::tempdir().unwrap();
+    let want = uninterrupted(dir.path());
+    let out = dir.path().join("out");
+    let mut child = start(&arguments(&out, &[]));
+    wait_for(&out.join("checkpoints/unit-002.safetensors"), &mut child);
+    // The third unit moves its values on first; its steps follow.
+    let log = out.join("events.jsonl");
+    while !std::fs::read_to_string(&log).unwrap().contains("\"stage\":\"layer1.1\",\"step\":2") {
+        assert!(child.try_wait().unwrap().is_none());
+    }
+    signal(&child, "-INT");
+    let (status, stderr) = end(child);
+    assert_eq!(status, Some(130), "{stderr}");
+    assert!(stderr.contains("go on with `qdrop resume"), "{stderr}");
+    let state = out.join("checkpoints/interrupted.safetensors");
+    if !out.join("checkpoints/unit-003.safetensors").exists() {
+        assert!(state.exists(), "stopped within the unit: {stderr}");
+    }
+    let run = resume(&out);
+    assert!(run.ok, "{}", run.stderr);
+    assert!(!state.exists());
+    assert!(model(&out) == want, "the resumed result differs");
+}
+
+#[test]
+fn memory_and_files_of_cached_values_give_the_same_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let want = uninterrupted(dir.path());
+    let spill = dir.path().join("spill");
+    let out = dir.path().join("spilled");
+    let set = format!("cache={{limit: 300KiB, spill: {}}}", spill.display());
+    let run = qdrop(&arguments(&out, &["--set", &set]));
+    assert!(run.ok, "{}", run.stderr);
+    assert!(model(&out) == want, "values from files give another result");
+    assert_eq!(std::fs::read_dir(&spill).unwrap().count(), 0, "a cache file was left");
+    let out = dir.path().join("half");
+    let run = qdrop(&arguments(&out, &["--set", "cache.dtype=f16"]));
+    assert!(run.ok, "{}", run.stderr);
+    assert!(model(&out) != want, "half precision rounds");
+    let run = qdrop(&["check", "demo", "--set", "cache.limit=lots"]);
+    assert!(run.error().contains("cache.limit"), "{}", run.stderr);
+}
+
+#[test]
+fn a_changed_run_is_not_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = dir.path().join("w.safetensors");
+    let demo = fixture("../cli/demo");
+    std::fs::copy(demo.join("weights.safetensors"), &weights).unwrap();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    for file in std::fs::read_dir(&demo).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), data.join(file.file_name())).unwrap();
+    }
+    let out = dir.path().join("out");
+    let mut child = start(&arguments(&out, &["--weights", text(&weights), "--data", text(&data)]));
+    wait_for(&out.join("checkpoints/unit-001.safetensors"), &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let changed = |file: &Path, from: &str, to: &str, message: &str| {
+        let old = std::fs::read_to_string(file).unwrap();
+        assert!(old.contains(from), "{old}");
+        std::fs::write(file, old.replace(from, to)).unwrap();
+        let run = resume(&out);
+        assert!(run.error().contains(message), "{}", run.stderr);
+        std::fs::write(file, old).unwrap();
+    };
+    changed(&out.join("recipe.yaml"), "bits: 2", "bits: 3", "recipe.yaml: was changed since the run began");
+    let version = format!("\"version\": \"{}\"", env!("CARGO_PKG_VERSION"));
+    changed(&out.join("run.json"), &version, "\"version\": \"0.0.0\"", "the run began with qdrop 0.0.0");
+
+    let good = std::fs::read(&weights).unwrap();
+    let mut other = good.clone();
+    *other.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, &other).unwrap();
+    let run = resume(&out);
+    assert!(run.error().contains("w.safetensors: is not the checkpoint that the run began with"), "{}", run.stderr);
+    std::fs::write(&weights, &good).unwrap();
+
+    // Other calibration images: those of the test set, which has as many pixels.
+    let images = data.join("train-images-idx3-ubyte.gz");
+    let labels = data.join("train-labels-idx1-ubyte.gz");
+    for (file, from) in [(&images, "t10k-images-idx3-ubyte.gz"), (&labels, "t10k-labels-idx1-ubyte.gz")] {
+        std::fs::copy(demo.join(from), file).unwrap();
+    }
+    let run = resume(&out);
+    assert!(run.error().contains("the calibration images differ"), "{}", run.stderr);
+    for file in [&images, &labels] {
+        std::fs::copy(demo.join(file.file_name().unwrap()), file).unwrap();
+    }
+    assert!(resume(&out).ok, "everything restored");
+}
+
+#[test]
+fn one_process_for_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let mut child = start(&arguments(&out, &[]));
+    wait_for(&out.join("checkpoints/unit-001.safetensors"), &mut child);
+    let second = resume(&out);
+    let expected = format!("process {} is working on this run", child.id());
+    assert!(second.error().contains(&expected), "{}", second.stderr);
+    let second = qdrop(&arguments(&out, &[]));
+    assert!(second.error().contains("holds an unfinished run; go on with `qdrop resume"), "{}", second.stderr);
+    let (status, stderr) = end(child);
+    assert_eq!(status, Some(0), "{stderr}");
+}
+
+/// Checkpoints of the run so far.
+fn checkpoints(out: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files: Vec<_> = std::fs::read_dir(out.join("checkpoints"))
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
+        .map(|p| (p.clone(), std::fs::read(&p).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_full_disk_damages_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let want = uninterrupted(dir.path());
+    let out = killed(dir.path());
+    let before = checkpoints(&out);
+    // The log meets a full disk.
+    let (log, kept) = (out.join("events.jsonl"), dir.path().join("log"));
+    std::fs::rename(&log, &kept).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &log).unwrap();
+    let run = resume(&out);
+    assert!(
+        run.error().contains("cannot write") && run.stderr.contains("events.jsonl: No space left"),
+        "{}",
+        run.stderr
+    );
+    std::fs::remove_file(&log).unwrap();
+    std::fs::rename(&kept, &log).unwrap();
+    // A checkpoint does: files of this process may have 256 KiB at most, as `ulimit -f` counts.
+    let command =
+        format!("trap '' XFSZ; ulimit -f 256; exec '{}' resume '{}'", env!("CARGO_BIN_EXE_qdrop"), out.display());
+    let limited = Command::new("bash").args(["-c", &command]).output().unwrap();
+    let stderr = String::from_utf8(limited.stderr).unwrap();
+    assert!(!limited.status.success() && stderr.contains("cannot write"), "{stderr}");
+    assert!(stderr.contains("checkpoints/unit-0") && !stderr.contains("panicked"), "{stderr}");
+    let after = checkpoints(&out);
+    assert!(before.iter().all(|file| after.contains(file)), "an earlier checkpoint was damaged");
+    assert!(!std::fs::read_dir(out.join("checkpoints"))
+        .unwrap()
+        .any(|f| text(&f.unwrap().path()).ends_with(".partial")));
+    let run = resume(&out);
+    assert!(run.ok, "{}", run.stderr);
+    assert!(model(&out) == want, "the resumed result differs");
+}
+
+#[test]
+fn directories_that_cannot_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = qdrop(&arguments(Path::new("/dev/null/out"), &[]));
+    assert!(run.error().contains("cannot create /dev/null/out"), "{}", run.stderr);
+    // Read-only: by permission, or (root may write anyway) by the file system.
+    let read_only = dir.path().join("read-only");
+    std::fs::create_dir(&read_only).unwrap();
+    let mut permissions = std::fs::metadata(&read_only).unwrap().permissions();
+    permissions.set_readonly(true);
+    std::fs::set_permissions(&read_only, permissions).unwrap();
+    let target = match std::fs::write(read_only.join("probe"), "") {
+        Ok(()) => PathBuf::from("/proc/self"),
+        Err(_) => read_only.clone(),
+    };
+    let run = qdrop(&arguments(&target.join("out"), &[]));
+    assert!(run.error().contains("cannot create") && run.stderr.contains("/out"), "{}", run.stderr);
+    // Removed while the run goes on: an error, and it is not made again.
+    let out = dir.path().join("out");
+    let mut child = start(&arguments(&out, &[]));
+    wait_for(&out.join("checkpoints/unit-002.safetensors"), &mut child);
+    std::fs::rename(&out, dir.path().join("moved")).unwrap();
+    let (status, stderr) = end(child);
+    assert_eq!(status, Some(1), "{stderr}");
+    assert!(stderr.contains("cannot write") && stderr.contains("No such file or directory"), "{stderr}");
+    assert!(!out.exists());
+    assert!(resume(&dir.path().join("moved")).ok, "what was written is whole");
+    let run = resume(dir.path());
+    assert!(run.error().contains("holds no run: run.json is missing"), "{}", run.stderr);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = killed(dir.path());
+    let file = out.join("checkpoints/unit-002.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() - 4]).unwrap();
+    let run = resume(&out);
+    assert!(run.error().contains("unit-002.safetensors: is damaged"), "{}", run.stderr);
+}
