@@ -109,6 +109,11 @@ pub enum ListKind {
 pub enum RecipesAction {
     /// List them.
     List,
+    /// Print the recipe that says the same as a configuration file of the reference implementation.
+    Convert {
+        /// The configuration.
+        file: String,
+    },
     /// Print one with everything that it inherits.
     Show {
         /// Its name, or a YAML file.

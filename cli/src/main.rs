@@ -3,6 +3,7 @@
 mod arguments;
 mod commands;
 mod console;
+mod convert;
 mod memory;
 mod recipes;
 mod report;

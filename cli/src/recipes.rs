@@ -1,21 +1,18 @@
 //! Finding a recipe: built-in ones, files, inheritance and changes from the command line.
 
 use crate::arguments::RecipeArguments;
+use crate::convert;
 use anyhow::{anyhow, bail, Context, Result};
+use include_dir::{include_dir, Dir};
 use qdrop_core::pipeline::RECIPE_FILE;
 use qdrop_core::recipe::{apply_set, merge, parse_yaml, Recipe};
 use qdrop_core::registry::nearest;
-use serde_yaml::Value;
+use serde_yaml::{Mapping, Value};
 use std::path::{Path, PathBuf};
 
-/// Built-in recipes by name. Names that begin with an underscore are only inherited from.
-const BUILT_IN: &[(&str, &str)] = &[
-    ("demo", include_str!("../recipes/demo.yaml")),
-    ("imagenet/_mobilenet_v2", include_str!("../recipes/imagenet/_mobilenet_v2.yaml")),
-    ("imagenet/mobilenet_v2_w8a8", include_str!("../recipes/imagenet/mobilenet_v2_w8a8.yaml")),
-    ("imagenet/mobilenet_v2_w4a4", include_str!("../recipes/imagenet/mobilenet_v2_w4a4.yaml")),
-    ("imagenet/mobilenet_v2_w2a4", include_str!("../recipes/imagenet/mobilenet_v2_w2a4.yaml")),
-];
+/// Built-in recipes; `imagenet/x.yaml` is called `imagenet/x`. Names that begin with an underscore
+/// are only inherited from.
+static BUILT_IN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/recipes");
 
 /// Files of the `demo` recipe.
 const DEMO: &[(&str, &[u8])] = &[
@@ -26,17 +23,33 @@ const DEMO: &[(&str, &[u8])] = &[
     ("t10k-labels-idx1-ubyte.gz", include_bytes!("../demo/t10k-labels-idx1-ubyte.gz")),
 ];
 
+/// Not a recipe: what the reference implementation calls the networks.
+const REFERENCE_MODELS: &str = "reference_models";
 /// How deep recipes may inherit.
 const MAX_DEPTH: usize = 8;
 
 /// Names of the built-in recipes that can be run.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    BUILT_IN.iter().map(|(name, _)| *name).filter(|name| !name.split('/').any(|p| p.starts_with('_')))
+pub fn names() -> Vec<String> {
+    let mut names = Vec::new();
+    let mut folders = vec![&BUILT_IN];
+    while let Some(folder) = folders.pop() {
+        folders.extend(folder.dirs());
+        let files = folder.files().map(|f| f.path()).filter(|p| p.extension().is_some_and(|e| e == "yaml"));
+        names.extend(files.map(|p| p.with_extension("").to_string_lossy().into_owned()));
+    }
+    names.retain(|name| !name.split('/').any(|part| part.starts_with('_')) && name != REFERENCE_MODELS);
+    names.sort();
+    names
 }
 
-/// Whether a built-in recipe has this name. A file or folder of the same name does not hide it.
+/// The text of a built-in recipe. A file or folder of the same name does not hide it.
+fn built_in(name: &str) -> Option<&'static str> {
+    BUILT_IN.get_file(format!("{name}.yaml"))?.contents_utf8()
+}
+
+/// Whether a built-in recipe has this name.
 pub fn is_built_in(name: &str) -> bool {
-    BUILT_IN.iter().any(|(n, _)| *n == name)
+    built_in(name).is_some()
 }
 
 /// The recipe of a command with all its changes.
@@ -72,8 +85,8 @@ fn read(name: &str, depth: usize) -> Result<(Value, PathBuf)> {
         folder if folder.is_dir() => folder.join(RECIPE_FILE),
         file => file.into(),
     };
-    let (text, origin) = match BUILT_IN.iter().find(|(n, _)| *n == name) {
-        Some((_, text)) => (text.to_string(), demo_folder()?.join(name)),
+    let (text, origin) = match built_in(name) {
+        Some(text) => (text.to_string(), demo_folder()?.join(name)),
         None if file.exists() => {
             let text = std::fs::read_to_string(&file).with_context(|| format!("reading recipe {}", file.display()))?;
             // The demo's files may have been cleaned away since its result was saved.
@@ -83,18 +96,30 @@ fn read(name: &str, depth: usize) -> Result<(Value, PathBuf)> {
         None => return Err(unknown(name)),
     };
     let mut value = parse_yaml(&text, &origin)?;
-    let parent = value.as_mapping_mut().and_then(|m| m.remove("extends"));
-    let Some(parent) = parent else { return Ok((value, origin)) };
-    let parent = parent.as_str().ok_or_else(|| anyhow!("recipe '{name}': `extends` takes the name of one recipe"))?;
-    let relative = origin.parent().unwrap_or(Path::new("")).join(parent);
-    let parent = if relative.is_file() { relative.to_string_lossy().into_owned() } else { parent.into() };
-    let (base, _) = read(&parent, depth + 1).with_context(|| format!("recipe '{name}' extends '{parent}'"))?;
+    if convert::recognizes(&value) {
+        return Ok((convert::to_recipe(value, &origin)?, origin));
+    }
+    let parents = match value.as_mapping_mut().and_then(|m| m.remove("extends")) {
+        None => return Ok((value, origin)),
+        Some(Value::Sequence(parents)) => parents,
+        Some(parent) => vec![parent],
+    };
+    let mut base = Value::Mapping(Mapping::new());
+    for parent in parents {
+        let Some(parent) = parent.as_str() else {
+            bail!("recipe '{name}': `extends` takes the name of a recipe, or a list of names");
+        };
+        let relative = origin.parent().unwrap_or(Path::new("")).join(parent);
+        let parent = if relative.is_file() { relative.to_string_lossy().into_owned() } else { parent.into() };
+        let (inherited, _) = read(&parent, depth + 1).with_context(|| format!("recipe '{name}' extends '{parent}'"))?;
+        base = merge(base, inherited);
+    }
     Ok((merge(base, value), origin))
 }
 
 fn unknown(name: &str) -> anyhow::Error {
-    let hint = nearest(name, names()).map(|n| format!(", did you mean '{n}'?")).unwrap_or_default();
-    let known: Vec<_> = names().collect();
+    let known = names();
+    let hint = nearest(name, known.iter().map(String::as_str)).map(|n| format!(", did you mean '{n}'?")).unwrap_or_default();
     anyhow!("there is no file and no built-in recipe '{name}'{hint}; built in: {}", known.join(", "))
 }
 

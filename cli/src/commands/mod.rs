@@ -129,14 +129,14 @@ fn show_recipes(action: RecipesAction, output: Output) -> Result<Value> {
         RecipesAction::List => {
             let mut list = Vec::new();
             for name in recipes::names() {
-                let recipe = recipes::load(&plain(name.into()))?;
+                let recipe = recipes::load(&plain(name.clone()))?;
                 let description = recipe.description.unwrap_or_default();
                 output.print(&format!("{name:32} {description}\n"));
                 list.push(json!({ "name": name, "description": description }));
             }
             Ok(json!({ "recipes": list }))
         }
-        RecipesAction::Show { name } => {
+        RecipesAction::Show { name } | RecipesAction::Convert { file: name } => {
             let mut recipe = recipes::load(&plain(name))?;
             // A copy of the text belongs to the folder it is put in.
             recipe.base_dir.clear();

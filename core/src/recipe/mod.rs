@@ -81,6 +81,9 @@ pub struct Recipe {
     /// What the recipe is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// Published accuracies to compare with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<Published>,
     /// The network.
     pub model: ModelRecipe,
     /// The dataset.
@@ -114,6 +117,17 @@ pub struct Recipe {
     /// Folder that relative paths start from; the recipe's own by default.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub base_dir: PathBuf,
+}
+
+/// Accuracies that were published for a recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    /// Top-1 of the float network in percent. Before a run a sample is measured and compared.
+    pub float: f64,
+    /// Top-1 of the quantized network in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantized: Option<f64>,
 }
 
 fn is_empty(path: &Path) -> bool {
