@@ -43,6 +43,8 @@ pub enum Command {
     },
     /// Validate all of a recipe that can be validated without running it.
     Check(RecipeArguments),
+    /// Show an architecture's (or a recipe's) units, layers, shapes, bits, parameters and operations.
+    Describe(RecipeArguments),
 }
 
 /// A recipe and what replaces parts of it.
@@ -76,6 +78,9 @@ pub struct QuantizeArguments {
     /// Keep the run in this folder: checkpoints that `resume` goes on from, events, the result.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Check everything, print the plan with the estimated time and memory, and stop there.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Arguments of `evaluate`.

@@ -110,7 +110,8 @@ fn inherit(mut value: Value, file: &Path, depth: usize) -> Result<Value> {
     }
     let root = root.as_str().ok_or_else(|| anyhow!("{}: `root` takes the name of a file", file.display()))?;
     let root = file.parent().unwrap_or(Path::new("")).join(root);
-    let text = std::fs::read_to_string(&root).with_context(|| format!("reading {}, the root of {}", root.display(), file.display()))?;
+    let text = std::fs::read_to_string(&root)
+        .with_context(|| format!("reading {}, the root of {}", root.display(), file.display()))?;
     let base = inherit(qdrop_core::recipe::parse_yaml(&text, &root)?, &root, depth + 1)?;
     if let (Value::Mapping(value), Value::Mapping(base)) = (&mut value, base) {
         for (key, section) in base {
@@ -200,7 +201,9 @@ fn tensor(config: &Tensor, path: &str, is_weight: bool) -> Result<Value> {
     let granularity = match (config.ch_axis, is_weight) {
         (-1, _) => "per_tensor",
         (0, true) => "per_channel",
-        (axis, _) => bail!("{path}.ch_axis: {axis} is not supported; -1 is per tensor, 0 per output channel of a weight"),
+        (axis, _) => {
+            bail!("{path}.ch_axis: {axis} is not supported; -1 is per tensor, 0 per output channel of a weight")
+        }
     };
     Ok(mapping([
         ("bits", config.bit.into()),

@@ -52,13 +52,29 @@ pub fn is_built_in(name: &str) -> bool {
     built_in(name).is_some()
 }
 
+/// Whether this is the name of a built-in recipe, or of a file or folder.
+pub fn exists(name: &str) -> bool {
+    is_built_in(name) || Path::new(name).exists()
+}
+
 /// The recipe of a command with all its changes.
 pub fn load(arguments: &RecipeArguments) -> Result<Recipe> {
-    let (mut value, origin) = read(&arguments.recipe, 0)?;
+    let (value, origin) = read(&arguments.recipe, 0)?;
+    changed(value, &origin, arguments)
+}
+
+/// As [`load`], but of the recipe `base` with one more change before those of the command.
+pub fn load_with(arguments: &RecipeArguments, base: &str, change: &str) -> Result<Recipe> {
+    let (mut value, origin) = read(base, 0)?;
+    apply_set(&mut value, change)?;
+    changed(value, &origin, arguments)
+}
+
+fn changed(mut value: Value, origin: &Path, arguments: &RecipeArguments) -> Result<Recipe> {
     for change in &arguments.set {
         apply_set(&mut value, change)?;
     }
-    let mut recipe = Recipe::from_value(value, &origin)?;
+    let mut recipe = Recipe::from_value(value, origin)?;
     // Absolute, so that a saved recipe means the same from everywhere.
     let absolute = |path: &Path| std::path::absolute(path).with_context(|| format!("resolving {}", path.display()));
     recipe.base_dir = match recipe.base_dir.as_os_str().is_empty() {
@@ -119,7 +135,8 @@ fn read(name: &str, depth: usize) -> Result<(Value, PathBuf)> {
 
 fn unknown(name: &str) -> anyhow::Error {
     let known = names();
-    let hint = nearest(name, known.iter().map(String::as_str)).map(|n| format!(", did you mean '{n}'?")).unwrap_or_default();
+    let hint =
+        nearest(name, known.iter().map(String::as_str)).map(|n| format!(", did you mean '{n}'?")).unwrap_or_default();
     anyhow!("there is no file and no built-in recipe '{name}'{hint}; built in: {}", known.join(", "))
 }
 

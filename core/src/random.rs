@@ -15,6 +15,8 @@ pub enum Purpose {
     Batch = 3,
     /// Drop at a site.
     Drop = 4,
+    /// Choice of images for a check.
+    Sample = 5,
 }
 
 /// The stream of random numbers for a purpose, `a` and `b` telling uses apart.

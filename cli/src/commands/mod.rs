@@ -1,5 +1,6 @@
 //! What each command does. Every command returns the value that `--json` prints.
 
+mod describe;
 mod quantize;
 
 use crate::arguments::{Arguments, Command, EvaluateArguments, ListKind, RecipeArguments, RecipesAction};
@@ -14,6 +15,7 @@ use qdrop_core::pipeline::{load_saved, Registries, Session, SUMMARY_FILE};
 use qdrop_core::recipe::Recipe;
 use qdrop_core::registry::{Kind, Registry};
 use serde_json::{json, Value};
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 /// Runs a command.
@@ -30,6 +32,7 @@ pub fn run(arguments: Arguments) -> Result<Value> {
         Command::List { kind } => list(kind, output),
         Command::Recipes { action } => show_recipes(action.unwrap_or(RecipesAction::List), output),
         Command::Check(a) => check(&a, output),
+        Command::Describe(a) => describe::describe(&a, output),
     }
 }
 
@@ -41,10 +44,13 @@ struct Output {
 
 impl Output {
     fn print(self, text: &str) {
-        if self.json {
-            eprint!("{text}");
-        } else {
-            print!("{text}");
+        let written = match self.json {
+            true => std::io::stderr().write_all(text.as_bytes()),
+            false => std::io::stdout().write_all(text.as_bytes()),
+        };
+        // A reader that has seen enough, such as `head`, is no error.
+        if let Some(e) = written.err().filter(|e| e.kind() != ErrorKind::BrokenPipe) {
+            eprintln!("warning: cannot write to the output: {e}");
         }
     }
 }

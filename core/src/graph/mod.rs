@@ -2,6 +2,7 @@
 //! reports and execution all read.
 
 mod builder;
+mod cost;
 mod execute;
 mod fold;
 mod op;

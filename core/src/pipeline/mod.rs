@@ -1,21 +1,25 @@
 //! From a recipe to a quantized, evaluated and saved network.
 
 mod calibrate;
+mod estimate;
 mod evaluate;
 mod load;
 mod plan;
 mod progress;
 mod reconstruct;
 mod registries;
+mod sanity;
 mod saved;
 mod session;
 
 pub use calibrate::calibrate;
+pub use estimate::Estimate;
 pub use evaluate::{evaluate, Accuracy};
 pub use load::{calibration_images, load_ahead, load_batch, Batch, CalibrationSet};
 pub use plan::{plan_sites, SitePlan};
 pub use progress::{Event, Progress, Silent};
 pub use reconstruct::{reconstruct, Resources};
 pub use registries::Registries;
+pub use sanity::FloatSample;
 pub use saved::{load_saved, save, SavedModel, Summary, MODEL_FILE, RECIPE_FILE, SUMMARY_FILE};
 pub use session::{RunResult, Session};

@@ -51,12 +51,7 @@ impl<'a> Session<'a> {
         let path = "model.architecture";
         let architecture = (registries.architectures.get(&strategy.name, path)?.build.0)();
         let graph = architecture.graph(&strategy.params_at(path))?;
-        let strategy = &recipe.reconstruction;
-        let entry = registries.reconstructors.get(&strategy.name, "reconstruction")?;
-        let mut reconstructor = (entry.build.0)(&strategy.params_at("reconstruction"))?;
-        if let Some(iters) = recipe.run_iters {
-            reconstructor.shorten(iters)?;
-        }
+        let reconstructor = build_reconstructor(&recipe, registries)?;
         let session = Self { recipe, registries, device, architecture, reconstructor, graph };
         session.registries.datasets.get(&session.recipe.data.name, "data")?;
         for plan in session.plans()? {
@@ -99,6 +94,20 @@ impl<'a> Session<'a> {
     /// An override matches nothing.
     pub fn plans(&self) -> Result<Vec<SitePlan>> {
         plan_sites(&self.graph, &self.recipe.quant)
+    }
+
+    /// What is quantized in `graph`, this network with its batch normalization folded.
+    pub(super) fn plans_of(&self, graph: &Graph) -> Result<Vec<SitePlan>> {
+        plan_sites(graph, &self.recipe.quant)
+    }
+
+    pub(super) fn place(&self, model: &mut QuantModel, plans: &[SitePlan]) -> Result<()> {
+        place(model, plans, self.registries)
+    }
+
+    /// A reconstructor like that of the session.
+    pub(super) fn build_reconstructor(&self) -> Result<Box<dyn Reconstructor>> {
+        build_reconstructor(&self.recipe, self.registries)
     }
 
     /// The checkpoint to read.
@@ -144,16 +153,24 @@ impl<'a> Session<'a> {
         Ok(QuantModel::new(graph, parameters, self.device.clone()))
     }
 
-    /// The network with quantizers in place, all parameters zero and no ranges.
-    pub(super) fn empty_model(&self) -> Result<QuantModel> {
+    /// The network with all parameters zero, batch normalization folded.
+    ///
+    /// # Errors
+    /// The tensor library's.
+    pub fn zero_model(&self) -> Result<QuantModel> {
         let mut parameters = HashMap::new();
         for (name, shape) in self.graph.parameter_shapes() {
             parameters.insert(name, Tensor::zeros(shape, candle_core::DType::F32, &self.device)?);
         }
         let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
-        let mut model = QuantModel::new(graph, parameters, self.device.clone());
-        let plans = plan_sites(model.graph(), &self.recipe.quant)?;
-        place(&mut model, &plans, self.registries)?;
+        Ok(QuantModel::new(graph, parameters, self.device.clone()))
+    }
+
+    /// The network with quantizers in place, all parameters zero and no ranges.
+    pub(super) fn empty_model(&self) -> Result<QuantModel> {
+        let mut model = self.zero_model()?;
+        let plans = self.plans_of(model.graph())?;
+        self.place(&mut model, &plans)?;
         Ok(model)
     }
 
@@ -201,8 +218,8 @@ impl<'a> Session<'a> {
     /// # Errors
     /// Anything that can go wrong on the way.
     pub fn quantize(&self, mut model: QuantModel, resources: &Resources<'_>) -> Result<RunResult> {
-        let plans = plan_sites(model.graph(), &self.recipe.quant)?;
-        place(&mut model, &plans, self.registries)?;
+        let plans = self.plans_of(model.graph())?;
+        self.place(&mut model, &plans)?;
         let nodes: Vec<NodeId> = model.graph().nodes().map(|(id, _)| id).collect();
         let kept = match resources.checkpoints {
             Some(folder) => folder.calibration(&self.device)?,
@@ -229,4 +246,14 @@ impl<'a> Session<'a> {
         let seconds = seconds + units.iter().map(|u| u.seconds).sum::<f64>();
         Ok(RunResult { model, units, seconds })
     }
+}
+
+fn build_reconstructor(recipe: &Recipe, registries: &Registries) -> Result<Box<dyn Reconstructor>> {
+    let strategy = &recipe.reconstruction;
+    let entry = registries.reconstructors.get(&strategy.name, "reconstruction")?;
+    let mut reconstructor = (entry.build.0)(&strategy.params_at("reconstruction"))?;
+    if let Some(iters) = recipe.run_iters {
+        reconstructor.shorten(iters)?;
+    }
+    Ok(reconstructor)
 }

@@ -277,7 +277,7 @@ impl Default for CalibrationRecipe {
 #[serde(deny_unknown_fields)]
 pub struct CacheRecipe {
     /// How much memory they may take, such as `4GiB`; the rest goes to files.
-    #[serde(default = "default_limit", serialize_with = "as_bytes")]
+    #[serde(default = "default_limit", serialize_with = "exactly")]
     pub limit: ByteSize,
     /// `f32`, or `f16` for half the size and 11 significant bits.
     #[serde(default)]
@@ -288,8 +288,12 @@ pub struct CacheRecipe {
 }
 
 /// Exactly: the library's text form is rounded.
-fn as_bytes<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(size.as_u64())
+fn exactly<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
+    let bytes = size.as_u64();
+    match [("GiB", 30), ("MiB", 20)].iter().find(|(_, shift)| bytes > 0 && bytes % (1 << shift) == 0) {
+        Some((unit, shift)) => serializer.collect_str(&format_args!("{}{unit}", bytes >> shift)),
+        None => serializer.serialize_u64(bytes),
+    }
 }
 
 fn default_limit() -> ByteSize {

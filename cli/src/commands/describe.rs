@@ -1,0 +1,129 @@
+//! `describe`: a network's units and layers, and what is quantized.
+
+use super::{session, Output};
+use crate::arguments::RecipeArguments;
+use crate::recipes;
+use anyhow::{Context, Result};
+use qdrop_core::graph::{Graph, NodeId, Op, SiteKind};
+use qdrop_core::pipeline::{Registries, SitePlan};
+use serde_json::{json, Value};
+use std::collections::HashMap;
+
+/// Quantization of a network that is described by its name alone.
+const DEFAULT_RECIPE: &str = "imagenet/_base";
+
+/// Prints units, layers, shapes, bits, parameters and multiply-accumulates.
+pub fn describe(arguments: &RecipeArguments, output: Output) -> Result<Value> {
+    let registries = Registries::collect()?;
+    let is_recipe = recipes::exists(&arguments.recipe);
+    let recipe = if is_recipe {
+        recipes::load(arguments)?
+    } else {
+        let name = &arguments.recipe;
+        registries.architectures.get(name, "describe").with_context(|| {
+            format!(
+                "'{name}' is neither a recipe nor an architecture; see `qdrop recipes` and `qdrop list architectures`"
+            )
+        })?;
+        recipes::load_with(arguments, DEFAULT_RECIPE, &format!("model.architecture.name={name}"))?
+    };
+    let session = session(arguments, recipe, &registries)?;
+    let (recipe, graph) = (session.recipe(), session.graph());
+    let plans = session.plans()?;
+    let macs: u64 = graph.nodes().map(|(id, _)| graph.macs(id)).sum();
+    let parameters = graph.parameter_count();
+    output.print(&format!(
+        "{}: {:.2} M parameters, {:.3} G multiply-accumulates for {} inputs, {} units; {}, setting {}\n",
+        recipe.model.architecture.name,
+        parameters as f64 / 1e6,
+        macs as f64 / 1e9,
+        shape(graph.input_shape()),
+        graph.units().len(),
+        recipe.bits(),
+        recipe.quant.setting,
+    ));
+    let table = Table { graph, bits: bits(&plans) };
+    let mut units = Vec::new();
+    let mut listed = vec![false; graph.nodes().count()];
+    output.print(&format!(
+        "{:28}{:20}{:>20}  {:>16}  {:>6} {:>6} {:>10}\n",
+        "unit / layer", "operation", "weight", "output", "w bits", "a bits", "MACs"
+    ));
+    for unit in graph.units() {
+        let between: Vec<NodeId> = graph
+            .nodes()
+            .map(|(id, _)| id)
+            .skip(1)
+            .filter(|id| unit.nodes.first().is_some_and(|first| id < first) && !listed[id.index()])
+            .collect();
+        for id in between {
+            listed[id.index()] = true;
+            output.print(&table.line(id, ""));
+        }
+        output.print(&format!("{}\n", unit.name));
+        for id in &unit.nodes {
+            listed[id.index()] = true;
+            output.print(&table.line(*id, "  "));
+        }
+        let layers: Vec<Value> = unit.nodes.iter().map(|id| table.json(*id)).collect();
+        units.push(json!({ "name": unit.name, "layers": layers }));
+    }
+    Ok(json!({
+        "architecture": recipe.model.architecture.name, "parameters": parameters, "macs": macs,
+        "input": graph.input_shape(), "setting": recipe.quant.setting.to_string(), "units": units
+    }))
+}
+
+/// Bits of weight and activation by node.
+fn bits(plans: &[SitePlan]) -> HashMap<(NodeId, bool), u32> {
+    plans.iter().map(|p| ((p.site.node, p.site.kind == SiteKind::Weight), p.spec.bits)).collect()
+}
+
+fn shape(dims: &[usize]) -> String {
+    dims.iter().map(ToString::to_string).collect::<Vec<_>>().join(" x ")
+}
+
+struct Table<'a> {
+    graph: &'a Graph,
+    bits: HashMap<(NodeId, bool), u32>,
+}
+
+impl Table<'_> {
+    fn weight(&self, id: NodeId) -> Vec<usize> {
+        let node = self.graph.node(id);
+        let input = node.inputs.first().map(|i| self.graph.node(*i).shape.as_slice()).unwrap_or_default();
+        let found = node.op.parameters(input).into_iter().find(|(name, _)| node.op.has_weight() && *name == "weight");
+        found.map(|(_, dims)| dims).unwrap_or_default()
+    }
+
+    fn line(&self, id: NodeId, indent: &str) -> String {
+        let node = self.graph.node(id);
+        let operation = match &node.op {
+            Op::Conv2d { kernel, geometry, .. } => {
+                let [height, width] = kernel;
+                let stride =
+                    if geometry.stride == [1, 1] { String::new() } else { format!(" /{}", geometry.stride[0]) };
+                let groups = if geometry.groups == 1 { String::new() } else { format!(" g{}", geometry.groups) };
+                format!("conv2d {height}x{width}{stride}{groups}")
+            }
+            op => op.name().into(),
+        };
+        let bits = |weight| self.bits.get(&(id, weight)).map(ToString::to_string).unwrap_or_default();
+        let macs = match self.graph.macs(id) {
+            0 => String::new(),
+            n => format!("{:.2} M", n as f64 / 1e6),
+        };
+        let (weight, value) = (shape(&self.weight(id)), shape(&node.shape));
+        let name = format!("{indent}{}", node.name);
+        format!("{name:27} {operation:20}{weight:>20}  {value:>16}  {:>6} {:>6} {macs:>10}\n", bits(true), bits(false))
+    }
+
+    fn json(&self, id: NodeId) -> Value {
+        let node = self.graph.node(id);
+        json!({
+            "name": node.name, "operation": node.op.name(), "weight": self.weight(id), "output": node.shape,
+            "weight_bits": self.bits.get(&(id, true)), "activation_bits": self.bits.get(&(id, false)),
+            "macs": self.graph.macs(id)
+        })
+    }
+}

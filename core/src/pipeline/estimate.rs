@@ -1,0 +1,217 @@
+//! What a run will take, before it begins.
+
+use super::reconstruct::units_of;
+use super::{Event, Progress, Session};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, NodeId, Unit};
+use crate::grid::Range;
+use crate::model::{Precision, QuantModel};
+use crate::ops::host_values;
+use crate::random::{stream, Purpose};
+use crate::reconstructor::{Context, Forget, UnitData, UnitSamples, UnitTask};
+use candle_core::Tensor;
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// Images of noise that the estimate is measured with.
+const IMAGES: usize = 4;
+/// Optimizer steps of each unit that are measured.
+const STEPS: usize = 2;
+
+/// What a run will take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Estimate {
+    /// Units to reconstruct.
+    pub units: usize,
+    /// Optimizer steps of each.
+    pub steps: usize,
+    /// Seconds of reconstruction.
+    pub seconds: f64,
+    /// Largest size of the cached values, in memory and files.
+    pub cache_bytes: u64,
+    /// Largest size of the values that calibration holds at once.
+    pub calibration_bytes: u64,
+}
+
+/// Passes on requests to stop, not events; notes when steps end.
+struct Clock<'a> {
+    progress: &'a dyn Progress,
+    steps: Mutex<Vec<Instant>>,
+}
+
+impl Clock<'_> {
+    /// Seconds of the last step, if there were two: the first one also allocates memory.
+    fn last_step(&self) -> Option<f64> {
+        let steps = self.steps.lock().unwrap_or_else(|e| e.into_inner());
+        match steps.as_slice() {
+            [.., before, last] => Some(last.duration_since(*before).as_secs_f64()),
+            _ => None,
+        }
+    }
+}
+
+impl Progress for Clock<'_> {
+    fn event(&self, event: Event<'_>) {
+        if let Event::Step { .. } = event {
+            self.steps.lock().unwrap_or_else(|e| e.into_inner()).push(Instant::now());
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.progress.cancelled()
+    }
+}
+
+impl Session<'_> {
+    /// Runs two steps of every unit on noise, with the recipe's batch size, and extrapolates.
+    /// `model` is a float network of the session; its weights do not matter.
+    ///
+    /// # Errors
+    /// A unit cannot be reconstructed, or the run was cancelled.
+    pub fn estimate(&self, mut model: QuantModel, progress: &dyn Progress) -> Result<Estimate> {
+        let mut reconstructor = self.build_reconstructor()?;
+        let steps = reconstructor.steps();
+        let units = units_of(model.graph(), reconstructor.grouping())?;
+        let samples = self.recipe().calibration.images;
+        let value_size = self.recipe().cache.dtype.size();
+        let mut estimate = Estimate {
+            units: units.len(),
+            steps,
+            seconds: 0.0,
+            cache_bytes: (samples * value_size) as u64 * cached_values(model.graph(), &units) as u64,
+            calibration_bytes: (self.recipe().calibration.observe.min(samples) * 4 * live_values(model.graph())) as u64,
+        };
+        if steps == 0 {
+            return Ok(estimate);
+        }
+        reconstructor.shorten(STEPS.min(steps))?;
+        let start = Instant::now();
+        let values = self.prepare(&mut model)?;
+        let forward = start.elapsed().as_secs_f64() / IMAGES as f64;
+        progress.event(Event::Started { stage: "estimating the time", total: units.len() });
+        for (index, unit) in units.iter().enumerate() {
+            let value = |id: NodeId| {
+                values.get(&id).cloned().ok_or_else(|| Error::graph(&unit.name, "its value was not computed"))
+            };
+            let input = value(model.graph().unit_input(unit)?)?;
+            let output = value(model.graph().unit_output(unit)?)?;
+            let data = UnitData { quantized_input: input.clone(), float_input: input, float_output: output };
+            let mut task = UnitTask::new(&mut model, unit, index, UnitSamples::in_memory(&data)?)?;
+            let clock = Clock { progress, steps: Mutex::default() };
+            let context = Context { random: &self.random(), progress: &clock, interruption: &Forget };
+            let report = reconstructor.reconstruct(&mut task, &context)?;
+            let step = clock.last_step().unwrap_or(report.seconds / STEPS.min(steps) as f64);
+            estimate.seconds += step * steps as f64;
+            progress.event(Event::Advanced(index + 1));
+        }
+        progress.event(Event::Finished);
+        // Every value is computed twice for all samples, with float and with quantized inputs.
+        estimate.seconds += 2.0 * forward * samples as f64;
+        Ok(estimate)
+    }
+
+    /// Gives all quantizers some range and returns the values of all nodes for images of noise.
+    fn prepare(&self, model: &mut QuantModel) -> Result<HashMap<NodeId, Tensor>> {
+        let plans = self.plans_of(model.graph())?;
+        self.place(model, &plans)?;
+        let dims = [&[IMAGES], model.graph().input_shape()].concat();
+        let random = stream(0, Purpose::Calibration, 0, 0);
+        let noise: Vec<f32> = (0..dims.iter().product()).map(|i| random.uniform(i) as f32 * 4.0 - 2.0).collect();
+        let mut values = HashMap::from([(model.graph().input(), Tensor::from_vec(noise, dims, model.device())?)]);
+        let ids: Vec<NodeId> = model.graph().nodes().skip(1).map(|(id, _)| id).collect();
+        for id in &ids {
+            let inputs: Vec<&Tensor> = model.graph().node(*id).inputs.iter().filter_map(|i| values.get(i)).collect();
+            let value = model.node_value(*id, &inputs, Precision::Float)?;
+            values.insert(*id, value);
+        }
+        let device = model.device().clone();
+        for id in &ids {
+            if model.weight_site_mut(*id).is_some() {
+                let range = range_of(model.weight(*id)?)?;
+                if let Some(site) = model.weight_site_mut(*id) {
+                    let channels = site.quantizer.spec().granularity.channels(&range.1)?.count;
+                    site.quantizer.set_range(&repeated(&range.0, channels), &device)?;
+                }
+            }
+            if let (Some(site), Some(value)) = (model.activation_site_mut(*id), values.get(id)) {
+                let range = range_of(value)?;
+                let channels = site.quantizer.spec().granularity.channels(&range.1)?.count;
+                site.quantizer.set_range(&repeated(&range.0, channels), &device)?;
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// Smallest and largest element, and the shape.
+fn range_of(x: &Tensor) -> Result<((f32, f32), Vec<usize>)> {
+    // Any range serves: the time of a step does not depend on it. Not empty, and finite.
+    let (low, high) = host_values(x, qdrop_kernels::range_search::min_max)?;
+    let bound = |v: f32| if v.is_finite() { v } else { 1.0 };
+    Ok(((bound(low).min(-1e-3), bound(high).max(1e-3)), x.dims().to_vec()))
+}
+
+fn repeated((low, high): &(f32, f32), channels: usize) -> Range {
+    Range { min: vec![*low; channels], max: vec![*high; channels] }
+}
+
+/// Most values per sample that are cached at once, float and quantized.
+fn cached_values(graph: &Graph, units: &[Unit]) -> usize {
+    let size = |id: &NodeId| graph.node(*id).shape.iter().product::<usize>();
+    let mut done: HashSet<NodeId> = HashSet::from([graph.input()]);
+    let mut peak = 0;
+    for unit in units {
+        let Some(first) = unit.nodes.first() else { continue };
+        for nodes in [graph.nodes().map(|(id, _)| id).filter(|id| id < first).collect(), unit.nodes.clone()] {
+            let before: HashSet<NodeId> = done.iter().filter(|id| is_read(graph, id, &done)).copied().collect();
+            done.extend(nodes);
+            let after = done.iter().filter(|id| !before.contains(id) && is_read(graph, id, &done));
+            peak = peak.max(2 * (before.iter().map(size).sum::<usize>() + after.map(size).sum::<usize>()));
+        }
+    }
+    peak
+}
+
+/// Whether a node that is not done reads the value, or the value is the network's output.
+fn is_read(graph: &Graph, id: &NodeId, done: &HashSet<NodeId>) -> bool {
+    *id == graph.output() || graph.consumers(*id).iter().any(|c| !done.contains(c))
+}
+
+/// Most values per image that a float forward pass holds at once.
+fn live_values(graph: &Graph) -> usize {
+    let size = |id: NodeId| graph.node(id).shape.iter().product::<usize>();
+    let (mut live, mut peak) = (size(graph.input()), 0);
+    for (id, node) in graph.nodes().skip(1) {
+        live += size(id);
+        peak = peak.max(live);
+        for input in &node.inputs {
+            if graph.consumers(*input).iter().all(|c| *c <= id) {
+                live -= size(*input);
+            }
+        }
+    }
+    peak
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Conv2d, GraphBuilder};
+
+    #[test]
+    fn sizes_of_a_small_network() {
+        let mut b = GraphBuilder::new([2, 4, 4]);
+        let x = b.input();
+        let y = b.unit("a", |b| b.conv2d("a", x, Conv2d::new(8, 3).padding(1))).unwrap();
+        let y = b.global_average_pool("pool", y).unwrap();
+        let y = b.flatten("flatten", y).unwrap();
+        let y = b.unit("b", |b| b.linear("b", y, 3)).unwrap();
+        let graph = b.finish(y).unwrap();
+        assert_eq!(live_values(&graph), 32 + 128);
+        // Unit a: image and output, each float and quantized.
+        assert_eq!(cached_values(&graph, graph.units()), 2 * (32 + 128));
+        let macs: u64 = graph.nodes().map(|(id, _)| graph.macs(id)).sum();
+        assert_eq!((macs, graph.parameter_count()), (128 * 2 * 9 + 8 * 3, 8 * 2 * 9 + 8 * 3 + 3));
+    }
+}
