@@ -109,8 +109,44 @@ impl Architecture for MobileNetV2 {
             };
             Some((node.name.clone(), format!("{block}.conv.{position}")))
         });
-        vec![KeyMap::of_nodes(flat)]
+        let timm = graph.nodes().filter_map(|(_, node)| Some((node.name.clone(), timm_name(graph, &node.name)?)));
+        vec![KeyMap::of_nodes(flat), KeyMap::of_nodes(timm)]
     }
+}
+
+/// timm's name of a node: `blocks.STAGE.INDEX` and the layer's role.
+fn timm_name(graph: &Graph, name: &str) -> Option<String> {
+    let Some((block, layer)) = name.split_once(".conv.") else {
+        let whole = match name {
+            "features.0.0" => "conv_stem",
+            "features.0.1" => "bn1",
+            "features.18.0" => "conv_head",
+            "features.18.1" => "bn2",
+            "classifier.1" => "classifier",
+            _ => return None,
+        };
+        return Some(whole.into());
+    };
+    let has_expansion = graph.find(&format!("{block}.conv.3")).is_some();
+    let role = match (layer, has_expansion) {
+        ("0.0", true) => "conv_pw",
+        ("0.0", false) => "conv_dw",
+        ("0.1", _) => "bn1",
+        ("1.0", _) => "conv_dw",
+        ("1.1", _) | ("2", false) => "bn2",
+        ("1", _) => "conv_pw",
+        ("2", true) => "conv_pwl",
+        ("3", _) => "bn3",
+        _ => return None,
+    };
+    let mut index = block.strip_prefix("features.")?.parse::<usize>().ok()?.checked_sub(1)?;
+    for (stage, (_, _, repetitions, _)) in STAGES.into_iter().enumerate() {
+        if index < repetitions {
+            return Some(format!("blocks.{stage}.{index}.{role}"));
+        }
+        index -= repetitions;
+    }
+    None
 }
 
 register_architecture! {
@@ -125,8 +161,7 @@ mod tests {
     #[test]
     fn parameter_count_is_the_published_one() {
         let graph = MobileNetV2.graph(&Params::none("p")).unwrap();
-        let shapes = graph.parameter_shapes().into_iter().filter(|(n, _)| !n.contains("running"));
-        assert_eq!(shapes.map(|(_, s)| s.iter().product::<usize>()).sum::<usize>(), 3_504_872);
+        assert_eq!(graph.parameter_count(), 3_504_872);
         assert_eq!(graph.units().len(), 20);
     }
 

@@ -1,0 +1,120 @@
+//! The built-in ImageNet recipes: each is valid, and runs from end to end on a small scale.
+
+use crate::support::*;
+use qdrop_core::kernels::random::Stream;
+use qdrop_core::prelude::*;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+const ARCHITECTURES: [&str; 6] = ["resnet18", "resnet50", "mobilenet_v2", "regnetx_600m", "regnetx_3200m", "mnasnet"];
+const BITS: [&str; 4] = ["w4a4", "w2a4", "w3a3", "w2a2"];
+/// Published top-1 of the cells, in the order of `ARCHITECTURES` and `BITS` (README of the reference).
+const PUBLISHED: [[f64; 4]; 6] = [
+    [69.13, 64.38, 65.68, 51.69],
+    [75.12, 70.31, 71.28, 55.18],
+    [67.83, 54.29, 54.38, 11.95],
+    [70.95, 63.07, 64.65, 39.13],
+    [76.46, 71.84, 71.69, 54.40],
+    [73.04, 63.28, 64.05, 23.66],
+];
+const LAMBDA: [f64; 6] = [0.01, 0.01, 0.1, 0.01, 0.01, 0.2];
+/// Synsets that the images belong to.
+const CLASSES: [&str; 2] = ["n01440764", "n02123045"];
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A data folder with a few small images of noise.
+fn images(dir: &Path) -> PathBuf {
+    let root = dir.join("data");
+    for (split, count) in [("train", 4), ("val", 2)] {
+        for class in CLASSES {
+            let folder = root.join(split).join(class);
+            std::fs::create_dir_all(&folder).unwrap();
+            for i in 0..count {
+                let random = Stream { seed: i, id: [count as u32, class.len() as u32, 0] };
+                let pixels = (0..40 * 44 * 3).map(|p| (random.uniform(p) * 255.0) as u8).collect();
+                let image = image::RgbImage::from_raw(40, 44, pixels).unwrap();
+                image.save(folder.join(format!("{i}.png"))).unwrap();
+            }
+        }
+    }
+    root
+}
+
+/// A checkpoint of noise for the recipe's architecture.
+fn weights(dir: &Path, recipe: &serde_json::Value) -> PathBuf {
+    let strategy = &recipe["model"]["architecture"];
+    let name = strategy["name"].as_str().or(strategy.as_str()).unwrap();
+    let params: serde_yaml::Value = serde_yaml::to_value(&strategy["params"]).unwrap();
+    let architecture = (registries().architectures.get(name, "test").unwrap().build.0)();
+    let graph = architecture.graph(&Params::new("test", params)).unwrap();
+    let parameter = |(i, (name, shape)): (usize, (String, Vec<usize>))| {
+        let x = noise(&shape, i as u32);
+        let fan_in: usize = shape[1..].iter().product();
+        let value = match shape.len() {
+            1 if name.ends_with("weight") || name.ends_with("running_var") => x.affine(0.3, 1.0),
+            1 => x.affine(0.1, 0.0),
+            _ => x.affine((6.0 / fan_in as f64).sqrt(), 0.0),
+        };
+        (name, value.unwrap())
+    };
+    let tensors: HashMap<String, Tensor> = graph.parameter_shapes().into_iter().enumerate().map(parameter).collect();
+    let file = dir.join(format!("{name}.safetensors"));
+    candle_core::safetensors::save(&tensors, &file).unwrap();
+    file
+}
+
+#[test]
+fn every_cell_of_the_published_table_runs_from_end_to_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = images(dir.path());
+    for (a, architecture) in ARCHITECTURES.into_iter().enumerate() {
+        let mut file = None;
+        for (b, bits) in BITS.into_iter().enumerate() {
+            let name = format!("imagenet/{architecture}_{bits}");
+            let shown = qdrop(&["recipes", "show", &name, "--json"]).json();
+            let want = (&bits[1..2], &bits[3..4]);
+            assert_eq!(shown["quant"]["weight"]["bits"].to_string(), want.0, "{name}");
+            assert_eq!(shown["quant"]["activation"]["bits"].to_string(), want.1, "{name}");
+            assert_eq!(shown["quant"]["setting"], "qdrop", "{name}");
+            assert_eq!(shown["published"]["quantized"], PUBLISHED[a][b], "{name}");
+            let params = &shown["reconstruction"]["params"];
+            assert_eq!((&params["weight"], &params["iters"]), (&LAMBDA[a].into(), &20000.into()), "{name}");
+            let weights = file.get_or_insert_with(|| weights(dir.path(), &shown));
+
+            let given = ["--data", text(&data), "--weights", text(weights)];
+            let checked = qdrop(&[&["check", &name, "--json"], &given[..]].concat()).json();
+            assert_eq!(checked["unchecked"].as_array().unwrap().len(), 0, "{name}");
+            let small = [
+                "--set",
+                "calibration={images: 8, observe: 8}",
+                "--set",
+                "reconstruction.params.batch_size=4",
+                "--set",
+                "data.params.resize=36",
+                "--set",
+                "model.architecture.params.image_size=32",
+                "--set",
+                "evaluation.batch_size=4",
+                // The weights are noise.
+                "--set",
+                "published=null",
+                "--iters",
+                "2",
+            ];
+            let planned = qdrop(&[&["quantize", &name, "--json", "--dry-run"], &given[..], &small].concat()).json();
+            assert_eq!(planned["plan"]["iterations"], 2, "{name}");
+            assert!(planned["plan"]["seconds"].as_f64().unwrap() > 0.0, "{name}");
+            let out = dir.path().join(format!("{architecture}_{bits}"));
+            let arguments = [&["quantize", &name, "--json", "--out", text(&out)], &given[..], &small].concat();
+            let run = qdrop(&arguments).json();
+            assert_eq!(run["quantized"]["images"], 4, "{name}");
+            assert_eq!(run["units"].as_array().unwrap().len() as u64, planned["plan"]["units"].as_u64().unwrap());
+            let evaluated = qdrop(&["evaluate", text(&out), "--json"]).json();
+            assert_eq!(evaluated["top1"], run["quantized"]["top1"], "{name}");
+            std::fs::remove_dir_all(&out).unwrap();
+        }
+    }
+}
