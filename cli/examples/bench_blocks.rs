@@ -189,7 +189,7 @@ impl Block {
         let clock = Clock::default();
         let random = SeededRandom { seed: 1 };
         optimize(&task, &params, &Context { random: &random, progress: &clock, interruption: &Forget })?;
-        task.forward(&task.data.float_input.narrow(0, 0, 1)?, &|_| Keep::All)?;
+        task.forward(&task.samples.float_input.range(0, 1)?, &|_| Keep::All)?;
         let times = clock.0.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?;
         Ok(median(times.windows(2).skip(WARM_UP).map(|w| (w[1] - w[0]).as_secs_f64() * 1e3).collect()))
     }

@@ -6,7 +6,7 @@
 //! the best total.
 
 use crate::fake_quantize::Grid;
-use crate::math::{exp, ln};
+use crate::math::power_2_4;
 use crate::rounding::round_half_even;
 use crate::segments::{map_pieces, PIECE};
 use crate::simd::vectorize;
@@ -30,6 +30,15 @@ pub struct Candidate {
     pub zero_point: f32,
 }
 
+impl Candidate {
+    /// Dividing takes as long as the rest of a distance. Multiplying may round the other way where an
+    /// element lies halfway between two grid points; its distance is the same from both.
+    #[inline(always)]
+    fn inverse(self) -> f32 {
+        1.0 / self.scale
+    }
+}
+
 /// Integer bounds of the grid.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
@@ -40,33 +49,29 @@ pub struct Bounds {
 }
 
 #[inline(always)]
-fn distance(x: f32, c: Candidate, b: Bounds) -> f32 {
-    let q = round_half_even(x / c.scale) + c.zero_point;
+fn distance(x: f32, c: Candidate, inverse: f32, b: Bounds) -> f32 {
+    let q = round_half_even(x * inverse) + c.zero_point;
     let q = if q < b.qmin { b.qmin } else { q };
     let q = if q > b.qmax { b.qmax } else { q };
     ((q - c.zero_point) * c.scale - x).abs()
 }
 
-#[inline(always)]
-fn power(d: f32) -> f32 {
-    exp(POWER * ln(d))
-}
-
 /// The sum of errors over a short run, in f64 from 16 lanes of f32.
 #[inline(always)]
 fn run_error(x: &[f32], c: Candidate, b: Bounds) -> f64 {
+    let inverse = c.inverse();
     let mut total = 0.0_f64;
     for stretch in x.chunks(1024) {
         let mut lanes = [0.0_f32; LANES];
         let mut chunks = stretch.chunks_exact(LANES);
         for chunk in &mut chunks {
             for l in 0..LANES {
-                lanes[l] += power(distance(chunk[l], c, b));
+                lanes[l] += power_2_4(distance(chunk[l], c, inverse, b));
             }
         }
         total += lanes.iter().map(|v| f64::from(*v)).sum::<f64>();
         for v in chunks.remainder() {
-            total += f64::from(power(distance(*v, c, b)));
+            total += f64::from(power_2_4(distance(*v, c, inverse, b)));
         }
     }
     total
@@ -100,10 +105,12 @@ pub fn search(x: &[f32], candidates: &[Candidate], bounds: Bounds) -> Option<(us
 }
 
 /// Tries all candidates in order, leaving one as soon as it cannot win. The best of a coarse
-/// look at every eighth element sets the first limit; the elements farthest from zero come first,
+/// look at some candidates and elements sets the first limit; the elements farthest from zero come first,
 /// because a range that clips them is lost at once.
 fn search_small(x: &[f32], candidates: &[Candidate], bounds: Bounds) -> (usize, f64) {
     const STRETCH: usize = 32;
+    // A prime: the candidates are ordered by width and zero point, and some of each are looked at.
+    const FIRST_LOOK: usize = 11;
     // Zero lies on every grid: padding to whole vectors adds no error.
     let padded = |mut values: Vec<f32>| {
         values.resize(values.len().next_multiple_of(LANES), 0.0);
@@ -117,7 +124,7 @@ fn search_small(x: &[f32], candidates: &[Candidate], bounds: Bounds) -> (usize, 
         #[inline(always)]
         || {
             let mut first = (0, f64::INFINITY);
-            for (i, c) in candidates.iter().enumerate() {
+            for (i, c) in candidates.iter().enumerate().step_by(FIRST_LOOK) {
                 let sum = run_error(&sample, *c, bounds);
                 if sum < first.1 {
                     first = (i, sum);
@@ -196,15 +203,16 @@ fn prune(x: &[f32], candidates: &[Candidate], bounds: Bounds) -> Vec<usize> {
 
 #[inline(always)]
 fn bin_bounds(middles: &[f32], counts: &[f32], half: f32, c: Candidate, b: Bounds) -> (f64, f64) {
+    let inverse = c.inverse();
     let (mut lower, mut upper) = (0.0_f64, 0.0_f64);
     for (m, n) in middles.chunks(256).zip(counts.chunks(256)) {
         let (mut low, mut high) = ([0.0_f32; 16], [0.0_f32; 16]);
         for (m, n) in m.chunks(16).zip(n.chunks(16)) {
             for (l, (m, n)) in m.iter().zip(n).enumerate() {
-                let d = distance(*m, c, b);
+                let d = distance(*m, c, inverse, b);
                 let least = if d > half { d - half } else { 0.0 };
-                low[l] += n * power(least);
-                high[l] += n * power(d + half);
+                low[l] += n * power_2_4(least);
+                high[l] += n * power_2_4(d + half);
             }
         }
         lower += low.iter().map(|v| f64::from(*v)).sum::<f64>();
