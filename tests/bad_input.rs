@@ -213,3 +213,55 @@ fn broken_images_are_named_and_counted() {
     let error = load_batch(&*data, &[2], &[3, 32, 32], &Device::Cpu).err().unwrap().to_string();
     assert!(error.contains("no image of a batch could be read") && error.contains("dog/2.jpg"), "{error}");
 }
+
+/// The demo's float accuracy is compared with a published one.
+fn compared(changes: &[&str]) -> Run {
+    let mut all = vec!["published={float: 93.28}"];
+    all.extend(changes);
+    demo(&all)
+}
+
+/// The demo's data with changed test labels.
+fn relabelled(dir: &Path) -> std::path::PathBuf {
+    use std::io::Read;
+    for file in ["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz"] {
+        std::fs::copy(fixture("../cli/demo").join(file), dir.join(file)).unwrap();
+    }
+    let labels = std::fs::read(fixture("../cli/demo/t10k-labels-idx1-ubyte.gz")).unwrap();
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(labels.as_slice()).read_to_end(&mut bytes).unwrap();
+    bytes[8..].iter_mut().for_each(|label| *label = (*label + 3) % 10);
+    std::fs::write(dir.join("t10k-labels-idx1-ubyte.gz"), bytes).unwrap();
+    dir.into()
+}
+
+#[test]
+fn a_float_network_far_from_the_published_one_is_noticed_and_the_cause_named() {
+    let run = compared(&[]);
+    assert!(run.ok, "{}", run.stderr);
+    assert!(run.stderr.contains("of a sample of 256 images, published 93.28 %"), "{}", run.stderr);
+    let run = compared(&["data.params.mean=0", "data.params.std=0.0039"]);
+    says(&run, &["published.float: the float network classifies", "93.3 % are published", "check the normalization"]);
+    let dir = tempfile::tempdir().unwrap();
+    let folder = relabelled(dir.path());
+    let run = compared(&[&format!("data_root={}", folder.display())]);
+    says(&run, &["it is sure of its predictions", "numbered in another order than the network's classes"]);
+    // A checkpoint without training: every logit is the bias of the classifier.
+    let tensors = std::fs::read(fixture("../cli/demo/weights.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&tensors).unwrap();
+    let zeroed: Vec<_> = tensors
+        .iter()
+        .map(|(n, v)| {
+            (n, v.shape().to_vec(), if n == "fc.weight" { vec![0; v.data().len()] } else { v.data().to_vec() })
+        })
+        .collect();
+    let views = zeroed
+        .iter()
+        .map(|(n, s, b)| (*n, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, s.clone(), b).unwrap()));
+    let file = dir.path().join("untrained.safetensors");
+    std::fs::write(&file, safetensors::serialize(views, None).unwrap()).unwrap();
+    let run = compared(&[&format!("model.weights={}", file.display())]);
+    says(&run, &["as an untrained network does; check that model.weights is a trained checkpoint"]);
+    let run = compared(&[&format!("model.weights={}", file.display()), "published=null"]);
+    assert!(run.ok, "the comparison can be left out: {}", run.stderr);
+}

@@ -141,13 +141,19 @@ fn lists_name_everything_with_its_origin() {
         "regnetx_3200m",
         "regnetx_4000m",
         "regnetx_400m",
+        "regnetx_400m_tv",
         "regnetx_600m",
         "regnetx_6400m",
         "regnetx_800m",
         "regnety_1600m",
+        "regnety_200m",
         "regnety_3200m",
+        "regnety_4000m",
         "regnety_400m",
+        "regnety_600m",
+        "regnety_6400m",
         "regnety_800m",
+        "regnety_800m_tv",
         "resnet101",
         "resnet152",
         "resnet18",
@@ -168,7 +174,7 @@ fn lists_name_everything_with_its_origin() {
 fn every_built_in_recipe_is_valid() {
     let recipes = qdrop(&["recipes", "list", "--json"]).json();
     let recipes = recipes["recipes"].as_array().unwrap();
-    assert_eq!(recipes.len(), 4);
+    assert_eq!(recipes.len(), 26);
     for recipe in recipes {
         let name = recipe["name"].as_str().unwrap();
         let checked = qdrop(&["check", name, "--json"]).json();
@@ -186,9 +192,62 @@ fn recipes_inherit_from_files_and_built_in_ones() {
     let shown = qdrop(&["recipes", "show", text(&file), "--json"]).json();
     assert_eq!(shown["quant"]["weight"]["bits"], 3);
     assert_eq!(shown["quant"]["activation"]["bits"], 4);
+    // Of several parents the last one wins, and the recipe itself over all.
+    let parents = "extends: [imagenet/_resnet18, imagenet/_w2a2]\nname: both\nseed: 3\n";
+    std::fs::write(&file, parents).unwrap();
+    let shown = qdrop(&["recipes", "show", text(&file), "--json"]).json();
+    assert_eq!((&shown["quant"]["weight"]["bits"], &shown["seed"]), (&2.into(), &3.into()));
+    std::fs::write(&file, "extends: 7\n").unwrap();
+    let error = qdrop(&["recipes", "show", text(&file)]);
+    assert!(error.error().contains("`extends` takes the name of a recipe, or a list"), "{}", error.stderr);
     std::fs::write(&file, "extends: mine.yaml\n").unwrap();
     let error = qdrop(&["recipes", "show", text(&file)]);
     assert!(error.error().contains("does it extend itself?"), "{}", error.stderr);
+}
+
+#[test]
+fn networks_are_described() {
+    let run = qdrop(&["describe", "resnet18"]);
+    assert!(run.ok, "{}", run.stderr);
+    let first = run.stdout.lines().next().unwrap();
+    let expected = "resnet18: 11.69 M parameters, 1.814 G multiply-accumulates for 3 x 224 x 224 inputs, 10 units";
+    assert!(first.starts_with(expected), "{first}");
+    let line = |start: &str| {
+        let mut lines = run.stdout.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "));
+        lines.find(|l| l.starts_with(start)).unwrap_or_else(|| panic!("{start}: {}", run.stdout))
+    };
+    assert_eq!(line("conv1 conv2d"), "conv1 conv2d 7x7 /2 64 x 3 x 7 x 7 64 x 112 x 112 8 118.01 M");
+    assert_eq!(line("layer4.1.relu "), "layer4.1.relu relu 512 x 7 x 7 8");
+    // A recipe: its bits, and changes from the command line.
+    let json = qdrop(&["describe", "imagenet/regnetx_600m_w2a4", "--set", "quant.setting=brecq", "--json"]).json();
+    assert_eq!((&json["parameters"], &json["setting"]), (&6_196_040.into(), &"brecq".into()));
+    let layer = |unit: usize, name: &str| {
+        let layers = json["units"][unit]["layers"].as_array().unwrap();
+        layers.iter().find(|l| l["name"] == name).unwrap().clone()
+    };
+    assert_eq!(layer(0, "stem.relu")["activation_bits"], 8);
+    assert_eq!(layer(1, "s1.b1.f.b")["weight_bits"], 2);
+    assert_eq!(layer(1, "s1.b1.f.b")["weight"], serde_json::json!([48, 24, 3, 3]));
+    let run = qdrop(&["describe", "resnet19"]);
+    assert!(
+        run.error().contains("neither a recipe nor an architecture") && run.stderr.contains("did you mean 'resnet")
+    );
+}
+
+#[test]
+fn a_dry_run_plans_and_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let run = qdrop(&["quantize", "demo", "--dry-run", "--out", text(&out), "--iters", "7"]);
+    assert!(run.ok, "{}", run.stderr);
+    assert!(run.stdout.contains("plan: 10 units, 7 iterations each, about "), "{}", run.stdout);
+    assert!(run.stdout.contains("memory: about ") && !out.exists(), "{}", run.stdout);
+    let run = qdrop(&["quantize", "imagenet/mobilenet_v2_w8a8", "--dry-run"]);
+    assert!(run.stdout.contains("weights: not given, not checked"), "{}", run.stdout);
+    assert!(run.stdout.contains("plan: calibration alone, no reconstruction"), "{}", run.stdout);
+    let run = qdrop(&["quantize", "demo", "--dry-run", "--set", "cache.limit=10MiB", "--json"]).json();
+    // 1,024 images; layer1: 16 x 28 x 28 values, input and output, float and quantized.
+    assert_eq!(run["plan"]["cache_bytes"], 1024 * 4 * 4 * 16 * 28 * 28);
 }
 
 #[test]

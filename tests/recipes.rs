@@ -1,4 +1,5 @@
-//! The built-in ImageNet recipes: each is valid, and runs from end to end on a small scale.
+//! The built-in ImageNet recipes: each is valid, and runs from end to end on a small scale. The reference's
+//! configurations become recipes.
 
 use crate::support::*;
 use qdrop_core::kernels::random::Stream;
@@ -117,4 +118,101 @@ fn every_cell_of_the_published_table_runs_from_end_to_end() {
             std::fs::remove_dir_all(&out).unwrap();
         }
     }
+}
+
+/// A configuration as the reference implementation has them.
+const CONFIG: &str = "
+quant:
+    a_qconfig: {quantizer: LSQFakeQuantize, observer: AvgMSEObserver, bit: 4, symmetric: False, ch_axis: -1}
+    w_qconfig: {quantizer: AdaRoundFakeQuantize, observer: MSEObserver, bit: 2, symmetric: False, ch_axis: 0}
+    calibrate: 512
+    recon:
+        batch_size: 16
+        scale_lr: 4.0e-5
+        warm_up: 0.2
+        weight: 0.2
+        iters: 20000
+        b_range: [20, 2]
+        keep_gpu: True
+        round_mode: learned_hard_sigmoid
+        drop_prob: 0.5
+model: {type: mnasnet, path: /models/mnasnet.pth.tar}
+data: {path: /data/imagenet, batch_size: 32, num_workers: 4, pin_memory: True, input_size: 224, test_resize: 256}
+process: {seed: 7}
+";
+
+#[test]
+fn configurations_of_the_reference_become_recipes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.yaml");
+    std::fs::write(&file, CONFIG).unwrap();
+    let recipe = qdrop(&["recipes", "convert", text(&file), "--json"]).json();
+    let want = serde_json::json!({
+        "name": "mnasnet_w2a4",
+        "model": {"architecture": {"name": "mnasnet", "params": {"scale": 2.0}}, "weights": "/models/mnasnet.pth.tar"},
+        "data": {
+            "name": "image_folder",
+            "params": {"root": "/data/imagenet", "class_list": "imagenet-1k", "resize": 256}
+        },
+        "quant": {
+            "setting": "qdrop",
+            "weight": {
+                "bits": 2, "symmetric": false, "granularity": "per_channel", "observer": "MSEObserver",
+                "quantizer": "AdaRoundFakeQuantize"
+            },
+            "activation": {
+                "bits": 4, "symmetric": false, "granularity": "per_tensor", "observer": "AvgMSEObserver",
+                "quantizer": "LSQFakeQuantize"
+            }
+        },
+        "calibration": {"images": 512, "observe": 256},
+        "cache": {"limit": "4GiB", "dtype": "f32"},
+        "reconstruction": {
+            "name": "qdrop",
+            "params": {
+                "iters": 20000, "batch_size": 16, "lr": 1e-3, "scale_lr": 4e-5, "weight": 0.2, "warm_up": 0.2,
+                "b_range": [20.0, 2.0], "drop_prob": 0.5
+            }
+        },
+        "evaluation": {"batch_size": 32},
+        "seed": 7
+    });
+    assert_eq!(recipe, want);
+    // What is printed is a recipe, and the configuration itself runs as it is.
+    let printed = qdrop(&["recipes", "convert", text(&file)]);
+    let ours = dir.path().join("recipe.yaml");
+    std::fs::write(&ours, &printed.stdout).unwrap();
+    let without = ["--set", "model.weights=null", "--set", "data.params.root=null"];
+    for file in [&ours, &file] {
+        let checked = qdrop(&[&["check", text(file), "--json"], &without[..]].concat()).json();
+        assert_eq!(checked["valid"], true);
+    }
+}
+
+#[test]
+fn configurations_inherit_whole_sections_from_their_root() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("base.yaml"), CONFIG).unwrap();
+    std::fs::create_dir(dir.path().join("r18")).unwrap();
+    let file = dir.path().join("r18/config.yaml");
+    std::fs::write(&file, "root: ../base.yaml\nmodel: {type: resnet18, path: /models/r18.pth.tar}\n").unwrap();
+    let recipe = qdrop(&["recipes", "convert", text(&file), "--json"]).json();
+    assert_eq!(recipe["model"], serde_json::json!({"architecture": "resnet18", "weights": "/models/r18.pth.tar"}));
+    assert_eq!(recipe["seed"], 7);
+    let error = |content: &str| {
+        std::fs::write(&file, content).unwrap();
+        let run = qdrop(&["recipes", "convert", text(&file)]);
+        run.error().to_string()
+    };
+    let changed = |from: &str, to: &str| error(&CONFIG.replace(from, to));
+    assert!(error("root: config.yaml\n").contains("does it name itself?"));
+    assert!(error("root: none.yaml\n").contains("none.yaml, the root of"));
+    assert!(
+        changed("type: mnasnet", "type: vgg").contains("model.type: 'vgg' is none of the reference's models: resnet18")
+    );
+    assert!(changed("ch_axis: -1", "ch_axis: 1").contains("quant.a_qconfig.ch_axis: 1 is not supported"));
+    assert!(changed("learned_hard_sigmoid", "learned_round_sigmoid").contains("quant.recon.round_mode"));
+    assert!(changed("calibrate: 512", "calibrate: 512\n    extra: 1").contains("quant.extra: unknown field `extra`"));
+    let detection = "a_qconfig: {bit: 4}\nw_qconfig: {bit: 2}\ncalibrate: 256\n";
+    assert!(error(detection).contains("only the configurations for classification can be read"));
 }

@@ -82,7 +82,7 @@ impl CachedValues {
         };
         if self.parts.is_empty() {
             (self.part_size, self.shape) = (count, shape.to_vec());
-        } else if shape != self.shape || count > self.part_size || self.samples % self.part_size != 0 {
+        } else if shape != self.shape || count > self.part_size || !self.samples.is_multiple_of(self.part_size) {
             let message = format!(
                 "cached batches of {} x {:?} cannot take one of {count} x {shape:?}",
                 self.part_size, self.shape
@@ -130,7 +130,7 @@ impl CachedValues {
     pub fn range(&self, start: usize, count: usize) -> Result<Tensor> {
         match self.parts.get(start / self.part_size.max(1)) {
             // A whole part, or the beginning of one: no copy.
-            Some(Part::Memory(values, _)) if start % self.part_size == 0 && count <= values.dim(0)? => {
+            Some(Part::Memory(values, _)) if start.is_multiple_of(self.part_size) && count <= values.dim(0)? => {
                 Ok(values.narrow(0, 0, count)?.to_dtype(DType::F32)?)
             }
             _ => self.gather(&(start..start + count).collect::<Vec<_>>()),

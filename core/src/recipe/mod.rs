@@ -290,7 +290,7 @@ pub struct CacheRecipe {
 /// Exactly: the library's text form is rounded.
 fn exactly<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
     let bytes = size.as_u64();
-    match [("GiB", 30), ("MiB", 20)].iter().find(|(_, shift)| bytes > 0 && bytes % (1 << shift) == 0) {
+    match [("GiB", 30), ("MiB", 20)].iter().find(|(_, shift)| bytes > 0 && bytes.is_multiple_of(1 << shift)) {
         Some((unit, shift)) => serializer.collect_str(&format_args!("{}{unit}", bytes >> shift)),
         None => serializer.serialize_u64(bytes),
     }

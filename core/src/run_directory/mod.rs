@@ -30,12 +30,15 @@ use serde::Serialize;
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What the run depends on.
 pub const MANIFEST_FILE: &str = "run.json";
 /// What happened.
 pub const EVENTS_FILE: &str = "events.jsonl";
 const LOCK_FILE: &str = "lock";
+/// How long to wait for the lock: a killed process holds it until its memory is given back.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A locked run directory.
 #[derive(Debug)]
@@ -194,7 +197,13 @@ fn lock(path: &Path) -> Result<File> {
     let file = path.join(LOCK_FILE);
     let open = File::options().read(true).write(true).create(true).truncate(false).open(&file);
     let mut handle = open.map_err(Error::io("open", &file))?;
-    match handle.try_lock() {
+    let start = Instant::now();
+    let mut locked = handle.try_lock();
+    while matches!(locked, Err(TryLockError::WouldBlock)) && start.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(50));
+        locked = handle.try_lock();
+    }
+    match locked {
         Ok(()) => {
             // The number is for the message below only; the lock is what counts.
             let number = std::process::id().to_string();
