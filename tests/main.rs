@@ -8,6 +8,7 @@ mod golden_quantizers;
 mod golden_reconstruction;
 mod gradients;
 mod imagenet;
+mod images;
 mod recipes;
 mod resume;
 mod support;
