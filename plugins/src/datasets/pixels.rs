@@ -43,21 +43,23 @@ pub fn decode(file: &Path) -> Result<Rgb> {
     Ok(Rgb { width, height, data: image.into_raw() })
 }
 
-/// Bilinear resampling of a rectangle with antialiasing, as Pillow computes it.
+/// The pixels of a rectangle of the image.
+fn cut(image: &Rgb, crop: Crop) -> Vec<u8> {
+    let rows = image.data.chunks_exact(image.width * 3).skip(crop.top).take(crop.height);
+    rows.flat_map(|row| &row[crop.left * 3..(crop.left + crop.width) * 3]).copied().collect()
+}
+
+/// Bilinear resampling of a rectangle with antialiasing, as Pillow computes it: the rectangle is cut
+/// out first, so that nothing around it shows at its edges.
 ///
 /// # Errors
 /// A size is 0.
 pub fn resize(image: &Rgb, crop: Crop, width: usize, height: usize) -> Result<Rgb> {
     let failed = |e: &dyn std::fmt::Display| Error::message(format!("cannot resize an image: {e}"));
-    let source = Image::from_vec_u8(image.width as u32, image.height as u32, image.data.clone(), PixelType::U8x3)
+    let source = Image::from_vec_u8(crop.width as u32, crop.height as u32, cut(image, crop), PixelType::U8x3)
         .map_err(|e| failed(&e))?;
     let mut target = Image::new(width as u32, height as u32, PixelType::U8x3);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
-        crop.left as f64,
-        crop.top as f64,
-        crop.width as f64,
-        crop.height as f64,
-    );
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
     Resizer::new().resize(&source, &mut target, &options).map_err(|e| failed(&e))?;
     Ok(Rgb { width, height, data: target.into_vec() })
 }
