@@ -2,8 +2,9 @@
 
 use crate::support::*;
 use qdrop_core::model::{Precision, QuantModel};
-use qdrop_core::pipeline::{Session, Silent};
+use qdrop_core::pipeline::Session;
 use qdrop_core::prelude::*;
+use qdrop_core::progress::Silent;
 use qdrop_core::recipe::Recipe;
 use qdrop_plugins::datasets::pixels::{center_crop, decode, normalize, resize_shorter, Rgb};
 use std::path::Path;

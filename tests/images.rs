@@ -2,8 +2,9 @@
 
 use crate::support::*;
 use qdrop_core::cache::{CacheBudget, CachedValues};
-use qdrop_core::pipeline::{calibration_images, load_ahead, Silent};
+use qdrop_core::pipeline::{calibration_images, load_ahead};
 use qdrop_core::prelude::*;
+use qdrop_core::progress::Silent;
 use qdrop_plugins::datasets::pixels::{decode, resize, resize_shorter, Crop, Rgb};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};

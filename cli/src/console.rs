@@ -1,7 +1,7 @@
 //! Progress on stderr: bars on a terminal, plain lines elsewhere.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use qdrop_core::pipeline::{Event, Progress};
+use qdrop_core::progress::{Event, Progress};
 use qdrop_core::reconstructor::LossPoint;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};

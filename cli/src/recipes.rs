@@ -4,9 +4,9 @@ use crate::arguments::RecipeArguments;
 use crate::convert;
 use anyhow::{anyhow, bail, Context, Result};
 use include_dir::{include_dir, Dir};
-use qdrop_core::pipeline::RECIPE_FILE;
 use qdrop_core::recipe::{apply_set, merge, parse_yaml, Recipe};
 use qdrop_core::registry::nearest;
+use qdrop_core::run_directory::RECIPE_FILE;
 use serde_yaml::{Mapping, Value};
 use std::path::{Path, PathBuf};
 

@@ -21,6 +21,7 @@ pub mod ops;
 pub mod optim;
 pub mod params;
 pub mod pipeline;
+pub mod progress;
 pub mod quantizer;
 pub mod random;
 pub mod recipe;

@@ -6,7 +6,7 @@ use crate::graph::{NodeId, Unit};
 use crate::model::QuantModel;
 use crate::ops::{self, Keep};
 use crate::params::Params;
-use crate::pipeline::Progress;
+use crate::progress::Progress;
 use crate::quantizer::Parameter;
 use crate::random::RandomSource;
 use crate::registry::define_kind;

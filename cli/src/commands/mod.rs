@@ -1,6 +1,7 @@
 //! What each command does. Every command returns the value that `--json` prints.
 
 mod describe;
+mod plan;
 mod quantize;
 
 use crate::arguments::{Arguments, Command, EvaluateArguments, ListKind, RecipeArguments, RecipesAction};
@@ -11,9 +12,10 @@ use qdrop_core::dataset::Split;
 use qdrop_core::device;
 use qdrop_core::graph::SiteKind;
 use qdrop_core::model::Precision;
-use qdrop_core::pipeline::{load_saved, Registries, Session, SUMMARY_FILE};
+use qdrop_core::pipeline::{load_saved, Registries, Session};
 use qdrop_core::recipe::Recipe;
 use qdrop_core::registry::{Kind, Registry};
+use qdrop_core::run_directory::SUMMARY_FILE;
 use serde_json::{json, Value};
 use std::io::{ErrorKind, Write};
 use std::path::Path;

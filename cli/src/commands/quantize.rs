@@ -1,21 +1,20 @@
 //! `quantize` and `resume`: a recipe's run from the float network to the report.
 
+use super::plan::{check_float, dry_run, header, plan};
 use super::{session, Output};
 use crate::arguments::QuantizeArguments;
-use crate::console::{duration, Console};
+use crate::console::Console;
 use crate::memory::peak_resident_bytes;
 use crate::recipes;
 use crate::report::{table, Row};
 use anyhow::{Context, Result};
 use qdrop_core::cache::CacheBudget;
-use qdrop_core::dataset::Split;
 use qdrop_core::device;
-use qdrop_core::model::{Precision, QuantModel};
-use qdrop_core::pipeline::{
-    save, CalibrationSet, Progress, Registries, Resources, RunResult, Session, Summary, SUMMARY_FILE,
-};
+use qdrop_core::model::Precision;
+use qdrop_core::pipeline::{save, CalibrationSet, Registries, Resources, RunResult, Session, Summary};
+use qdrop_core::progress::Progress;
 use qdrop_core::recipe::Recipe;
-use qdrop_core::run_directory::{EventLog, Manifest, RunDirectory};
+use qdrop_core::run_directory::{EventLog, Manifest, RunDirectory, SUMMARY_FILE};
 use serde_json::{json, Value};
 use std::path::Path;
 use std::sync::Arc;
@@ -59,109 +58,6 @@ pub fn resume(path: &Path, output: Output) -> Result<Value> {
     run(&session, &registries, Some((directory, manifest)), output)
 }
 
-/// Checks what is given and prints the plan.
-fn dry_run(session: &Session<'_>, output: Output) -> Result<Value> {
-    let console = Console::new();
-    header(session, &console);
-    let mut value = json!({ "dry_run": true });
-    match session.weights_file() {
-        Err(_) => output.print("weights: not given, not checked\n"),
-        Ok(_) => {
-            let model = session.float_model().context("loading the float network")?;
-            if data_given(session)? {
-                value["float_sample"] = check_float(session, &model, &console)?;
-            } else {
-                output.print("data: not given, not checked\n");
-            }
-        }
-    }
-    let plan = plan(session, &console)?;
-    output.print(&plan.text);
-    value["plan"] = plan.json;
-    Ok(value)
-}
-
-/// Whether the recipe says where the data is.
-fn data_given(session: &Session<'_>) -> Result<bool> {
-    match session.dataset(Split::Evaluation) {
-        Ok(_) => Ok(true),
-        Err(qdrop_core::Error::Setting { path, .. }) if path == "data.params.root" => Ok(false),
-        Err(e) => Err(e).context("opening the data"),
-    }
-}
-
-/// Says what runs.
-fn header(session: &Session<'_>, console: &Console) {
-    let recipe = session.recipe();
-    console.line(&format!(
-        "{}: {}, setting {}, seed {}",
-        recipe.name,
-        recipe.bits(),
-        recipe.quant.setting,
-        recipe.seed
-    ));
-    if let Some(notice) = session.notice() {
-        console.line(&format!("note: {notice}"));
-    }
-}
-
-/// Compares the float network with the published accuracy, if there is one.
-fn check_float(session: &Session<'_>, model: &QuantModel, console: &Console) -> Result<Value> {
-    let sample = session.check_float(model, console).context("checking the float network")?;
-    let (Some(sample), Some(published)) = (sample, session.recipe().published) else { return Ok(Value::Null) };
-    console.line(&format!(
-        "float network: {:.1} % of a sample of {} images, published {:.2} % of the validation set",
-        sample.top1, sample.images, published.float
-    ));
-    Ok(json!({ "top1": sample.top1, "images": sample.images }))
-}
-
-/// What a run will take, as text and for JSON.
-struct Plan {
-    text: String,
-    json: Value,
-}
-
-fn plan(session: &Session<'_>, console: &Console) -> Result<Plan> {
-    // The time does not depend on the weights.
-    let model = match session.weights_file() {
-        Ok(_) => session.float_model().context("loading the float network")?,
-        Err(_) => session.zero_model()?,
-    };
-    let estimate = session.estimate(model, console).context("estimating the time")?;
-    let limit = session.recipe().cache.limit.as_u64();
-    // Steps at full batch size have been taken by now: their memory is in the peak.
-    let reconstruction = peak_resident_bytes() + estimate.cache_bytes.min(limit);
-    let images: usize =
-        session.graph().input_shape().iter().product::<usize>() * 4 * session.recipe().calibration.images;
-    let calibration = estimate.calibration_bytes + (images as u64).min(limit);
-    let memory = match estimate.steps {
-        0 => calibration,
-        _ => reconstruction.max(calibration),
-    };
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    let spilled = estimate.cache_bytes.saturating_sub(limit);
-    let mut text = match estimate.steps {
-        0 => "plan: calibration alone, no reconstruction\n".to_string(),
-        steps => format!(
-            "plan: {} units, {steps} iterations each, about {} of reconstruction\n",
-            estimate.units,
-            duration(estimate.seconds)
-        ),
-    };
-    text += &format!("memory: about {:.1} GiB", gib(memory));
-    if spilled > 0 {
-        text +=
-            &format!(", and {:.1} GiB of cached values in files (cache.limit is {:.1} GiB)", gib(spilled), gib(limit));
-    }
-    text.push('\n');
-    let json = json!({
-        "units": estimate.units, "iterations": estimate.steps, "seconds": estimate.seconds, "memory_bytes": memory,
-        "cache_bytes": estimate.cache_bytes
-    });
-    Ok(Plan { text, json })
-}
-
 /// A run directory with what it belongs to.
 type Kept = Option<(RunDirectory, Manifest)>;
 
@@ -181,6 +77,7 @@ fn run(session: &Session<'_>, registries: &Registries, kept: Kept, output: Outpu
     match result {
         Ok((mut value, (result, summary))) => {
             save(&directory, &result.model, &summary).context("saving the result")?;
+            directory.remove_spill_folder();
             console.line(&format!("saved in {path}"));
             value["out"] = json!(directory.path());
             Ok(value)

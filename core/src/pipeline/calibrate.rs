@@ -1,10 +1,11 @@
 //! Giving every quantizer its range.
 
-use super::{Event, Progress, Registries, SitePlan};
+use super::{Registries, SitePlan};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, SiteKind};
 use crate::grid::Range;
 use crate::model::{Precision, QuantModel, QuantSite};
+use crate::progress::{Event, Progress};
 use candle_core::Tensor;
 use std::collections::HashMap;
 

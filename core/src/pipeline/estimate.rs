@@ -1,12 +1,13 @@
 //! What a run will take, before it begins.
 
 use super::reconstruct::units_of;
-use super::{Event, Progress, Session};
+use super::Session;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, Unit};
 use crate::grid::Range;
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
+use crate::progress::{Event, Progress};
 use crate::random::{stream, Purpose};
 use crate::reconstructor::{Context, Forget, UnitData, UnitSamples, UnitTask};
 use candle_core::Tensor;

@@ -1,9 +1,10 @@
 //! Measuring accuracy.
 
-use super::{load_ahead, Event, Progress};
+use super::load_ahead;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::model::{Precision, QuantModel};
+use crate::progress::{Event, Progress};
 use serde::{Deserialize, Serialize};
 
 /// Share of correctly classified images.

@@ -4,7 +4,7 @@ use crate::cache::{CachedValues, CACHED_BATCH};
 use crate::dataset::{Dataset, Sample};
 use crate::error::{Error, Result, TensorContext};
 use crate::ops::host_values;
-use crate::pipeline::{Event, Progress};
+use crate::progress::{Event, Progress};
 use crate::random::{permutation, stream, Purpose};
 use crate::run_directory::Fingerprint;
 use candle_core::{Device, Tensor};

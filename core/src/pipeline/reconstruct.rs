@@ -1,10 +1,10 @@
 //! Unit by unit reconstruction over cached values that move forward through the network.
 
-use super::{Event, Progress};
 use crate::cache::{CacheBudget, CachedValues, CACHED_BATCH};
 use crate::error::{Error, Result};
 use crate::graph::{layer_units, Graph, NodeId, Unit};
 use crate::model::{Precision, QuantModel};
+use crate::progress::{Event, Progress};
 use crate::random::RandomSource;
 use crate::reconstructor::{
     Context, Forget, Grouping, Interrupted, Interruption, Reconstructor, UnitReport, UnitSamples, UnitTask,

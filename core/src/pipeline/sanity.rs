@@ -1,10 +1,11 @@
 //! Is this the network, and are these the images, that the published accuracy belongs to?
 
-use super::{load_ahead, Event, Progress, Session};
+use super::{load_ahead, Session};
 use crate::dataset::Split;
 use crate::error::{Error, Result};
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
+use crate::progress::{Event, Progress};
 use crate::random::{permutation, stream, Purpose};
 use std::collections::HashMap;
 

@@ -7,20 +7,13 @@ use crate::grid::QParams;
 use crate::model::{QuantModel, QuantSite};
 use crate::ops::host_values;
 use crate::recipe::Recipe;
-use crate::run_directory::RunDirectory;
+use crate::run_directory::{RunDirectory, MODEL_FILE, RECIPE_FILE, SUMMARY_FILE};
 use crate::weights::{self, RawDtype, RawTensor, RawTensors};
 use candle_core::{Device, Tensor};
 use qdrop_kernels::rounding::round_half_even;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-
-/// Quantized weights, scales and zero points.
-pub const MODEL_FILE: &str = "model.safetensors";
-/// The recipe as it ran.
-pub const RECIPE_FILE: &str = "recipe.yaml";
-/// Accuracy and conditions of the run.
-pub const SUMMARY_FILE: &str = "summary.json";
 
 /// Accuracy and conditions of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

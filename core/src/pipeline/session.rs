@@ -2,8 +2,8 @@
 
 use super::calibrate::place;
 use super::{
-    calibrate, calibration_images, evaluate, plan_sites, reconstruct, Accuracy, CalibrationSet, Progress, Registries,
-    Resources, SitePlan,
+    calibrate, calibration_images, evaluate, plan_sites, reconstruct, Accuracy, CalibrationSet, Registries, Resources,
+    SitePlan,
 };
 use crate::architecture::Architecture;
 use crate::cache::{CacheBudget, CachedValues};
@@ -11,6 +11,7 @@ use crate::dataset::{Dataset, DatasetRequest, Split};
 use crate::error::{Error, Result};
 use crate::graph::{fold_batch_norm, Graph, NodeId};
 use crate::model::{Precision, QuantModel};
+use crate::progress::Progress;
 use crate::random::SeededRandom;
 use crate::recipe::Recipe;
 use crate::reconstructor::{Reconstructor, UnitReport};

@@ -2,7 +2,7 @@
 
 use super::{RunDirectory, EVENTS_FILE};
 use crate::error::{Error, Result};
-use crate::pipeline::{Event, Progress};
+use crate::progress::{Event, Progress};
 use serde_json::{json, Value};
 use std::fs::File;
 use std::io::Write;

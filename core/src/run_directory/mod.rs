@@ -24,7 +24,6 @@ pub use events::EventLog;
 pub use manifest::{fingerprint_of_file, Fingerprint, Manifest};
 
 use crate::error::{Error, Result};
-use crate::pipeline::{RECIPE_FILE, SUMMARY_FILE};
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 use std::fs::{File, TryLockError};
@@ -32,6 +31,12 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// Quantized weights, scales and zero points.
+pub const MODEL_FILE: &str = "model.safetensors";
+/// The recipe as it ran.
+pub const RECIPE_FILE: &str = "recipe.yaml";
+/// Accuracy and conditions of the run.
+pub const SUMMARY_FILE: &str = "summary.json";
 /// What the run depends on.
 pub const MANIFEST_FILE: &str = "run.json";
 /// What happened.
@@ -108,6 +113,12 @@ impl RunDirectory {
     /// Where cached values go that do not fit into memory, unless the recipe says otherwise.
     pub fn spill_folder(&self) -> PathBuf {
         self.path.join("cache")
+    }
+
+    /// Removes the folder of cached values, which is empty once they are gone.
+    pub fn remove_spill_folder(&self) {
+        // It may be missing, and nothing depends on it.
+        let _ = std::fs::remove_dir(self.spill_folder());
     }
 
     /// The checkpoints of the recipe itself, or of its variant with this number.

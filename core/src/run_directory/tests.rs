@@ -1,5 +1,5 @@
 use super::*;
-use crate::pipeline::{Event, Progress, Silent};
+use crate::progress::{Event, Progress, Silent};
 use crate::reconstructor::{Interrupted, LossPoint, UnitReport};
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;

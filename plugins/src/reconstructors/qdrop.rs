@@ -1,8 +1,8 @@
 //! QDrop's reconstruction (arXiv 2203.05740, algorithm 1), block by block or layer by layer.
 
 use qdrop_core::optim::{finite_scalar, Adam};
-use qdrop_core::pipeline::Event;
 use qdrop_core::prelude::*;
+use qdrop_core::progress::Event;
 use std::time::Instant;
 
 /// Parameters of the optimization; the defaults are those of the published recipes.
