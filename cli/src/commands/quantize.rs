@@ -9,6 +9,7 @@ use crate::recipes;
 use crate::report::{table, Row};
 use anyhow::{Context, Result};
 use qdrop_core::cache::CacheBudget;
+use qdrop_core::dataset::Split;
 use qdrop_core::device;
 use qdrop_core::model::Precision;
 use qdrop_core::pipeline::{save, CalibrationSet, Registries, Resources, RunResult, Session, Summary};
@@ -30,6 +31,16 @@ pub fn quantize(arguments: &QuantizeArguments, output: Output) -> Result<Value> 
     if arguments.dry_run {
         return dry_run(&session, output);
     }
+    if let Some(out) = &arguments.out {
+        RunDirectory::check_free(out)?;
+    }
+    // Mistakes show before anything long runs, and before anything is written.
+    let console = Console::new();
+    header(&session, &console);
+    let float_model = session.float_model().context("loading the float network")?;
+    session.dataset(Split::Calibration).context("opening the calibration images")?;
+    check_float(&session, &float_model, &console)?;
+    console.line(plan(&session, &console)?.text.trim_end());
     let kept = match &arguments.out {
         None => None,
         Some(out) => {
@@ -39,7 +50,7 @@ pub fn quantize(arguments: &QuantizeArguments, output: Output) -> Result<Value> 
             Some((directory, manifest))
         }
     };
-    run(&session, &registries, kept, output)
+    run(&session, &registries, kept, &console, output)
 }
 
 /// Goes on with a run that was stopped.
@@ -55,22 +66,23 @@ pub fn resume(path: &Path, output: Output) -> Result<Value> {
     let registries = Registries::collect()?;
     let session = Session::new(recipe, &registries, device::open(&manifest.device)?)?;
     manifest.check(path, &session.weights_file()?)?;
-    run(&session, &registries, Some((directory, manifest)), output)
+    let console = Console::new();
+    header(&session, &console);
+    run(&session, &registries, Some((directory, manifest)), &console, output)
 }
 
 /// A run directory with what it belongs to.
 type Kept = Option<(RunDirectory, Manifest)>;
 
-fn run(session: &Session<'_>, registries: &Registries, kept: Kept, output: Output) -> Result<Value> {
-    let console = Console::new();
+fn run(session: &Session<'_>, registries: &Registries, kept: Kept, console: &Console, output: Output) -> Result<Value> {
     let Some((directory, mut manifest)) = kept else {
-        let (value, _) = run_stages(session, registries, None, &console, &console, output)?;
+        let (value, _) = run_stages(session, registries, None, console, console, output)?;
         console.line("not saved; give --out DIR to keep the quantized network");
         return Ok(value);
     };
-    let log = EventLog::open(&directory, &console)?;
+    let log = EventLog::open(&directory, console)?;
     let kept = Directory { directory: &directory, manifest: &mut manifest };
-    let result = run_stages(session, registries, Some(kept), &console, &log, output);
+    let result = run_stages(session, registries, Some(kept), console, &log, output);
     // A log that cannot be written is why the run was cancelled.
     log.check()?;
     let path = directory.path().display();
@@ -105,19 +117,7 @@ fn run_stages(
     output: Output,
 ) -> Result<Outcome> {
     let recipe = session.recipe();
-    header(session, console);
-    let float_model = session.float_model().context("loading the float network")?;
     let directory = kept.as_ref().map(|k| k.directory);
-    // A run that goes on has been through this.
-    let begins = match directory {
-        Some(directory) => directory.load::<Row>(FLOAT_FILE)?.is_none(),
-        None => true,
-    };
-    if begins {
-        check_float(session, &float_model, console)?;
-        console.line(plan(session, console)?.text.trim_end());
-    }
-    // The data is opened before anything long runs, so that its mistakes show at once.
     let cache = session.cache(directory.map_or_else(std::env::temp_dir, RunDirectory::spill_folder));
     let set = session.calibration_images(&cache, progress).context("loading the calibration images")?;
     if let Some(Directory { directory, manifest }) = kept {
@@ -125,6 +125,7 @@ fn run_stages(
     }
     let stages = Stages { directory, cache, set, progress };
     let float = stages.kept_or(FLOAT_FILE, || {
+        let float_model = session.float_model().context("loading the float network")?;
         let accuracy =
             session.evaluate(&float_model, Precision::Float, progress).context("evaluating the float network")?;
         Ok(Row { name: "float".into(), bits: "w32a32".into(), accuracy, seconds: None })

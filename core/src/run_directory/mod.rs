@@ -59,14 +59,22 @@ impl RunDirectory {
     /// # Errors
     /// Something is in the directory already, another process works there, or it cannot be written.
     pub fn create(path: &Path, manifest: &Manifest) -> Result<Self> {
-        std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
-        check_free(path)?;
+        Self::check_free(path)?;
         let directory = Self { path: path.into(), _lock: lock(path)? };
         // Another process may have begun a run between the look and the lock.
-        check_free(path)?;
+        Self::check_free(path)?;
         directory.store(MANIFEST_FILE, manifest)?;
         directory.write_recipe(manifest)?;
         Ok(directory)
+    }
+
+    /// Checks that a run can begin in `path`, which is created.
+    ///
+    /// # Errors
+    /// The directory holds a run or anything else, or cannot be created.
+    pub fn check_free(path: &Path) -> Result<()> {
+        std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
+        check_free(path)
     }
 
     /// Opens the directory of a run that was stopped.
