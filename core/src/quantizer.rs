@@ -52,7 +52,9 @@ pub trait Quantizer: Send + Sync {
     /// The tensor library's.
     fn set_qparams(&mut self, params: &QParams, device: &Device) -> Result<()>;
 
-    /// Scale and zero point, one for each channel.
+    /// Scale and zero point, one for each channel. Outside of reconstruction they are the whole state:
+    /// a quantizer that gets them through [`set_qparams`](Self::set_qparams) computes the same.
+    /// Checkpoints and saved models rely on it.
     ///
     /// # Errors
     /// No range was set yet.
