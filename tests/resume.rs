@@ -218,11 +218,14 @@ fn one_process_for_a_run() {
     let out = dir.path().join("out");
     let mut child = start(&arguments(&out, &[]));
     wait_for(&out.join("checkpoints/unit-001.safetensors"), &mut child);
+    // Stopped, it holds the lock for longer than the second process is patient.
+    signal(&child, "-STOP");
     let second = resume(&out);
     let expected = format!("process {} is working on this run", child.id());
     assert!(second.error().contains(&expected), "{}", second.stderr);
     let second = qdrop(&arguments(&out, &[]));
     assert!(second.error().contains("holds an unfinished run; go on with `qdrop resume"), "{}", second.stderr);
+    signal(&child, "-CONT");
     let (status, stderr) = end(child);
     assert_eq!(status, Some(0), "{stderr}");
 }
