@@ -31,7 +31,7 @@ fn golden_networks() -> Vec<Golden> {
 
 impl Golden {
     fn graph(&self, more: &str) -> (Box<dyn Architecture>, Graph) {
-        let architecture = (registries().architectures.get(&self.architecture, "test").unwrap().build.0)();
+        let architecture = registries().architectures.get(&self.architecture, "test").unwrap().build().unwrap();
         let mut params = self.params.clone();
         params.extend(serde_yaml::from_str::<serde_yaml::Mapping>(more).unwrap());
         let graph = architecture.graph(&Params::new("test", params.into())).unwrap();
@@ -77,7 +77,7 @@ fn logits_are_those_of_torchvision_and_timm() {
         let what = format!("{} {}", network.library, network.name);
         let (architecture, graph) = network.graph(&format!("{{classes: {CLASSES}, image_size: {SIZE}}}"));
         let shapes = graph.parameter_shapes();
-        let mut maps = std::iter::once(KeyMap::identity()).chain(architecture.key_maps(&graph));
+        let mut maps = std::iter::once(KeyMap::identity()).chain(architecture.key_maps(&graph).unwrap());
         let leads_there =
             |map: &KeyMap| checksum(shapes.iter().map(|(own, _)| map.checkpoint_name(own))) == network.names;
         let map = maps.find(leads_there).unwrap_or_else(|| panic!("{what}: no map leads to its names"));

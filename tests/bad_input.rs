@@ -133,7 +133,7 @@ fn request(input: &[usize; 3], classes: usize, root: Option<std::path::PathBuf>)
 
 fn open(name: &str, params: &str, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
     let params = Params::new("data.params", serde_yaml::from_str(params).unwrap());
-    (registries().datasets.get(name, "data").unwrap().build.0)(&params, request)
+    registries().datasets.get(name, "data").unwrap().build(&params, request)
 }
 
 #[test]

@@ -8,7 +8,7 @@ const BITS: [u32; 4] = [2, 3, 4, 8];
 
 fn observe(name: &str, spec: &QuantSpec, calls: &[&Tensor]) -> Range {
     let entry = registries().observers.get(name, "test").unwrap();
-    let mut observer = (entry.build.0)(spec, &Params::none("test")).unwrap();
+    let mut observer = entry.build(spec, &Params::none("test")).unwrap();
     calls.iter().for_each(|x| observer.observe(x).unwrap());
     observer.range().unwrap()
 }
@@ -75,6 +75,6 @@ fn averaging_observers_refuse_channels() {
     let spec = spec(4, false, Granularity::PerAxis(0));
     let entry = registries().observers.get("AvgMSEObserver", "test").unwrap();
     let params = Params::none("quant.weight.observer.params");
-    let error = (entry.build.0)(&spec, &params).err().unwrap().to_string();
+    let error = entry.build(&spec, &params).err().unwrap().to_string();
     assert!(error.starts_with("quant.weight.observer: this observer averages over calls"), "{error}");
 }

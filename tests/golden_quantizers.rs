@@ -11,7 +11,7 @@ fn set(q: &mut Box<dyn Quantizer>, scale: &Tensor, zero_point: &Tensor, device: 
 }
 
 fn var(q: &dyn Quantizer, name: &str) -> Option<Var> {
-    q.parameters().into_iter().find(|p| p.name == name).map(|p| p.var)
+    q.parameters().unwrap().into_iter().find(|p| p.name == name).map(|p| p.var)
 }
 
 /// Gradients are sums of thousands of terms: compared on the scale of the largest one.

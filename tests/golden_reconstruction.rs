@@ -135,7 +135,7 @@ fn replay(file: &str, variant: &str, graph: Graph, params: &QdropParams, device:
         let got = [got.reconstruction as f32, got.rounding as f32, got.b as f32];
         assert!(worst(&got, want, 1e-6) < TOLERANCE, "{file} {variant} step {step}: {got:?}, want {want:?}");
     }
-    for (name, parameter) in task.parameters() {
+    for (name, parameter) in task.parameters().unwrap() {
         let key = match name.strip_suffix(".weight.alpha") {
             Some(layer) => format!("final.{layer}.module.weight_fake_quant.alpha"),
             None => format!("final.{}.scale", activation_key(name.strip_suffix(".activation.scale").unwrap())),

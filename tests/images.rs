@@ -52,7 +52,7 @@ fn folder(root: &Path) -> Box<dyn Dataset> {
         root: Some(root.into()),
         base_dir: "".into(),
     };
-    (registries().datasets.get("image_folder", "test").unwrap().build.0)(&Params::none("p"), &request).unwrap()
+    registries().datasets.get("image_folder", "test").unwrap().build(&Params::none("p"), &request).unwrap()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod architectures;
 mod bad_input;
 mod cli;
+mod conformance;
 mod golden_observers;
 mod golden_quantizers;
 mod golden_reconstruction;

@@ -49,7 +49,7 @@ fn weights(dir: &Path, recipe: &serde_json::Value) -> PathBuf {
     let strategy = &recipe["model"]["architecture"];
     let name = strategy["name"].as_str().or(strategy.as_str()).unwrap();
     let params: serde_yaml::Value = serde_yaml::to_value(&strategy["params"]).unwrap();
-    let architecture = (registries().architectures.get(name, "test").unwrap().build.0)();
+    let architecture = registries().architectures.get(name, "test").unwrap().build().unwrap();
     let graph = architecture.graph(&Params::new("test", params)).unwrap();
     let parameter = |(i, (name, shape)): (usize, (String, Vec<usize>))| {
         let x = noise(&shape, i as u32);

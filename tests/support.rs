@@ -57,7 +57,7 @@ pub fn spec(bits: u32, symmetric: bool, granularity: Granularity) -> QuantSpec {
 
 /// A quantizer by name.
 pub fn quantizer(name: &str, spec: &QuantSpec) -> Box<dyn Quantizer> {
-    (registries().quantizers.get(name, "test").unwrap().build.0)(spec, &Params::none("test")).unwrap()
+    registries().quantizers.get(name, "test").unwrap().build(spec, &Params::none("test")).unwrap()
 }
 
 /// A file of the data folder that lies beside the repository on some machines. Where it is missing

@@ -146,7 +146,7 @@ impl Block {
         let weights = QuantSpec::new(2, false, Granularity::PerAxis(0), "bits")?;
         let activations = QuantSpec::new(4, false, Granularity::PerTensor, "bits")?;
         let build = |name: &str, spec: &QuantSpec| -> Result<Box<dyn Quantizer>> {
-            Ok((registries.quantizers.get(name, "bench")?.build.0)(spec, &Params::none("bench"))?)
+            Ok(registries.quantizers.get(name, "bench")?.build(spec, &Params::none("bench"))?)
         };
         let mut model = QuantModel::new(graph.clone(), parameters, Device::Cpu);
         let mut sites: Vec<_> = quantization_sites(&graph).into_iter().map(|s| (s.node, s.kind, s.name)).collect();

@@ -37,7 +37,7 @@ fn own(registries: &Registries, root: &str, split: Split) -> Result<f64> {
         base_dir: PathBuf::new(),
     };
     let start = Instant::now();
-    let dataset = (registries.datasets.get("image_folder", "bench")?.build.0)(&params, &request)?;
+    let dataset = registries.datasets.get("image_folder", "bench")?.build(&params, &request)?;
     let indices: Vec<usize> = (0..dataset.len()).collect();
     let mut images = 0;
     load_ahead(&*dataset, indices.chunks(BATCH), &request.input, &Device::Cpu, |batch| {

@@ -46,7 +46,7 @@ fn main() -> Result<()> {
     test.write(target, "t10k", TEST)?;
 
     let registries = Registries::collect()?;
-    let architecture = (registries.architectures.get("resnet18", "demo")?.build.0)();
+    let architecture = registries.architectures.get("resnet18", "demo")?.build()?;
     let params = "{classes: 10, in_channels: 1, image_size: 28, width: 16, stem: small}";
     let graph = architecture.graph(&Params::new("demo", serde_yaml::from_str(params)?))?;
     let mut net = Network::new(graph)?;

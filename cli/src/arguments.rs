@@ -13,6 +13,9 @@ pub struct Arguments {
     /// Worker threads (default: all cores).
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<usize>,
+    /// Load a plugin: a file, or a folder of files (repeatable; see also QDROP_PLUGIN_PATH).
+    #[arg(long, global = true, value_name = "PATH")]
+    pub plugin: Vec<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -43,6 +46,12 @@ pub enum Command {
     },
     /// Validate all of a recipe that can be validated without running it.
     Check(RecipeArguments),
+    /// Make, build, inspect and test plugins.
+    Plugin {
+        /// What to do with them.
+        #[command(subcommand)]
+        action: PluginAction,
+    },
     /// Show an architecture's (or a recipe's) units, layers, shapes, bits, parameters and operations.
     Describe(RecipeArguments),
 }
@@ -107,6 +116,49 @@ pub enum ListKind {
     Reconstructors,
     /// Images and labels.
     Datasets,
+}
+
+/// What a new plugin registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PluginKind {
+    /// A network.
+    Architecture,
+    /// Range statistics.
+    Observer,
+    /// A mapping to the grid.
+    Quantizer,
+    /// An optimization.
+    Reconstructor,
+}
+
+/// What to do with plugins.
+#[derive(Debug, Subcommand)]
+pub enum PluginAction {
+    /// Write a new plugin crate that builds and passes its own tests.
+    New {
+        /// Name of the crate and of its strategy; the crate is written into a folder of this name.
+        name: String,
+        /// What it registers.
+        #[arg(long)]
+        kind: PluginKind,
+    },
+    /// Build a plugin crate against this qdrop, in release mode.
+    Build {
+        /// The crate's folder.
+        dir: PathBuf,
+    },
+    /// Say what a plugin's file was built with, what it registers and whether it can be loaded,
+    /// without running any of it.
+    Inspect {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Hold everything that a plugin registers against the conformance suite, as the built-in
+    /// strategies are.
+    Test {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// What to do with the built-in recipes.

@@ -1,11 +1,12 @@
 //! Finding a recipe: built-in ones, files, inheritance and changes from the command line.
 
 use crate::arguments::RecipeArguments;
-use crate::convert;
+use crate::{convert, plugins};
 use anyhow::{anyhow, bail, Context, Result};
 use include_dir::{include_dir, Dir};
-use qdrop_core::recipe::{apply_set, merge, parse_yaml, Recipe};
-use qdrop_core::registry::nearest;
+use qdrop_core::inventory;
+use qdrop_core::recipe::{apply_set, merge, parse_yaml, Recipe, RecipeKind};
+use qdrop_core::registry::{nearest, Entry};
 use qdrop_core::run_directory::RECIPE_FILE;
 use serde_yaml::{Mapping, Value};
 use std::path::{Path, PathBuf};
@@ -37,14 +38,23 @@ pub fn names() -> Vec<String> {
         let files = folder.files().map(|f| f.path()).filter(|p| p.extension().is_some_and(|e| e == "yaml"));
         names.extend(files.map(|p| p.with_extension("").to_string_lossy().into_owned()));
     }
+    names.extend(registered().map(|e| e.name.to_string()));
     names.retain(|name| !name.split('/').any(|part| part.starts_with('_')) && name != REFERENCE_MODELS);
     names.sort();
     names
 }
 
+/// The recipes that plugins and linked crates bring along.
+fn registered() -> impl Iterator<Item = &'static Entry<RecipeKind>> {
+    inventory::iter::<Entry<RecipeKind>>.into_iter()
+}
+
 /// The text of a built-in recipe. A file or folder of the same name does not hide it.
 fn built_in(name: &str) -> Option<&'static str> {
-    BUILT_IN.get_file(format!("{name}.yaml"))?.contents_utf8()
+    match BUILT_IN.get_file(format!("{name}.yaml")) {
+        Some(file) => file.contents_utf8(),
+        None => registered().find(|e| e.name == name).map(|e| e.constructor.0),
+    }
 }
 
 /// Whether a built-in recipe has this name.
@@ -81,6 +91,12 @@ fn changed(mut value: Value, origin: &Path, arguments: &RecipeArguments) -> Resu
         true => std::env::current_dir().context("finding the current folder")?,
         false => absolute(&recipe.base_dir)?,
     };
+    // A run that is resumed needs the same plugins.
+    for path in plugins::loaded_files() {
+        if !recipe.plugins.contains(&path) {
+            recipe.plugins.push(path);
+        }
+    }
     recipe.run_iters = arguments.iters.or(recipe.run_iters);
     if let Some(weights) = &arguments.weights {
         recipe.model.weights = Some(absolute(weights)?);
@@ -115,6 +131,8 @@ fn read(name: &str, depth: usize) -> Result<(Value, PathBuf)> {
     if convert::recognizes(&value) {
         return Ok((convert::to_recipe(value, &origin)?, origin));
     }
+    // Before the recipe is read further: it may extend a recipe of its plugins.
+    plugins::load_of_recipe(&mut value, &origin)?;
     let parents = match value.as_mapping_mut().and_then(|m| m.remove("extends")) {
         None => return Ok((value, origin)),
         Some(Value::Sequence(parents)) => parents,

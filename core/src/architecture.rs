@@ -3,7 +3,8 @@
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::params::Params;
-use crate::registry::define_kind;
+use crate::plugin::guard::{GuardedArchitecture, Origin};
+use crate::registry::{define_kind, Entry};
 use crate::weights::KeyMap;
 
 /// A family of networks that a recipe can name.
@@ -17,9 +18,12 @@ pub trait Architecture: Send + Sync {
 
     /// Other namings that checkpoints of this architecture use, tried in order after the
     /// canonical one. `graph` is what [`graph`](Self::graph) returned.
-    fn key_maps(&self, graph: &Graph) -> Vec<KeyMap> {
+    ///
+    /// # Errors
+    /// The graph is not of this architecture.
+    fn key_maps(&self, graph: &Graph) -> Result<Vec<KeyMap>> {
         let _ = graph;
-        Vec::new()
+        Ok(Vec::new())
     }
 }
 
@@ -29,6 +33,18 @@ define_kind!(
     "architecture",
     fn() -> Box<dyn Architecture>
 );
+
+impl Entry<ArchitectureKind> {
+    /// The architecture.
+    ///
+    /// # Errors
+    /// Its constructor panicked.
+    pub fn build(&self) -> Result<Box<dyn Architecture>> {
+        let origin = Origin::of(self);
+        let inner = origin.call("build", || Ok((self.constructor.0)()))?;
+        Ok(Box::new(GuardedArchitecture { origin, inner }))
+    }
+}
 
 /// Registers an architecture; the fields are those of
 /// [`register_observer!`](crate::register_observer), `build` takes no argument.

@@ -2,7 +2,8 @@
 
 use crate::error::Result;
 use crate::params::Params;
-use crate::registry::define_kind;
+use crate::plugin::guard::{GuardedDataset, Origin};
+use crate::registry::{define_kind, Entry};
 use std::path::PathBuf;
 
 /// Which part of a dataset is wanted.
@@ -63,6 +64,18 @@ define_kind!(
     "dataset",
     fn(&Params, &DatasetRequest) -> Result<Box<dyn Dataset>>
 );
+
+impl Entry<DatasetKind> {
+    /// Opens the dataset.
+    ///
+    /// # Errors
+    /// A parameter is wrong, or the data cannot be used.
+    pub fn build(&self, params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
+        let origin = Origin::of(self);
+        let inner = origin.call("build", || (self.constructor.0)(params, request))?;
+        Ok(Box::new(GuardedDataset::new(origin, inner)?))
+    }
+}
 
 /// Registers a dataset; the fields are those of [`register_observer!`](crate::register_observer).
 #[macro_export]

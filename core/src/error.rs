@@ -62,6 +62,28 @@ pub enum Error {
         /// What is wrong, with the names of the tensors.
         message: String,
     },
+    /// A plugin that cannot be used.
+    #[error("plugin {}: {message}", .file.display())]
+    Plugin {
+        /// The plugin's file or folder.
+        file: PathBuf,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// A strategy panicked: a defect of the crate that defines it.
+    #[error("plugin '{plugin}': its {kind} '{name}' panicked in `{call}`: {message}; this is a defect of the plugin, report it to its author")]
+    Panicked {
+        /// The crate that defines the strategy.
+        plugin: &'static str,
+        /// Kind of the strategy.
+        kind: &'static str,
+        /// Its name.
+        name: &'static str,
+        /// The function that panicked.
+        call: &'static str,
+        /// The panic's message.
+        message: String,
+    },
     /// Images or labels that cannot be used.
     #[error("data {}: {message}", .path.display())]
     Data {
@@ -122,6 +144,11 @@ impl Error {
     /// A [`Error::Weights`].
     pub fn weights(file: impl AsRef<Path>, message: impl Display) -> Self {
         Self::Weights { file: file.as_ref().into(), message: message.to_string() }
+    }
+
+    /// A [`Error::Plugin`].
+    pub fn plugin(file: impl AsRef<Path>, message: impl Display) -> Self {
+        Self::Plugin { file: file.as_ref().into(), message: message.to_string() }
     }
 
     /// A [`Error::Data`].

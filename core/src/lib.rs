@@ -10,6 +10,7 @@
 
 pub mod architecture;
 pub mod cache;
+pub mod conformance;
 pub mod dataset;
 pub mod device;
 pub mod error;
@@ -21,6 +22,7 @@ pub mod ops;
 pub mod optim;
 pub mod params;
 pub mod pipeline;
+pub mod plugin;
 pub mod progress;
 pub mod quantizer;
 pub mod random;
@@ -44,16 +46,17 @@ pub mod prelude {
     pub use crate::architecture::Architecture;
     pub use crate::dataset::{Dataset, DatasetRequest, Sample, Split};
     pub use crate::error::{Error, Result};
-    pub use crate::graph::{Conv2d, Graph, GraphBuilder, NodeId, Pool2d};
+    pub use crate::graph::{Conv2d, CustomOperator, Graph, GraphBuilder, NodeId, Operator, Pool2d};
     pub use crate::grid::{Granularity, QParams, QuantSpec, Range};
-    pub use crate::observer::Observer;
+    pub use crate::observer::{Consistency, Observer};
     pub use crate::ops;
     pub use crate::params::Params;
     pub use crate::quantizer::{Parameter, ParameterGroup, Quantizer};
     pub use crate::reconstructor::{Context, Grouping, Interrupted, LossPoint, Reconstructor, UnitReport, UnitTask};
     pub use crate::weights::KeyMap;
     pub use crate::{
-        register_architecture, register_dataset, register_observer, register_quantizer, register_reconstructor,
+        register_architecture, register_dataset, register_observer, register_quantizer, register_recipe,
+        register_reconstructor,
     };
     pub use candle_core::{self, DType, Device, Tensor, Var};
     pub use serde::{self, Deserialize};

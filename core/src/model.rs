@@ -299,13 +299,13 @@ impl QuantModel {
         })
     }
 
-    pub(crate) fn unit_parameters(&self, nodes: &[NodeId]) -> Vec<(String, Parameter)> {
-        self.unit_sites(nodes)
-            .flat_map(|(kind, site)| {
-                let name = move |p: &Parameter| format!("{}.{kind}.{}", site.name, p.name);
-                site.quantizer.parameters().into_iter().map(move |p| (name(&p), p))
-            })
-            .collect()
+    pub(crate) fn unit_parameters(&self, nodes: &[NodeId]) -> Result<Vec<(String, Parameter)>> {
+        let mut all = Vec::new();
+        for (kind, site) in self.unit_sites(nodes) {
+            let parameters = site.quantizer.parameters()?;
+            all.extend(parameters.into_iter().map(|p| (format!("{}.{kind}.{}", site.name, p.name), p)));
+        }
+        Ok(all)
     }
 
     pub(crate) fn unit_regularizer(&self, nodes: &[NodeId], b: f32) -> Result<Option<Tensor>> {

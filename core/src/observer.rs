@@ -3,7 +3,8 @@
 use crate::error::Result;
 use crate::grid::{QuantSpec, Range};
 use crate::params::Params;
-use crate::registry::define_kind;
+use crate::plugin::guard::{GuardedObserver, Origin};
+use crate::registry::{define_kind, Entry};
 use candle_core::Tensor;
 
 /// Collects the range of the tensors that it is shown.
@@ -20,6 +21,25 @@ pub trait Observer: Send {
     /// # Errors
     /// Nothing was observed yet.
     fn range(&self) -> Result<Range>;
+
+    /// What the range depends on beside the values; the conformance suite holds the observer to it.
+    ///
+    /// # Errors
+    /// None of its own.
+    fn consistency(&self) -> Result<Consistency> {
+        Ok(Consistency::Calls)
+    }
+}
+
+/// What the range of an observer depends on beside the values that it was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// Nothing: any order, and any division into calls, gives the same range.
+    Values,
+    /// How the values were divided into calls, but not the order of the calls.
+    Calls,
+    /// The order of the calls too.
+    Order,
 }
 
 define_kind!(
@@ -28,6 +48,18 @@ define_kind!(
     "observer",
     fn(&QuantSpec, &Params) -> Result<Box<dyn Observer>>
 );
+
+impl Entry<ObserverKind> {
+    /// A new observer.
+    ///
+    /// # Errors
+    /// A parameter is wrong.
+    pub fn build(&self, spec: &QuantSpec, params: &Params) -> Result<Box<dyn Observer>> {
+        let origin = Origin::of(self);
+        let inner = origin.call("build", || (self.constructor.0)(spec, params))?;
+        Ok(Box::new(GuardedObserver { origin, inner }))
+    }
+}
 
 /// Registers an observer.
 ///

@@ -3,7 +3,8 @@
 use crate::error::Result;
 use crate::grid::{QParams, QuantSpec, Range};
 use crate::params::Params;
-use crate::registry::define_kind;
+use crate::plugin::guard::{GuardedQuantizer, Origin};
+use crate::registry::{define_kind, Entry};
 use candle_core::{Device, Tensor, Var};
 
 /// Which learning rate of the reconstructor applies to a parameter.
@@ -78,8 +79,11 @@ pub trait Quantizer: Send + Sync {
     }
 
     /// What is learned between begin and finish.
-    fn parameters(&self) -> Vec<Parameter> {
-        Vec::new()
+    ///
+    /// # Errors
+    /// No range was set yet.
+    fn parameters(&self) -> Result<Vec<Parameter>> {
+        Ok(Vec::new())
     }
 
     /// The regularizer that drives soft decisions to hard ones, unweighted: a scalar tensor, or
@@ -108,6 +112,18 @@ define_kind!(
     "quantizer",
     fn(&QuantSpec, &Params) -> Result<Box<dyn Quantizer>>
 );
+
+impl Entry<QuantizerKind> {
+    /// A new quantizer.
+    ///
+    /// # Errors
+    /// A parameter is wrong.
+    pub fn build(&self, spec: &QuantSpec, params: &Params) -> Result<Box<dyn Quantizer>> {
+        let origin = Origin::of(self);
+        let inner = origin.call("build", || (self.constructor.0)(spec, params))?;
+        Ok(Box::new(GuardedQuantizer::new(origin, inner)?))
+    }
+}
 
 /// Registers a quantizer; the fields are those of [`register_observer!`](crate::register_observer).
 #[macro_export]

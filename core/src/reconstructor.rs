@@ -6,10 +6,11 @@ use crate::graph::{NodeId, Unit};
 use crate::model::QuantModel;
 use crate::ops::{self, Keep};
 use crate::params::Params;
+use crate::plugin::guard::{GuardedReconstructor, Origin};
 use crate::progress::Progress;
 use crate::quantizer::Parameter;
 use crate::random::RandomSource;
-use crate::registry::define_kind;
+use crate::registry::{define_kind, Entry};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -225,7 +226,10 @@ impl<'a> UnitTask<'a> {
     }
 
     /// Everything that the unit's quantizers learn, with a unique name.
-    pub fn parameters(&self) -> Vec<(String, Parameter)> {
+    ///
+    /// # Errors
+    /// A quantizer's.
+    pub fn parameters(&self) -> Result<Vec<(String, Parameter)>> {
         self.model.unit_parameters(&self.nodes)
     }
 
@@ -298,6 +302,18 @@ define_kind!(
     "reconstructor",
     fn(&Params) -> Result<Box<dyn Reconstructor>>
 );
+
+impl Entry<ReconstructorKind> {
+    /// A new reconstructor.
+    ///
+    /// # Errors
+    /// A parameter is wrong.
+    pub fn build(&self, params: &Params) -> Result<Box<dyn Reconstructor>> {
+        let origin = Origin::of(self);
+        let inner = origin.call("build", || (self.constructor.0)(params))?;
+        Ok(Box::new(GuardedReconstructor::new(origin, inner)?))
+    }
+}
 
 /// Registers a reconstructor; the fields are those of
 /// [`register_observer!`](crate::register_observer), `build` takes the parameters alone.

@@ -18,8 +18,12 @@ pub struct Entry<F: 'static> {
     pub summary: &'static str,
     /// The crate that declares it.
     pub defined_in: &'static str,
-    /// Its constructor.
-    pub build: F,
+    /// What a program can read of the registration without running it.
+    #[doc(hidden)]
+    pub record: &'static [u8],
+    /// Its constructor; `build` calls it.
+    #[doc(hidden)]
+    pub constructor: F,
 }
 
 /// A kind of strategy: its constructor type knows what it is called.
@@ -106,15 +110,24 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 #[macro_export]
 macro_rules! __register {
     ($kind:ty, $name:expr, [$($alias:expr),*], $summary:expr, $build:expr) => {
-        $crate::inventory::submit! {
-            $crate::registry::Entry::<$kind> {
-                name: $name,
-                aliases: &[$($alias),*],
-                summary: $summary,
-                defined_in: env!("CARGO_PKG_NAME"),
-                build: <$kind>::new($build),
+        const _: () = {
+            const KIND: &str = <$kind as $crate::registry::Kind>::NAME;
+            const ORIGIN: &str = env!("CARGO_PKG_NAME");
+            #[cfg_attr(target_os = "macos", link_section = "__DATA,qdrop_plugin")]
+            #[cfg_attr(not(target_os = "macos"), link_section = ".qdrop_plugin")]
+            static RECORD: [u8; $crate::plugin::record_len($crate::plugin::STAMP, KIND, $name, ORIGIN)] =
+                $crate::plugin::record($crate::plugin::STAMP, KIND, $name, ORIGIN);
+            $crate::inventory::submit! {
+                $crate::registry::Entry::<$kind> {
+                    name: $name,
+                    aliases: &[$($alias),*],
+                    summary: $summary,
+                    defined_in: ORIGIN,
+                    record: &RECORD,
+                    constructor: <$kind>::new($build),
+                }
             }
-        }
+        };
     };
 }
 
@@ -152,7 +165,7 @@ mod tests {
     }
 
     const fn entry(name: &'static str, aliases: &'static [&'static str], defined_in: &'static str) -> Entry<Build> {
-        Entry { name, aliases, summary: "", defined_in, build: Build }
+        Entry { name, aliases, summary: "", defined_in, record: &[], constructor: Build }
     }
 
     #[test]

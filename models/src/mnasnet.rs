@@ -97,9 +97,9 @@ impl Architecture for MnasNet {
     }
 
     /// timm's names.
-    fn key_maps(&self, graph: &Graph) -> Vec<KeyMap> {
+    fn key_maps(&self, graph: &Graph) -> Result<Vec<KeyMap>> {
         let timm = graph.nodes().filter_map(|(_, node)| Some((node.name.clone(), timm_name(&node.name)?)));
-        vec![KeyMap::of_nodes(timm)]
+        Ok(vec![KeyMap::of_nodes(timm)])
     }
 }
 

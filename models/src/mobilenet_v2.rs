@@ -97,7 +97,7 @@ impl Architecture for MobileNetV2 {
 
     /// The flat naming counts the modules of a block without nesting: `conv.0.0` is `conv.0`,
     /// `conv.1.0` is `conv.3`, and the projection with its normalization ends the list.
-    fn key_maps(&self, graph: &Graph) -> Vec<KeyMap> {
+    fn key_maps(&self, graph: &Graph) -> Result<Vec<KeyMap>> {
         let flat = graph.nodes().filter_map(|(_, node)| {
             let (block, path) = node.name.split_once(".conv.")?;
             let has_expansion = graph.find(&format!("{block}.conv.3")).is_some();
@@ -110,7 +110,7 @@ impl Architecture for MobileNetV2 {
             Some((node.name.clone(), format!("{block}.conv.{position}")))
         });
         let timm = graph.nodes().filter_map(|(_, node)| Some((node.name.clone(), timm_name(graph, &node.name)?)));
-        vec![KeyMap::of_nodes(flat), KeyMap::of_nodes(timm)]
+        Ok(vec![KeyMap::of_nodes(flat), KeyMap::of_nodes(timm)])
     }
 }
 
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn the_flat_naming_is_that_of_the_published_checkpoint() {
         let graph = MobileNetV2.graph(&Params::none("p")).unwrap();
-        let map = &MobileNetV2.key_maps(&graph)[0];
+        let map = &MobileNetV2.key_maps(&graph).unwrap()[0];
         for (canonical, flat) in [
             ("features.0.0.weight", "features.0.0.weight"),
             ("features.1.conv.0.0.weight", "features.1.conv.0.weight"),

@@ -137,11 +137,11 @@ impl Architecture for RegNet {
         b.finish(x)
     }
 
-    fn key_maps(&self, graph: &Graph) -> Vec<KeyMap> {
+    fn key_maps(&self, graph: &Graph) -> Result<Vec<KeyMap>> {
         let map = |other: fn(&str) -> Option<String>| {
             KeyMap::of_nodes(graph.nodes().filter_map(|(_, node)| Some((node.name.clone(), other(&node.name)?))))
         };
-        vec![map(torchvision_name), map(timm_name)]
+        Ok(vec![map(torchvision_name), map(timm_name)])
     }
 }
 
@@ -240,7 +240,7 @@ mod tests {
 
     fn graph(name: &str) -> (Box<dyn Architecture>, Graph) {
         let registry = Registry::<ArchitectureKind>::collect().unwrap();
-        let net = (registry.get(name, "test").unwrap().build.0)();
+        let net = registry.get(name, "test").unwrap().build().unwrap();
         let graph = net.graph(&Params::none("p")).unwrap();
         (net, graph)
     }
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn other_namings() {
         let (net, graph) = graph("regnety_400m");
-        let maps = net.key_maps(&graph);
+        let maps = net.key_maps(&graph).unwrap();
         for (canonical, torchvision, timm) in [
             ("stem.bn.bias", "stem.1.bias", "stem.bn.bias"),
             ("s1.b1.proj.weight", "trunk_output.block1.block1-0.proj.0.weight", "s1.b1.downsample.conv.weight"),

@@ -2,11 +2,12 @@
 
 mod describe;
 mod plan;
+mod plugin;
 mod quantize;
 
 use crate::arguments::{Arguments, Command, EvaluateArguments, ListKind, RecipeArguments, RecipesAction};
 use crate::console::Console;
-use crate::recipes;
+use crate::{plugins, recipes};
 use anyhow::{bail, Context, Result};
 use qdrop_core::dataset::Split;
 use qdrop_core::device;
@@ -27,6 +28,7 @@ pub fn run(arguments: Arguments) -> Result<Value> {
         pool.build_global().context("setting the number of threads")?;
     }
     let output = Output { json: arguments.json };
+    plugins::load_all(&arguments.plugin)?;
     match arguments.command {
         Command::Quantize(a) => quantize::quantize(&a, output),
         Command::Resume { dir } => quantize::resume(&dir, output),
@@ -34,6 +36,7 @@ pub fn run(arguments: Arguments) -> Result<Value> {
         Command::List { kind } => list(kind, output),
         Command::Recipes { action } => show_recipes(action.unwrap_or(RecipesAction::List), output),
         Command::Check(a) => check(&a, output),
+        Command::Plugin { action } => plugin::run(&action, output),
         Command::Describe(a) => describe::describe(&a, output),
     }
 }

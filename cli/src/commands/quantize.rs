@@ -5,8 +5,8 @@ use super::{session, Output};
 use crate::arguments::QuantizeArguments;
 use crate::console::Console;
 use crate::memory::peak_resident_bytes;
-use crate::recipes;
 use crate::report::{table, Row};
+use crate::{plugins, recipes};
 use anyhow::{Context, Result};
 use qdrop_core::cache::CacheBudget;
 use qdrop_core::dataset::Split;
@@ -14,8 +14,8 @@ use qdrop_core::device;
 use qdrop_core::model::Precision;
 use qdrop_core::pipeline::{save, CalibrationSet, Registries, Resources, RunResult, Session, Summary};
 use qdrop_core::progress::Progress;
-use qdrop_core::recipe::Recipe;
-use qdrop_core::run_directory::{EventLog, Manifest, RunDirectory, SUMMARY_FILE};
+use qdrop_core::recipe::{parse_yaml, Recipe};
+use qdrop_core::run_directory::{EventLog, Manifest, RunDirectory, RECIPE_FILE, SUMMARY_FILE};
 use serde_json::{json, Value};
 use std::path::Path;
 use std::sync::Arc;
@@ -61,7 +61,9 @@ pub fn resume(path: &Path, output: Output) -> Result<Value> {
         return Ok(serde_json::to_value(&summary)?);
     }
     // The recipe's paths are absolute; the file's name is for messages.
-    let recipe = Recipe::from_yaml(&manifest.recipe, &path.join("recipe.yaml"))?;
+    let file = path.join(RECIPE_FILE);
+    plugins::load_of_recipe(&mut parse_yaml(&manifest.recipe, &file)?, &file)?;
+    let recipe = Recipe::from_yaml(&manifest.recipe, &file)?;
     recipes::demo_folder()?;
     let registries = Registries::collect()?;
     let session = Session::new(recipe, &registries, device::open(&manifest.device)?)?;

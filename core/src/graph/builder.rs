@@ -1,6 +1,6 @@
 //! What the author of an architecture writes.
 
-use super::{Graph, Node, NodeId, Op, Unit};
+use super::{CustomOperator, Graph, Node, NodeId, Op, Unit};
 use crate::error::{Error, Result};
 use crate::ops::{Activation, Conv2dGeometry, Padding, Pool2dGeometry};
 use qdrop_kernels::conv::Conv2dShape;
@@ -343,6 +343,16 @@ impl GraphBuilder {
         let [channels, height, width] = self.image(name, x)?;
         let shape = vec![channels, height * factor[0], width * factor[1]];
         self.push(name, Op::UpsampleNearest { factor }, &[x], shape)
+    }
+
+    /// An operation of the architecture's own.
+    ///
+    /// # Errors
+    /// The inputs do not fit it.
+    pub fn operator(&mut self, name: &str, operator: CustomOperator, inputs: &[NodeId]) -> Result<NodeId> {
+        let shapes: Vec<&[usize]> = inputs.iter().map(|i| self.shape(*i)).collect();
+        let shape = operator.shape(&shapes).map_err(|e| Error::graph(name, e))?;
+        self.push(name, Op::Custom(operator), inputs, shape)
     }
 
     /// Declares the nodes that `body` adds to be one unit of block reconstruction. It must read

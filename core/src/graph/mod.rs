@@ -6,6 +6,7 @@ mod cost;
 mod execute;
 mod fold;
 mod op;
+mod operator;
 mod sites;
 mod units;
 
@@ -13,6 +14,7 @@ pub use builder::{Conv2d, GraphBuilder, Pool2d};
 pub use execute::execute;
 pub use fold::fold_batch_norm;
 pub use op::Op;
+pub use operator::{CustomOperator, Operator};
 pub use sites::{quantization_sites, Site, SiteKind};
 pub use units::{layer_units, Unit};
 
@@ -113,8 +115,8 @@ impl Graph {
     pub fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
         let mut shapes = Vec::new();
         for node in &self.nodes {
-            let input = node.inputs.first().map(|i| self.node(*i).shape.as_slice());
-            for (name, shape) in node.op.parameters(input.unwrap_or_default()) {
+            let inputs: Vec<&[usize]> = node.inputs.iter().map(|i| self.node(*i).shape.as_slice()).collect();
+            for (name, shape) in node.op.parameters(&inputs) {
                 shapes.push((format!("{}.{name}", node.name), shape));
             }
         }

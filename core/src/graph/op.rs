@@ -1,5 +1,6 @@
 //! The operations a graph is made of.
 
+use super::CustomOperator;
 use crate::ops::{Activation, Conv2dGeometry, Padding, Pool2dGeometry};
 
 /// One kind of operation with its constants. Parameters are found by the node's name.
@@ -53,6 +54,8 @@ pub enum Op {
         /// Vertical and horizontal factor.
         factor: [usize; 2],
     },
+    /// An operation that a plugin defines.
+    Custom(CustomOperator),
 }
 
 impl Op {
@@ -61,10 +64,11 @@ impl Op {
         matches!(self, Self::Conv2d { .. } | Self::Linear { .. })
     }
 
-    /// Names and shapes of the parameters, given the shape of the first input.
-    pub fn parameters(&self, input: &[usize]) -> Vec<(&'static str, Vec<usize>)> {
-        let channels = input.first().copied().unwrap_or_default();
+    /// Names and shapes of the parameters, given the shapes of the inputs.
+    pub fn parameters(&self, inputs: &[&[usize]]) -> Vec<(&'static str, Vec<usize>)> {
+        let channels = inputs.first().and_then(|shape| shape.first()).copied().unwrap_or_default();
         match self {
+            Self::Custom(operator) => operator.parameters(inputs),
             Self::Conv2d { out_channels, kernel, geometry, bias } => {
                 let weight = vec![*out_channels, channels / geometry.groups, kernel[0], kernel[1]];
                 with_bias(weight, *out_channels, *bias)
@@ -75,6 +79,16 @@ impl Op {
                 .map(|name| (name, vec![channels]))
                 .collect(),
             _ => Vec::new(),
+        }
+    }
+
+    /// Whether the value is that of several others and gets a quantizer of its own, as an addition's
+    /// does.
+    pub fn combines(&self) -> bool {
+        match self {
+            Self::Add | Self::Mul => true,
+            Self::Custom(operator) => !operator.moves_only(),
+            _ => false,
         }
     }
 
@@ -100,6 +114,7 @@ impl Op {
             Self::Concat => "concat",
             Self::Flatten => "flatten",
             Self::UpsampleNearest { .. } => "upsample_nearest",
+            Self::Custom(operator) => operator.name(),
         }
     }
 }

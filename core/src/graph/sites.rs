@@ -39,7 +39,7 @@ pub fn quantization_sites(graph: &Graph) -> Vec<Site> {
         if node.op.has_weight() {
             sites.push(site(id, SiteKind::Weight));
         }
-        if node.op.has_weight() || matches!(node.op, Op::Add | Op::Mul) {
+        if node.op.has_weight() || node.op.combines() {
             if let Some(value) = activation_site(graph, id) {
                 sites.push(site(value, SiteKind::Activation));
             }

@@ -71,7 +71,7 @@ pub(super) fn place(model: &mut QuantModel, plans: &[SitePlan], registries: &Reg
     for plan in plans {
         let (strategy, path) = &plan.quantizer;
         let entry = registries.quantizers.get(&strategy.name, path)?;
-        let quantizer = (entry.build.0)(&plan.spec, &strategy.params_at(path))?;
+        let quantizer = entry.build(&plan.spec, &strategy.params_at(path))?;
         let site = QuantSite { name: plan.site.name.clone(), quantizer };
         match plan.site.kind {
             SiteKind::Weight => model.set_weight_quantizer(plan.site.node, site),
@@ -84,7 +84,7 @@ pub(super) fn place(model: &mut QuantModel, plans: &[SitePlan], registries: &Reg
 fn observe(plan: &SitePlan, registries: &Registries, x: &Tensor) -> Result<Range> {
     let (strategy, path) = &plan.observer;
     let entry = registries.observers.get(&strategy.name, path)?;
-    let mut observer = (entry.build.0)(&plan.spec, &strategy.params_at(path))?;
+    let mut observer = entry.build(&plan.spec, &strategy.params_at(path))?;
     observer.observe(x).and_then(|()| observer.range()).map_err(|e| at_site(plan, e))
 }
 

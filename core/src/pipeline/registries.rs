@@ -4,9 +4,11 @@ use crate::architecture::ArchitectureKind;
 use crate::dataset::DatasetKind;
 use crate::error::Result;
 use crate::observer::ObserverKind;
+use crate::plugin::Declaration;
 use crate::quantizer::QuantizerKind;
+use crate::recipe::RecipeKind;
 use crate::reconstructor::ReconstructorKind;
-use crate::registry::Registry;
+use crate::registry::{Entry, Kind, Registry};
 
 /// One registry for each kind of strategy.
 pub struct Registries {
@@ -20,6 +22,29 @@ pub struct Registries {
     pub reconstructors: Registry<ReconstructorKind>,
     /// Data.
     pub datasets: Registry<DatasetKind>,
+    /// Recipes that come with strategies.
+    pub recipes: Registry<RecipeKind>,
+}
+
+/// Everything that is registered in this process, twice where two crates use one name.
+pub(crate) fn declared() -> Vec<Declaration> {
+    fn of<F: Kind>() -> impl Iterator<Item = Declaration>
+    where
+        Entry<F>: inventory::Collect,
+    {
+        inventory::iter::<Entry<F>>.into_iter().map(|e| Declaration {
+            kind: F::NAME.into(),
+            name: e.name.into(),
+            defined_in: e.defined_in.into(),
+        })
+    }
+    of::<ArchitectureKind>()
+        .chain(of::<ObserverKind>())
+        .chain(of::<QuantizerKind>())
+        .chain(of::<ReconstructorKind>())
+        .chain(of::<DatasetKind>())
+        .chain(of::<RecipeKind>())
+        .collect()
 }
 
 impl Registries {
@@ -34,6 +59,7 @@ impl Registries {
             quantizers: Registry::collect()?,
             reconstructors: Registry::collect()?,
             datasets: Registry::collect()?,
+            recipes: Registry::collect()?,
         })
     }
 }

@@ -50,16 +50,16 @@ impl<'a> Session<'a> {
     pub fn new(recipe: Recipe, registries: &'a Registries, device: Device) -> Result<Self> {
         let strategy = &recipe.model.architecture;
         let path = "model.architecture";
-        let architecture = (registries.architectures.get(&strategy.name, path)?.build.0)();
+        let architecture = registries.architectures.get(&strategy.name, path)?.build()?;
         let graph = architecture.graph(&strategy.params_at(path))?;
         let reconstructor = build_reconstructor(&recipe, registries)?;
         let session = Self { recipe, registries, device, architecture, reconstructor, graph };
         session.registries.datasets.get(&session.recipe.data.name, "data")?;
         for plan in session.plans()? {
             let (observer, path) = &plan.observer;
-            (registries.observers.get(&observer.name, path)?.build.0)(&plan.spec, &observer.params_at(path))?;
+            registries.observers.get(&observer.name, path)?.build(&plan.spec, &observer.params_at(path))?;
             let (quantizer, path) = &plan.quantizer;
-            (registries.quantizers.get(&quantizer.name, path)?.build.0)(&plan.spec, &quantizer.params_at(path))?;
+            registries.quantizers.get(&quantizer.name, path)?.build(&plan.spec, &quantizer.params_at(path))?;
         }
         Ok(session)
     }
@@ -136,7 +136,7 @@ impl<'a> Session<'a> {
             root: self.recipe.data_root.as_ref().map(|root| self.recipe.resolve(root)),
             base_dir: self.recipe.base_dir.clone(),
         };
-        let dataset = (self.registries.datasets.get(&data.name, "data")?.build.0)(&data.params_at("data"), &request)?;
+        let dataset = self.registries.datasets.get(&data.name, "data")?.build(&data.params_at("data"), &request)?;
         if dataset.is_empty() {
             return Err(Error::setting("data", "the dataset holds no image"));
         }
@@ -148,7 +148,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The checkpoint cannot be read or does not fit.
     pub fn float_model(&self) -> Result<QuantModel> {
-        let maps = self.architecture.key_maps(&self.graph);
+        let maps = self.architecture.key_maps(&self.graph)?;
         let mut parameters = weights::load(&self.weights_file()?, &self.graph, &maps, &self.device)?;
         let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
         Ok(QuantModel::new(graph, parameters, self.device.clone()))
@@ -252,7 +252,7 @@ impl<'a> Session<'a> {
 fn build_reconstructor(recipe: &Recipe, registries: &Registries) -> Result<Box<dyn Reconstructor>> {
     let strategy = &recipe.reconstruction;
     let entry = registries.reconstructors.get(&strategy.name, "reconstruction")?;
-    let mut reconstructor = (entry.build.0)(&strategy.params_at("reconstruction"))?;
+    let mut reconstructor = entry.build(&strategy.params_at("reconstruction"))?;
     if let Some(iters) = recipe.run_iters {
         reconstructor.shorten(iters)?;
     }

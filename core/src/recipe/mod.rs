@@ -1,8 +1,10 @@
 //! The recipe: what a YAML file says. Nothing else knows the layout of the file.
 
 mod edit;
+mod registered;
 
 pub use edit::{apply_set, merge};
+pub use registered::RecipeKind;
 
 use crate::cache::CacheType;
 use crate::error::{Error, Result};
@@ -84,6 +86,9 @@ pub struct Recipe {
     /// Published accuracies to compare with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<Published>,
+    /// Plugins to load, relative to the recipe: files, or folders of files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plugins: Vec<PathBuf>,
     /// The network.
     pub model: ModelRecipe,
     /// The dataset.

@@ -1,8 +1,10 @@
 //! What a run depends on.
 
 use crate::error::{Error, Result};
+use crate::plugin;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
@@ -18,8 +20,17 @@ pub struct Manifest {
     pub weights: String,
     /// SHA-256 of the calibration images as the network sees them, once they were read.
     pub calibration: Option<String>,
+    /// SHA-256 of the loaded plugins by file name.
+    #[serde(default)]
+    pub plugins: BTreeMap<String, String>,
     /// The recipe as YAML text.
     pub recipe: String,
+}
+
+/// SHA-256 of the plugins of this process by file name.
+fn loaded_plugins() -> Result<BTreeMap<String, String>> {
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    plugin::loaded().iter().map(|p| Ok((name(&p.path), fingerprint_of_file(&p.path)?))).collect()
 }
 
 impl Manifest {
@@ -30,13 +41,13 @@ impl Manifest {
     pub fn new(recipe: String, weights: &Path, device: &str) -> Result<Self> {
         let weights = fingerprint_of_file(weights)?;
         let version = env!("CARGO_PKG_VERSION").into();
-        Ok(Self { version, device: device.into(), weights, calibration: None, recipe })
+        Ok(Self { version, device: device.into(), weights, calibration: None, plugins: loaded_plugins()?, recipe })
     }
 
     /// Checks that a run that began with `self` can go on here, with these weights.
     ///
     /// # Errors
-    /// The version or the weights differ.
+    /// The version, a plugin or the weights differ.
     pub fn check(&self, directory: &Path, weights: &Path) -> Result<()> {
         let version = env!("CARGO_PKG_VERSION");
         if self.version != version {
@@ -44,6 +55,18 @@ impl Manifest {
                 "the run began with qdrop {}, this is {version}: the results could differ; go on with the old version, \
                  or start a new run with another --out",
                 self.version
+            );
+            return Err(Error::data(directory, message));
+        }
+        let plugins = loaded_plugins()?;
+        for (name, hash) in &self.plugins {
+            let problem = match plugins.get(name) {
+                Some(now) if now == hash => continue,
+                Some(_) => "was changed since",
+                None => "is not loaded",
+            };
+            let message = format!(
+                "the run began with the plugin {name}, which {problem}; restore it, or start a new run with another --out"
             );
             return Err(Error::data(directory, message));
         }

@@ -17,6 +17,10 @@ impl Observer for MinMax {
     fn range(&self) -> Result<Range> {
         self.running.get()
     }
+
+    fn consistency(&self) -> Result<Consistency> {
+        Ok(self.running.consistency())
+    }
 }
 
 fn build(spec: &QuantSpec, params: &Params, combine: Combine) -> Result<Box<dyn Observer>> {

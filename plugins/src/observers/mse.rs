@@ -91,6 +91,11 @@ impl Observer for Mse {
     fn range(&self) -> Result<Range> {
         self.running.get()
     }
+
+    /// The first call decides on which side of zero the tensor lies.
+    fn consistency(&self) -> Result<Consistency> {
+        Ok(Consistency::Order)
+    }
 }
 
 /// Ranges that begin or end at zero, or are symmetric around it.

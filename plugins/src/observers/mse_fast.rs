@@ -33,6 +33,11 @@ impl Observer for MseFast {
     fn range(&self) -> Result<Range> {
         self.running.get()
     }
+
+    /// The first call decides on which side of zero the tensor lies.
+    fn consistency(&self) -> Result<Consistency> {
+        Ok(Consistency::Order)
+    }
 }
 
 /// The error of a range. The grid is computed in f64: ranges of one width and zero point must have

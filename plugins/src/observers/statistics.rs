@@ -62,6 +62,14 @@ impl RunningRange {
         Ok(())
     }
 
+    /// What the range depends on, where each call's range depends on its values alone.
+    pub fn consistency(&self) -> Consistency {
+        match self.combine {
+            Combine::Extremes => Consistency::Values,
+            Combine::Average => Consistency::Calls,
+        }
+    }
+
     /// The range so far.
     pub fn get(&self) -> Result<Range> {
         self.range.clone().ok_or_else(|| Error::message("the observer has seen no tensor"))

@@ -54,9 +54,9 @@ impl Quantizer for AdaRound {
         Ok(())
     }
 
-    fn parameters(&self) -> Vec<Parameter> {
+    fn parameters(&self) -> Result<Vec<Parameter>> {
         let alpha = self.learned.iter().map(|l| l.alpha.clone());
-        alpha.map(|var| Parameter { name: "alpha", var, group: ParameterGroup::Rounding }).collect()
+        Ok(alpha.map(|var| Parameter { name: "alpha", var, group: ParameterGroup::Rounding }).collect())
     }
 
     fn regularizer(&self, b: f32) -> Result<Option<Tensor>> {

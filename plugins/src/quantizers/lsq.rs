@@ -70,14 +70,14 @@ impl Quantizer for Lsq {
         Ok(())
     }
 
-    fn parameters(&self) -> Vec<Parameter> {
-        let Ok((scale, zero_point)) = self.grid.get() else { return Vec::new() };
+    fn parameters(&self) -> Result<Vec<Parameter>> {
+        let (scale, zero_point) = self.grid.get()?;
         let parameter = |name, var: &Var| Parameter { name, var: var.clone(), group: ParameterGroup::Scale };
         let mut parameters = vec![parameter("scale", scale)];
         if self.learn_zero_point {
             parameters.push(parameter("zero_point", zero_point));
         }
-        parameters
+        Ok(parameters)
     }
 
     fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {

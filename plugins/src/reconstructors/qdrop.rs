@@ -95,7 +95,7 @@ struct Optimizers {
 
 impl Optimizers {
     fn new(unit: &UnitTask<'_>) -> Result<Self> {
-        let mut parameters = unit.parameters();
+        let mut parameters = unit.parameters()?;
         parameters.sort_by_key(|(_, p)| p.group == ParameterGroup::Scale);
         let group = |group| {
             let of_group = parameters.iter().filter(|(_, p)| p.group == group);

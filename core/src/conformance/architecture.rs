@@ -1,0 +1,164 @@
+//! What an architecture must keep to.
+
+use super::{cosine, normal, require, Report};
+use crate::architecture::ArchitectureKind;
+use crate::error::{Error, Result};
+use crate::graph::{fold_batch_norm, quantization_sites, CustomOperator, Graph, NodeId, Op, SiteKind};
+use crate::model::{Precision, QuantModel};
+use crate::ops::host_values;
+use crate::params::Params;
+use crate::registry::Entry;
+use candle_core::{Device, Tensor, Var};
+use std::collections::{HashMap, HashSet};
+
+/// Largest change of a logit by folding, relative to the largest logit.
+const FOLDING: f32 = 1e-3;
+/// Least cosine between an operator's gradient and finite differences.
+const LEAST_COSINE: f64 = 0.99;
+
+pub fn check(entry: &'static Entry<ArchitectureKind>, report: &mut Report) {
+    let build = || -> Result<_> {
+        let architecture = entry.build()?;
+        let graph = architecture.graph(&Params::none("conformance"))?;
+        Ok((architecture, graph))
+    };
+    let mut graph = None;
+    report.run("its graph is built without parameters", || {
+        graph = Some(build()?.1);
+        Ok(())
+    });
+    let Some(graph) = graph else { return };
+    report.run("every layer lies in one unit, and units follow the network's order", || check_units(&graph));
+    report.run("something is quantized, and the output is not", || {
+        let sites = quantization_sites(&graph);
+        require(sites.iter().any(|s| s.kind == SiteKind::Weight), || "the network has no layer".into())?;
+        require(sites.iter().any(|s| s.kind == SiteKind::Activation), || "no activation would be quantized".into())
+    });
+    report.run("names of checkpoints are one to one", || {
+        let (architecture, graph) = build()?;
+        for (i, map) in architecture.key_maps(&graph)?.iter().enumerate() {
+            let mut seen = HashSet::new();
+            for (name, _) in graph.parameter_shapes() {
+                let other = map.checkpoint_name(&name);
+                require(seen.insert(other.clone()), || format!("key map {i} gives '{other}' to two tensors"))?;
+            }
+            require(graph.parameter_shapes().iter().any(|(name, _)| map.checkpoint_name(name) != *name), || {
+                format!("key map {i} changes no name of the graph; are its names those of the nodes?")
+            })?;
+        }
+        Ok(())
+    });
+    report.run("folding batch normalization does not change the logits", || check_folding(&graph));
+    let custom: Vec<_> = graph.nodes().filter(|(_, n)| matches!(n.op, Op::Custom(_))).map(|(id, _)| id).collect();
+    let name = "gradients of its operators agree with finite differences";
+    match custom.is_empty() {
+        true => report.skip(name, "it has no operators of its own"),
+        false => report.run(name, || custom.iter().try_for_each(|id| check_operator(&graph, *id))),
+    }
+}
+
+fn check_units(graph: &Graph) -> Result<()> {
+    require(!graph.units().is_empty(), || "the architecture declares no unit".into())?;
+    let mut last = None;
+    let mut inside = HashSet::new();
+    for unit in graph.units() {
+        let first = unit.nodes.first().copied();
+        require(first.is_some(), || format!("unit '{}' is empty", unit.name))?;
+        require(first > last, || format!("unit '{}' does not come after the one before it", unit.name))?;
+        last = unit.nodes.iter().max().copied();
+        for node in &unit.nodes {
+            require(inside.insert(*node), || format!("'{}' lies in two units", graph.node(*node).name))?;
+        }
+    }
+    let outside = graph.nodes().find(|(id, node)| node.op.has_weight() && !inside.contains(id));
+    require(outside.is_none(), || {
+        format!("layer '{}' lies in no unit and would not be reconstructed", outside.map_or("", |(_, n)| &n.name))
+    })
+}
+
+/// Parameters of noise. Weights are small enough that values do not grow from block to block: a
+/// large value makes a sigmoid a switch, which turns rounding errors into other logits.
+fn parameters(graph: &Graph) -> Result<HashMap<String, Tensor>> {
+    let mut all = HashMap::new();
+    for (i, (name, shape)) in graph.parameter_shapes().into_iter().enumerate() {
+        let fan_in = shape.iter().skip(1).product::<usize>().max(1) as f32;
+        let value = |n: f32| match shape.len() {
+            1 if name.ends_with("weight") || name.ends_with("running_var") => 1.0 + 0.3 * n.clamp(-2.0, 2.0),
+            1 => 0.1 * n,
+            _ => n / fan_in.sqrt(),
+        };
+        let values: Vec<f32> = normal(shape.iter().product(), i as u32).into_iter().map(value).collect();
+        all.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
+    }
+    Ok(all)
+}
+
+fn check_folding(graph: &Graph) -> Result<()> {
+    let mut parameters = parameters(graph)?;
+    let dims = [&[1], graph.input_shape()].concat();
+    let image = Tensor::from_vec(normal(dims.iter().product(), 7), dims, &Device::Cpu)?;
+    let logits = |graph: Graph, parameters| -> Result<Vec<f32>> {
+        let model = QuantModel::new(graph, parameters, Device::Cpu);
+        Ok(host_values(&model.forward(&image, Precision::Float)?, <[f32]>::to_vec)?)
+    };
+    let before = logits(graph.clone(), parameters.clone())?;
+    let folded = fold_batch_norm(graph.clone(), &mut parameters)?;
+    let after = logits(folded, parameters)?;
+    let size = before.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+    require(size.is_finite() && size > 0.0, || format!("the largest logit is {size}"))?;
+    let change = before.iter().zip(&after).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs())) / size;
+    require(change <= FOLDING, || format!("a logit changes by {change:.1e} of the largest"))
+}
+
+/// Compares the gradients of an operator of the architecture's own.
+fn check_operator(graph: &Graph, id: NodeId) -> Result<()> {
+    let node = graph.node(id);
+    let Op::Custom(operator) = &node.op else { return Ok(()) };
+    let at = |e: Error| Error::graph(&node.name, e);
+    let shapes: Vec<Vec<usize>> = node.inputs.iter().map(|i| graph.node(*i).shape.clone()).collect();
+    let mut inputs = Vec::new();
+    for (i, shape) in shapes.iter().enumerate() {
+        let dims = [&[2], shape.as_slice()].concat();
+        let noise = normal(dims.iter().product(), 20 + i as u32);
+        inputs.push(Var::from_tensor(&Tensor::from_vec(noise, dims, &Device::Cpu)?)?);
+    }
+    let dims: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+    let mut own = Vec::new();
+    for (i, (_, shape)) in operator.parameters(&dims).into_iter().enumerate() {
+        own.push(Tensor::from_vec(normal(shape.iter().product(), 30 + i as u32), shape, &Device::Cpu)?);
+    }
+    (0..inputs.len()).try_for_each(|i| compare(operator, &inputs, &own, i)).map_err(at)
+}
+
+fn compare(operator: &CustomOperator, inputs: &[Var], own: &[Tensor], varied: usize) -> Result<()> {
+    let own: Vec<&Tensor> = own.iter().collect();
+    let value = |inputs: &[Tensor]| operator.forward(&inputs.iter().collect::<Vec<_>>(), &own);
+    let tracked: Vec<Tensor> = inputs.iter().map(|v| v.as_tensor().clone()).collect();
+    let out = value(&tracked)?;
+    let upstream = Tensor::from_vec(normal(out.elem_count(), 40), out.shape(), &Device::Cpu)?;
+    let gradients = (&out * &upstream)?.sum_all()?.backward()?;
+    let x = &inputs[varied];
+    let gradient = match gradients.get(x.as_tensor()) {
+        Some(gradient) => host_values(gradient, <[f32]>::to_vec)?,
+        None => vec![0.0; x.elem_count()],
+    };
+    let values = host_values(x.as_tensor(), <[f32]>::to_vec)?;
+    let loss = |i: usize, by: f32| -> Result<f64> {
+        let mut moved = values.clone();
+        moved[i] += by;
+        let mut all: Vec<Tensor> = inputs.iter().map(|v| v.as_detached_tensor()).collect();
+        all[varied] = Tensor::from_vec(moved, x.shape(), &Device::Cpu)?;
+        let out = host_values(&value(&all)?, <[f32]>::to_vec)?;
+        Ok(host_values(&upstream, |u| out.iter().zip(u).map(|(o, u)| f64::from(o * u)).sum())?)
+    };
+    const STEP: f32 = 1e-2;
+    let (mut analytic, mut differences) = (Vec::new(), Vec::new());
+    for i in (0..values.len()).step_by((values.len() / 16).max(1)) {
+        analytic.push(f64::from(gradient[i]));
+        differences.push((loss(i, STEP)? - loss(i, -STEP)?) / f64::from(2.0 * STEP));
+    }
+    let cosine = cosine(&analytic, &differences);
+    require(cosine >= LEAST_COSINE, || {
+        format!("the gradient with respect to input {varied} does not point where finite differences do: cosine {cosine:.3}")
+    })
+}

@@ -1,0 +1,125 @@
+//! The conformance suite: what every strategy must keep to, whoever wrote it.
+//!
+//! The built-in strategies pass it in this repository's tests, a plugin's own tests call
+//! [`conforms`], and `qdrop plugin test` runs it on a built plugin. A strategy must be usable
+//! without parameters to be checked.
+
+mod architecture;
+mod observer;
+mod quantizer;
+mod reconstructor;
+mod toy;
+
+use crate::error::{Error, Result};
+use crate::pipeline::Registries;
+use qdrop_kernels::random::Stream;
+
+/// What became of a check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The strategy keeps to it.
+    Passed,
+    /// The check does not apply, for this reason.
+    Skipped(String),
+    /// The strategy does not keep to it.
+    Failed(String),
+}
+
+/// One check of a strategy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What must hold.
+    pub name: &'static str,
+    /// Whether it does.
+    pub outcome: Outcome,
+}
+
+/// Checks one strategy. Kinds without a suite (datasets, which need data, and recipes) are skipped.
+///
+/// # Errors
+/// The name is unknown.
+pub fn check(registries: &Registries, kind: &str, name: &str) -> Result<Vec<Check>> {
+    let mut report = Report::default();
+    match kind {
+        "observer" => observer::check(registries.observers.get(name, kind)?, &mut report),
+        "quantizer" => quantizer::check(registries.quantizers.get(name, kind)?, &mut report),
+        "architecture" => architecture::check(registries.architectures.get(name, kind)?, &mut report),
+        "reconstructor" => reconstructor::check(registries.reconstructors.get(name, kind)?, &mut report),
+        _ => report.skip("has a suite", format!("there are no checks for a {kind} without its data")),
+    }
+    Ok(report.checks)
+}
+
+/// Checks a strategy that is linked into this program, for the tests of a plugin's crate.
+///
+/// # Errors
+/// The name is unknown, or a check failed; every failed one is listed.
+pub fn conforms(kind: &str, name: &str) -> Result<()> {
+    let checks = check(&Registries::collect()?, kind, name)?;
+    let failures = checks.iter().filter_map(|check| match &check.outcome {
+        Outcome::Failed(why) => Some(format!("{}: {why}", check.name)),
+        _ => None,
+    });
+    match failures.collect::<Vec<_>>() {
+        none if none.is_empty() => Ok(()),
+        failures => Err(Error::message(format!("{kind} '{name}' does not conform: {}", failures.join("; ")))),
+    }
+}
+
+/// The checks so far.
+#[derive(Default)]
+struct Report {
+    checks: Vec<Check>,
+}
+
+impl Report {
+    /// Runs a check; an error is its failure.
+    fn run(&mut self, name: &'static str, body: impl FnOnce() -> Result<()>) {
+        let outcome = match body() {
+            Ok(()) => Outcome::Passed,
+            Err(error) => Outcome::Failed(error.to_string()),
+        };
+        self.checks.push(Check { name, outcome });
+    }
+
+    fn skip(&mut self, name: &'static str, why: impl Into<String>) {
+        self.checks.push(Check { name, outcome: Outcome::Skipped(why.into()) });
+    }
+}
+
+/// An error unless `condition` holds.
+fn require(condition: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
+    if condition {
+        Ok(())
+    } else {
+        Err(Error::message(otherwise()))
+    }
+}
+
+/// Normally distributed numbers (Box-Muller), the same at every call.
+fn normal(len: usize, salt: u32) -> Vec<f32> {
+    let stream = Stream { seed: 2203, id: [salt, 0, 0] };
+    let number = |i: usize| {
+        let (u, v) = (stream.uniform(2 * i), stream.uniform(2 * i + 1));
+        (-2.0 * (1.0 - u).ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
+    };
+    (0..len).map(|i| number(i) as f32).collect()
+}
+
+/// The cosine of the angle between two vectors; 1 where both are zero.
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let (aa, bb) = (dot(a, a), dot(b, b));
+    if aa == 0.0 && bb == 0.0 {
+        return 1.0;
+    }
+    let size = (aa * bb).sqrt();
+    if size == 0.0 {
+        0.0
+    } else {
+        dot(a, b) / size
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! Deliberately wrong strategies must fail, each by the check that is meant for its mistake.
+
+use super::*;
+use crate::architecture::{Architecture, ArchitectureKind};
+use crate::graph::{Conv2d, CustomOperator, Graph, GraphBuilder, Operator};
+use crate::grid::{QParams, QuantSpec, Range};
+use crate::observer::{Consistency, Observer, ObserverKind};
+use crate::params::Params;
+use crate::quantizer::{Quantizer, QuantizerKind};
+use crate::reconstructor::{Context, Grouping, Reconstructor, ReconstructorKind, UnitReport, UnitTask};
+use crate::registry::Entry;
+use crate::weights::KeyMap;
+use crate::{ops, Error};
+use candle_core::{Device, Tensor};
+
+fn entry<F>(constructor: F) -> &'static Entry<F> {
+    Box::leak(Box::new(Entry {
+        name: "wrong",
+        aliases: &[],
+        summary: "",
+        defined_in: "tests",
+        record: &[],
+        constructor,
+    }))
+}
+
+/// Names of the failed checks.
+fn failures<F>(check: fn(&'static Entry<F>, &mut Report), constructor: F) -> Vec<&'static str> {
+    let mut report = Report::default();
+    check(entry(constructor), &mut report);
+    let failed = report.checks.iter().filter(|c| matches!(c.outcome, Outcome::Failed(_)));
+    failed.map(|c| c.name).collect()
+}
+
+/// Forgets earlier calls, and sees half of the values.
+struct WrongObserver(Option<(f32, f32)>);
+
+impl Observer for WrongObserver {
+    fn observe(&mut self, x: &Tensor) -> Result<()> {
+        let range = ops::host_values(x, |v| qdrop_kernels::range_search::min_max(v))?;
+        self.0 = Some((range.0 * 0.5, range.1 * 0.5));
+        Ok(())
+    }
+
+    fn range(&self) -> Result<Range> {
+        let (min, max) = self.0.ok_or_else(|| Error::message("nothing"))?;
+        Ok(Range { min: vec![min], max: vec![max] })
+    }
+
+    fn consistency(&self) -> Result<Consistency> {
+        Ok(Consistency::Values)
+    }
+}
+
+#[test]
+fn a_wrong_observer_fails() {
+    let failed = failures(observer::check, ObserverKind::new(|_, _| Ok(Box::new(WrongObserver(None)))));
+    assert!(failed.contains(&"ranges are finite, and represent the values"), "{failed:?}");
+    assert!(failed.contains(&"the range depends on calls and their order as declared"), "{failed:?}");
+    assert!(failed.contains(&"channels do not depend on each other's place"), "{failed:?}");
+}
+
+/// Quantizes, but forgets the zero point, and blocks all gradients.
+struct WrongQuantizer(QuantSpec, Option<QParams>);
+
+impl Quantizer for WrongQuantizer {
+    fn spec(&self) -> &QuantSpec {
+        &self.0
+    }
+
+    fn set_qparams(&mut self, params: &QParams, _: &Device) -> Result<()> {
+        self.1 = Some(params.clone());
+        Ok(())
+    }
+
+    fn qparams(&self) -> Result<QParams> {
+        self.1.clone().ok_or_else(|| Error::message("no range"))
+    }
+
+    fn fake_quantize(&self, x: &Tensor) -> Result<Tensor> {
+        let scale = f64::from(self.qparams()?.scale[0]);
+        Ok(((x.detach() / scale)?.round()? * scale)?)
+    }
+}
+
+#[test]
+fn a_wrong_quantizer_fails() {
+    let build = QuantizerKind::new(|spec, _| Ok(Box::new(WrongQuantizer(*spec, None))));
+    let failed = failures(quantizer::check, build);
+    assert!(failed.contains(&"values lie on the grid, within qmin and qmax"), "{failed:?}");
+    assert!(failed.contains(&"the gradient passes where values are not clamped, and only there"), "{failed:?}");
+}
+
+/// Doubles its input, and says that its gradient is one.
+struct WrongOperator;
+
+impl Operator for WrongOperator {
+    fn name(&self) -> &'static str {
+        "wrong"
+    }
+
+    fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
+        Ok(inputs[0].to_vec())
+    }
+
+    fn forward(&self, inputs: &[&Tensor], _: &[&Tensor]) -> Result<Tensor> {
+        // The gradient of the absolute value is lost where it is -1.
+        Ok((inputs[0] + inputs[0].abs()?.detach())?)
+    }
+}
+
+struct WrongArchitecture;
+
+impl Architecture for WrongArchitecture {
+    fn graph(&self, _: &Params) -> Result<Graph> {
+        let mut b = GraphBuilder::new([3, 8, 8]);
+        let x = b.input();
+        // Of no unit.
+        let x = b.conv2d("stem", x, Conv2d::new(4, 3).padding(1))?;
+        let x = b.operator("wrong", CustomOperator::new(WrongOperator), &[x])?;
+        let x = b.global_average_pool("pool", x)?;
+        let x = b.flatten("flatten", x)?;
+        let x = b.unit("fc", |b| b.linear("fc", x, 10))?;
+        b.finish(x)
+    }
+
+    fn key_maps(&self, _: &Graph) -> Result<Vec<KeyMap>> {
+        let same = ["stem", "fc"].map(|name| (name.to_string(), "layer".to_string()));
+        Ok(vec![KeyMap::of_nodes(same)])
+    }
+}
+
+#[test]
+fn a_wrong_architecture_fails() {
+    let failed = failures(architecture::check, ArchitectureKind::new(|| Box::new(WrongArchitecture)));
+    assert!(failed.contains(&"every layer lies in one unit, and units follow the network's order"), "{failed:?}");
+    assert!(failed.contains(&"names of checkpoints are one to one"), "{failed:?}");
+    assert!(failed.contains(&"gradients of its operators agree with finite differences"), "{failed:?}");
+}
+
+/// Begins and ends without learning.
+struct WrongReconstructor;
+
+impl Reconstructor for WrongReconstructor {
+    fn grouping(&self) -> Grouping {
+        Grouping::Block
+    }
+
+    fn reconstruct(&self, unit: &mut UnitTask<'_>, _: &Context<'_>) -> Result<UnitReport> {
+        unit.begin()?;
+        unit.finish()?;
+        Ok(UnitReport { name: unit.name.into(), losses: Vec::new(), seconds: 0.0 })
+    }
+}
+
+#[test]
+fn a_wrong_reconstructor_fails() {
+    let failed = failures(reconstructor::check, ReconstructorKind::new(|_| Ok(Box::new(WrongReconstructor))));
+    assert!(failed.contains(&"lowers the reconstruction loss of a unit"), "{failed:?}");
+}

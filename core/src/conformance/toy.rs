@@ -1,0 +1,166 @@
+//! A small unit with quantizers of its own, for checks of reconstructors.
+
+use super::normal;
+use crate::error::{Error, Result};
+use crate::graph::{quantization_sites, Conv2d, GraphBuilder, SiteKind};
+use crate::grid::{Granularity, QParams, QuantSpec, Range};
+use crate::model::{Precision, QuantModel, QuantSite};
+use crate::ops;
+use crate::quantizer::{Parameter, ParameterGroup, Quantizer};
+use crate::reconstructor::{UnitData, UnitSamples};
+use candle_core::{Device, Tensor, Var};
+use qdrop_kernels::adaround::alpha_of;
+use std::collections::HashMap;
+
+/// Samples of the unit's cached values.
+pub const SAMPLES: usize = 64;
+/// Bits of weights and activations.
+const BITS: u32 = 3;
+
+/// A network of one unit with two convolutions, quantized to few bits.
+pub struct Toy {
+    /// The network.
+    pub model: QuantModel,
+    /// Cached inputs and outputs of its unit.
+    pub samples: UnitSamples,
+    data: UnitData,
+}
+
+impl Toy {
+    pub fn new() -> Result<Self> {
+        let mut b = GraphBuilder::new([4, 6, 6]);
+        let image = b.input();
+        let out = b.unit("toy", |b| {
+            let x = b.conv2d("first", image, Conv2d::new(8, 3).padding(1).bias())?;
+            let x = b.relu("relu", x)?;
+            b.conv2d("second", x, Conv2d::new(6, 3).padding(1).bias())
+        })?;
+        let graph = b.finish(out)?;
+        let mut parameters = HashMap::new();
+        for (i, (name, shape)) in graph.parameter_shapes().into_iter().enumerate() {
+            let values: Vec<f32> = normal(shape.iter().product(), 50 + i as u32).iter().map(|v| 0.2 * v).collect();
+            parameters.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
+        }
+        let mut model = QuantModel::new(graph.clone(), parameters, Device::Cpu);
+        let input = Tensor::from_vec(normal(SAMPLES * 4 * 36, 60), (SAMPLES, 4, 6, 6), &Device::Cpu)?;
+        let float_output = model.forward(&input, Precision::Float)?;
+        for site in quantization_sites(&graph) {
+            let granularity = match site.kind {
+                SiteKind::Weight => Granularity::PerAxis(0),
+                SiteKind::Activation => Granularity::PerTensor,
+            };
+            let spec = QuantSpec { bits: BITS, symmetric: false, granularity };
+            let mut quantizer = ToyQuantizer { spec, grid: None, learned: None };
+            // Weights lie within 3 deviations of 0.2; values after ReLU within 0 and 4.
+            let range = match site.kind {
+                SiteKind::Weight => Range { min: vec![-0.6; 8], max: vec![0.6; 8] },
+                SiteKind::Activation => Range { min: vec![0.0], max: vec![4.0] },
+            };
+            let channels = if site.kind == SiteKind::Weight { model.weight(site.node)?.dim(0)? } else { 1 };
+            let cut = |v: &[f32]| v[..channels].to_vec();
+            quantizer.set_range(&Range { min: cut(&range.min), max: cut(&range.max) }, &Device::Cpu)?;
+            let placed = QuantSite { name: site.name.clone(), quantizer: Box::new(quantizer) };
+            match site.kind {
+                SiteKind::Weight => model.set_weight_quantizer(site.node, placed),
+                SiteKind::Activation => model.set_activation_quantizer(site.node, placed),
+            }
+        }
+        let data = UnitData { quantized_input: input.clone(), float_input: input, float_output };
+        Ok(Self { model, samples: UnitSamples::in_memory(&data)?, data })
+    }
+
+    /// The reconstruction loss of the quantized network over all samples.
+    pub fn loss(&self) -> Result<f64> {
+        let output = self.model.forward(&self.data.quantized_input, Precision::Quantized)?;
+        let loss = ops::reconstruction_loss(&output, &self.data.float_output)?;
+        Ok(f64::from(loss.to_scalar::<f32>()?))
+    }
+
+    /// The weights of both layers, and how far each is from its grid in steps at most.
+    pub fn weights(&self) -> Result<(Vec<f32>, f32)> {
+        let (mut all, mut worst) = (Vec::new(), 0.0_f32);
+        for (node, site) in self.model.weight_sites() {
+            let weight = self.model.weight(node)?;
+            let values = ops::host_values(weight, <[f32]>::to_vec)?;
+            let step = site.quantizer.qparams()?.scale[0];
+            let hard = ops::host_values(&site.quantizer.fake_quantize(weight)?, <[f32]>::to_vec)?;
+            worst = values.iter().zip(&hard).fold(worst, |m, (v, h)| m.max((v - h).abs() / step));
+            all.extend(values);
+        }
+        Ok((all, worst))
+    }
+}
+
+/// Learns the rounding of a weight (AdaRound), or the scale of an activation.
+struct ToyQuantizer {
+    spec: QuantSpec,
+    grid: Option<(Var, Tensor)>,
+    learned: Option<(Var, Tensor)>,
+}
+
+impl ToyQuantizer {
+    fn grid(&self) -> Result<&(Var, Tensor)> {
+        self.grid.as_ref().ok_or_else(|| Error::message("the toy has no range"))
+    }
+}
+
+impl Quantizer for ToyQuantizer {
+    fn spec(&self) -> &QuantSpec {
+        &self.spec
+    }
+
+    fn set_qparams(&mut self, params: &QParams, device: &Device) -> Result<()> {
+        let scale = Var::from_tensor(&Tensor::new(params.scale.as_slice(), device)?)?;
+        self.grid = Some((scale, Tensor::new(params.zero_point.as_slice(), device)?));
+        Ok(())
+    }
+
+    fn qparams(&self) -> Result<QParams> {
+        let (scale, zero_point) = self.grid()?;
+        Ok(QParams { scale: scale.to_vec1()?, zero_point: zero_point.to_vec1()? })
+    }
+
+    fn fake_quantize(&self, x: &Tensor) -> Result<Tensor> {
+        let (scale, zero_point) = self.grid()?;
+        match &self.learned {
+            Some((alpha, floor)) => {
+                let scale = scale.as_detached_tensor();
+                Ok(ops::adaround(alpha.as_tensor(), floor, &scale, zero_point, &(&self.spec).into())?)
+            }
+            None => Ok(ops::fake_quantize(x, scale.as_tensor(), zero_point, &(&self.spec).into())?),
+        }
+    }
+
+    fn begin_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<()> {
+        let Some(weight) = weight else { return Ok(()) };
+        // The toy's channels share one scale.
+        let scale = self.qparams()?.scale[0];
+        let steps = ops::host_values(weight, |w| w.iter().map(|v| v / scale).collect::<Vec<f32>>())?;
+        let floor: Vec<f32> = steps.iter().map(|v| v.floor()).collect();
+        let alpha: Vec<f32> = steps.iter().zip(&floor).map(|(v, f)| alpha_of(v - f)).collect();
+        let tensor = |values| Tensor::from_vec(values, weight.shape(), weight.device());
+        self.learned = Some((Var::from_tensor(&tensor(alpha)?)?, tensor(floor)?));
+        Ok(())
+    }
+
+    fn parameters(&self) -> Result<Vec<Parameter>> {
+        let (name, var, group) = match &self.learned {
+            Some((alpha, _)) => ("alpha", alpha.clone(), ParameterGroup::Rounding),
+            None => ("scale", self.grid()?.0.clone(), ParameterGroup::Scale),
+        };
+        Ok(vec![Parameter { name, var, group }])
+    }
+
+    fn regularizer(&self, b: f32) -> Result<Option<Tensor>> {
+        let term = self.learned.as_ref().map(|(alpha, _)| ops::adaround_regularizer(alpha.as_tensor(), b));
+        Ok(term.transpose()?)
+    }
+
+    fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let Some((alpha, floor)) = self.learned.take() else { return Ok(None) };
+        let scale = f64::from(self.qparams()?.scale[0]);
+        let up = alpha.as_detached_tensor().ge(0.0)?.to_dtype(floor.dtype())?;
+        let rounded = ((floor + up)? * scale)?;
+        weight.map(|_| Ok(self.fake_quantize(&rounded)?.detach())).transpose()
+    }
+}

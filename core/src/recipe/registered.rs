@@ -1,0 +1,23 @@
+//! Recipes that a crate brings along, such as those of a plugin's architecture.
+
+use crate::registry::define_kind;
+
+define_kind!(
+    /// A recipe as YAML text.
+    RecipeKind,
+    "recipe",
+    &'static str
+);
+
+/// Registers a recipe, which commands then know by its name and other recipes can extend.
+///
+/// ```
+/// qdrop_core::register_recipe! { name: "mine/w4a4", yaml: "extends: imagenet/_base" }
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! register_recipe {
+    (name: $name:expr, yaml: $yaml:expr) => {
+        $crate::__register!($crate::recipe::RecipeKind, $name, [], "", $yaml);
+    };
+}

@@ -1,0 +1,40 @@
+//! Every built-in strategy keeps to what is asked of those of plugins.
+
+use crate::support::*;
+use qdrop_core::conformance::{check, Outcome};
+use qdrop_core::registry::{Kind, Registry};
+
+fn names<F: Kind>(registry: &Registry<F>) -> Vec<&'static str> {
+    registry.iter().map(|e| e.name).collect()
+}
+
+fn all_conform(kind: &str, names: Vec<&'static str>) {
+    assert!(!names.is_empty());
+    for name in names {
+        let checks = check(registries(), kind, name).unwrap();
+        let passed = checks.iter().filter(|c| c.outcome == Outcome::Passed).count();
+        assert!(passed >= 1, "{kind} {name}: {checks:?}");
+        let failed: Vec<_> = checks.iter().filter(|c| matches!(c.outcome, Outcome::Failed(_))).collect();
+        assert!(failed.is_empty(), "{kind} {name}: {failed:?}");
+    }
+}
+
+#[test]
+fn built_in_observers_conform() {
+    all_conform("observer", names(&registries().observers));
+}
+
+#[test]
+fn built_in_quantizers_conform() {
+    all_conform("quantizer", names(&registries().quantizers));
+}
+
+#[test]
+fn built_in_reconstructors_conform() {
+    all_conform("reconstructor", names(&registries().reconstructors));
+}
+
+#[test]
+fn built_in_architectures_conform() {
+    all_conform("architecture", names(&registries().architectures));
+}

@@ -1,0 +1,1 @@
+//! Dynamically loaded plugins.
