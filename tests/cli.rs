@@ -269,3 +269,15 @@ fn a_missing_gpu_is_a_clear_error() {
     let run = qdrop(&["check", "demo", "--device", "cuda"]);
     assert!(run.error().contains("rebuild with `--features cuda`"), "{}", run.stderr);
 }
+
+#[test]
+fn a_static_build_says_that_it_cannot_load_plugins() {
+    let run = qdrop(&["--plugin", "some.so", "list"]);
+    assert!(
+        run.error().contains("plugin some.so: this qdrop is a static build and cannot load plugins"),
+        "{}",
+        run.stderr
+    );
+    let run = qdrop(&["plugin", "new", "x", "--kind", "observer"]);
+    assert!(run.error().contains("is a static build and has no plugin SDK"), "{}", run.stderr);
+}

@@ -91,8 +91,8 @@ struct Table<'a> {
 impl Table<'_> {
     fn weight(&self, id: NodeId) -> Vec<usize> {
         let node = self.graph.node(id);
-        let inputs: Vec<&[usize]> = node.inputs.iter().map(|i| self.graph.node(*i).shape.as_slice()).collect();
-        let found = node.op.parameters(&inputs).into_iter().find(|(name, _)| node.op.has_weight() && *name == "weight");
+        let input = node.inputs.first().map(|i| self.graph.node(*i).shape.as_slice()).unwrap_or_default();
+        let found = node.op.parameters(input).into_iter().find(|(name, _)| node.op.has_weight() && *name == "weight");
         found.map(|(_, dims)| dims).unwrap_or_default()
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::architecture::{Architecture, ArchitectureKind};
-use crate::graph::{Conv2d, CustomOperator, Graph, GraphBuilder, Operator};
+use crate::graph::{Conv2d, Graph, GraphBuilder, Operator};
 use crate::grid::{QParams, QuantSpec, Range};
 use crate::observer::{Consistency, Observer, ObserverKind};
 use crate::params::Params;
@@ -117,7 +117,7 @@ impl Architecture for WrongArchitecture {
         let x = b.input();
         // Of no unit.
         let x = b.conv2d("stem", x, Conv2d::new(4, 3).padding(1))?;
-        let x = b.operator("wrong", CustomOperator::new(WrongOperator), &[x])?;
+        let x = b.operator("wrong", WrongOperator, &[x])?;
         let x = b.global_average_pool("pool", x)?;
         let x = b.flatten("flatten", x)?;
         let x = b.unit("fc", |b| b.linear("fc", x, 10))?;

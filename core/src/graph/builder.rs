@@ -1,6 +1,6 @@
 //! What the author of an architecture writes.
 
-use super::{CustomOperator, Graph, Node, NodeId, Op, Unit};
+use super::{CustomOperator, Graph, Node, NodeId, Op, Operator, Unit};
 use crate::error::{Error, Result};
 use crate::ops::{Activation, Conv2dGeometry, Padding, Pool2dGeometry};
 use qdrop_kernels::conv::Conv2dShape;
@@ -349,9 +349,10 @@ impl GraphBuilder {
     ///
     /// # Errors
     /// The inputs do not fit it.
-    pub fn operator(&mut self, name: &str, operator: CustomOperator, inputs: &[NodeId]) -> Result<NodeId> {
+    pub fn operator(&mut self, name: &str, operator: impl Operator + 'static, inputs: &[NodeId]) -> Result<NodeId> {
         let shapes: Vec<&[usize]> = inputs.iter().map(|i| self.shape(*i)).collect();
-        let shape = operator.shape(&shapes).map_err(|e| Error::graph(name, e))?;
+        let operator = CustomOperator::new(operator, &shapes).map_err(|e| Error::graph(name, e))?;
+        let shape = operator.shape().to_vec();
         self.push(name, Op::Custom(operator), inputs, shape)
     }
 

@@ -60,9 +60,7 @@ pub fn execute(
         Op::Concat => Tensor::cat(inputs, 1).doing(doing()),
         Op::Flatten => input(0)?.flatten_from(1).doing(doing()),
         Op::Custom(operator) => {
-            let dims: Vec<&[usize]> = inputs.iter().map(|x| x.dims().get(1..).unwrap_or_default()).collect();
-            let own: Vec<&Tensor> =
-                operator.parameters(&dims).into_iter().map(|(name, _)| parameter(name)).collect::<Result<_>>()?;
+            let own = operator.parameters().iter().map(|(name, _)| parameter(name)).collect::<Result<Vec<_>>>()?;
             operator.forward(inputs, &own).map_err(|e| Error::graph(&node.name, e))
         }
         Op::UpsampleNearest { factor } => ops::upsample_nearest(input(0)?, *factor).doing(doing()),

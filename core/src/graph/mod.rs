@@ -115,8 +115,8 @@ impl Graph {
     pub fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
         let mut shapes = Vec::new();
         for node in &self.nodes {
-            let inputs: Vec<&[usize]> = node.inputs.iter().map(|i| self.node(*i).shape.as_slice()).collect();
-            for (name, shape) in node.op.parameters(&inputs) {
+            let input = node.inputs.first().map(|i| self.node(*i).shape.as_slice());
+            for (name, shape) in node.op.parameters(input.unwrap_or_default()) {
                 shapes.push((format!("{}.{name}", node.name), shape));
             }
         }

@@ -64,11 +64,11 @@ impl Op {
         matches!(self, Self::Conv2d { .. } | Self::Linear { .. })
     }
 
-    /// Names and shapes of the parameters, given the shapes of the inputs.
-    pub fn parameters(&self, inputs: &[&[usize]]) -> Vec<(&'static str, Vec<usize>)> {
-        let channels = inputs.first().and_then(|shape| shape.first()).copied().unwrap_or_default();
+    /// Names and shapes of the parameters, given the shape of the first input.
+    pub fn parameters(&self, input: &[usize]) -> Vec<(&'static str, Vec<usize>)> {
+        let channels = input.first().copied().unwrap_or_default();
         match self {
-            Self::Custom(operator) => operator.parameters(inputs),
+            Self::Custom(operator) => operator.parameters().to_vec(),
             Self::Conv2d { out_channels, kernel, geometry, bias } => {
                 let weight = vec![*out_channels, channels / geometry.groups, kernel[0], kernel[1]];
                 with_bias(weight, *out_channels, *bias)

@@ -1,6 +1,7 @@
 //! Operations that a plugin defines.
 
 use crate::error::{Error, Result};
+use crate::plugin::guard::Origin;
 use candle_core::Tensor;
 use std::fmt;
 use std::sync::Arc;
@@ -42,44 +43,78 @@ pub trait Operator: Send + Sync {
     fn forward(&self, inputs: &[&Tensor], parameters: &[&Tensor]) -> Result<Tensor>;
 }
 
-/// A shared [`Operator`]. Two are equal when they are the same one.
+/// An [`Operator`] in a graph. Two are equal when they are the same one.
 #[derive(Clone)]
-pub struct CustomOperator(Arc<dyn Operator>);
+pub struct CustomOperator {
+    operator: Arc<dyn Operator>,
+    origin: Origin,
+    name: &'static str,
+    parameters: Vec<(&'static str, Vec<usize>)>,
+    shape: Vec<usize>,
+    moves_only: bool,
+}
 
 impl CustomOperator {
-    /// Wraps an operator.
-    pub fn new(operator: impl Operator + 'static) -> Self {
-        Self(Arc::new(operator))
+    /// Asks the operator all that does not depend on values.
+    pub(super) fn new<T: Operator + 'static>(operator: T, inputs: &[&[usize]]) -> Result<Self> {
+        // The path of the type begins with the crate's name.
+        let crate_name = std::any::type_name::<T>().split("::").next().unwrap_or_default();
+        let name = operator.name();
+        Ok(Self {
+            origin: Origin { plugin: crate_name, kind: "operator", name },
+            name,
+            parameters: operator.parameters(inputs),
+            shape: operator.shape(inputs)?,
+            moves_only: operator.moves_only(),
+            operator: Arc::new(operator),
+        })
+    }
+
+    /// What reports call it.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Names and shapes of its parameters.
+    pub fn parameters(&self) -> &[(&'static str, Vec<usize>)] {
+        &self.parameters
+    }
+
+    /// Shape of its value without the batch dimension.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// See [`Operator::moves_only`].
+    pub fn moves_only(&self) -> bool {
+        self.moves_only
     }
 
     /// The value, after checking that it has the shape that was promised.
-    pub(super) fn forward(&self, inputs: &[&Tensor], parameters: &[&Tensor]) -> Result<Tensor> {
-        let value = self.0.forward(inputs, parameters)?;
-        let dims: Vec<&[usize]> = inputs.iter().map(|x| x.dims().get(1..).unwrap_or_default()).collect();
-        let want = self.0.shape(&dims)?;
-        if value.dims().get(1..) != Some(&want) {
-            return Err(Error::message(format!("its value has the shape {:?}, not (N, {want:?})", value.dims())));
+    ///
+    /// # Errors
+    /// The operator's; its value has another shape; it panicked.
+    pub fn forward(&self, inputs: &[&Tensor], parameters: &[&Tensor]) -> Result<Tensor> {
+        let value = self.origin.call("forward", || self.operator.forward(inputs, parameters))?;
+        if value.dims().get(1..) != Some(&self.shape) {
+            return Err(Error::message(format!(
+                "its value has the shape {:?}, not (N, {:?})",
+                value.dims(),
+                self.shape
+            )));
         }
         Ok(value)
     }
 }
 
-impl std::ops::Deref for CustomOperator {
-    type Target = dyn Operator;
-
-    fn deref(&self) -> &Self::Target {
-        &*self.0
-    }
-}
-
 impl PartialEq for CustomOperator {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.operator, &other.operator)
     }
 }
 
 impl fmt::Debug for CustomOperator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.name())
+        f.write_str(self.name)
     }
 }

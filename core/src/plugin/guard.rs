@@ -20,9 +20,12 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 /// Whose code runs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Origin {
-    plugin: &'static str,
-    kind: &'static str,
-    name: &'static str,
+    /// The crate.
+    pub plugin: &'static str,
+    /// What it is, such as "observer".
+    pub kind: &'static str,
+    /// Its name.
+    pub name: &'static str,
 }
 
 impl Origin {
