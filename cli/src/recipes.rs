@@ -118,7 +118,8 @@ fn read(name: &str, depth: usize) -> Result<(Value, PathBuf)> {
         file => file.into(),
     };
     let (text, origin) = match built_in(name) {
-        Some(text) => (text.to_string(), demo_folder()?.join(name)),
+        // Whatever its name: its relative paths are those of the demo's files.
+        Some(text) => (text.to_string(), demo_folder()?.join(name.replace('/', "-"))),
         None if file.exists() => {
             let text = std::fs::read_to_string(&file).with_context(|| format!("reading recipe {}", file.display()))?;
             // The demo's files may have been cleaned away since its result was saved.

@@ -90,7 +90,7 @@ impl Sdk {
             bail!("{}: the plugin does not build; cargo says above why", dir.display());
         }
         let messages = String::from_utf8_lossy(&output.stdout);
-        let file = messages.lines().filter_map(|line| library_of(line, &manifest)).last();
+        let file = messages.lines().filter_map(|line| library_of(line, &manifest)).next_back();
         file.with_context(|| {
             format!("{}: no shared library was built; the crate needs [lib] crate-type = [\"cdylib\"]", dir.display())
         })

@@ -70,7 +70,8 @@ impl Run {
     #[track_caller]
     pub fn error(&self) -> &str {
         assert!(!self.ok, "the command succeeded: {}", self.stdout);
-        self.stderr.lines().find(|l| l.starts_with("error: ")).unwrap_or_else(|| panic!("{}", self.stderr))
+        // The last one: cargo's stand before it.
+        self.stderr.lines().rfind(|l| l.starts_with("error: ")).unwrap_or_else(|| panic!("{}", self.stderr))
     }
 }
 

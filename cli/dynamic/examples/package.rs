@@ -76,7 +76,7 @@ struct Artifacts {
 fn build(features: &str) -> Result<Artifacts> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--release", "--locked", "-p", "qdrop-dynamic", "-p", "qdrop-dylib"]);
+    command.args(["build", "--release", "--locked", "-p", "qdrop-dynamic"]);
     command.args(["--features", features, "--message-format=json-render-diagnostics"]);
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
     let output = command.stderr(Stdio::inherit()).output().context("running cargo")?;

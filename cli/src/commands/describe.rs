@@ -14,19 +14,20 @@ const DEFAULT_RECIPE: &str = "imagenet/_base";
 
 /// Prints units, layers, shapes, bits, parameters and multiply-accumulates.
 pub fn describe(arguments: &RecipeArguments, output: Output) -> Result<Value> {
-    let registries = Registries::collect()?;
     let is_recipe = recipes::exists(&arguments.recipe);
     let recipe = if is_recipe {
         recipes::load(arguments)?
     } else {
         let name = &arguments.recipe;
-        registries.architectures.get(name, "describe").with_context(|| {
+        Registries::collect()?.architectures.get(name, "describe").with_context(|| {
             format!(
                 "'{name}' is neither a recipe nor an architecture; see `qdrop recipes` and `qdrop list architectures`"
             )
         })?;
         recipes::load_with(arguments, DEFAULT_RECIPE, &format!("model.architecture.name={name}"))?
     };
+    // After the recipe, whose plugins register themselves when it is read.
+    let registries = Registries::collect()?;
     let session = session(arguments, recipe, &registries)?;
     let (recipe, graph) = (session.recipe(), session.graph());
     let plans = session.plans()?;

@@ -67,7 +67,6 @@ fn session<'a>(arguments: &RecipeArguments, recipe: Recipe, registries: &'a Regi
 }
 
 fn evaluate_command(arguments: &EvaluateArguments, output: Output) -> Result<Value> {
-    let registries = Registries::collect()?;
     let console = Console::new();
     let target = &arguments.target;
     let dir = Path::new(&target.recipe);
@@ -82,6 +81,7 @@ fn evaluate_command(arguments: &EvaluateArguments, output: Output) -> Result<Val
         bail!("a saved result cannot be changed: --set, --iters and --weights belong to recipes");
     }
     let recipe = recipes::load(target)?;
+    let registries = Registries::collect()?;
     let accuracy = if arguments.float {
         let session = session(target, recipe, &registries)?;
         let model = session.float_model().context("loading the float network")?;
@@ -158,8 +158,9 @@ fn show_recipes(action: RecipesAction, output: Output) -> Result<Value> {
 }
 
 fn check(arguments: &RecipeArguments, output: Output) -> Result<Value> {
+    let recipe = recipes::load(arguments)?;
     let registries = Registries::collect()?;
-    let session = session(arguments, recipes::load(arguments)?, &registries)?;
+    let session = session(arguments, recipe, &registries)?;
     let plans = session.plans()?;
     let count = |kind| plans.iter().filter(|p| p.site.kind == kind).count();
     let (weights, activations) = (count(SiteKind::Weight), count(SiteKind::Activation));

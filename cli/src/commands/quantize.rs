@@ -25,8 +25,8 @@ const FLOAT_FILE: &str = "float.json";
 
 /// Runs a recipe.
 pub fn quantize(arguments: &QuantizeArguments, output: Output) -> Result<Value> {
-    let registries = Registries::collect()?;
     let recipe = recipes::load(&arguments.recipe)?;
+    let registries = Registries::collect()?;
     let session = session(&arguments.recipe, recipe, &registries)?;
     if arguments.dry_run {
         return dry_run(&session, output);

@@ -29,7 +29,7 @@ pub fn check(entry: &'static Entry<ObserverKind>, report: &mut Report) {
             for symmetric in [false, true] {
                 for (side, values) in signals() {
                     let spec = spec(bits, symmetric, Granularity::PerTensor);
-                    let range = observed(&mut *build(&spec)?, &[values.clone()])?;
+                    let range = observed(&mut *build(&spec)?, std::slice::from_ref(&values))?;
                     check_range(&range, 1)?;
                     if bits == 8 {
                         check_loss(&values, &range, &spec).map_err(|e| Error::message(format!("{side}: {e}")))?;

@@ -13,7 +13,7 @@ use candle_core::{Device, Tensor, Var};
 const OFF_GRID: f32 = 2e-3;
 /// Least cosine between a gradient and finite differences. The differences span several steps of
 /// the grid, whose roundings remain as noise.
-const LEAST_COSINE: f64 = 0.95;
+const LEAST_COSINE: f64 = 0.98;
 /// Least cosine where the function is smooth.
 const LEAST_COSINE_SMOOTH: f64 = 0.999;
 /// Elements of a parameter that are varied.
@@ -116,7 +116,7 @@ impl Subject {
 
     /// A grid so fine that differences over several of its steps are nearly derivatives.
     fn fine(&self) -> QuantSpec {
-        QuantSpec { bits: 8, symmetric: false, granularity: Granularity::PerTensor }
+        QuantSpec { bits: 12, symmetric: false, granularity: Granularity::PerTensor }
     }
 
     fn specs(&self) -> Vec<QuantSpec> {
@@ -212,7 +212,7 @@ fn check_gradients(quantizer: &dyn Quantizer) -> Result<()> {
             let zeros = || Ok(vec![0.0; var.elem_count()]);
             store.get(var.as_tensor()).map_or_else(zeros, |g| Ok(host_values(g, <[f32]>::to_vec)?))
         };
-        compare(name, &var, &gradient(&energy_gradient)?, 0.05, LEAST_COSINE, || energy(quantizer))?;
+        compare(name, &var, &gradient(&energy_gradient)?, 0.01, LEAST_COSINE, || energy(quantizer))?;
         if let Some(store) = &regularizer_gradient {
             let name = format!("{name} (regularizer)");
             compare(&name, &var, &gradient(store)?, 0.01, LEAST_COSINE_SMOOTH, || regularizer(quantizer))?;

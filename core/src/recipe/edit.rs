@@ -50,9 +50,17 @@ pub(super) fn set_path(recipe: &mut Value, path: &str, new: Value) -> Result<()>
     Ok(())
 }
 
-/// Lays `over` on `base`: mappings are merged key by key, anything else is replaced.
+/// Whether both are strategies, and different ones.
+fn are_other_strategies(base: &Mapping, over: &Mapping) -> bool {
+    let is_strategy = |m: &Mapping| m.contains_key("name") && m.keys().all(|k| k == "name" || k == "params");
+    is_strategy(base) && is_strategy(over) && base.get("name") != over.get("name")
+}
+
+/// Lays `over` on `base`: mappings are merged key by key, anything else is replaced. So is a
+/// strategy by one of another name, whose parameters are other ones.
 pub fn merge(base: Value, over: Value) -> Value {
     match (base, over) {
+        (Value::Mapping(base), Value::Mapping(over)) if are_other_strategies(&base, &over) => Value::Mapping(over),
         (Value::Mapping(mut base), Value::Mapping(over)) => {
             for (key, value) in over {
                 let merged = match base.remove(&key) {

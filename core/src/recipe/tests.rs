@@ -89,3 +89,13 @@ fn merging_goes_key_by_key() {
     let want: Value = serde_yaml::from_str("{a: {b: 1, c: 3}, d: [4]}").unwrap();
     assert_eq!(merge(a, b), want);
 }
+
+#[test]
+fn another_strategy_does_not_inherit_parameters() {
+    let yaml = |text: &str| serde_yaml::from_str::<Value>(text).unwrap();
+    let base = yaml("model: {architecture: {name: a, params: {x: 1, y: 2}}}");
+    let same = merge(base.clone(), yaml("model: {architecture: {name: a, params: {x: 3}}}"));
+    assert_eq!(same, yaml("model: {architecture: {name: a, params: {x: 3, y: 2}}}"));
+    let other = merge(base, yaml("model: {architecture: {name: b, params: {z: 3}}}"));
+    assert_eq!(other, yaml("model: {architecture: {name: b, params: {z: 3}}}"));
+}
