@@ -75,7 +75,7 @@ fn activation_key(site: &str) -> String {
     }
 }
 
-fn replay(file: &str, variant: &str, graph: Graph, params: &QdropParams, device: &Device) {
+fn replay(file: &str, variant: &str, graph: Graph, params: &QdropParams, device: &Device, engine: Engine) {
     let golden = golden(file);
     let get = |key: &str| golden.get(&format!("{variant}.{key}")).unwrap_or_else(|| panic!("{variant}.{key}")).clone();
     let on_device = |key: &str| get(key).to_device(device).unwrap();
@@ -126,7 +126,7 @@ fn replay(file: &str, variant: &str, graph: Graph, params: &QdropParams, device:
     let inputs = data.quantized_input.clone();
     let mut task = UnitTask::new(&mut model, &unit, 0, UnitSamples::in_memory(&data).unwrap()).unwrap();
     task.begin().unwrap();
-    let context = Context { random: &random, progress: &Silent, interruption: &Forget };
+    let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
     let losses = optimize(&task, params, &context).unwrap();
 
     let want = get("losses").to_vec2::<f32>().unwrap();
@@ -165,9 +165,21 @@ fn blocks_are_reconstructed_as_by_the_reference() {
     for device in devices() {
         for (variant, drop_prob) in [("nodrop", 1.0), ("drop", 0.5)] {
             let params = QdropParams { iters: 40, batch_size: 4, drop_prob, ..Default::default() };
-            replay("recon_basic.safetensors", variant, basic_block().unwrap(), &params, &device);
-            let params = QdropParams { weight: 0.1, ..params };
-            replay("recon_inverted.safetensors", variant, inverted_residual().unwrap(), &params, &device);
+            let inverted = QdropParams { weight: 0.1, ..params.clone() };
+            // The fused step runs on the CPU.
+            let engines: &[Engine] =
+                if device.is_cpu() { &[Engine::Generic, Engine::Fused] } else { &[Engine::Generic] };
+            for engine in engines {
+                replay("recon_basic.safetensors", variant, basic_block().unwrap(), &params, &device, *engine);
+                replay(
+                    "recon_inverted.safetensors",
+                    variant,
+                    inverted_residual().unwrap(),
+                    &inverted,
+                    &device,
+                    *engine,
+                );
+            }
         }
     }
 }

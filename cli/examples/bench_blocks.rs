@@ -170,7 +170,7 @@ impl Block {
     }
 
     /// Median milliseconds of an iteration.
-    fn time(&self, registries: &Registries, iters: usize) -> Result<f64> {
+    fn time(&self, registries: &Registries, iters: usize, engine: Engine) -> Result<f64> {
         let mut model = self.model(registries)?;
         let unit = model.graph().units()[0].clone();
         let float_input = noise(&[SAMPLES, self.channels, self.size, self.size], 1000)?;
@@ -189,7 +189,7 @@ impl Block {
         };
         let clock = Clock::default();
         let random = SeededRandom { seed: 1 };
-        optimize(&task, &params, &Context { random: &random, progress: &clock, interruption: &Forget })?;
+        optimize(&task, &params, &Context { random: &random, progress: &clock, interruption: &Forget, engine })?;
         task.forward(&task.samples.float_input.range(0, 1)?, &|_| Keep::All)?;
         let times = clock.0.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?;
         Ok(median(times.windows(2).skip(WARM_UP).map(|w| (w[1] - w[0]).as_secs_f64() * 1e3).collect()))
@@ -225,7 +225,7 @@ fn noise(shape: &[usize], salt: u32) -> Result<Tensor> {
 }
 
 fn main() -> Result<()> {
-    let (mut names, mut against) = (Vec::new(), None);
+    let (mut names, mut against, mut engine) = (Vec::new(), None, Engine::Fused);
     let (mut threads, mut iters, mut pairs) = (2_usize, 10_usize, 5_usize);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -235,6 +235,13 @@ fn main() -> Result<()> {
             "--iters" => iters = value()?.parse()?,
             "--pairs" => pairs = value()?.parse()?,
             "--against" => against = Some(value()?),
+            "--engine" => {
+                engine = match value()?.as_str() {
+                    "generic" => Engine::Generic,
+                    "fused" => Engine::Fused,
+                    other => bail!("unknown engine {other}; use generic or fused"),
+                }
+            }
             option if option.starts_with('-') => bail!("unknown option {option}"),
             name => names.push(name.to_string()),
         }
@@ -249,7 +256,7 @@ fn main() -> Result<()> {
     for block in all.iter().filter(|b| names.is_empty() || names.iter().any(|n| n == b.name)) {
         let (mut own, mut other, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..if against.is_some() { pairs } else { 1 } {
-            let mine = block.time(&registries, iters)?;
+            let mine = block.time(&registries, iters, engine)?;
             own.push(mine);
             if let Some(command) = &against {
                 let theirs = run_other(command, block.name, iters, threads)?;

@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use qdrop_core::fused::Engine;
 use std::path::PathBuf;
 
 /// Post-training quantization of vision networks to 2, 3 or 4 bits with QDrop.
@@ -67,6 +68,9 @@ pub struct RecipeArguments {
     /// Run fewer iterations, with the learning rates scaled up; not comparable with full runs.
     #[arg(long, value_name = "N")]
     pub iters: Option<usize>,
+    /// How units are reconstructed: auto (fused where a unit allows it), generic or fused.
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<EngineArgument>,
     /// Data folder.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -76,6 +80,27 @@ pub struct RecipeArguments {
     /// Where to compute: cpu, cuda or cuda:N.
     #[arg(long, default_value = "cpu")]
     pub device: String,
+}
+
+/// How units are reconstructed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineArgument {
+    /// Fused where a unit allows it.
+    Auto,
+    /// Through the tensor library.
+    Generic,
+    /// Fused, or an error.
+    Fused,
+}
+
+impl From<EngineArgument> for Engine {
+    fn from(argument: EngineArgument) -> Self {
+        match argument {
+            EngineArgument::Auto => Self::Auto,
+            EngineArgument::Generic => Self::Generic,
+            EngineArgument::Fused => Self::Fused,
+        }
+    }
 }
 
 /// Arguments of `quantize`.

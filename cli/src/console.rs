@@ -17,6 +17,7 @@ pub const STOPPED: i32 = 130;
 /// Shows progress on stderr.
 pub struct Console {
     terminal: bool,
+    said_generic: AtomicBool,
     current: Mutex<Option<Stage>>,
 }
 
@@ -31,7 +32,11 @@ struct Stage {
 impl Console {
     /// A console that looks whether stderr is a terminal.
     pub fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), current: Mutex::new(None) }
+        Self {
+            terminal: std::io::stderr().is_terminal(),
+            said_generic: AtomicBool::new(false),
+            current: Mutex::new(None),
+        }
     }
 
     /// Prints a line above the bar.
@@ -138,6 +143,14 @@ impl Progress for Console {
                     last.rounding,
                     duration(report.seconds)
                 );
+            }
+            Event::Generic { unit, why } => {
+                // Once: other units of the network are like it.
+                if !self.said_generic.swap(true, Ordering::Relaxed) {
+                    eprintln!(
+                        "unit {unit} (and others, if they are like it) goes the generic way, which is slower: {why}"
+                    );
+                }
             }
             Event::Warning(_) => {}
         }

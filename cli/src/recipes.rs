@@ -98,6 +98,7 @@ fn changed(mut value: Value, origin: &Path, arguments: &RecipeArguments) -> Resu
         }
     }
     recipe.run_iters = arguments.iters.or(recipe.run_iters);
+    recipe.engine = arguments.engine.map_or(recipe.engine, Into::into);
     if let Some(weights) = &arguments.weights {
         recipe.model.weights = Some(absolute(weights)?);
     }

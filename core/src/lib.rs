@@ -14,6 +14,7 @@ pub mod conformance;
 pub mod dataset;
 pub mod device;
 pub mod error;
+pub mod fused;
 pub mod graph;
 pub mod grid;
 pub mod model;
@@ -46,6 +47,7 @@ pub mod prelude {
     pub use crate::architecture::Architecture;
     pub use crate::dataset::{Dataset, DatasetRequest, Sample, Split};
     pub use crate::error::{Error, Result};
+    pub use crate::fused::{Engine, FusedKernel};
     pub use crate::graph::{Conv2d, Graph, GraphBuilder, NodeId, Operator, Pool2d};
     pub use crate::grid::{Granularity, QParams, QuantSpec, Range};
     pub use crate::observer::{Consistency, Observer};

@@ -116,6 +116,16 @@ impl QuantModel {
         self.activations.iter().map(|(n, s)| (*n, s))
     }
 
+    /// The quantizer of a node's weight.
+    pub fn weight_site(&self, node: NodeId) -> Option<&QuantSite> {
+        self.weights.get(&node)
+    }
+
+    /// The quantizer of a node's value.
+    pub fn activation_site(&self, node: NodeId) -> Option<&QuantSite> {
+        self.activations.get(&node)
+    }
+
     pub(crate) fn weight_site_mut(&mut self, node: NodeId) -> Option<&mut QuantSite> {
         self.weights.get_mut(&node)
     }

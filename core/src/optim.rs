@@ -27,6 +27,11 @@ const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
+/// Update number `steps` (from 1) with decays 0.9 and 0.999 and epsilon 1e-8.
+pub(crate) fn adam_step(learning_rate: f64, steps: usize) -> AdamStep {
+    AdamStep { learning_rate, beta1: BETA1, beta2: BETA2, epsilon: EPSILON, step: steps }
+}
+
 impl Adam {
     /// An optimizer for `vars` with decays 0.9 and 0.999 and epsilon 1e-8.
     ///
@@ -91,7 +96,7 @@ impl Adam {
     /// The tensor library's.
     pub fn step(&mut self, gradients: &candle_core::backprop::GradStore, learning_rate: f64) -> Result<()> {
         self.steps += 1;
-        let step = AdamStep { learning_rate, beta1: BETA1, beta2: BETA2, epsilon: EPSILON, step: self.steps };
+        let step = adam_step(learning_rate, self.steps);
         for state in &mut self.states {
             let Some(gradient) = gradients.get(&state.var) else { continue };
             match &mut state.moments {

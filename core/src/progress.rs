@@ -32,6 +32,13 @@ pub enum Event<'a> {
         /// What became of it.
         report: &'a UnitReport,
     },
+    /// A unit is reconstructed through the tensor library, because it has no fused step.
+    Generic {
+        /// The unit.
+        unit: &'a str,
+        /// Why it has none.
+        why: &'a str,
+    },
     /// Something that the user should know.
     Warning(String),
 }

@@ -1,6 +1,7 @@
 //! Quantizers: the mapping to the grid, and what of it is learned.
 
 use crate::error::Result;
+use crate::fused::FusedKernel;
 use crate::grid::{QParams, QuantSpec, Range};
 use crate::params::Params;
 use crate::plugin::guard::{GuardedQuantizer, Origin};
@@ -93,6 +94,15 @@ pub trait Quantizer: Send + Sync {
     /// The tensor library's.
     fn regularizer(&self, b: f32) -> Result<Option<Tensor>> {
         let _ = b;
+        Ok(None)
+    }
+
+    /// What it computes while it learns, if the fused step knows it: only asked between begin and finish.
+    /// It then must compute just that, with what [`parameters`](Self::parameters) learns.
+    ///
+    /// # Errors
+    /// No range was set yet.
+    fn kernel(&self) -> Result<Option<FusedKernel>> {
         Ok(None)
     }
 

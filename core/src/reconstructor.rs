@@ -2,12 +2,13 @@
 
 use crate::cache::CachedValues;
 use crate::error::{Error, Result};
+use crate::fused::{Engine, FusedUnit};
 use crate::graph::{NodeId, Unit};
 use crate::model::QuantModel;
 use crate::ops::{self, Keep};
 use crate::params::Params;
 use crate::plugin::guard::{GuardedReconstructor, Origin};
-use crate::progress::Progress;
+use crate::progress::{Event, Progress};
 use crate::quantizer::Parameter;
 use crate::random::RandomSource;
 use crate::registry::{define_kind, Entry};
@@ -120,6 +121,8 @@ pub struct Context<'a> {
     pub progress: &'a dyn Progress,
     /// Where the state goes when the run is asked to stop within a unit.
     pub interruption: &'a dyn Interruption,
+    /// Which path reconstructs a unit.
+    pub engine: Engine,
 }
 
 /// The cached values of all samples that a unit is reconstructed from.
@@ -223,6 +226,27 @@ impl<'a> UnitTask<'a> {
     /// A quantizer cannot learn here.
     pub fn begin(&mut self) -> Result<()> {
         self.model.begin_reconstruction(&self.nodes)
+    }
+
+    /// The unit's fused step for batches of this size, once reconstruction has begun; `None` where the engine
+    /// is generic, or where the unit has no fused step: then a warning says why.
+    ///
+    /// # Errors
+    /// The engine is `fused` and the unit has no fused step; a quantizer's errors.
+    pub fn fused(&self, batch: usize, context: &Context<'_>) -> Result<Option<FusedUnit>> {
+        if context.engine == Engine::Generic {
+            return Ok(None);
+        }
+        match FusedUnit::compile(self.model, &self.nodes, (self.input, self.output), batch)? {
+            Ok(unit) => Ok(Some(unit)),
+            Err(why) if context.engine == Engine::Fused => {
+                Err(self.error(format!("has no fused step: {why}; use --engine auto")))
+            }
+            Err(why) => {
+                context.progress.event(Event::Generic { unit: self.name, why: &why });
+                Ok(None)
+            }
+        }
     }
 
     /// Everything that the unit's quantizers learn, with a unique name.

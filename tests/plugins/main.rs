@@ -3,8 +3,3 @@
 mod refused;
 mod scaffold;
 mod support;
-
-// The framework as a shared library: this program can load plugins itself.
-use qdrop_dylib as _;
-use qdrop_models as _;
-use qdrop_plugins as _;

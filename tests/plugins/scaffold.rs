@@ -1,8 +1,6 @@
 //! From nothing to a quantized network.
 
 use crate::support::*;
-use qdrop_core::pipeline::Registries;
-use qdrop_core::plugin;
 use qdrop_core::prelude::*;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -150,15 +148,9 @@ fn plugins_are_found_by_argument_recipe_and_environment() {
 fn tensors_of_a_plugin_are_the_programs() {
     let dir = outside();
     let file = build_copy("tests/plugins/twice", dir.path());
-    plugin::load(&file, &mut |e| panic!("{e}")).unwrap();
-    let registries = Registries::collect().unwrap();
-    let graph = registries.architectures.get("twice", "test").unwrap().build().unwrap();
-    let graph = graph.graph(&Params::none("test")).unwrap();
-    let node = graph.node(graph.find("twice").unwrap());
-    let w = Var::from_slice(&[1_f32, 2.0, 3.0], (1, 3, 1, 1), &Device::Cpu).unwrap();
-    // f(w) = sum((2 w)^2 + w): the plugin computes the square, the program the rest.
-    let square = qdrop_core::graph::execute(node, &[w.as_tensor()], &HashMap::new(), None).unwrap();
-    let f = (square + w.as_tensor()).unwrap().sum_all().unwrap();
-    let gradient = f.backward().unwrap().get(w.as_tensor()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    assert_eq!(gradient, [9.0, 17.0, 25.0]);
+    // f(w) = sum((2 w)^2 u + w): the plugin computes the square, the program the rest.
+    let tested = qdrop(&["plugin", "test", text(&file), "--json"]).json();
+    let checks = tested["checks"].as_array().unwrap();
+    let check = checks.iter().find(|c| c["check"] == "gradients of its operators agree with finite differences");
+    assert_eq!(check.unwrap()["outcome"], "ok", "{tested}");
 }

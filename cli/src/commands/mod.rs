@@ -132,6 +132,7 @@ fn show_recipes(action: RecipesAction, output: Output) -> Result<Value> {
         recipe,
         set: Vec::new(),
         iters: None,
+        engine: None,
         data: None,
         weights: None,
         device: "cpu".into(),

@@ -207,6 +207,7 @@ impl Stages<'_> {
             cache: self.cache.clone(),
             random: &session.random(),
             progress: self.progress,
+            engine: session.recipe().engine,
             checkpoints: checkpoints.as_ref(),
         };
         let model = session.float_model().context("loading the float network")?;

@@ -19,14 +19,44 @@ pub struct AdamStep {
     pub step: usize,
 }
 
+/// The numbers of one update that all elements share.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rates {
+    gain1: f32,
+    gain2: f32,
+    decay2: f32,
+    correction2: f32,
+    rate: f32,
+    epsilon: f32,
+}
+
+impl AdamStep {
+    pub(crate) fn rates(&self) -> Rates {
+        let correction1 = 1.0 - self.beta1.powi(self.step as i32);
+        Rates {
+            gain1: (1.0 - self.beta1) as f32,
+            gain2: (1.0 - self.beta2) as f32,
+            decay2: self.beta2 as f32,
+            correction2: (1.0 - self.beta2.powi(self.step as i32)).sqrt() as f32,
+            rate: (self.learning_rate / correction1) as f32,
+            epsilon: self.epsilon as f32,
+        }
+    }
+}
+
+impl Rates {
+    /// Updates one element.
+    #[inline(always)]
+    pub fn apply(&self, p: &mut f32, m: &mut f32, v: &mut f32, g: f32) {
+        *m += (g - *m) * self.gain1;
+        *v = *v * self.decay2 + self.gain2 * g * g;
+        *p -= self.rate * *m / (v.sqrt() / self.correction2 + self.epsilon);
+    }
+}
+
 /// Updates `parameter` and its two running means in place.
 pub fn update(parameter: &mut [f32], grad: &[f32], mean: &mut [f32], square: &mut [f32], step: AdamStep) {
-    let (gain1, gain2) = ((1.0 - step.beta1) as f32, (1.0 - step.beta2) as f32);
-    let decay2 = step.beta2 as f32;
-    let correction1 = 1.0 - step.beta1.powi(step.step as i32);
-    let correction2 = (1.0 - step.beta2.powi(step.step as i32)).sqrt() as f32;
-    let rate = (step.learning_rate / correction1) as f32;
-    let epsilon = step.epsilon as f32;
+    let rates = step.rates();
     parameter
         .par_chunks_mut(PIECE)
         .zip(grad.par_chunks(PIECE))
@@ -37,9 +67,7 @@ pub fn update(parameter: &mut [f32], grad: &[f32], mean: &mut [f32], square: &mu
                 #[inline(always)]
                 || {
                     for i in 0..p.len() {
-                        m[i] += (g[i] - m[i]) * gain1;
-                        v[i] = v[i] * decay2 + gain2 * g[i] * g[i];
-                        p[i] -= rate * m[i] / (v[i].sqrt() / correction2 + epsilon);
+                        rates.apply(&mut p[i], &mut m[i], &mut v[i], g[i]);
                     }
                 },
             );

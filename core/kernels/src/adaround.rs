@@ -18,7 +18,7 @@ pub fn alpha_of(rest: f32) -> f32 {
 
 /// The rectified sigmoid before and after its clamp to [0, 1].
 #[inline(always)]
-fn rectified_sigmoid(alpha: f32) -> (f32, f32, f32) {
+pub(crate) fn rectified_sigmoid(alpha: f32) -> (f32, f32, f32) {
     let s = sigmoid(alpha);
     let raw = s * (ZETA - GAMMA) + GAMMA;
     let h = if raw < 0.0 { 0.0 } else { raw };

@@ -19,6 +19,7 @@ mod gemm;
 pub mod linear;
 pub mod loss;
 pub mod math;
+pub mod nhwc;
 pub mod pool;
 pub mod random;
 pub mod range_search;

@@ -52,6 +52,22 @@ impl Stream {
         ((u64::from(self.u32(index)) * bound as u64) >> 32) as usize
     }
 
+    /// 128 numbers of 16 bits: the lower, then the upper halves of the words of 16 counter blocks. A
+    /// group shares no number with another.
+    #[inline(always)]
+    pub fn half_words(&self, group: u32) -> [u16; 8 * LANES] {
+        let words = self.blocks(group.wrapping_mul(LANES as u32));
+        let mut out = [0; 8 * LANES];
+        let (low, high) = out.split_at_mut(4 * LANES);
+        for (w, word) in words.iter().enumerate() {
+            for (lane, value) in word.iter().enumerate() {
+                low[w * LANES + lane] = *value as u16;
+                high[w * LANES + lane] = (*value >> 16) as u16;
+            }
+        }
+        out
+    }
+
     /// Fills `out` with the numbers `first..first + out.len()`; `first` is a multiple of 4.
     #[inline(always)]
     pub fn fill(&self, first: usize, out: &mut [u32]) {
@@ -119,5 +135,12 @@ mod tests {
         let mean = (0..10_000).map(|i| stream.uniform(i)).sum::<f64>() / 1e4;
         assert!((mean - 0.5).abs() < 0.01, "{mean}");
         assert!((0..1000).all(|i| stream.below(i, 7) < 7));
+        let halves = stream.half_words(3);
+        for block in 0..16 {
+            for (w, word) in stream.block(48 + block as u32).into_iter().enumerate() {
+                let pair = (halves[w * 16 + block], halves[64 + w * 16 + block]);
+                assert_eq!(pair, (word as u16, (word >> 16) as u16));
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::spill::SpillFile;
 use super::{CacheBudget, CacheType, Reservation};
 use crate::error::{Error, Result, TensorContext};
-use crate::ops::host_values;
+use crate::ops::{f32_values, host_values};
 use candle_core::{DType, Device, Tensor};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -134,6 +134,24 @@ impl CachedValues {
                 Ok(values.narrow(0, 0, count)?.to_dtype(DType::F32)?)
             }
             _ => self.gather(&(start..start + count).collect::<Vec<_>>()),
+        }
+    }
+
+    /// Calls `body` with the values of one sample.
+    ///
+    /// # Errors
+    /// The sample does not exist, or the cache file cannot be read.
+    pub fn with_sample<R>(&self, sample: usize, body: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        if sample >= self.samples {
+            return Err(Error::message(format!("sample {sample} of {} cached ones does not exist", self.samples)));
+        }
+        match &self.parts[sample / self.part_size] {
+            // In place.
+            Part::Memory(values, _) if values.dtype() == DType::F32 && values.device().is_cpu() => {
+                let (len, within) = (self.shape.iter().product::<usize>(), sample % self.part_size);
+                Ok(f32_values(values, |v| body(&v[within * len..][..len]))?)
+            }
+            _ => Ok(host_values(&self.row(sample)?, body)?),
         }
     }
 

@@ -3,6 +3,7 @@
 use super::toy::{Toy, SAMPLES};
 use super::{require, Report};
 use crate::error::{Error, Result};
+use crate::fused::Engine;
 use crate::params::Params;
 use crate::progress::{Event, Progress, Silent};
 use crate::random::SeededRandom;
@@ -74,6 +75,7 @@ pub fn check(entry: &'static Entry<ReconstructorKind>, report: &mut Report) {
     });
 }
 
+/// Runs it on the generic path, which every strategy has.
 fn run(
     reconstructor: &dyn Reconstructor,
     toy: &mut Toy,
@@ -84,7 +86,7 @@ fn run(
     let samples = toy.samples.clone();
     let mut task = UnitTask::new(&mut toy.model, &unit, 0, samples)?;
     let random = SeededRandom { seed: 1005 };
-    reconstructor.reconstruct(&mut task, &Context { random: &random, progress, interruption })
+    reconstructor.reconstruct(&mut task, &Context { random: &random, progress, interruption, engine: Engine::Generic })
 }
 
 /// Asks to stop after some steps.

@@ -13,7 +13,7 @@ pub enum Keep {
     All,
     /// Each with a probability, by its own random number.
     Random {
-        /// Source of the random numbers; element i of the tensor takes number i.
+        /// Source of the random numbers. Values are counted as (image, row, column, channel).
         stream: Stream,
         /// Probability of keeping the quantized value.
         probability: f32,
@@ -22,21 +22,8 @@ pub enum Keep {
     Mask(Tensor),
 }
 
-enum Mask {
-    Random(Stream, f32),
-    Bytes(Vec<u8>),
-}
-
-impl Mask {
-    fn keep(&self) -> kernel::Keep<'_> {
-        match self {
-            Self::Random(stream, probability) => kernel::Keep::Random { stream: *stream, probability: *probability },
-            Self::Bytes(bytes) => kernel::Keep::Mask(bytes),
-        }
-    }
-}
-
-struct DropOp(Mask);
+/// 1 where the quantized value is kept.
+struct DropOp(Vec<u8>);
 
 impl CustomOp2 for DropOp {
     fn name(&self) -> &'static str {
@@ -46,14 +33,14 @@ impl CustomOp2 for DropOp {
     fn cpu_fwd(&self, q: &CpuStorage, lq: &Layout, f: &CpuStorage, lf: &Layout) -> Result<(CpuStorage, Shape)> {
         let (q, f) = (slice(q, lq)?, slice(f, lf)?);
         let mut out = vec![0.0; q.len()];
-        kernel::mix(q, f, self.0.keep(), &mut out);
+        kernel::mix(q, f, &self.0, &mut out);
         Ok(output(out, lq.shape()))
     }
 
     fn bwd(&self, q: &Tensor, f: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (mut dq, mut df) = (vec![0.0; q.elem_count()], vec![0.0; q.elem_count()]);
-        f32_values(&grad, |g| kernel::mix_backward(g, self.0.keep(), &mut dq, &mut df))?;
+        f32_values(&grad, |g| kernel::mix_backward(g, &self.0, &mut dq, &mut df))?;
         let tensor = |values| Tensor::from_vec(values, q.shape(), q.device());
         Ok((q.track_op().then(|| tensor(dq)).transpose()?, f.track_op().then(|| tensor(df)).transpose()?))
     }
@@ -71,30 +58,32 @@ pub fn drop(quantized: &Tensor, full: &Tensor, keep: &Keep) -> Result<Tensor> {
         Keep::All => Ok(quantized.clone()),
         Keep::Random { probability, .. } if *probability >= 1.0 => Ok(quantized.clone()),
         keep if on_kernels(quantized) => {
-            let mask = match keep {
-                Keep::Random { stream, probability } => Mask::Random(*stream, *probability),
-                Keep::Mask(mask) if mask.dims() == quantized.dims() => Mask::Bytes(mask.flatten_all()?.to_vec1()?),
-                _ => candle_core::bail!("drop: the mask has another shape than the values {:?}", quantized.dims()),
-            };
-            quantized.contiguous()?.apply_op2(&full.contiguous()?, DropOp(mask))
+            quantized.contiguous()?.apply_op2(&full.contiguous()?, DropOp(mask(keep, quantized)?))
         }
-        keep => composite::drop(quantized, full, &device_mask(keep, quantized)?),
+        keep => {
+            // Drawn on the host: the choices are the same on every device.
+            let mask = Tensor::from_vec(mask(keep, quantized)?, quantized.shape(), quantized.device())?;
+            composite::drop(quantized, full, &mask)
+        }
     }
 }
 
-/// The mask as a tensor on the device of `like`. The numbers are drawn on the host: they are the
-/// same on every device.
-fn device_mask(keep: &Keep, like: &Tensor) -> Result<Tensor> {
+/// The choices for a tensor (N, C) or (N, C, H, W), in its order.
+fn mask(keep: &Keep, like: &Tensor) -> Result<Vec<u8>> {
     match keep {
-        Keep::Mask(mask) => mask.to_dtype(DType::U8)?.to_device(like.device()),
-        Keep::All => Tensor::ones(like.shape(), DType::U8, like.device()),
+        Keep::All => Ok(vec![1; like.elem_count()]),
+        Keep::Mask(mask) if mask.dims() == like.dims() => mask.to_dtype(DType::U8)?.flatten_all()?.to_vec1(),
+        Keep::Mask(mask) => {
+            candle_core::bail!("drop: the mask has the shape {:?}, the values {:?}", mask.dims(), like.dims())
+        }
         Keep::Random { stream, probability } => {
-            let n = like.elem_count();
-            let mut mask = vec![0.0; n];
+            let dims = match *like.dims() {
+                [n, c] => [n, c, 1, 1],
+                [n, c, h, w] => [n, c, h, w],
+                _ => candle_core::bail!("drop: values of shape {:?} are neither (N, C) nor (N, C, H, W)", like.dims()),
+            };
             let keep = kernel::Keep::Random { stream: *stream, probability: *probability };
-            kernel::mix(&vec![1.0; n], &vec![0.0; n], keep, &mut mask);
-            let bytes: Vec<u8> = mask.into_iter().map(|v| v as u8).collect();
-            Tensor::from_vec(bytes, like.shape(), like.device())
+            Ok(kernel::mask_of_planes(keep, dims))
         }
     }
 }

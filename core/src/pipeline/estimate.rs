@@ -100,7 +100,12 @@ impl Session<'_> {
             let data = UnitData { quantized_input: input.clone(), float_input: input, float_output: output };
             let mut task = UnitTask::new(&mut model, unit, index, UnitSamples::in_memory(&data)?)?;
             let clock = Clock { progress, steps: Mutex::default() };
-            let context = Context { random: &self.random(), progress: &clock, interruption: &Forget };
+            let context = Context {
+                random: &self.random(),
+                progress: &clock,
+                interruption: &Forget,
+                engine: self.recipe().engine,
+            };
             let report = reconstructor.reconstruct(&mut task, &context)?;
             let step = clock.last_step().unwrap_or(report.seconds / STEPS.min(steps) as f64);
             estimate.seconds += step * steps as f64;

@@ -2,6 +2,7 @@
 
 use crate::cache::{CacheBudget, CachedValues, CACHED_BATCH};
 use crate::error::{Error, Result};
+use crate::fused::Engine;
 use crate::graph::{layer_units, Graph, NodeId, Unit};
 use crate::model::{Precision, QuantModel};
 use crate::progress::{Event, Progress};
@@ -25,6 +26,8 @@ pub struct Resources<'a> {
     pub random: &'a dyn RandomSource,
     /// Where progress goes and where requests to stop come from.
     pub progress: &'a dyn Progress,
+    /// Which path reconstructs a unit.
+    pub engine: Engine,
     /// Where finished units are kept; a run goes on after those that are there.
     pub checkpoints: Option<&'a CheckpointFolder>,
 }
@@ -129,11 +132,11 @@ fn reconstruct_unit(
         float_input,
         float_output: get(&values.float, output)?,
     };
-    let Resources { random, progress, checkpoints, .. } = *values.resources;
+    let Resources { random, progress, checkpoints, engine, .. } = *values.resources;
     let keeper = checkpoints.map(|folder| Keeper { folder, unit: &unit.name, device: model.device().clone() });
     let interruption = keeper.as_ref().map_or(&Forget as &dyn Interruption, |k| k);
     let mut task = UnitTask::new(model, unit, index, samples)?;
-    reconstructor.reconstruct(&mut task, &Context { random, progress, interruption })
+    reconstructor.reconstruct(&mut task, &Context { random, progress, interruption, engine })
 }
 
 /// Keeps the state of one unit in the checkpoint folder.

@@ -6,6 +6,7 @@
 use crate::architecture::Architecture;
 use crate::dataset::{Dataset, Sample};
 use crate::error::{Error, Result};
+use crate::fused::FusedKernel;
 use crate::graph::Graph;
 use crate::grid::{QParams, QuantSpec, Range};
 use crate::observer::{Consistency, Observer};
@@ -117,6 +118,10 @@ impl Quantizer for GuardedQuantizer {
 
     fn regularizer(&self, b: f32) -> Result<Option<Tensor>> {
         self.origin.call("regularizer", || self.inner.regularizer(b))
+    }
+
+    fn kernel(&self) -> Result<Option<FusedKernel>> {
+        self.origin.call("kernel", || self.inner.kernel())
     }
 
     fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {

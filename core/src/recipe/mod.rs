@@ -8,6 +8,7 @@ pub use registered::RecipeKind;
 
 use crate::cache::CacheType;
 use crate::error::{Error, Result};
+use crate::fused::Engine;
 use crate::params::{join, parse_value, Params};
 use bytesize::ByteSize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
@@ -110,6 +111,9 @@ pub struct Recipe {
     /// scaled up; the result is not comparable with a full run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_iters: Option<usize>,
+    /// Which path reconstructs a unit: `auto` (fused where a unit allows it), `generic` or `fused`.
+    #[serde(default)]
+    pub engine: Engine,
     /// How accuracy is measured.
     #[serde(default)]
     pub evaluation: EvaluationRecipe,

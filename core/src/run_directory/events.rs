@@ -93,6 +93,9 @@ impl Progress for EventLog<'_> {
                 });
                 self.write(&mut state, "unit", content);
             }
+            Event::Generic { unit, why } => {
+                self.write(&mut state, "generic", json!({ "unit": unit, "why": why }));
+            }
             Event::Warning(text) => self.write(&mut state, "warning", json!({ "text": text })),
         }
         drop(state);

@@ -64,6 +64,11 @@ impl Quantizer for AdaRound {
         Ok(term.transpose()?)
     }
 
+    fn kernel(&self) -> Result<Option<FusedKernel>> {
+        let learned = self.learned.as_ref();
+        Ok(learned.map(|l| FusedKernel::SoftRounding { alpha: l.alpha.clone(), floor: l.floor.clone() }))
+    }
+
     fn finish_reconstruction(&mut self, _weight: Option<&Tensor>) -> Result<Option<Tensor>> {
         let Some(Learned { alpha, floor }) = self.learned.take() else { return Ok(None) };
         let up = alpha.as_detached_tensor().ge(0.0)?.to_dtype(floor.dtype())?;

@@ -21,6 +21,10 @@ impl Quantizer for Fixed {
         self.grid.qparams()
     }
 
+    fn kernel(&self) -> Result<Option<FusedKernel>> {
+        Ok(Some(FusedKernel::Nearest))
+    }
+
     fn fake_quantize(&self, x: &Tensor) -> Result<Tensor> {
         self.grid.fake_quantize(x, &self.spec)
     }

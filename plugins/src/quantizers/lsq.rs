@@ -80,6 +80,15 @@ impl Quantizer for Lsq {
         Ok(parameters)
     }
 
+    fn kernel(&self) -> Result<Option<FusedKernel>> {
+        let (scale, zero_point) = self.grid.get()?;
+        let (scale, zero_point) = (scale.clone(), zero_point.clone());
+        Ok(Some(match self.learn_zero_point {
+            true => FusedKernel::LearnedScaleAndZeroPoint { scale, zero_point },
+            false => FusedKernel::LearnedScale { scale },
+        }))
+    }
+
     fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {
         let (scale, zero_point) = self.grid.get()?;
         self.project(scale, zero_point)?;

@@ -1,6 +1,7 @@
 //! QDrop's reconstruction (arXiv 2203.05740, algorithm 1), block by block or layer by layer.
 
-use qdrop_core::optim::{finite_scalar, Adam};
+use super::paths::{Path, StepPlan};
+use qdrop_core::fused::Rates;
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Event;
 use std::time::Instant;
@@ -85,103 +86,36 @@ impl QdropParams {
     }
 }
 
-/// The optimizers of a unit's parameters.
-struct Optimizers {
-    rounding: Adam,
-    scales: Adam,
-    /// All parameters by name, in the order of their groups.
-    parameters: Vec<(String, Parameter)>,
-}
-
-impl Optimizers {
-    fn new(unit: &UnitTask<'_>) -> Result<Self> {
-        let mut parameters = unit.parameters()?;
-        parameters.sort_by_key(|(_, p)| p.group == ParameterGroup::Scale);
-        let group = |group| {
-            let of_group = parameters.iter().filter(|(_, p)| p.group == group);
-            Adam::new(of_group.map(|(_, p)| p.var.clone()).collect())
-        };
-        let (rounding, scales) = (group(ParameterGroup::Rounding)?, group(ParameterGroup::Scale)?);
-        Ok(Self { rounding, scales, parameters })
-    }
-
-    /// Everything that the next step depends on.
-    fn state(&self, losses: &[LossPoint]) -> Result<Interrupted> {
-        let mut state = Interrupted { losses: losses.to_vec(), ..Default::default() };
-        let moments = self.rounding.moments()?.into_iter().chain(self.scales.moments()?);
-        for ((name, parameter), (mean, square)) in self.parameters.iter().zip(moments) {
-            let value = parameter.var.as_detached_tensor();
-            state.tensors.extend([(name.clone(), value), (mean_of(name), mean), (square_of(name), square)]);
-        }
-        Ok(state)
-    }
-
-    fn restore(&mut self, state: &Interrupted) -> Result<()> {
-        let mut moments = Vec::new();
-        for (name, parameter) in &self.parameters {
-            parameter.var.set(state.tensor(name)?)?;
-            moments.push((state.tensor(&mean_of(name))?.clone(), state.tensor(&square_of(name))?.clone()));
-        }
-        let rounding = self.parameters.iter().filter(|(_, p)| p.group == ParameterGroup::Rounding).count();
-        self.rounding.restore(state.losses.len(), &moments[..rounding])?;
-        self.scales.restore(state.losses.len(), &moments[rounding..])
-    }
-}
-
-fn mean_of(name: &str) -> String {
-    format!("{name}.adam_mean")
-}
-
-fn square_of(name: &str) -> String {
-    format!("{name}.adam_square")
-}
-
 /// Learns the parameters of a unit that has begun reconstruction, going on from where it was
 /// interrupted if it was; returns the losses of each step.
 ///
 /// # Errors
 /// The losses diverged, or the run was cancelled.
 pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>) -> Result<Vec<LossPoint>> {
-    let mut optimizers = Optimizers::new(unit)?;
+    let mut path = Path::new(unit, params, context)?;
     let steps = params.steps();
     let mut losses = Vec::with_capacity(steps);
     if let Some(state) = context.interruption.resume()? {
-        optimizers.restore(&state).map_err(|e| unit.error(e))?;
+        path.restore(unit, &state).map_err(|e| unit.error(e))?;
         losses = state.losses;
     }
     context.progress.event(Event::Started { stage: unit.name, total: steps });
     for step in losses.len()..steps {
         if context.progress.cancelled() {
-            context.interruption.keep(&optimizers.state(&losses)?)?;
+            context.interruption.keep(&path.state(&losses)?)?;
             return Err(Error::Cancelled);
         }
-        let random = context.random;
-        let samples = random.batch(unit.index, step, params.batch_size, unit.sample_count());
-        let batch = unit.batch(&samples)?;
-        let keep = |site| random.keep(unit.index, step, site, params.drop_prob);
-        let input = unit.mixed_input(&batch, &keep(0))?;
-        let output = unit.forward(&input, &keep)?;
-        let mut loss = ops::reconstruction_loss(&output, &batch.float_output)?;
-        let mut point = LossPoint {
-            reconstruction: finite_scalar(&loss, "reconstruction loss")?,
-            rounding: 0.0,
-            b: params.b_range[0],
-        };
-        if let Some(b) = params.sharpness(step + 1) {
-            if let Some(term) = unit.regularizer(b as f32)? {
-                let term = (term * params.weight)?;
-                point.rounding = finite_scalar(&term, "rounding loss")?;
-                loss = (loss + term)?;
-            }
-            point.b = b;
-        }
-        let gradients = loss.backward()?;
         let cosine = 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / steps as f64).cos());
-        optimizers.rounding.step(&gradients, params.lr * params.rate_factor())?;
-        optimizers.scales.step(&gradients, params.scale_lr * params.rate_factor() * cosine)?;
+        let rates = Rates {
+            rounding: params.lr * params.rate_factor(),
+            scale: params.scale_lr * params.rate_factor() * cosine,
+        };
+        let plan = StepPlan { step, sharpness: params.sharpness(step + 1), rates };
+        let point = path.step(unit, params, context, &plan)?;
         losses.push(point);
         context.progress.event(Event::Step { step: step + 1, loss: point });
     }
+    path.finish()?;
     context.progress.event(Event::Finished);
     Ok(losses)
 }

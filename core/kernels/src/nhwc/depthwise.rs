@@ -1,0 +1,265 @@
+//! Depthwise convolution: every channel has a kernel of its own. Weights are (ky, kx, channel).
+
+use super::shared::Shared;
+use super::tile::{load, store};
+use super::Layout;
+use crate::conv::Conv2dShape;
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+/// Parts of the channels whose weight gradients are separate tasks.
+const PARTS: usize = 8;
+/// Most taps: their weights and sums stay in registers for the common 3 x 3.
+const MOST_TAPS: usize = 49;
+
+/// `out = conv(x, weight) + bias`; the border of `x` is at least the padding.
+pub fn depthwise_forward(
+    shape: &Conv2dShape,
+    (x, x_layout): (&[f32], Layout),
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    (out, out_layout): (&mut [f32], Layout),
+) {
+    let out = Shared::new(out);
+    let rows = out_layout.height;
+    (0..out_layout.batch * rows).into_par_iter().with_min_len(2).for_each(|i| {
+        let (image, row) = (i / rows, i % rows);
+        let at = |ky: usize| {
+            let y = (row * shape.stride[0] + ky * shape.dilation[0]) as isize - shape.padding.top as isize;
+            let inside = y >= 0 && y < x_layout.height as isize;
+            // One padding column to the left of the first pixel.
+            inside.then(|| x_layout.offset(image, y as usize) - shape.padding.left * x_layout.channels)
+        };
+        // SAFETY: every task writes a row of its own.
+        let out = unsafe { out.part(out_layout.offset(image, row), out_layout.values()) };
+        let step = shape.stride[1] * x_layout.channels;
+        Arch::new().dispatch(Forward { shape, x, at: &at, step, weight, bias, out });
+    });
+}
+
+struct Forward<'a> {
+    shape: &'a Conv2dShape,
+    x: &'a [f32],
+    /// Position of the first pixel under each kernel row, where that row lies in the image.
+    at: &'a dyn Fn(usize) -> Option<usize>,
+    step: usize,
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let channels = self.shape.in_channels;
+        let [height, width] = self.shape.kernel;
+        let mut taps = [(0, 0); MOST_TAPS];
+        let mut count = 0;
+        for ky in 0..height {
+            if let Some(at) = (self.at)(ky) {
+                for kx in 0..width {
+                    taps[count] = (at + kx * self.shape.dilation[1] * channels, (ky * width + kx) * channels);
+                    count += 1;
+                }
+            }
+        }
+        correlate(simd, self.x, &taps[..count], self.step, self.weight, self.bias, self.out, channels, channels);
+    }
+}
+
+/// For each pixel of a row: the sum over taps of image times weight, channel by channel. A tap is a
+/// position in the image, for the row's first pixel, and one in the weights.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn correlate<S: Simd>(
+    simd: S,
+    x: &[f32],
+    taps: &[(usize, usize)],
+    step: usize,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+    out_step: usize,
+    channels: usize,
+) {
+    let pixels = (out.len() - channels) / out_step + 1;
+    let reach = (pixels - 1) * step + channels;
+    assert!(taps.iter().all(|(at, w)| at + reach <= x.len() && w + channels <= weight.len()), "outside of the image");
+    assert!(bias.is_none_or(|b| b.len() >= channels));
+    for channel in (0..channels).step_by(S::F32_LANES) {
+        let lanes = channels - channel;
+        // SAFETY: checked above, and `lanes` channels are left.
+        unsafe {
+            let first = bias.map_or(simd.splat_f32s(0.0), |b| load(simd, b.as_ptr().add(channel), lanes));
+            let mut weights = [simd.splat_f32s(0.0); MOST_TAPS];
+            for (w, tap) in weights.iter_mut().zip(taps) {
+                *w = load(simd, weight.as_ptr().add(tap.1 + channel), lanes);
+            }
+            for pixel in 0..pixels {
+                let mut sum = first;
+                for (w, tap) in weights.iter().zip(taps) {
+                    let x = load(simd, x.as_ptr().add(tap.0 + pixel * step + channel), lanes);
+                    sum = simd.mul_add_e_f32s(x, *w, sum);
+                }
+                store(simd, out.as_mut_ptr().add(pixel * out_step + channel), lanes, sum);
+            }
+        }
+    }
+}
+
+/// The gradient with respect to the input. The border of `grad` is that of a
+/// [`RowPlan`](super::RowPlan) for it.
+pub fn depthwise_backward_input(
+    shape: &Conv2dShape,
+    (grad, grad_layout): (&[f32], Layout),
+    weight: &[f32],
+    (dx, dx_layout): (&mut [f32], Layout),
+) {
+    let channels = shape.in_channels;
+    let [sy, sx] = shape.stride;
+    let dx = Shared::new(dx);
+    let rows = dx_layout.height;
+    (0..dx_layout.batch * rows).into_par_iter().with_min_len(2).for_each(|i| {
+        let (image, row) = (i / rows, i % rows);
+        // SAFETY: every task writes a row of its own.
+        let out = unsafe { dx.part(dx_layout.offset(image, row), dx_layout.values()) };
+        for phase in 0..sx.min(dx_layout.width) {
+            let mut taps = [(0, 0); MOST_TAPS];
+            let mut count = 0;
+            for ky in 0..shape.kernel[0] {
+                let y = (row + shape.padding.top) as isize - (ky * shape.dilation[0]) as isize;
+                let hit = y >= 0 && y % sy as isize == 0 && y / (sy as isize) < grad_layout.height as isize;
+                if !hit {
+                    continue;
+                }
+                let at = grad_layout.offset(image, y as usize / sy) as isize;
+                for kx in 0..shape.kernel[1] {
+                    let x = (phase + shape.padding.left) as isize - (kx * shape.dilation[1]) as isize;
+                    if x.rem_euclid(sx as isize) == 0 {
+                        let at = at + x.div_euclid(sx as isize) * channels as isize;
+                        taps[count] = (at as usize, (ky * shape.kernel[1] + kx) * channels);
+                        count += 1;
+                    }
+                }
+            }
+            let last = (dx_layout.width - 1 - phase) / sx * sx + phase;
+            let out = &mut out[phase * channels..(last + 1) * channels];
+            Arch::new().dispatch(Phase { grad, taps: &taps[..count], channels, weight, out, out_step: sx * channels });
+        }
+    });
+}
+
+struct Phase<'a> {
+    grad: &'a [f32],
+    taps: &'a [(usize, usize)],
+    channels: usize,
+    weight: &'a [f32],
+    out: &'a mut [f32],
+    out_step: usize,
+}
+
+impl WithSimd for Phase<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let c = self.channels;
+        correlate(simd, self.grad, self.taps, c, self.weight, None, self.out, self.out_step, c);
+    }
+}
+
+/// Adds the gradient with respect to the weights to `out`, or replaces it.
+pub fn depthwise_backward_weight(
+    shape: &Conv2dShape,
+    x: (&[f32], Layout),
+    grad: (&[f32], Layout),
+    out: &mut [f32],
+    replace: bool,
+) {
+    assert!(shape.kernel[0] * shape.kernel[1] <= MOST_TAPS && out.len() == shape.weight_len());
+    let channels = shape.in_channels;
+    let vectors = channels.div_ceil(16);
+    let parts = PARTS.min(vectors);
+    let out = Shared::new(out);
+    (0..parts).into_par_iter().for_each(|i| {
+        let range = 16 * (i * vectors / parts)..(16 * ((i + 1) * vectors / parts)).min(channels);
+        Arch::new().dispatch(Weights { shape, x, grad, out, range, replace });
+    });
+}
+
+struct Weights<'a> {
+    shape: &'a Conv2dShape,
+    x: (&'a [f32], Layout),
+    grad: (&'a [f32], Layout),
+    out: Shared<'a>,
+    /// Channels of this task.
+    range: std::ops::Range<usize>,
+    replace: bool,
+}
+
+impl WithSimd for Weights<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for image in 0..self.grad.1.batch {
+            for channel in self.range.clone().step_by(S::F32_LANES) {
+                self.image(simd, image, channel, self.replace && image == 0);
+            }
+        }
+    }
+}
+
+impl Weights<'_> {
+    /// What one image adds to the kernels of one vector of channels.
+    #[inline(always)]
+    fn image<S: Simd>(&self, simd: S, image: usize, channel: usize, replace: bool) {
+        let ((x, x_layout), (grad, grad_layout)) = (self.x, self.grad);
+        let channels = x_layout.channels;
+        let lanes = self.range.end - channel;
+        let [height, width] = self.shape.kernel;
+        let step = self.shape.stride[1] * channels;
+        for ky in 0..height {
+            let mut sums = [simd.splat_f32s(0.0); 7];
+            assert!(width <= sums.len());
+            let place = |kx: usize| (ky * width + kx) * channels + channel;
+            // SAFETY: tasks have channels of their own.
+            let out = |kx: usize| unsafe { self.out.part(place(kx), lanes.min(S::F32_LANES)) };
+            if !replace {
+                for (kx, sum) in sums.iter_mut().enumerate().take(width) {
+                    // SAFETY: `part` has these lanes.
+                    *sum = unsafe { load(simd, out(kx).as_ptr(), lanes) };
+                }
+            }
+            for row in 0..grad_layout.height {
+                let y = (row * self.shape.stride[0] + ky * self.shape.dilation[0]) as isize
+                    - self.shape.padding.top as isize;
+                if y < 0 || y >= x_layout.height as isize {
+                    continue;
+                }
+                let at = x_layout.offset(image, y as usize) - self.shape.padding.left * channels + channel;
+                let from = grad_layout.offset(image, row) + channel;
+                let pixels = grad_layout.width;
+                let reach = (pixels - 1) * step + (width - 1) * self.shape.dilation[1] * channels;
+                assert!(at + reach + lanes.min(S::F32_LANES) <= x.len());
+                assert!(from + (pixels - 1) * channels + lanes.min(S::F32_LANES) <= grad.len());
+                for pixel in 0..pixels {
+                    // SAFETY: checked above.
+                    unsafe {
+                        let g = load(simd, grad.as_ptr().add(from + pixel * channels), lanes);
+                        for (kx, sum) in sums.iter_mut().enumerate().take(width) {
+                            let tap = at + pixel * step + kx * self.shape.dilation[1] * channels;
+                            *sum = simd.mul_add_e_f32s(g, load(simd, x.as_ptr().add(tap), lanes), *sum);
+                        }
+                    }
+                }
+            }
+            for (kx, sum) in sums.iter().enumerate().take(width) {
+                // SAFETY: `part` has these lanes.
+                unsafe { store(simd, out(kx).as_mut_ptr(), lanes, *sum) };
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Kernels on images whose channels lie together: (N, H, W, C), with a border of zeros.
+//!
+//! A convolution reads its input at constant distances: a tap of the kernel is an offset into the
+//! image, and the border stands for the padding. Weights are packed so that the output channels
+//! of a tile lie together ([`PackedShape`]); alphas, moments and gradients of weights have the same
+//! layout. Vector instructions run along channels, which need not be a multiple of the vector width.
+
+mod buffer;
+mod depthwise;
+mod pack;
+pub mod rounding;
+mod rows;
+mod shared;
+pub mod stage;
+mod tile;
+mod transpose;
+mod weight;
+
+pub use buffer::Buffer;
+pub use depthwise::{depthwise_backward_input, depthwise_backward_weight, depthwise_forward};
+pub use pack::{PackedShape, TILE};
+pub use rows::{border_of_gradient, rotate, RowPlan};
+pub use transpose::{from_planes, to_planes};
+pub use weight::WeightPlan;
+
+/// Sizes of a batch of images in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Number of images.
+    pub batch: usize,
+    /// Height without border.
+    pub height: usize,
+    /// Width without border.
+    pub width: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Rows and columns of zeros on each side.
+    pub border: usize,
+}
+
+impl Layout {
+    /// Elements from one row to the next.
+    pub fn row(&self) -> usize {
+        (self.width + 2 * self.border) * self.channels
+    }
+
+    /// Elements from one image to the next.
+    pub fn image(&self) -> usize {
+        (self.height + 2 * self.border) * self.row()
+    }
+
+    /// Elements of all images.
+    pub fn len(&self) -> usize {
+        self.batch * self.image()
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where the values of a row begin, after the border.
+    pub fn offset(&self, image: usize, row: usize) -> usize {
+        image * self.image() + (row + self.border) * self.row() + self.border * self.channels
+    }
+
+    /// Elements of a row's values.
+    pub fn values(&self) -> usize {
+        self.width * self.channels
+    }
+}
+
+#[cfg(test)]
+mod tests;

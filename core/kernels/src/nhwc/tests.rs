@@ -1,0 +1,160 @@
+use super::*;
+use crate::conv::{reference, Conv2dShape, Padding};
+use proptest::prelude::*;
+
+fn noise(len: usize, salt: usize) -> Vec<f32> {
+    (0..len).map(|i| (((i * 7919 + salt * 104_729) % 2003) as f32 / 1001.0) - 1.0).collect()
+}
+
+/// Compares sums of so many products of numbers between -1 and 1.
+fn close(what: &str, got: &[f32], want: &[f64], products: usize) -> Result<(), TestCaseError> {
+    let size = (products as f64).sqrt().max(4.0);
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        prop_assert!((f64::from(*g) - w).abs() <= 1e-5 * w.abs().max(size), "{what} {i}: {g} {w}");
+    }
+    Ok(())
+}
+
+/// A batch of images with a border; what lies there is zero.
+fn images(planes: &[f32], layout: Layout) -> Buffer {
+    let mut out = Buffer::zeros(layout.len());
+    let each = planes.len() / layout.batch;
+    for (i, image) in out.chunks_exact_mut(layout.image()).enumerate() {
+        from_planes(&planes[i * each..][..each], layout, image);
+    }
+    out
+}
+
+fn planes(images: &[f32], layout: Layout) -> Vec<f32> {
+    let each = layout.height * layout.values();
+    let mut out = vec![0.0; layout.batch * each];
+    for (out, image) in out.chunks_exact_mut(each).zip(images.chunks_exact(layout.image())) {
+        to_planes(image, layout, out);
+    }
+    out
+}
+
+prop_compose! {
+    fn shapes()(
+        batch in 1_usize..4, groups in 1_usize..4, icg in prop::sample::select(vec![1_usize, 2, 3, 8, 17, 24]),
+        ocg in prop::sample::select(vec![1_usize, 2, 7, 16, 24, 33, 48]),
+        depthwise in any::<bool>(), channels in prop::sample::select(vec![2_usize, 5, 16, 19, 33]),
+        size in [3_usize..20, 3_usize..20], kernel in [1_usize..4, 1_usize..4],
+        stride in [1_usize..3, 1_usize..3], dilation in [1_usize..3, 1_usize..3], pad in [0_usize..3, 0_usize..3],
+    ) -> Conv2dShape {
+        let (groups, icg, ocg) = if depthwise { (channels, 1, 1) } else { (groups, icg, ocg) };
+        Conv2dShape {
+            batch, in_channels: groups * icg, in_height: size[0], in_width: size[1],
+            out_channels: groups * ocg, kernel, stride, dilation, groups,
+            padding: Padding { top: pad[0], bottom: pad[0], left: pad[1], right: pad[1] },
+        }
+    }
+}
+
+fn check(s: &Conv2dShape, more: usize) -> Result<(), TestCaseError> {
+    let (x, w, g) = (noise(s.input_len(), 1), noise(s.weight_len(), 2), noise(s.output_len(), 3));
+    let border = s.padding.top.max(s.padding.left) + more;
+    let layout = |height, width, channels, border| Layout { batch: s.batch, height, width, channels, border };
+    let x_layout = layout(s.in_height, s.in_width, s.in_channels, border);
+    let out_layout = layout(s.out_height(), s.out_width(), s.out_channels, more);
+    let g_layout = Layout { border: border_of_gradient(s) + more, ..out_layout };
+    let dx_layout = Layout { border: more, ..x_layout };
+    let (xs, gs) = (images(&x, x_layout), images(&g, g_layout));
+    let bias = noise(s.out_channels, 4);
+    let (mut out, mut dx) = (Buffer::zeros(out_layout.len()), Buffer::zeros(dx_layout.len()));
+    let mut want = reference::forward(s, &x, &w);
+    let plane = s.out_height() * s.out_width();
+    want.iter_mut().enumerate().for_each(|(i, v)| *v += f64::from(bias[i / plane % s.out_channels]));
+    let (dw, dw_twice);
+    if s.groups == s.in_channels && s.groups == s.out_channels {
+        // (channel, ky, kx) to (ky, kx, channel) and back.
+        let taps = s.kernel[0] * s.kernel[1];
+        let exchange = |v: &[f32], inner: usize, outer: usize| -> Vec<f32> {
+            (0..v.len()).map(|i| v[i % outer * inner + i / outer]).collect()
+        };
+        let weight = exchange(&w, taps, s.in_channels);
+        depthwise_forward(s, (&xs, x_layout), &weight, Some(&bias), (&mut out, out_layout));
+        depthwise_backward_input(s, (&gs, g_layout), &weight, (&mut dx, dx_layout));
+        let mut d = vec![9.0; weight.len()];
+        depthwise_backward_weight(s, (&xs, x_layout), (&gs, g_layout), &mut d, true);
+        dw = exchange(&d, s.in_channels, taps);
+        depthwise_backward_weight(s, (&xs, x_layout), (&gs, g_layout), &mut d, false);
+        dw_twice = exchange(&d, s.in_channels, taps);
+    } else {
+        let packed = PackedShape::of(s);
+        let mut weight = Buffer::zeros(packed.len());
+        packed.pack(&w, &mut weight);
+        let mut lanes = Buffer::zeros(packed.lanes());
+        packed.pack_lanes(&bias, &mut lanes);
+        RowPlan::forward(s, x_layout, out_layout).run(&xs, &weight, Some(&lanes), &mut out);
+        let mut rotated = Buffer::zeros(PackedShape { inputs: packed.outputs, outputs: packed.inputs, ..packed }.len());
+        rotate(s, &weight, &mut rotated);
+        RowPlan::backward_input(s, g_layout, dx_layout).run(&gs, &rotated, None, &mut dx);
+        let mut d = Buffer::zeros(packed.len());
+        d.fill(9.0);
+        let plan = WeightPlan::new(s, x_layout, g_layout);
+        plan.run(&xs, &gs, &mut d, true);
+        let unpacked = |d: &[f32]| {
+            let mut out = vec![0.0; w.len()];
+            packed.unpack(d, &mut out);
+            out
+        };
+        dw = unpacked(&d);
+        plan.run(&xs, &gs, &mut d, false);
+        dw_twice = unpacked(&d);
+    }
+    let taps = s.kernel[0] * s.kernel[1];
+    close("forward", &planes(&out, out_layout), &want, taps * s.in_channels)?;
+    close("backward input", &planes(&dx, dx_layout), &reference::backward_input(s, &w, &g), taps * s.out_channels)?;
+    let want = reference::backward_weight(s, &x, &g);
+    let pixels = s.batch * plane;
+    close("backward weight", &dw, &want, pixels)?;
+    close("backward weight, added", &dw_twice, &want.iter().map(|v| 2.0 * v).collect::<Vec<_>>(), 4 * pixels)?;
+    // Nothing is written into borders.
+    for (buffer, layout) in [(&out, out_layout), (&dx, dx_layout)] {
+        let inside: f64 = planes(buffer, layout).iter().map(|v| f64::from(v.abs())).sum();
+        let all: f64 = buffer.iter().map(|v| f64::from(v.abs())).sum();
+        prop_assert!((inside - all).abs() <= 1e-9 * all, "the border was written");
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn agrees_with_the_reference(s in shapes(), more in 0_usize..2) {
+        prop_assume!(s.validate().is_ok());
+        check(&s, more)?;
+    }
+}
+
+#[test]
+fn shapes_of_networks_agree_with_the_reference() {
+    let shape = |channels: [usize; 2], size, kernel, stride, groups| Conv2dShape {
+        batch: 3,
+        in_channels: channels[0],
+        in_height: size,
+        in_width: size,
+        out_channels: channels[1],
+        kernel: [kernel; 2],
+        stride: [stride; 2],
+        padding: Padding::all(kernel / 2),
+        dilation: [1, 1],
+        groups,
+    };
+    for s in [
+        shape([64, 64], 14, 3, 1, 1),
+        // Weights that do not stay in the cache.
+        shape([160, 320], 7, 3, 1, 1),
+        shape([64, 128], 15, 3, 2, 1),
+        shape([24, 144], 28, 1, 1, 1),
+        shape([320, 640], 7, 1, 1, 1),
+        shape([240, 240], 14, 3, 2, 10),
+        shape([960, 960], 7, 3, 1, 960),
+        shape([96, 96], 28, 3, 2, 96),
+        shape([64, 128], 14, 1, 2, 1),
+    ] {
+        check(&s, 0).unwrap();
+        check(&s, 1).unwrap();
+    }
+}
