@@ -4,32 +4,33 @@ use super::layer::Images;
 use crate::cache::CachedValues;
 use crate::error::Result;
 use qdrop_kernels::drop::Keep;
-use qdrop_kernels::nhwc::stage::mix_planes;
+use qdrop_kernels::nhwc::{from_planes, stage};
 
-/// Reads cached inputs, mixes them and writes them into `x`; `first` counts the images before.
-pub fn mixed_input(
-    quantized: &CachedValues,
-    full: &CachedValues,
-    samples: &[usize],
-    keep: Keep<'_>,
-    first: usize,
-    x: &mut Images,
-) -> Result<()> {
-    let layout = x.layout;
-    for ((i, sample), out) in samples.iter().enumerate().zip(x.values.chunks_exact_mut(layout.image())) {
-        let first_row = (first + i) * layout.height;
-        quantized.with_sample(*sample, |q| {
-            full.with_sample(*sample, |f| mix_planes(q, f, keep, first_row, (out, layout)))
-        })??;
+/// Reads cached values of some samples into `images`.
+pub fn read(cached: &CachedValues, samples: &[usize], images: &mut Images) -> Result<()> {
+    let layout = images.layout;
+    for (sample, out) in samples.iter().zip(images.values.chunks_exact_mut(layout.image())) {
+        cached.with_sample(*sample, |planes| from_planes(planes, layout, out))?;
     }
     Ok(())
 }
 
-/// Reads cached outputs into `target`.
-pub fn outputs(cached: &CachedValues, samples: &[usize], target: &mut Images) -> Result<()> {
-    let layout = target.layout;
-    for (sample, out) in samples.iter().zip(target.values.chunks_exact_mut(layout.image())) {
-        cached.with_sample(*sample, |values| mix_planes(values, values, Keep::All, 0, (out, layout)))?;
+/// Reads cached inputs and mixes them into `x`; `scratch` has its layout, and `first` counts the images
+/// before.
+pub fn mixed_input(
+    (quantized, full): (&CachedValues, &CachedValues),
+    samples: &[usize],
+    keep: Keep<'_>,
+    first: usize,
+    x: &mut Images,
+    scratch: &mut Images,
+) -> Result<()> {
+    if matches!(keep, Keep::All) {
+        return read(quantized, samples, x);
     }
+    read(full, samples, x)?;
+    read(quantized, samples, scratch)?;
+    let first_row = first * x.layout.height;
+    stage::mix(&scratch.values, keep, first_row, x.write());
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! A compiled unit and its step.
 
-use super::data::{mixed_input, outputs};
+use super::data::{mixed_input, read};
 use super::layer::{Images, Layer, Weight};
 use super::learned::{Number, Rounding};
 use super::{broken, compile};
@@ -48,6 +48,7 @@ pub struct FusedUnit {
     batch: usize,
     chunk: usize,
     x: Images,
+    scratch: Images,
     target: Images,
     layers: Vec<Layer>,
     shortcut: Shortcut,
@@ -73,7 +74,7 @@ impl FusedUnit {
         layers: Vec<Layer>,
         shortcut: Shortcut,
     ) -> Self {
-        Self { batch, chunk, x, target, layers, shortcut, steps: 0 }
+        Self { batch, chunk, scratch: x.clone(), x, target, layers, shortcut, steps: 0 }
     }
 
     /// One step on the given samples, as many as the batch size. `keep(i)` says which elements keep their
@@ -137,10 +138,11 @@ impl FusedUnit {
     }
 
     fn chunk(&mut self, samples: &UnitSamples, indices: &[usize], first: usize, choices: &[Choice]) -> Result<()> {
-        let Self { x, target, layers, shortcut, .. } = self;
+        let Self { x, scratch, target, layers, shortcut, .. } = self;
         let input = choices[0].keep();
-        mixed_input(&samples.quantized_input, &samples.float_input, indices, input, first, x)?;
-        outputs(&samples.float_output, indices, target)?;
+        let cached = (&*samples.quantized_input, &*samples.float_input);
+        mixed_input(cached, indices, input, first, x, scratch)?;
+        read(&samples.float_output, indices, target)?;
         let last = layers.len() - 1;
         for i in 0..=last {
             let (before, rest) = layers.split_at_mut(i);

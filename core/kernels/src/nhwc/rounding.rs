@@ -9,6 +9,8 @@ use rayon::prelude::*;
 
 /// Rows that are processed by one task.
 const ROWS: usize = 64;
+/// Numbers that are processed side by side.
+const SIDE: usize = 32;
 
 /// Weights as groups of rows of lanes; a lane of a group has one scale. Packed weights have a group for
 /// each tile; those of a depthwise convolution are one group.
@@ -120,34 +122,55 @@ pub fn learn(
                     let row = i * ROWS + r;
                     let (s, z) = grid.of_row(shape, row);
                     let (f, g) = (&floor[row * lanes..][..lanes], &grad[row * lanes..][..lanes]);
-                    let mut term = 0.0_f32;
-                    for l in 0..lanes {
-                        let (sigmoid, raw, h) = rectified_sigmoid(a[l]);
-                        let q = f[l] + h + z[l];
-                        let held = (q >= grid.qmin) & (q <= grid.qmax);
-                        let mut dh = if held { g[l] * s[l] } else { 0.0 };
-                        if let Some(Regularizer { weight, b }) = regularizer {
-                            let used = s[l] > 0.0;
-                            let centred = 2.0 * h - 1.0;
-                            let size = centred.abs();
-                            let power = exp((b - 1.0) * ln(size));
-                            let outer = 2.0 * b * weight * power;
-                            let outer = if centred > 0.0 { -outer } else { outer };
-                            let outer = if (centred == 0.0) | !used { 0.0 } else { outer };
-                            dh += outer;
-                            term += if used { weight * (1.0 - power * size) } else { 0.0 };
+                    // Sums lane by lane: one sum alone would stop the wide instructions.
+                    let mut terms = [0.0_f32; SIDE];
+                    for at in (0..lanes).step_by(SIDE) {
+                        let n = SIDE.min(lanes - at);
+                        let (a, m, v) = (&mut a[at..at + n], &mut m[at..at + n], &mut v[at..at + n]);
+                        let (s, z, f, g) = (&s[at..at + n], &z[at..at + n], &f[at..at + n], &g[at..at + n]);
+                        for l in 0..n {
+                            let (da, term) = gradient(a[l], f[l], g[l], s[l], z[l], &grid, regularizer);
+                            terms[l] += term;
+                            update.apply(&mut a[l], &mut m[l], &mut v[l], da);
                         }
-                        let slope = (ZETA - GAMMA) * sigmoid * (1.0 - sigmoid);
-                        let da = if (raw >= 0.0) & (raw <= 1.0) { dh * slope } else { 0.0 };
-                        update.apply(&mut a[l], &mut m[l], &mut v[l], da);
                     }
-                    sum += f64::from(term);
+                    sum += terms.iter().map(|t| f64::from(*t)).sum::<f64>();
                 }
                 sum
             },
         );
     });
     sums.iter().sum()
+}
+
+/// The gradient of one alpha, and its term of the regularizer.
+#[inline(always)]
+fn gradient(
+    alpha: f32,
+    floor: f32,
+    grad: f32,
+    scale: f32,
+    zero_point: f32,
+    grid: &LaneGrid<'_>,
+    regularizer: Option<Regularizer>,
+) -> (f32, f32) {
+    let (sigmoid, raw, h) = rectified_sigmoid(alpha);
+    let q = floor + h + zero_point;
+    let held = (q >= grid.qmin) & (q <= grid.qmax);
+    let mut dh = if held { grad * scale } else { 0.0 };
+    let mut term = 0.0;
+    if let Some(Regularizer { weight, b }) = regularizer {
+        let used = scale > 0.0;
+        let centred = 2.0 * h - 1.0;
+        let size = centred.abs();
+        let power = exp((b - 1.0) * ln(size));
+        let outer = 2.0 * b * weight * power;
+        let outer = if centred > 0.0 { -outer } else { outer };
+        dh += if (centred == 0.0) | !used { 0.0 } else { outer };
+        term = if used { weight * (1.0 - power * size) } else { 0.0 };
+    }
+    let slope = (ZETA - GAMMA) * sigmoid * (1.0 - sigmoid);
+    (if (raw >= 0.0) & (raw <= 1.0) { dh * slope } else { 0.0 }, term)
 }
 
 /// Numbers that [`learn`] needs room for.

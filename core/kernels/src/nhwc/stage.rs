@@ -85,12 +85,18 @@ const NO_STEP: Step = Step { scale: 1.0, zero_point: 0.0, qmin: 0.0, qmax: 0.0 }
 
 #[inline(always)]
 fn apply(activation: Option<Activation>, z: f32) -> f32 {
-    activation.map_or(z, |a| a.value(z))
+    match activation {
+        Some(a) => a.value(z),
+        None => z,
+    }
 }
 
 #[inline(always)]
 fn slope(activation: Option<Activation>, z: f32) -> f32 {
-    activation.map_or(1.0, |a| a.derivative(z))
+    match activation {
+        Some(a) => a.derivative(z),
+        None => 1.0,
+    }
 }
 
 /// The steps from zero, the position before rounding, and whether the grid holds it.
@@ -101,6 +107,33 @@ fn quantize(x: f32, s: &Step) -> (f32, f32, bool) {
     let c = if r < s.qmin { s.qmin } else { r };
     let c = if c > s.qmax { s.qmax } else { c };
     (c - s.zero_point, t, c == r)
+}
+
+/// A group of values. Loops over whole groups need no rest; what a row lacks is zero.
+type Group = [f32; GROUP];
+
+#[inline(always)]
+fn load(values: &[f32]) -> Group {
+    let mut group = [0.0; GROUP];
+    group[..values.len()].copy_from_slice(values);
+    group
+}
+
+/// The groups of a row: number, offset and length of each. `row` counts the rows of all images.
+#[inline(always)]
+fn groups(row: usize, len: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let count = len.div_ceil(GROUP);
+    (0..count).map(move |g| (row * count + g, g * GROUP, GROUP.min(len - g * GROUP)))
+}
+
+#[inline(always)]
+fn choose(keep: Keep<'_>, group: usize, first: usize, count: usize) -> [bool; GROUP] {
+    let mut choices = [true; GROUP];
+    match keep {
+        Keep::Mask(_) => keep.group(group, first, &mut choices[..count]),
+        _ => keep.group(group, first, &mut choices),
+    }
+    choices
 }
 
 /// The stage's value. `first_row` counts the rows of the images before these.
@@ -115,31 +148,37 @@ pub fn forward(stage: Stage, z: Read<'_>, keep: Keep<'_>, first_row: usize, out:
         let step = stage.step.unwrap_or(NO_STEP);
         specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
             #[inline(always)]
-            || for_each_part(keep, first_row + i, z.len(), |at, keep, n| {
-                let (z, out) = (&z[at..at + n], &mut out[at..at + n]);
-                for j in 0..n {
-                    let x = apply(ACTIVATION, z[j]);
-                    let q = quantize(x, &step).0 * step.scale;
-                    out[j] = if QUANTIZED & keep[j] { q } else { x };
-                }
-            })
+            || forward_row(ACTIVATION, QUANTIZED, &step, z, keep, first_row + i, out)
         ));
     });
 }
 
-/// Backward of one value: the gradient of z, and what it adds to those of scale and zero point.
 #[inline(always)]
-fn value_backward(
+fn forward_row(
     activation: Option<Activation>,
     quantized: bool,
-    z: f32,
-    x: f32,
-    g: f32,
-    keep: bool,
-    s: &Step,
-) -> [f32; 3] {
+    step: &Step,
+    z: &[f32],
+    keep: Keep<'_>,
+    row: usize,
+    out: &mut [f32],
+) {
+    for (group, at, n) in groups(row, z.len()) {
+        let choices = choose(keep, group, row * z.len() + at, n);
+        let mut values = load(&z[at..at + n]);
+        for j in 0..GROUP {
+            let x = apply(activation, values[j]);
+            let q = quantize(x, step).0 * step.scale;
+            values[j] = if quantized & choices[j] { q } else { x };
+        }
+        out[at..at + n].copy_from_slice(&values[..n]);
+    }
+}
+
+/// Backward of one value: the gradient of z, and what it adds to those of scale and zero point.
+#[inline(always)]
+fn value_backward(activation: Option<Activation>, rounded: bool, z: f32, x: f32, g: f32, s: &Step) -> [f32; 3] {
     let (steps, t, inside) = quantize(x, s);
-    let rounded = quantized & keep;
     let passes = !rounded | inside;
     let scale = if inside { steps - t } else { steps };
     let dz = if passes { g * slope(activation, z) } else { 0.0 };
@@ -149,20 +188,25 @@ fn value_backward(
 /// Numbers that are summed side by side.
 const LANES: usize = 16;
 
-/// Sums of one row in lanes.
-#[derive(Clone, Copy)]
-struct Lanes([[f32; LANES]; 3]);
+/// Sums of one row in lanes: of the scale, of the zero point, of the loss.
+type Lanes = [[f32; LANES]; 3];
 
-impl Lanes {
-    const ZERO: Self = Self([[0.0; LANES]; 3]);
+fn sums_of(lanes: Lanes) -> Sums {
+    let [scale, zero_point, loss] = lanes.map(|lanes| lanes.iter().map(|v| f64::from(*v)).sum());
+    Sums { scale, zero_point, loss }
+}
 
-    fn sums(self) -> Sums {
-        let [scale, zero_point, loss] = self.0.map(|lanes| lanes.iter().map(|v| f64::from(*v)).sum());
-        Sums { scale, zero_point, loss }
+/// Adds a group of values lane by lane.
+#[inline(always)]
+fn add(lanes: &mut [f32; LANES], values: &Group) {
+    for part in values.chunks_exact(LANES) {
+        for l in 0..LANES {
+            lanes[l] += part[l];
+        }
     }
 }
 
-/// The gradient with respect to z, given that of the stage's value, `grad`.
+/// The gradient with respect to z, given that of the stage's value, `grad`. `sums` has room for all rows.
 pub fn backward(
     stage: Stage,
     z: Read<'_>,
@@ -181,39 +225,44 @@ pub fn backward(
         // SAFETY: every task writes a row of its own.
         let out = unsafe { target.part(out.1.offset(image, row), out.1.values()) };
         let step = stage.step.unwrap_or(NO_STEP);
-        let mut lanes = Lanes::ZERO;
-        specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
+        *sums = sums_of(specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
             #[inline(always)]
-            || for_each_part(keep, first_row + i, z.len(), |at, keep, n| {
-                let mut parts = [[0.0; GROUP]; 2];
-                let (z, g, out) = (&z[at..at + n], &g[at..at + n], &mut out[at..at + n]);
-                for j in 0..n {
-                    let x = apply(ACTIVATION, z[j]);
-                    let [dz, ds, dzp] = value_backward(ACTIVATION, QUANTIZED, z[j], x, g[j], keep[j], &step);
-                    (out[j], parts[0][j], parts[1][j]) = (dz, ds, dzp);
-                }
-                for (lanes, part) in lanes.0.iter_mut().zip(&parts) {
-                    add(lanes, part);
-                }
-            })
-        ));
-        *sums = lanes.sums();
+            || backward_row(ACTIVATION, QUANTIZED, &step, (z, g), keep, first_row + i, out)
+        )));
     });
 }
 
-/// Adds a group of values lane by lane.
 #[inline(always)]
-fn add(lanes: &mut [f32; LANES], values: &[f32; GROUP]) {
-    for part in values.chunks_exact(LANES) {
-        for (lane, v) in lanes.iter_mut().zip(part) {
-            *lane += v;
+fn backward_row(
+    activation: Option<Activation>,
+    quantized: bool,
+    step: &Step,
+    (z, grad): (&[f32], &[f32]),
+    keep: Keep<'_>,
+    row: usize,
+    out: &mut [f32],
+) -> Lanes {
+    let mut lanes = [[0.0; LANES]; 3];
+    for (group, at, n) in groups(row, z.len()) {
+        let choices = choose(keep, group, row * z.len() + at, n);
+        let (zs, mut gs) = (load(&z[at..at + n]), load(&grad[at..at + n]));
+        let (mut scale, mut zero_point) = ([0.0; GROUP], [0.0; GROUP]);
+        for j in 0..GROUP {
+            let x = apply(activation, zs[j]);
+            let [dz, ds, dzp] = value_backward(activation, quantized & choices[j], zs[j], x, gs[j], step);
+            gs[j] = dz;
+            scale[j] = ds;
+            zero_point[j] = dzp;
         }
+        add(&mut lanes[0], &scale);
+        add(&mut lanes[1], &zero_point);
+        out[at..at + n].copy_from_slice(&gs[..n]);
     }
+    lanes
 }
 
-/// The unit's end: the value of the stage is compared with `target` (both rows of the same images),
-/// and the gradient of `factor` times the sum of squared errors with respect to `z + shortcut` is
-/// written.
+/// The unit's end: the value of the stage is compared with `target`, and the gradient of `factor` times
+/// the sum of squared errors with respect to `z + shortcut` is written. `sums` has room for all rows.
 #[allow(clippy::too_many_arguments)]
 pub fn end(
     stage: Stage,
@@ -236,87 +285,92 @@ pub fn end(
         // SAFETY: every task writes a row of its own.
         let out = unsafe { written.part(out.1.offset(image, row), out.1.values()) };
         let step = stage.step.unwrap_or(NO_STEP);
-        let mut lanes = Lanes::ZERO;
-        specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
+        *sums = sums_of(specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
             #[inline(always)]
-            || for_each_part(keep, first_row + i, z.len(), |at, keep, n| {
-                let mut parts = [[0.0; GROUP]; 3];
-                let mut sum = [0.0; GROUP];
-                sum[..n].copy_from_slice(&z[at..at + n]);
-                if let Some(shortcut) = shortcut {
-                    for (s, v) in sum[..n].iter_mut().zip(&shortcut[at..at + n]) {
-                        *s += v;
-                    }
-                }
-                let (want, out) = (&want[at..at + n], &mut out[at..at + n]);
-                for j in 0..n {
-                    let x = apply(ACTIVATION, sum[j]);
-                    let q = quantize(x, &step).0 * step.scale;
-                    let value = if QUANTIZED & keep[j] { q } else { x };
-                    let difference = value - want[j];
-                    let g = 2.0 * factor * difference;
-                    let [dz, ds, dzp] = value_backward(ACTIVATION, QUANTIZED, sum[j], x, g, keep[j], &step);
-                    (out[j], parts[0][j], parts[1][j], parts[2][j]) = (dz, ds, dzp, difference * difference);
-                }
-                for (lanes, part) in lanes.0.iter_mut().zip(&parts) {
-                    add(lanes, part);
-                }
-            })
-        ));
-        *sums = lanes.sums();
+            || end_row(ACTIVATION, QUANTIZED, &step, (z, shortcut, want), factor, keep, first_row + i, out)
+        )));
     });
 }
 
-/// The unit's input: cached quantized and full-precision values of one image, as planes (C, H, W), mixed
-/// element by element.
-pub fn mix_planes(quantized: &[f32], full: &[f32], keep: Keep<'_>, first_row: usize, (out, layout): Written<'_>) {
-    let (height, width, channels) = (layout.height, layout.width, layout.channels);
-    let len = height * layout.values();
-    assert!(quantized.len() == len && full.len() == len, "planes of {len} values");
-    let all = matches!(keep, Keep::All);
-    let base = if all { quantized } else { full };
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn end_row(
+    activation: Option<Activation>,
+    quantized: bool,
+    step: &Step,
+    (z, shortcut, target): (&[f32], Option<&[f32]>, &[f32]),
+    factor: f32,
+    keep: Keep<'_>,
+    row: usize,
+    out: &mut [f32],
+) -> Lanes {
+    let mut lanes = [[0.0; LANES]; 3];
+    for (group, at, n) in groups(row, z.len()) {
+        let choices = choose(keep, group, row * z.len() + at, n);
+        let mut zs = load(&z[at..at + n]);
+        if let Some(shortcut) = shortcut {
+            let added = load(&shortcut[at..at + n]);
+            for j in 0..GROUP {
+                zs[j] += added[j];
+            }
+        }
+        let mut want = [0.0; GROUP];
+        want[..n].copy_from_slice(&target[at..at + n]);
+        // Beyond the row the value is that of 0: no error.
+        for w in &mut want[n..] {
+            let x = apply(activation, 0.0);
+            *w = if quantized { quantize(x, step).0 * step.scale } else { x };
+        }
+        let (mut gradient, mut scale, mut zero_point, mut loss) =
+            ([0.0; GROUP], [0.0; GROUP], [0.0; GROUP], [0.0; GROUP]);
+        for j in 0..GROUP {
+            let x = apply(activation, zs[j]);
+            let q = quantize(x, step).0 * step.scale;
+            let rounded = quantized & choices[j];
+            let difference = (if rounded { q } else { x }) - want[j];
+            let g = 2.0 * factor * difference;
+            let [dz, ds, dzp] = value_backward(activation, rounded, zs[j], x, g, step);
+            gradient[j] = dz;
+            scale[j] = ds;
+            zero_point[j] = dzp;
+            loss[j] = difference * difference;
+        }
+        if n < GROUP {
+            // Where the choice beyond the row was the other one.
+            scale[n..].fill(0.0);
+            zero_point[n..].fill(0.0);
+            loss[n..].fill(0.0);
+        }
+        add(&mut lanes[0], &scale);
+        add(&mut lanes[1], &zero_point);
+        add(&mut lanes[2], &loss);
+        out[at..at + n].copy_from_slice(&gradient[..n]);
+    }
+    lanes
+}
+
+/// One value of each pair, row by row: `out` has the full-precision values, and takes the quantized ones
+/// where they are kept. Both are images of the same layout.
+pub fn mix(quantized: &[f32], keep: Keep<'_>, first_row: usize, (out, layout): Written<'_>) {
+    let rows = layout.height;
     let target = Shared::new(out);
-    (0..height).into_par_iter().with_min_len(4).for_each(|row| {
+    (0..layout.batch * rows).into_par_iter().with_min_len(4).for_each(|i| {
+        let at = layout.offset(i / rows, i % rows);
+        let q = &quantized[at..][..layout.values()];
         // SAFETY: every task writes a row of its own.
-        let out = unsafe { target.part(layout.offset(0, row), layout.values()) };
-        let line = |planes: &[f32], c: usize, x: usize| planes[(c * height + row) * width + x];
+        let out = unsafe { target.part(at, layout.values()) };
         vectorize(
             #[inline(always)]
             || {
-                for x in 0..width {
-                    let out = &mut out[x * channels..][..channels];
-                    for (c, o) in out.iter_mut().enumerate() {
-                        *o = line(base, c, x);
+                for (group, at, n) in groups(first_row + i, q.len()) {
+                    let choices = choose(keep, group, (first_row + i) * q.len() + at, n);
+                    let (qs, mut values) = (load(&q[at..at + n]), load(&out[at..at + n]));
+                    for j in 0..GROUP {
+                        values[j] = if choices[j] { qs[j] } else { values[j] };
                     }
+                    out[at..at + n].copy_from_slice(&values[..n]);
                 }
-                if all {
-                    return;
-                }
-                let (mut c, mut x) = (0, 0);
-                for_each_part(keep, first_row + row, out.len(), |at, keep, n| {
-                    for (j, o) in out[at..at + n].iter_mut().enumerate() {
-                        let q = line(quantized, c, x);
-                        *o = if keep[j] { q } else { *o };
-                        c += 1;
-                        if c == channels {
-                            (c, x) = (0, x + 1);
-                        }
-                    }
-                });
             },
         );
     });
-}
-
-/// Calls `body(offset, keep, count)` for consecutive parts of a row of `len` values, [`GROUP`] long but
-/// for the last. `row` counts the rows of all images.
-#[inline(always)]
-fn for_each_part(keep: Keep<'_>, row: usize, len: usize, mut body: impl FnMut(usize, &[bool; GROUP], usize)) {
-    let groups = len.div_ceil(GROUP);
-    for group in 0..groups {
-        let (at, mut part) = (group * GROUP, [true; GROUP]);
-        let count = GROUP.min(len - at);
-        keep.group(row * groups + group, row * len + at, &mut part[..count]);
-        body(at, &part, count);
-    }
 }

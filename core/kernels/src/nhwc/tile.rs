@@ -104,6 +104,7 @@ unsafe fn dispatch<S: Simd, const V: usize>(simd: S, r: &mut RowTile<'_>, lane: 
 #[inline(always)]
 unsafe fn tile<S: Simd, const P: usize, const V: usize>(simd: S, r: &mut RowTile<'_>, lane: usize, pixel: usize) {
     let width = S::F32_LANES;
+    let (step, inputs) = (r.step, r.inputs);
     // SAFETY: promised by the caller.
     unsafe {
         let mut sums = [[simd.splat_f32s(0.0); V]; P];
@@ -118,21 +119,25 @@ unsafe fn tile<S: Simd, const P: usize, const V: usize>(simd: S, r: &mut RowTile
         let at = r.image.as_ptr().add(r.at + pixel * r.step);
         let weight = r.weight.as_ptr().add(lane);
         for tap in r.taps {
-            let image = at.offset(tap.image);
+            let mut image = at.offset(tap.image);
             let mut weight = weight.add(tap.weight);
-            for i in 0..r.inputs {
-                let mut w = [simd.splat_f32s(0.0); V];
-                for (v, w) in w.iter_mut().enumerate() {
-                    *w = weight.add(v * width).cast::<S::f32s>().read_unaligned();
-                }
+            // A copy that no reference points to stays in registers.
+            let mut now = sums;
+            for _ in 0..inputs {
+                let w: [S::f32s; V] =
+                    std::array::from_fn(|v| weight.add(v * width).cast::<S::f32s>().read_unaligned());
                 weight = weight.add(TILE);
-                for (p, sums) in sums.iter_mut().enumerate() {
-                    let x = simd.splat_f32s(*image.add(p * r.step + i));
+                let mut pixel = image;
+                for p in 0..P {
+                    let x = simd.splat_f32s(*pixel);
+                    pixel = pixel.wrapping_add(step);
                     for v in 0..V {
-                        sums[v] = simd.mul_add_e_f32s(x, w[v], sums[v]);
+                        now[p][v] = simd.mul_add_e_f32s(x, w[v], now[p][v]);
                     }
                 }
+                image = image.add(1);
             }
+            sums = now;
         }
         let out = r.out.as_mut_ptr().add(pixel * r.out_step + lane);
         for (p, sums) in sums.iter().enumerate() {
