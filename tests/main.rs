@@ -4,6 +4,7 @@ mod architectures;
 mod bad_input;
 mod cli;
 mod conformance;
+mod fused;
 mod golden_observers;
 mod golden_quantizers;
 mod golden_reconstruction;

@@ -361,16 +361,21 @@ pub fn mix(quantized: &[f32], keep: Keep<'_>, first_row: usize, (out, layout): W
         let out = unsafe { target.part(at, layout.values()) };
         vectorize(
             #[inline(always)]
-            || {
-                for (group, at, n) in groups(first_row + i, q.len()) {
-                    let choices = choose(keep, group, (first_row + i) * q.len() + at, n);
-                    let (qs, mut values) = (load(&q[at..at + n]), load(&out[at..at + n]));
-                    for j in 0..GROUP {
-                        values[j] = if choices[j] { qs[j] } else { values[j] };
-                    }
-                    out[at..at + n].copy_from_slice(&values[..n]);
-                }
-            },
+            || mix_row(q, keep, first_row + i, out),
         );
     });
+}
+
+#[inline(always)]
+fn mix_row(quantized: &[f32], keep: Keep<'_>, row: usize, out: &mut [f32]) {
+    for (group, at, n) in groups(row, quantized.len()) {
+        let choices = choose(keep, group, row * quantized.len() + at, n);
+        let (q, mut values) = (load(&quantized[at..at + n]), load(&out[at..at + n]));
+        for j in 0..GROUP {
+            // Both values by hand: a branch would stop the wide instructions.
+            let mask = u32::from(choices[j]).wrapping_neg();
+            values[j] = f32::from_bits((q[j].to_bits() & mask) | (values[j].to_bits() & !mask));
+        }
+        out[at..at + n].copy_from_slice(&values[..n]);
+    }
 }

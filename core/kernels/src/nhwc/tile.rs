@@ -124,8 +124,7 @@ unsafe fn tile<S: Simd, const P: usize, const V: usize>(simd: S, r: &mut RowTile
             // A copy that no reference points to stays in registers.
             let mut now = sums;
             for _ in 0..inputs {
-                let w: [S::f32s; V] =
-                    std::array::from_fn(|v| weight.add(v * width).cast::<S::f32s>().read_unaligned());
+                let w: [S::f32s; V] = std::array::from_fn(|v| weight.add(v * width).cast::<S::f32s>().read_unaligned());
                 weight = weight.add(TILE);
                 let mut pixel = image;
                 for p in 0..P {

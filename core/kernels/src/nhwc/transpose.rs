@@ -2,23 +2,11 @@
 
 use super::shared::Shared;
 use super::Layout;
+use crate::simd::vectorize;
 use rayon::prelude::*;
 
-/// Pixels of a block: a cache line of each plane.
+/// Pixels and channels of a block: a cache line of each plane.
 const BLOCK: usize = 16;
-
-/// Calls `body(place in a plane's row, place in the image's row, channel)` block by block.
-#[inline(always)]
-fn for_each(width: usize, channels: usize, mut body: impl FnMut(usize, usize, usize)) {
-    for first in (0..width).step_by(BLOCK) {
-        let last = (first + BLOCK).min(width);
-        for c in 0..channels {
-            for x in first..last {
-                body(x, x * channels + c, c);
-            }
-        }
-    }
-}
 
 /// Writes one image, given as planes, into `out`; the border stays as it is.
 pub fn from_planes(planes: &[f32], layout: Layout, out: &mut [f32]) {
@@ -28,8 +16,38 @@ pub fn from_planes(planes: &[f32], layout: Layout, out: &mut [f32]) {
     (0..height).into_par_iter().with_min_len(4).for_each(|y| {
         // SAFETY: every task writes a row of its own.
         let row = unsafe { out.part(layout.offset(0, y), layout.values()) };
-        for_each(width, channels, |x, at, c| row[at] = planes[(c * height + y) * width + x]);
+        vectorize(
+            #[inline(always)]
+            || {
+                for first in (0..width).step_by(BLOCK) {
+                    let pixels = BLOCK.min(width - first);
+                    for channel in (0..channels).step_by(BLOCK) {
+                        let lanes = BLOCK.min(channels - channel);
+                        let mut block = [[0.0; BLOCK]; BLOCK];
+                        for (c, line) in block[..lanes].iter_mut().enumerate() {
+                            let from = ((channel + c) * height + y) * width + first;
+                            line[..pixels].copy_from_slice(&planes[from..from + pixels]);
+                        }
+                        for x in 0..pixels {
+                            let pixel = transposed(&block, x);
+                            let at = (first + x) * channels + channel;
+                            row[at..at + lanes].copy_from_slice(&pixel[..lanes]);
+                        }
+                    }
+                }
+            },
+        );
     });
+}
+
+/// One column of a block.
+#[inline(always)]
+fn transposed(block: &[[f32; BLOCK]; BLOCK], x: usize) -> [f32; BLOCK] {
+    let mut column = [0.0; BLOCK];
+    for (value, line) in column.iter_mut().zip(block) {
+        *value = line[x];
+    }
+    column
 }
 
 /// Writes the planes of one image.
@@ -38,6 +56,10 @@ pub fn to_planes(image: &[f32], layout: Layout, planes: &mut [f32]) {
     assert!(planes.len() == height * layout.values() && image.len() >= layout.image());
     for y in 0..height {
         let row = &image[layout.offset(0, y)..][..layout.values()];
-        for_each(width, channels, |x, at, c| planes[(c * height + y) * width + x] = row[at]);
+        for (x, pixel) in row.chunks_exact(channels).enumerate() {
+            for (c, value) in pixel.iter().enumerate() {
+                planes[(c * height + y) * width + x] = *value;
+            }
+        }
     }
 }

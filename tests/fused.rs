@@ -1,0 +1,193 @@
+//! The fused step computes what the generic path computes, for every unit of the published networks.
+
+use crate::support::*;
+use qdrop_core::graph::{fold_batch_norm, quantization_sites, SiteKind, Unit};
+use qdrop_core::model::{Precision, QuantModel, QuantSite};
+use qdrop_core::prelude::*;
+use qdrop_core::progress::{Event, Progress, Silent};
+use qdrop_core::random::SeededRandom;
+use qdrop_core::reconstructor::{Forget, UnitData, UnitSamples};
+use qdrop_plugins::reconstructors::{optimize, QdropParams};
+use std::collections::HashMap;
+
+const SAMPLES: usize = 8;
+
+/// The networks of the ImageNet recipes, on small images.
+const NETWORKS: [(&str, &str); 6] = [
+    ("resnet18", "{image_size: 32}"),
+    ("resnet50", "{image_size: 32}"),
+    ("mobilenet_v2", "{image_size: 32}"),
+    ("regnetx_600m", "{image_size: 32}"),
+    ("regnetx_3200m", "{image_size: 32}"),
+    ("mnasnet", "{image_size: 32}"),
+];
+
+/// A network with weights of noise and its quantizers in place.
+fn model(name: &str, params: &str, activation: &str) -> QuantModel {
+    let architecture = registries().architectures.get(name, "test").unwrap().build().unwrap();
+    let graph = architecture.graph(&Params::new("test", serde_yaml::from_str(params).unwrap())).unwrap();
+    let parameter = |(i, (name, shape)): (usize, (String, Vec<usize>))| {
+        let fan_in: usize = shape[1..].iter().product();
+        let x = noise(&shape, i as u32);
+        let x = match shape.len() {
+            1 if name.ends_with("weight") || name.ends_with("running_var") => x.affine(0.3, 1.0),
+            1 => x.affine(0.1, 0.0),
+            _ => x.affine((4.0 / fan_in as f64).sqrt(), 0.0),
+        };
+        (name, x.unwrap())
+    };
+    let mut parameters: HashMap<String, Tensor> =
+        graph.parameter_shapes().into_iter().enumerate().map(parameter).collect();
+    let graph = fold_batch_norm(graph, &mut parameters).unwrap();
+    let mut model = QuantModel::new(graph.clone(), parameters, Device::Cpu);
+    for site in quantization_sites(&graph) {
+        let name = site.name.clone();
+        if site.kind == SiteKind::Weight {
+            let mut quantizer = quantizer("adaround", &spec(2, false, Granularity::PerAxis(0)));
+            let rows = model.weight(site.node).unwrap().flatten_from(1).unwrap();
+            let bound = |x: Tensor| x.affine(0.7, 0.0).unwrap().to_vec1().unwrap();
+            let range = Range { min: bound(rows.min(1).unwrap()), max: bound(rows.max(1).unwrap()) };
+            quantizer.set_range(&range, &Device::Cpu).unwrap();
+            model.set_weight_quantizer(site.node, QuantSite { name, quantizer });
+        } else {
+            let mut quantizer = quantizer(activation, &spec(4, false, Granularity::PerTensor));
+            quantizer.set_range(&Range { min: vec![-0.5], max: vec![2.5] }, &Device::Cpu).unwrap();
+            model.set_activation_quantizer(site.node, QuantSite { name, quantizer });
+        }
+    }
+    model
+}
+
+/// Cached values of a unit: noise, and what the full-precision unit makes of it.
+fn samples(model: &QuantModel, unit: &Unit) -> UnitSamples {
+    let input = model.graph().unit_input(unit).unwrap();
+    let output = model.graph().unit_output(unit).unwrap();
+    let dims = [&[SAMPLES], model.graph().node(input).shape.as_slice()].concat();
+    let float_input = noise(&dims, 500).affine(1.0, 0.3).unwrap();
+    let mut values = HashMap::from([(input, float_input.clone())]);
+    let compute = |id, inputs: &[&Tensor]| model.node_value(id, inputs, Precision::Float);
+    model.run(&unit.nodes, &mut values, output, compute).unwrap();
+    let float_output = values.remove(&output).unwrap();
+    let quantized_input = ((&float_input * 8.0).unwrap().round().unwrap() / 8.0).unwrap();
+    UnitSamples::in_memory(&UnitData { quantized_input, float_input, float_output }).unwrap()
+}
+
+/// Losses of each step, and everything that was learned.
+fn run(
+    model: &mut QuantModel,
+    unit: &Unit,
+    params: &QdropParams,
+    engine: Engine,
+) -> (Vec<LossPoint>, Vec<(String, Vec<f32>)>) {
+    let samples = samples(model, unit);
+    let mut task = UnitTask::new(model, unit, 3, samples).unwrap();
+    task.begin().unwrap();
+    let random = SeededRandom { seed: 7 };
+    let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
+    let losses = optimize(&task, params, &context).unwrap();
+    let learned = task.parameters().unwrap().into_iter().map(|(name, p)| (name, vec(p.var.as_tensor()))).collect();
+    (losses, learned)
+}
+
+fn compare(name: &str, params: &str, unit: &str, activation: &str, settings: &QdropParams) {
+    let mut results = [Engine::Generic, Engine::Fused].map(|engine| {
+        let mut model = model(name, params, activation);
+        let unit = model.graph().units().iter().find(|u| u.name == unit).unwrap_or_else(|| panic!("{unit}")).clone();
+        run(&mut model, &unit, settings, engine)
+    });
+    let [generic, fused] = &mut results;
+    assert_eq!(generic.0.len(), fused.0.len());
+    for (step, (g, f)) in generic.0.iter().zip(&fused.0).enumerate() {
+        let pair = |p: &LossPoint| [p.reconstruction as f32, p.rounding as f32, p.b as f32];
+        assert!(worst(&pair(f), &pair(g), 1e-6) < 1e-3, "{name} {unit} step {step}: {f:?}, generic {g:?}");
+    }
+    for ((key, g), (other, f)) in generic.1.iter().zip(&fused.1) {
+        assert_eq!(key, other);
+        // A gradient that is 0 in one order of summation and tiny in another moves its alpha by the full rate.
+        let apart = g.iter().zip(f).filter(|(g, f)| (*g - *f).abs() > 1e-3 * g.abs().max(0.1)).count();
+        assert!(apart * 1000 <= g.len(), "{name} {unit} {key}: {apart} of {} differ", g.len());
+    }
+}
+
+#[test]
+fn a_block_of_each_network_learns_the_same_both_ways() {
+    let settings = QdropParams { iters: 40, batch_size: 6, weight: 0.1, ..Default::default() };
+    for ((name, params), unit) in
+        NETWORKS.into_iter().zip(["layer2.0", "layer2.0", "features.3", "s2.b1", "s1.b2", "layers.9.0"])
+    {
+        compare(name, params, unit, "lsq", &settings);
+    }
+    // Learned zero points, nothing learned, a batch that nothing divides, no drop, a classifier.
+    compare("resnet18", "{image_size: 32}", "layer1.0", "lsq_plus", &QdropParams { batch_size: 7, ..settings.clone() });
+    compare(
+        "mobilenet_v2",
+        "{image_size: 32}",
+        "features.2",
+        "fixed",
+        &QdropParams { drop_prob: 1.0, ..settings.clone() },
+    );
+    compare("resnet18", "{image_size: 32}", "fc", "lsq", &settings);
+}
+
+#[test]
+fn every_unit_of_the_published_networks_has_a_fused_step() {
+    let settings = QdropParams { iters: 1, batch_size: 2, ..Default::default() };
+    for (name, params) in NETWORKS {
+        let mut model = model(name, params, "lsq");
+        let units = model.graph().units().to_vec();
+        // One of each kind: later blocks of a stage are like the second.
+        for unit in units.iter().filter(|u| !u.name.contains(".b3") && !u.name.ends_with(".3")) {
+            let (losses, _) = run(&mut model, unit, &settings, Engine::Fused);
+            assert!(losses[0].reconstruction.is_finite(), "{name} {}", unit.name);
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let settings = QdropParams { iters: 6, batch_size: 5, warm_up: 0.0, ..Default::default() };
+    for unit in ["features.2", "features.5"] {
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut model = model("mobilenet_v2", "{image_size: 32}", "lsq");
+                let unit = model.graph().units().iter().find(|u| u.name == unit).unwrap().clone();
+                run(&mut model, &unit, &settings, Engine::Fused)
+            })
+        };
+        let one = with(1);
+        assert!(one == with(2) && one == with(3), "{unit}");
+    }
+}
+
+/// Notes why units were not fused.
+#[derive(Default)]
+struct Reasons(std::sync::Mutex<Vec<String>>);
+
+impl Progress for Reasons {
+    fn event(&self, event: Event<'_>) {
+        if let Event::Generic { unit, why } = event {
+            self.0.lock().unwrap().push(format!("{unit}: {why}"));
+        }
+    }
+}
+
+#[test]
+fn other_units_go_the_generic_way_and_say_why() {
+    // Squeeze-and-excitation multiplies values.
+    let mut model = model("regnety_400m", "{image_size: 32}", "lsq");
+    let unit = model.graph().units()[1].clone();
+    let samples = samples(&model, &unit);
+    let mut task = UnitTask::new(&mut model, &unit, 0, samples).unwrap();
+    task.begin().unwrap();
+    let (random, reasons) = (SeededRandom { seed: 1 }, Reasons::default());
+    let mut context = Context { random: &random, progress: &reasons, interruption: &Forget, engine: Engine::Auto };
+    let settings = QdropParams { iters: 1, batch_size: 2, ..Default::default() };
+    optimize(&task, &settings, &context).unwrap();
+    let said = reasons.0.lock().unwrap().clone();
+    assert_eq!(said.len(), 1);
+    assert!(said[0].contains("is read more than once"), "{said:?}");
+    context.engine = Engine::Fused;
+    let error = optimize(&task, &settings, &context).unwrap_err().to_string();
+    assert!(error.contains("has no fused step: ") && error.contains("use --engine auto"), "{error}");
+}
