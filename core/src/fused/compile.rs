@@ -179,7 +179,7 @@ pub fn compile(
     for (i, (link, shape)) in parts.chain.iter().zip(&shapes).enumerate() {
         let z = layout(link.node, 0);
         let gz = layout(link.node, if i == 0 { 0 } else { Weight::border_of_gradient(shape) });
-        let gx = (i > 0).then(|| Layout { border: 0, ..x });
+        let gx = (i > 0).then_some(Layout { border: 0, ..x });
         let weight = match weight(model, link.node, *shape, (x, z, gz, gx))? {
             Ok(weight) => weight,
             Err(why) => return refuse(why),

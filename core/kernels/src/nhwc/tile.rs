@@ -121,17 +121,17 @@ unsafe fn tile<S: Simd, const P: usize, const V: usize>(simd: S, r: &mut RowTile
         for tap in r.taps {
             let mut image = at.offset(tap.image);
             let mut weight = weight.add(tap.weight);
-            // A copy that no reference points to stays in registers.
+            // A copy that no other reference points to stays in registers.
             let mut now = sums;
             for _ in 0..inputs {
                 let w: [S::f32s; V] = std::array::from_fn(|v| weight.add(v * width).cast::<S::f32s>().read_unaligned());
                 weight = weight.add(TILE);
                 let mut pixel = image;
-                for p in 0..P {
+                for sums in &mut now {
                     let x = simd.splat_f32s(*pixel);
                     pixel = pixel.wrapping_add(step);
                     for v in 0..V {
-                        now[p][v] = simd.mul_add_e_f32s(x, w[v], now[p][v]);
+                        sums[v] = simd.mul_add_e_f32s(x, w[v], sums[v]);
                     }
                 }
                 image = image.add(1);
