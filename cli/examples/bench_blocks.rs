@@ -1,8 +1,8 @@
-//! Time of one reconstruction iteration of single blocks (W2A4, batch 32, generic path):
+//! Time of one reconstruction iteration of single blocks (W2A4, batch 32):
 //!
 //! ```text
 //! cargo run --release -p qdrop-cli --example bench_blocks -- [BLOCK...] [--threads N] [--iters N]
-//!     [--pairs N] [--against "python3 cli/examples/torch_block.py"]
+//!     [--engine fused|generic] [--pairs N] [--against "python3 cli/examples/torch_block.py"]
 //! ```
 //!
 //! With `--against`, runs of the other command and of qdrop alternate, and the median ratio of the
