@@ -112,7 +112,7 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_iters: Option<usize>,
     /// Which path reconstructs a unit: `auto` (fused where a unit allows it), `generic` or `fused`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_auto")]
     pub engine: Engine,
     /// How accuracy is measured.
     #[serde(default)]
@@ -141,6 +141,10 @@ pub struct Published {
 
 fn is_empty(path: &Path) -> bool {
     path.as_os_str().is_empty()
+}
+
+fn is_auto(engine: &Engine) -> bool {
+    *engine == Engine::Auto
 }
 
 fn default_seed() -> u64 {

@@ -161,7 +161,7 @@ impl Conv2dShape {
     }
 
     /// A convolution that is a plain matrix product on the image as it lies in memory.
-    pub(super) fn is_pointwise(&self) -> bool {
+    pub(crate) fn is_pointwise(&self) -> bool {
         self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == Padding::default()
     }
 

@@ -88,22 +88,68 @@ fn correlate<S: Simd>(
     let reach = (pixels - 1) * step + channels;
     assert!(taps.iter().all(|(at, w)| at + reach <= x.len() && w + channels <= weight.len()), "outside of the image");
     assert!(bias.is_none_or(|b| b.len() >= channels));
-    for channel in (0..channels).step_by(S::F32_LANES) {
-        let lanes = channels - channel;
-        // SAFETY: checked above, and `lanes` channels are left.
-        unsafe {
-            let first = bias.map_or(simd.splat_f32s(0.0), |b| load(simd, b.as_ptr().add(channel), lanes));
-            let mut weights = [simd.splat_f32s(0.0); MOST_TAPS];
-            for (w, tap) in weights.iter_mut().zip(taps) {
-                *w = load(simd, weight.as_ptr().add(tap.1 + channel), lanes);
-            }
-            for pixel in 0..pixels {
-                let mut sum = first;
-                for (w, tap) in weights.iter().zip(taps) {
-                    let x = load(simd, x.as_ptr().add(tap.0 + pixel * step + channel), lanes);
-                    sum = simd.mul_add_e_f32s(x, *w, sum);
+    let row = Row { x, taps, step, weight, bias, out_step, channels, pixels };
+    macro_rules! counts {
+        ($($n:literal)*) => {
+            // SAFETY: checked above.
+            match taps.len() { $($n => unsafe { row.correlate::<S, $n>(simd, out) },)* _ => row.correlate_any(simd, out) }
+        };
+    }
+    // A 3 x 3 kernel, and what of it lies at a border or meets a stride of 2.
+    counts!(1 2 3 4 6 9)
+}
+
+/// A row to be correlated, whose taps lie inside the image.
+struct Row<'a> {
+    x: &'a [f32],
+    taps: &'a [(usize, usize)],
+    step: usize,
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    out_step: usize,
+    channels: usize,
+    pixels: usize,
+}
+
+impl Row<'_> {
+    /// With `N` taps, whose weights stay in registers.
+    ///
+    /// # Safety
+    /// The row was checked, `out` holds its pixels, and there are `N` taps.
+    #[inline(always)]
+    unsafe fn correlate<S: Simd, const N: usize>(&self, simd: S, out: &mut [f32]) {
+        for channel in (0..self.channels).step_by(S::F32_LANES) {
+            let lanes = self.channels - channel;
+            // SAFETY: promised by the caller; `lanes` channels are left.
+            unsafe {
+                let first = self.bias.map_or(simd.splat_f32s(0.0), |b| load(simd, b.as_ptr().add(channel), lanes));
+                let weights: [S::f32s; N] =
+                    std::array::from_fn(|i| load(simd, self.weight.as_ptr().add(self.taps[i].1 + channel), lanes));
+                let from: [*const f32; N] = std::array::from_fn(|i| self.x.as_ptr().add(self.taps[i].0 + channel));
+                for pixel in 0..self.pixels {
+                    let mut sum = first;
+                    for i in 0..N {
+                        let x = load(simd, from[i].add(pixel * self.step), lanes);
+                        sum = simd.mul_add_e_f32s(x, weights[i], sum);
+                    }
+                    store(simd, out.as_mut_ptr().add(pixel * self.out_step + channel), lanes, sum);
                 }
-                store(simd, out.as_mut_ptr().add(pixel * out_step + channel), lanes, sum);
+            }
+        }
+    }
+
+    /// With any number of taps.
+    #[inline(always)]
+    fn correlate_any<S: Simd>(&self, simd: S, out: &mut [f32]) {
+        for channel in (0..self.channels).step_by(S::F32_LANES) {
+            let lanes = (self.channels - channel).min(S::F32_LANES);
+            let part = |values: &[f32], at: usize| simd.partial_load_f32s(&values[at + channel..][..lanes]);
+            for pixel in 0..self.pixels {
+                let mut sum = self.bias.map_or(simd.splat_f32s(0.0), |b| part(b, 0));
+                for (at, w) in self.taps {
+                    sum = simd.mul_add_e_f32s(part(self.x, at + pixel * self.step), part(self.weight, *w), sum);
+                }
+                simd.partial_store_f32s(&mut out[pixel * self.out_step + channel..][..lanes], sum);
             }
         }
     }

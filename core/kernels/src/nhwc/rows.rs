@@ -46,7 +46,7 @@ impl RowPlan {
     /// The convolution: reads `x`, whose border is at least the padding, and writes `out`.
     pub fn forward(shape: &Conv2dShape, x: Layout, out: Layout) -> Self {
         let weight = PackedShape::of(shape);
-        let whole = weight.kernel == [1, 1] && shape.stride == [1, 1] && x.border == 0 && out.border == 0;
+        let whole = shape.is_pointwise() && x.border == 0 && out.border == 0;
         if whole {
             return Self::flat(weight, x, out);
         }
@@ -76,7 +76,7 @@ impl RowPlan {
     pub fn backward_input(shape: &Conv2dShape, grad: Layout, dx: Layout) -> Self {
         let forward = PackedShape::of(shape);
         let weight = PackedShape { inputs: forward.outputs, outputs: forward.inputs, ..forward };
-        let whole = weight.kernel == [1, 1] && shape.stride == [1, 1] && grad.border == 0 && dx.border == 0;
+        let whole = shape.is_pointwise() && grad.border == 0 && dx.border == 0;
         if whole {
             return Self::flat(weight, grad, dx);
         }

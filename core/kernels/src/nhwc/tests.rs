@@ -142,7 +142,10 @@ fn shapes_of_networks_agree_with_the_reference() {
         dilation: [1, 1],
         groups,
     };
+    let padded = Conv2dShape { padding: Padding::all(1), ..shape([8, 24], 6, 1, 1, 1) };
     for s in [
+        // A product of all pixels, but for the padding.
+        padded,
         shape([64, 64], 14, 3, 1, 1),
         // Weights that do not stay in the cache.
         shape([160, 320], 7, 3, 1, 1),

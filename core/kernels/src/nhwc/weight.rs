@@ -40,7 +40,7 @@ impl WeightPlan {
     /// of its output.
     pub fn new(shape: &Conv2dShape, x: Layout, grad: Layout) -> Self {
         let packed = PackedShape::of(shape);
-        let whole = packed.kernel == [1, 1] && shape.stride == [1, 1] && x.border == 0 && grad.border == 0;
+        let whole = shape.is_pointwise() && x.border == 0 && grad.border == 0;
         let pixels = grad.batch * grad.height * grad.width;
         let one_row = |l: Layout| Layout { batch: 1, height: pixels.div_ceil(FLAT_ROW), width: FLAT_ROW, ..l };
         let (x, grad, flat) = if whole { (one_row(x), one_row(grad), Some(pixels)) } else { (x, grad, None) };
