@@ -237,7 +237,7 @@ impl<'a> UnitTask<'a> {
         if context.engine == Engine::Generic {
             return Ok(None);
         }
-        match FusedUnit::compile(self.model, &self.nodes, (self.input, self.output), batch)? {
+        match FusedUnit::compile(self.model, &self.nodes, (self.input, self.output), &self.samples, batch)? {
             Ok(unit) => Ok(Some(unit)),
             Err(why) if context.engine == Engine::Fused => {
                 Err(self.error(format!("has no fused step: {why}; use --engine auto")))

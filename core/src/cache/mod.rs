@@ -72,7 +72,7 @@ impl CacheBudget {
 
 /// A share of the budget, given back on drop.
 #[derive(Debug)]
-struct Reservation {
+pub(crate) struct Reservation {
     budget: Arc<CacheBudget>,
     bytes: u64,
 }

@@ -137,6 +137,11 @@ impl CachedValues {
         }
     }
 
+    /// Takes `bytes` of the same budget, for values derived from these; `None` when they are not left.
+    pub(crate) fn reserve(&self, bytes: u64) -> Option<Reservation> {
+        self.budget.reserve(bytes)
+    }
+
     /// Calls `body` with the values of one sample.
     ///
     /// # Errors

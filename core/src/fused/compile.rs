@@ -1,5 +1,6 @@
 //! From a unit's graph to its plan.
 
+use super::data::Samples;
 use super::layer::{Images, Layer, Site, Weight};
 use super::learned::{Number, Rounding};
 use super::unit::{FusedUnit, Shortcut};
@@ -9,6 +10,7 @@ use crate::graph::{Graph, NodeId, Op};
 use crate::grid::Granularity;
 use crate::model::{QuantModel, QuantSite};
 use crate::ops::{host_values, Activation};
+use crate::reconstructor::UnitSamples;
 use qdrop_kernels::conv::{Conv2dShape, Padding};
 use qdrop_kernels::nhwc::stage::{Step, Sums};
 use qdrop_kernels::nhwc::Layout;
@@ -99,6 +101,7 @@ pub fn compile(
     model: &QuantModel,
     nodes: &[NodeId],
     (input, output): (NodeId, NodeId),
+    samples: &UnitSamples,
     batch: usize,
 ) -> Result<std::result::Result<FusedUnit, String>> {
     if !model.device().is_cpu() {
@@ -231,7 +234,8 @@ pub fn compile(
         _ => Shortcut::None,
     };
     let target = Images::new(layout(output, 0));
-    Ok(Ok(FusedUnit::new(batch, chunk, Images::new(x_layout), target, layers, shortcut)))
+    let samples = Samples::new(samples, x_layout, target.layout)?;
+    Ok(Ok(FusedUnit::new(batch, chunk, samples, Images::new(x_layout), target, layers, shortcut)))
 }
 
 /// The weight of a layer, with what is learned of it.

@@ -1,6 +1,6 @@
 //! A compiled unit and its step.
 
-use super::data::{mixed_input, read};
+use super::data::Samples;
 use super::layer::{Images, Layer, Weight};
 use super::learned::{Number, Rounding};
 use super::{broken, compile};
@@ -47,6 +47,7 @@ pub struct StepLosses {
 pub struct FusedUnit {
     batch: usize,
     chunk: usize,
+    samples: Samples,
     x: Images,
     scratch: Images,
     target: Images,
@@ -61,20 +62,22 @@ impl FusedUnit {
         model: &QuantModel,
         nodes: &[NodeId],
         ends: (NodeId, NodeId),
+        samples: &UnitSamples,
         batch: usize,
     ) -> Result<std::result::Result<Self, String>> {
-        compile::compile(model, nodes, ends, batch)
+        compile::compile(model, nodes, ends, samples, batch)
     }
 
     pub(super) fn new(
         batch: usize,
         chunk: usize,
+        samples: Samples,
         x: Images,
         target: Images,
         layers: Vec<Layer>,
         shortcut: Shortcut,
     ) -> Self {
-        Self { batch, chunk, scratch: x.clone(), x, target, layers, shortcut, steps: 0 }
+        Self { batch, chunk, samples, scratch: x.clone(), x, target, layers, shortcut, steps: 0 }
     }
 
     /// One step on the given samples, as many as the batch size. `keep(i)` says which elements keep their
@@ -85,7 +88,6 @@ impl FusedUnit {
     /// The cached values cannot be read, or the loss is not finite.
     pub fn step(
         &mut self,
-        samples: &UnitSamples,
         indices: &[usize],
         keep: &dyn Fn(usize) -> Keep,
         regularizer: Option<(f64, f64)>,
@@ -97,7 +99,7 @@ impl FusedUnit {
         self.prepare();
         let choices = self.choices(keep)?;
         for (i, chunk) in indices.chunks(self.chunk).enumerate() {
-            self.chunk(samples, chunk, i * self.chunk, &choices)?;
+            self.chunk(chunk, i * self.chunk, &choices)?;
         }
         let last = self.layers.last().map_or(0.0, |l| l.sums.loss);
         let reconstruction = last * f64::from(self.factor());
@@ -137,12 +139,11 @@ impl FusedUnit {
             .collect()
     }
 
-    fn chunk(&mut self, samples: &UnitSamples, indices: &[usize], first: usize, choices: &[Choice]) -> Result<()> {
-        let Self { x, scratch, target, layers, shortcut, .. } = self;
+    fn chunk(&mut self, indices: &[usize], first: usize, choices: &[Choice]) -> Result<()> {
+        let Self { samples, x, scratch, target, layers, shortcut, .. } = self;
         let input = choices[0].keep();
-        let cached = (&*samples.quantized_input, &*samples.float_input);
-        mixed_input(cached, indices, input, first, x, scratch)?;
-        read(&samples.float_output, indices, target)?;
+        samples.mixed_input(indices, input, first, x, scratch)?;
+        samples.outputs(indices, target)?;
         let last = layers.len() - 1;
         for i in 0..=last {
             let (before, rest) = layers.split_at_mut(i);

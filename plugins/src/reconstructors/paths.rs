@@ -48,7 +48,7 @@ impl Path {
         match self {
             Self::Fused(fused) => {
                 let regularizer = plan.sharpness.map(|b| (params.weight, b));
-                let losses = fused.step(&unit.samples, &samples, &keep, regularizer, plan.rates)?;
+                let losses = fused.step(&samples, &keep, regularizer, plan.rates)?;
                 (point.reconstruction, point.rounding) = (losses.reconstruction, losses.rounding);
             }
             Self::Generic(optimizers) => {

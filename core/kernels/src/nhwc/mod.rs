@@ -20,7 +20,7 @@ pub use buffer::Buffer;
 pub use depthwise::{depthwise_backward_input, depthwise_backward_weight, depthwise_forward};
 pub use pack::{PackedShape, TILE};
 pub use rows::{border_of_gradient, rotate, RowPlan};
-pub use transpose::{from_planes, to_planes};
+pub use transpose::{copy_rows, from_planes, to_planes};
 pub use weight::WeightPlan;
 
 /// Sizes of a batch of images in memory.
