@@ -5,6 +5,7 @@ use crate::console::{duration, Console};
 use crate::memory::peak_resident_bytes;
 use anyhow::{Context, Result};
 use qdrop_core::dataset::Split;
+use qdrop_core::fused::Engine;
 use qdrop_core::model::QuantModel;
 use qdrop_core::pipeline::Session;
 use serde_json::{json, Value};
@@ -84,7 +85,9 @@ pub fn plan(session: &Session<'_>, console: &Console) -> Result<Plan> {
     let estimate = session.estimate(model, console).context("estimating the time")?;
     let limit = session.recipe().cache.limit.as_u64();
     // Steps at full batch size have been taken by now: their memory is in the peak.
-    let reconstruction = peak_resident_bytes() + estimate.cache_bytes.min(limit);
+    // The fused step keeps a second copy where the limit has room for it.
+    let copies = if session.recipe().engine == Engine::Generic { 1 } else { 2 };
+    let reconstruction = peak_resident_bytes() + (copies * estimate.cache_bytes).min(limit);
     let images: usize =
         session.graph().input_shape().iter().product::<usize>() * 4 * session.recipe().calibration.images;
     let calibration = estimate.calibration_bytes + (images as u64).min(limit);
