@@ -169,6 +169,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
             "begin_reconstruction",
             "parameters",
             "regularizer",
+            "kernel",
             "finish_reconstruction",
         ],
     ),

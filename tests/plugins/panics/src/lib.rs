@@ -87,6 +87,11 @@ impl Quantizer for PanickingQuantizer {
         Ok(None)
     }
 
+    fn kernel(&self) -> Result<Option<FusedKernel>> {
+        self.0.here("kernel");
+        Ok(None)
+    }
+
     fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {
         self.0.here("finish_reconstruction");
         weight.map(|w| self.fake_quantize(w)).transpose()
