@@ -1,9 +1,10 @@
 //! From a unit's graph to its plan.
 
 use super::data::Samples;
-use super::layer::{Images, Layer, Site, Weight};
-use super::learned::{Number, Rounding};
+use super::layer::{Images, Layer, Site};
+use super::learned::{Number, Packing, Rounding};
 use super::unit::{FusedUnit, Shortcut};
+use super::weight::{Layouts, Weight};
 use super::{refuse, FusedKernel};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId, Op};
@@ -13,7 +14,7 @@ use crate::ops::{host_values, Activation};
 use crate::reconstructor::UnitSamples;
 use qdrop_kernels::conv::{Conv2dShape, Padding};
 use qdrop_kernels::nhwc::stage::{Step, Sums};
-use qdrop_kernels::nhwc::Layout;
+use qdrop_kernels::nhwc::{border_of_gradient, Layout};
 
 /// Bytes that the buffers of one chunk should not exceed: what the last-level cache holds.
 const CACHE: usize = 12 << 20;
@@ -181,9 +182,9 @@ pub fn compile(
     let mut x = x_layout;
     for (i, (link, shape)) in parts.chain.iter().zip(&shapes).enumerate() {
         let z = layout(link.node, 0);
-        let gz = layout(link.node, if i == 0 { 0 } else { Weight::border_of_gradient(shape) });
+        let gz = layout(link.node, if i == 0 { 0 } else { border_of_gradient(shape) });
         let gx = (i > 0).then_some(Layout { border: 0, ..x });
-        let weight = match weight(model, link.node, *shape, (x, z, gz, gx))? {
+        let weight = match weight(model, link.node, *shape, Layouts { x, z, gz, gx })? {
             Ok(weight) => weight,
             Err(why) => return refuse(why),
         };
@@ -225,7 +226,7 @@ pub fn compile(
             }
             let z = layout(node, 0);
             let gz = layers[last].gz.layout;
-            match weight(model, node, shape, (x_layout, z, gz, None))? {
+            match weight(model, node, shape, Layouts { x: x_layout, z, gz, gx: None })? {
                 Ok(weight) => Shortcut::Projection(Box::new(weight), Images::new(z)),
                 Err(why) => return refuse(why),
             }
@@ -243,7 +244,7 @@ fn weight(
     model: &QuantModel,
     node: NodeId,
     shape: Conv2dShape,
-    layouts: (Layout, Layout, Layout, Option<Layout>),
+    layouts: Layouts,
 ) -> Result<std::result::Result<Weight, String>> {
     let name = &model.graph().node(node).name;
     let tensor = model.weight(node)?;
@@ -267,7 +268,7 @@ fn weight(
             };
             let bounds = [spec.qmin(), spec.qmax()];
             let variable = format!("{}.weight.alpha", placed.name);
-            let packing = Weight::packing(&shape);
+            let packing = Packing::of(&shape);
             let rounding = Rounding::new(variable, packing, alpha, &floor, (&scale, &zero_point), bounds)?;
             Ok(Ok(host_values(tensor, |v| build(v, Some(rounding)))?))
         }

@@ -1,13 +1,10 @@
 //! One convolution of a fused unit, with what follows it.
 
-use super::learned::{Number, Packing, Rounding};
+use super::learned::Number;
+use super::weight::Weight;
 use qdrop_kernels::activation::Activation;
-use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::nhwc::stage::{Stage, Step, Sums};
-use qdrop_kernels::nhwc::{
-    border_of_gradient, depthwise_backward_input, depthwise_backward_weight, depthwise_forward, rotate, Buffer, Layout,
-    PackedShape, RowPlan, WeightPlan,
-};
+use qdrop_kernels::nhwc::{Buffer, Layout};
 use qdrop_kernels::rounding::round_half_even;
 
 /// A buffer of images.
@@ -28,114 +25,6 @@ impl Images {
 
     pub fn write(&mut self) -> (&mut [f32], Layout) {
         (&mut self.values, self.layout)
-    }
-}
-
-/// A weight and how it is used.
-pub struct Weight {
-    pub shape: Conv2dShape,
-    /// What is learned of it, if anything.
-    pub rounding: Option<Rounding>,
-    value: Buffer,
-    grad: Buffer,
-    bias: Option<Buffer>,
-    plans: Option<Plans>,
-}
-
-/// Plans of a convolution that is not depthwise.
-struct Plans {
-    forward: RowPlan,
-    /// With the weights that it reads, where the gradient of the input is needed.
-    backward_input: Option<(RowPlan, Buffer)>,
-    backward_weight: WeightPlan,
-}
-
-impl Weight {
-    /// A weight for images of these layouts; `value` is what it is where nothing is learned.
-    pub fn new(
-        shape: Conv2dShape,
-        (x, z, gz, gx): (Layout, Layout, Layout, Option<Layout>),
-        value: &[f32],
-        bias: Option<&[f32]>,
-        rounding: Option<Rounding>,
-    ) -> Self {
-        let packing = Packing::of(&shape);
-        let plans = match packing {
-            Packing::Depthwise { .. } => None,
-            Packing::Tiles(packed) => {
-                let rotated = PackedShape { inputs: packed.outputs, outputs: packed.inputs, ..packed };
-                let backward = |gx| (RowPlan::backward_input(&shape, gz, gx), Buffer::zeros(rotated.len()));
-                Some(Plans {
-                    forward: RowPlan::forward(&shape, x, z),
-                    backward_input: gx.map(backward),
-                    backward_weight: WeightPlan::new(&shape, x, gz),
-                })
-            }
-        };
-        let mut weight = Self {
-            value: packing.pack(value),
-            grad: Buffer::zeros(if rounding.is_some() { packing.len() } else { 0 }),
-            bias: bias.map(|b| packing.pack_lanes(b)),
-            shape,
-            rounding,
-            plans,
-        };
-        weight.prepare_rotated();
-        weight
-    }
-
-    pub fn packing(shape: &Conv2dShape) -> Packing {
-        Packing::of(shape)
-    }
-
-    fn prepare_rotated(&mut self) {
-        if let Some(Plans { backward_input: Some((_, rotated)), .. }) = &mut self.plans {
-            rotate(&self.shape, &self.value, rotated);
-        }
-    }
-
-    /// Computes the weight of this step.
-    pub fn prepare(&mut self) {
-        if let Some(rounding) = &self.rounding {
-            rounding.soft_weight(&mut self.value);
-            self.prepare_rotated();
-        }
-    }
-
-    pub fn forward(&self, x: (&[f32], Layout), z: (&mut [f32], Layout)) {
-        match &self.plans {
-            Some(plans) => plans.forward.run(x.0, &self.value, self.bias.as_deref(), z.0),
-            None => depthwise_forward(&self.shape, x, &self.value, self.bias.as_deref(), z),
-        }
-    }
-
-    pub fn backward_input(&self, gz: (&[f32], Layout), gx: (&mut [f32], Layout)) {
-        match &self.plans {
-            Some(Plans { backward_input: Some((plan, rotated)), .. }) => plan.run(gz.0, rotated, None, gx.0),
-            _ => depthwise_backward_input(&self.shape, gz, &self.value, gx),
-        }
-    }
-
-    /// Adds to the weight's gradient, or replaces it.
-    pub fn backward_weight(&mut self, x: (&[f32], Layout), gz: (&[f32], Layout), replace: bool) {
-        if self.rounding.is_none() {
-            return;
-        }
-        match &self.plans {
-            Some(plans) => plans.backward_weight.run(x.0, gz.0, &mut self.grad, replace),
-            None => depthwise_backward_weight(&self.shape, x, gz, &mut self.grad, replace),
-        }
-    }
-
-    /// The gradient that was summed, and what learns from it.
-    pub fn learned(&mut self) -> Option<(&mut Rounding, &[f32])> {
-        let grad = &self.grad;
-        self.rounding.as_mut().map(|r| (r, &**grad))
-    }
-
-    /// The border that the gradient of this weight's output needs.
-    pub fn border_of_gradient(shape: &Conv2dShape) -> usize {
-        border_of_gradient(shape)
     }
 }
 

@@ -147,6 +147,7 @@ impl Rounding {
 
     /// One update from the gradient of the soft weight; returns the regularizer before it.
     pub fn learn(&mut self, grad: &[f32], regularizer: Option<Regularizer>, adam: AdamStep) -> f64 {
+        // Field by field: a method would borrow what is learned too.
         let grid =
             LaneGrid { scale: &self.scale, zero_point: &self.zero_point, qmin: self.bounds[0], qmax: self.bounds[1] };
         let learned = Learned { alpha: &mut self.alpha, mean: &mut self.mean, square: &mut self.square };

@@ -11,6 +11,7 @@ mod data;
 mod layer;
 mod learned;
 mod unit;
+mod weight;
 
 pub use unit::{FusedUnit, Rates, StepLosses};
 

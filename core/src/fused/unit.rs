@@ -1,8 +1,9 @@
 //! A compiled unit and its step.
 
 use super::data::Samples;
-use super::layer::{Images, Layer, Weight};
+use super::layer::{Images, Layer};
 use super::learned::{Number, Rounding};
+use super::weight::Weight;
 use super::{broken, compile};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
@@ -276,11 +277,6 @@ impl FusedUnit {
     pub fn write_back(&mut self) -> Result<()> {
         self.roundings().try_for_each(|r| r.write_back())?;
         self.numbers().try_for_each(|n| n.write_back())
-    }
-
-    /// Images that are processed together.
-    pub fn chunk_size(&self) -> usize {
-        self.chunk
     }
 }
 

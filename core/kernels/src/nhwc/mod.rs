@@ -15,6 +15,7 @@ pub mod stage;
 mod tile;
 mod transpose;
 mod weight;
+mod winograd;
 
 pub use buffer::Buffer;
 pub use depthwise::{depthwise_backward_input, depthwise_backward_weight, depthwise_forward};
@@ -22,6 +23,9 @@ pub use pack::{PackedShape, TILE};
 pub use rows::{border_of_gradient, rotate, RowPlan};
 pub use transpose::{copy_rows, from_planes, to_planes};
 pub use weight::WeightPlan;
+pub use winograd::{
+    gradient_of_weight, mirrored, transformed, transformed_shape, winograd_applies, WinogradPlan, WinogradWeightPlan,
+};
 
 /// Sizes of a batch of images in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

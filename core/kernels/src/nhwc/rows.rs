@@ -120,6 +120,13 @@ impl RowPlan {
         Self { weight, images: 1, image: x.len(), out_image: out.len(), rows: rows.collect() }
     }
 
+    /// The product of every pixel of `x` with weights of one tap, group by group; pixels may be farther
+    /// apart than their values need.
+    pub(super) fn product(weight: PackedShape, x: Layout, out: Layout) -> Self {
+        assert!(weight.kernel == [1, 1] && x.border == 0 && out.border == 0, "a product of all pixels");
+        Self::flat(weight, x, out)
+    }
+
     /// Moves what all taps of a row have in common into its position.
     fn positive(mut self) -> Self {
         for row in &mut self.rows {
@@ -128,6 +135,14 @@ impl RowPlan {
             row.taps.iter_mut().for_each(|t| t.image -= least);
         }
         self
+    }
+
+    /// Computes all images in the calling task.
+    pub(super) fn run_alone(&self, x: &[f32], weight: &[f32], out: &mut [f32]) {
+        assert_eq!(weight.len(), self.weight.len(), "weights");
+        let (images, rows) = (0..self.images, 0..self.rows.len());
+        let out = Shared::new(out);
+        Arch::new().dispatch(Task { plan: self, x, weight, bias: None, out, images, rows, weights_first: true });
     }
 
     /// Computes all images. `bias` has one value for each lane of the packed weights.

@@ -119,6 +119,98 @@ fn check(s: &Conv2dShape, more: usize) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// The three passes in the form of Winograd, against the reference.
+fn check_winograd(s: &Conv2dShape, more: usize) -> Result<(), TestCaseError> {
+    let (x, w, g) = (noise(s.input_len(), 1), noise(s.weight_len(), 2), noise(s.output_len(), 3));
+    let layout = |channels, border| Layout { batch: s.batch, height: s.in_height, width: s.in_width, channels, border };
+    let (x_layout, g_layout) = (layout(s.in_channels, 1 + more), layout(s.out_channels, 1 + more));
+    let (xs, gs) = (images(&x, x_layout), images(&g, g_layout));
+    let packed = PackedShape::of(s);
+    let mut weight = Buffer::zeros(packed.len());
+    packed.pack(&w, &mut weight);
+    let bias = noise(s.out_channels, 4);
+
+    let mut u = Buffer::zeros(transformed_shape(&packed).len());
+    transformed(&packed, &weight, &mut u);
+    let out_layout = layout(s.out_channels, more);
+    let mut out = Buffer::zeros(out_layout.len());
+    let mut plan = WinogradPlan::forward(s, x_layout, out_layout);
+    plan.run(&xs, &u, Some(&bias), &mut out);
+    let once = out.clone();
+    plan.run(&xs, &u, Some(&bias), &mut out);
+    prop_assert_eq!(&once[..], &out[..]);
+    let mut want = reference::forward(s, &x, &w);
+    let plane = s.out_height() * s.out_width();
+    want.iter_mut().enumerate().for_each(|(i, v)| *v += f64::from(bias[i / plane % s.out_channels]));
+    close("forward", &planes(&out, out_layout), &want, 9 * s.in_channels)?;
+
+    let exchanged = PackedShape { inputs: packed.outputs, outputs: packed.inputs, ..packed };
+    let mut rotated = Buffer::zeros(exchanged.len());
+    let mut u = Buffer::zeros(transformed_shape(&exchanged).len());
+    mirrored(s, &weight, &mut rotated, &mut u);
+    let dx_layout = layout(s.in_channels, more);
+    let mut dx = Buffer::zeros(dx_layout.len());
+    WinogradPlan::backward_input(s, g_layout, dx_layout).run(&gs, &u, None, &mut dx);
+    close("backward input", &planes(&dx, dx_layout), &reference::backward_input(s, &w, &g), 9 * s.out_channels)?;
+
+    let mut du = Buffer::zeros(transformed_shape(&packed).len());
+    du.fill(9.0);
+    let mut plan = WinogradWeightPlan::new(s, x_layout, g_layout);
+    let want = reference::backward_weight(s, &x, &g);
+    for times in 1..3 {
+        plan.run(&xs, &gs, &mut du, times == 1);
+        let mut dw = Buffer::zeros(packed.len());
+        gradient_of_weight(&packed, &du, &mut dw);
+        let mut unpacked = vec![0.0; w.len()];
+        packed.unpack(&dw, &mut unpacked);
+        let want: Vec<f64> = want.iter().map(|v| f64::from(times) * v).collect();
+        close("backward weight", &unpacked, &want, 4 * s.batch * plane)?;
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn winograd_agrees_with_the_reference(
+        batch in 1_usize..4, in_channels in 1_usize..40, out_channels in 1_usize..40,
+        size in [1_usize..20, 1_usize..20], more in 0_usize..2,
+    ) {
+        check_winograd(&Conv2dShape {
+            batch, in_channels, in_height: size[0], in_width: size[1], out_channels, kernel: [3, 3], stride: [1, 1],
+            dilation: [1, 1], groups: 1, padding: Padding::all(1),
+        }, more)?;
+    }
+}
+
+#[test]
+fn winograd_is_for_three_by_three() {
+    let s = Conv2dShape {
+        batch: 2,
+        in_channels: 64,
+        in_height: 15,
+        in_width: 14,
+        out_channels: 96,
+        kernel: [3, 3],
+        stride: [1, 1],
+        dilation: [1, 1],
+        groups: 1,
+        padding: Padding::all(1),
+    };
+    assert!(winograd_applies(&s));
+    check_winograd(&s, 0).unwrap();
+    for other in [
+        Conv2dShape { stride: [1, 2], ..s },
+        Conv2dShape { dilation: [2, 2], ..s },
+        Conv2dShape { groups: 2, ..s },
+        Conv2dShape { padding: Padding::all(0), ..s },
+        Conv2dShape { kernel: [3, 1], ..s },
+        Conv2dShape { in_channels: 3, ..s },
+    ] {
+        assert!(!winograd_applies(&other));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]

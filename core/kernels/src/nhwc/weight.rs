@@ -58,7 +58,8 @@ impl WeightPlan {
         };
         let kernel = (0..shape.kernel[0]).flat_map(|ky| (0..shape.kernel[1]).map(move |kx| (ky, kx)));
         let taps = kernel.map(|(ky, kx)| position(ky, kx)).collect();
-        let bytes = (sy * x.row() + grad.row()) * 4;
+        // Of one group: the tasks of a group read no other.
+        let bytes = (sy * x.row() + grad.row()) * 4 / packed.groups;
         let tasks = packed.groups * packed.tiles() * packed.kernel[0];
         Self {
             shape: packed,

@@ -1,0 +1,74 @@
+//! Winograd's F(2 x 2, 3 x 3): convolutions of 3 x 3 and stride 1 with 16 products where the direct
+//! form has 36.
+//!
+//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.1. An
+//! image is cut into tiles of 2 x 2 outputs, each of which reads 4 x 4 inputs `d`. With
+//! `V = B^T d B` and `U = G w G^T` the outputs are `A^T [sum over inputs of U * V] A`: for each of the 16
+//! positions a product of matrices, (tiles x inputs) times (inputs x outputs). The gradient of U is
+//! `V * Z` with `Z = A grad A^T` (the transposed maps), summed over tiles; that of the weight is
+//! `G^T dU G`. The gradient of the input is the convolution of `grad` with the mirrored weight.
+//!
+//! The products are those of a convolution of 1 x 1 with 16 groups, whose pixels are tiles: the plans of
+//! direct convolutions compute them.
+
+mod rows;
+mod transform;
+mod weight;
+
+pub use rows::WinogradPlan;
+pub use weight::{gradient_of_weight, mirrored, transformed, WinogradWeightPlan};
+
+use super::{Layout, PackedShape};
+use crate::conv::{Conv2dShape, Padding};
+
+/// Positions of a tile.
+const POSITIONS: usize = 16;
+/// Elements between the values of a tile and those of the next, beyond the values: tiles whose distance is
+/// a power of two would share few lines of the first-level cache.
+const GAP: usize = 16;
+/// Channels from which on the products outweigh the transforms.
+const LEAST_CHANNELS: usize = 32;
+
+/// Whether a convolution has this form, and gains by it.
+pub fn winograd_applies(shape: &Conv2dShape) -> bool {
+    shape.kernel == [3, 3]
+        && shape.stride == [1, 1]
+        && shape.dilation == [1, 1]
+        && shape.padding == Padding::all(1)
+        && shape.groups == 1
+        && shape.in_channels.min(shape.out_channels) >= LEAST_CHANNELS
+}
+
+/// The packed form of transformed weights, for a packed weight of 3 x 3.
+pub fn transformed_shape(weight: &PackedShape) -> PackedShape {
+    PackedShape { groups: POSITIONS, kernel: [1, 1], ..*weight }
+}
+
+/// The tiles of a batch of images.
+#[derive(Debug, Clone, Copy)]
+struct Tiles {
+    /// Of one image, downward and across.
+    each: [usize; 2],
+    images: usize,
+}
+
+impl Tiles {
+    fn of(layout: Layout) -> Self {
+        Self { each: [layout.height.div_ceil(2), layout.width.div_ceil(2)], images: layout.batch }
+    }
+
+    fn count(&self) -> usize {
+        self.images * self.each[0] * self.each[1]
+    }
+
+    /// Image, first row and first column of the outputs of a tile.
+    fn place(&self, tile: usize) -> (usize, usize, usize) {
+        let (row, column) = (tile / self.each[1], tile % self.each[1]);
+        (row / self.each[0], row % self.each[0] * 2, column * 2)
+    }
+}
+
+/// The layout of the values of `tiles` tiles with so many channels.
+fn tile_layout(tiles: usize, channels: usize) -> Layout {
+    Layout { batch: 1, height: 1, width: tiles, channels: POSITIONS * channels + GAP, border: 0 }
+}

@@ -1,0 +1,194 @@
+//! Transformed weights and their gradient.
+
+use super::super::{rotate, Buffer, Layout, PackedShape, WeightPlan};
+use super::transform::{Kind, ToTiles};
+use super::{tile_layout, transformed_shape, Tiles, GAP, POSITIONS};
+use crate::conv::Conv2dShape;
+use crate::simd::vectorize;
+use pulp::Arch;
+use rayon::prelude::*;
+
+/// Bytes of transformed images and gradients whose products are summed before the next.
+const RESIDENT: usize = 8 << 20;
+/// Least number of tiles of such a pass.
+const LEAST_TILES: usize = 112;
+/// Tiles that one task transforms.
+const TASK: usize = 14;
+/// Elements of a line that one task transforms.
+const PIECE: usize = 512;
+/// Elements that are transformed side by side.
+const SIDE: usize = 16;
+
+type Lane = [f32; SIDE];
+
+/// `G` times a column.
+#[inline(always)]
+fn spread(w: [Lane; 3]) -> [Lane; 4] {
+    let mut out = [w[0], [0.0; SIDE], [0.0; SIDE], w[2]];
+    for l in 0..SIDE {
+        let sum = 0.5 * (w[0][l] + w[2][l]);
+        out[1][l] = sum + 0.5 * w[1][l];
+        out[2][l] = sum - 0.5 * w[1][l];
+    }
+    out
+}
+
+/// `G^T` times a column: the transposed of [`spread`].
+#[inline(always)]
+fn gather(u: [Lane; 4]) -> [Lane; 3] {
+    let mut out = [u[0], [0.0; SIDE], u[3]];
+    for l in 0..SIDE {
+        let sum = 0.5 * (u[1][l] + u[2][l]);
+        out[0][l] += sum;
+        out[1][l] = 0.5 * (u[1][l] - u[2][l]);
+        out[2][l] += sum;
+    }
+    out
+}
+
+#[inline(always)]
+fn lane(values: &[f32]) -> Lane {
+    let mut lane = [0.0; SIDE];
+    lane.copy_from_slice(&values[..SIDE]);
+    lane
+}
+
+/// `G w G^T` of packed weights of 3 x 3, packed as [`transformed_shape`] says.
+pub fn transformed(shape: &PackedShape, weight: &[f32], out: &mut [f32]) {
+    spread_all(shape, weight, out, false);
+}
+
+/// The transformed weights of [`WinogradPlan::backward_input`](super::WinogradPlan::backward_input), of
+/// packed weights of `shape`. `exchanged` has room for the weights with inputs and outputs exchanged.
+pub fn mirrored(shape: &Conv2dShape, weight: &[f32], exchanged: &mut [f32], out: &mut [f32]) {
+    rotate(shape, weight, exchanged);
+    let packed = PackedShape::of(shape);
+    spread_all(&PackedShape { inputs: packed.outputs, outputs: packed.inputs, ..packed }, exchanged, out, true);
+}
+
+/// Calls `task(tile, first element of the line)` for every piece of every tile's lines.
+fn for_each_piece(shape: &PackedShape, task: impl Fn(usize, usize) + Sync) {
+    let pieces = shape.tap().div_ceil(PIECE);
+    (0..shape.tiles() * pieces).into_par_iter().with_min_len(4).for_each(|i| task(i / pieces, i % pieces * PIECE));
+}
+
+fn spread_all(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool) {
+    assert_eq!((weight.len(), out.len()), (shape.len(), transformed_shape(shape).len()));
+    let (line, tiles) = (shape.tap(), shape.tiles());
+    let out = super::super::shared::Shared::new(out);
+    for_each_piece(shape, |tile, first| {
+        vectorize(
+            #[inline(always)]
+            || {
+                for at in (first..line.min(first + PIECE)).step_by(SIDE) {
+                    let mut rows = [[[0.0; SIDE]; 4]; 3];
+                    for (ky, row) in rows.iter_mut().enumerate() {
+                        let mut taps = [[0.0; SIDE]; 3];
+                        for (kx, tap) in taps.iter_mut().enumerate() {
+                            let number = if mirror { 8 - (ky * 3 + kx) } else { ky * 3 + kx };
+                            *tap = lane(&weight[(tile * 9 + number) * line + at..]);
+                        }
+                        *row = spread(taps);
+                    }
+                    for c in 0..4 {
+                        let column = spread([rows[0][c], rows[1][c], rows[2][c]]);
+                        for (r, value) in column.iter().enumerate() {
+                            // SAFETY: every task writes pieces of lines of its own.
+                            let out = unsafe { out.part(((r * 4 + c) * tiles + tile) * line + at, SIDE) };
+                            out.copy_from_slice(value);
+                        }
+                    }
+                }
+            },
+        );
+    });
+}
+
+/// `G^T dU G`: the gradient of packed weights, from that of the transformed ones.
+pub fn gradient_of_weight(shape: &PackedShape, transformed: &[f32], out: &mut [f32]) {
+    assert_eq!((transformed.len(), out.len()), (transformed_shape(shape).len(), shape.len()));
+    let (line, tiles) = (shape.tap(), shape.tiles());
+    let out = super::super::shared::Shared::new(out);
+    for_each_piece(shape, |tile, first| {
+        vectorize(
+            #[inline(always)]
+            || {
+                for at in (first..line.min(first + PIECE)).step_by(SIDE) {
+                    let mut rows = [[[0.0; SIDE]; 3]; 4];
+                    for (r, row) in rows.iter_mut().enumerate() {
+                        let mut positions = [[0.0; SIDE]; 4];
+                        for (c, value) in positions.iter_mut().enumerate() {
+                            *value = lane(&transformed[((r * 4 + c) * tiles + tile) * line + at..]);
+                        }
+                        *row = gather(positions);
+                    }
+                    for kx in 0..3 {
+                        let column = gather([rows[0][kx], rows[1][kx], rows[2][kx], rows[3][kx]]);
+                        for (ky, value) in column.iter().enumerate() {
+                            // SAFETY: every task writes pieces of lines of its own.
+                            let out = unsafe { out.part((tile * 9 + ky * 3 + kx) * line + at, SIDE) };
+                            out.copy_from_slice(value);
+                        }
+                    }
+                }
+            },
+        );
+    });
+}
+
+/// How the gradient of transformed weights is computed for given layouts.
+#[derive(Debug, Clone)]
+pub struct WinogradWeightPlan {
+    tiles: Tiles,
+    x: Layout,
+    grad: Layout,
+    product: WeightPlan,
+    /// Tiles of one pass.
+    pass: usize,
+    inputs: Buffer,
+    gradients: Buffer,
+}
+
+impl WinogradWeightPlan {
+    /// For a convolution that reads `x`, with the gradient `grad` of its output.
+    pub fn new(shape: &Conv2dShape, x: Layout, grad: Layout) -> Self {
+        assert!(x.border >= 1, "a border of one pixel is read");
+        let tiles = Tiles::of(grad);
+        let each = (POSITIONS * (x.channels + grad.channels) + 2 * GAP) * 4;
+        let most = (RESIDENT / each).max(LEAST_TILES).min(tiles.count());
+        // Passes of the same size.
+        let pass = tiles.count().div_ceil(tiles.count().div_ceil(most));
+        let [v, z] = [x.channels, grad.channels].map(|channels| tile_layout(pass, channels));
+        let products = Conv2dShape {
+            batch: 1,
+            in_channels: POSITIONS * x.channels,
+            in_height: 1,
+            in_width: pass,
+            out_channels: POSITIONS * grad.channels,
+            kernel: [1, 1],
+            padding: Default::default(),
+            groups: POSITIONS,
+            ..*shape
+        };
+        let product = WeightPlan::new(&products, v, z);
+        Self { tiles, x, grad, product, pass, inputs: Buffer::zeros(v.len()), gradients: Buffer::zeros(z.len()) }
+    }
+
+    /// Adds the gradient of the transformed weights to `out`, or replaces it where `replace` is set.
+    pub fn run(&mut self, x: &[f32], grad: &[f32], out: &mut [f32], replace: bool) {
+        assert!(x.len() >= self.x.len() && grad.len() >= self.grad.len(), "images");
+        for first in (0..self.tiles.count()).step_by(self.pass) {
+            to_tiles(Kind::Input, self.tiles, (x, self.x), first, &mut self.inputs);
+            to_tiles(Kind::Gradient, self.tiles, (grad, self.grad), first, &mut self.gradients);
+            self.product.run(&self.inputs, &self.gradients, out, replace && first == 0);
+        }
+    }
+}
+
+/// Transforms the tiles from number `first` on; those beyond the last are zero.
+fn to_tiles(kind: Kind, tiles: Tiles, image: (&[f32], Layout), first: usize, out: &mut [f32]) {
+    let each = POSITIONS * image.1.channels + GAP;
+    out.par_chunks_mut(TASK * each).enumerate().for_each(|(i, out)| {
+        Arch::new().dispatch(ToTiles { kind, tiles, image, first: first + i * TASK, out });
+    });
+}

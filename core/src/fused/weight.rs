@@ -1,0 +1,170 @@
+//! A weight of a fused unit, in the form that its convolution computes with.
+
+use super::learned::{Packing, Rounding};
+use qdrop_kernels::conv::Conv2dShape;
+use qdrop_kernels::nhwc::{
+    depthwise_backward_input, depthwise_backward_weight, depthwise_forward, gradient_of_weight, mirrored, rotate,
+    transformed, transformed_shape, winograd_applies, Buffer, Layout, PackedShape, RowPlan, WeightPlan, WinogradPlan,
+    WinogradWeightPlan,
+};
+
+/// A weight and how it is used.
+pub struct Weight {
+    pub shape: Conv2dShape,
+    /// What is learned of it, if anything.
+    pub rounding: Option<Rounding>,
+    value: Buffer,
+    grad: Buffer,
+    bias: Option<Buffer>,
+    form: Form,
+}
+
+/// How a convolution is computed.
+enum Form {
+    Depthwise,
+    Direct {
+        forward: RowPlan,
+        /// With the weights that it reads, where the gradient of the input is needed.
+        backward_input: Option<(RowPlan, Buffer)>,
+        backward_weight: WeightPlan,
+    },
+    Winograd(Box<Winograd>),
+}
+
+/// Plans and weights in the form of Winograd.
+struct Winograd {
+    packed: PackedShape,
+    forward: WinogradPlan,
+    value: Buffer,
+    /// With its weights, and room for what they are made from.
+    backward_input: Option<(WinogradPlan, Buffer, Buffer)>,
+    backward_weight: WinogradWeightPlan,
+    grad: Buffer,
+}
+
+/// Layouts of a convolution: what it reads and writes, and the gradients of both.
+#[derive(Debug, Clone, Copy)]
+pub struct Layouts {
+    pub x: Layout,
+    pub z: Layout,
+    pub gz: Layout,
+    /// None where the gradient of the input is not needed.
+    pub gx: Option<Layout>,
+}
+
+impl Form {
+    fn new(shape: &Conv2dShape, layouts: Layouts, learns: bool) -> Self {
+        let Layouts { x, z, gz, gx } = layouts;
+        let Packing::Tiles(packed) = Packing::of(shape) else { return Self::Depthwise };
+        let exchanged = PackedShape { inputs: packed.outputs, outputs: packed.inputs, ..packed };
+        if !winograd_applies(shape) {
+            let backward = |gx| (RowPlan::backward_input(shape, gz, gx), Buffer::zeros(exchanged.len()));
+            return Self::Direct {
+                forward: RowPlan::forward(shape, x, z),
+                backward_input: gx.map(backward),
+                backward_weight: WeightPlan::new(shape, x, gz),
+            };
+        }
+        let spread = |shape| Buffer::zeros(transformed_shape(shape).len());
+        let backward =
+            |gx| (WinogradPlan::backward_input(shape, gz, gx), Buffer::zeros(exchanged.len()), spread(&exchanged));
+        Self::Winograd(Box::new(Winograd {
+            packed,
+            forward: WinogradPlan::forward(shape, x, z),
+            value: spread(&packed),
+            backward_input: gx.map(backward),
+            backward_weight: WinogradWeightPlan::new(shape, x, gz),
+            grad: if learns { spread(&packed) } else { Buffer::default() },
+        }))
+    }
+
+    /// Brings the packed weight into the forms that are read.
+    fn prepare(&mut self, shape: &Conv2dShape, value: &[f32]) {
+        match self {
+            Self::Depthwise => {}
+            Self::Direct { backward_input, .. } => {
+                if let Some((_, rotated)) = backward_input {
+                    rotate(shape, value, rotated);
+                }
+            }
+            Self::Winograd(w) => {
+                transformed(&w.packed, value, &mut w.value);
+                if let Some((_, exchanged, spread)) = &mut w.backward_input {
+                    mirrored(shape, value, exchanged, spread);
+                }
+            }
+        }
+    }
+}
+
+impl Weight {
+    /// A weight for images of these layouts; `value` is what it is where nothing is learned.
+    pub fn new(
+        shape: Conv2dShape,
+        layouts: Layouts,
+        value: &[f32],
+        bias: Option<&[f32]>,
+        rounding: Option<Rounding>,
+    ) -> Self {
+        let packing = Packing::of(&shape);
+        let mut form = Form::new(&shape, layouts, rounding.is_some());
+        let value = packing.pack(value);
+        form.prepare(&shape, &value);
+        let grad = Buffer::zeros(if rounding.is_some() { packing.len() } else { 0 });
+        Self { value, grad, bias: bias.map(|b| packing.pack_lanes(b)), shape, rounding, form }
+    }
+
+    /// Computes the weight of this step.
+    pub fn prepare(&mut self) {
+        if let Some(rounding) = &self.rounding {
+            rounding.soft_weight(&mut self.value);
+            self.form.prepare(&self.shape, &self.value);
+        }
+    }
+
+    pub fn forward(&mut self, x: (&[f32], Layout), z: (&mut [f32], Layout)) {
+        let bias = self.bias.as_deref();
+        match &mut self.form {
+            Form::Depthwise => depthwise_forward(&self.shape, x, &self.value, bias, z),
+            Form::Direct { forward, .. } => forward.run(x.0, &self.value, bias, z.0),
+            Form::Winograd(w) => w.forward.run(x.0, &w.value, bias, z.0),
+        }
+    }
+
+    pub fn backward_input(&mut self, gz: (&[f32], Layout), gx: (&mut [f32], Layout)) {
+        match &mut self.form {
+            Form::Depthwise => depthwise_backward_input(&self.shape, gz, &self.value, gx),
+            Form::Direct { backward_input, .. } => {
+                if let Some((plan, rotated)) = backward_input {
+                    plan.run(gz.0, rotated, None, gx.0);
+                }
+            }
+            Form::Winograd(w) => {
+                if let Some((plan, _, spread)) = &mut w.backward_input {
+                    plan.run(gz.0, spread, None, gx.0);
+                }
+            }
+        }
+    }
+
+    /// Adds to the weight's gradient, or replaces it.
+    pub fn backward_weight(&mut self, x: (&[f32], Layout), gz: (&[f32], Layout), replace: bool) {
+        if self.rounding.is_none() {
+            return;
+        }
+        match &mut self.form {
+            Form::Depthwise => depthwise_backward_weight(&self.shape, x, gz, &mut self.grad, replace),
+            Form::Direct { backward_weight, .. } => backward_weight.run(x.0, gz.0, &mut self.grad, replace),
+            Form::Winograd(w) => w.backward_weight.run(x.0, gz.0, &mut w.grad, replace),
+        }
+    }
+
+    /// The gradient that was summed, and what learns from it.
+    pub fn learned(&mut self) -> Option<(&mut Rounding, &[f32])> {
+        let rounding = self.rounding.as_mut()?;
+        if let Form::Winograd(w) = &self.form {
+            gradient_of_weight(&w.packed, &w.grad, &mut self.grad);
+        }
+        Some((rounding, &self.grad))
+    }
+}
