@@ -134,7 +134,7 @@ fn check_winograd(s: &Conv2dShape, more: usize) -> Result<(), TestCaseError> {
     transformed(&packed, &weight, &mut u);
     let out_layout = layout(s.out_channels, more);
     let mut out = Buffer::zeros(out_layout.len());
-    let mut plan = WinogradPlan::forward(s, x_layout, out_layout);
+    let plan = WinogradPlan::forward(s, x_layout, out_layout);
     plan.run(&xs, &u, Some(&bias), &mut out);
     let once = out.clone();
     plan.run(&xs, &u, Some(&bias), &mut out);
@@ -155,7 +155,7 @@ fn check_winograd(s: &Conv2dShape, more: usize) -> Result<(), TestCaseError> {
 
     let mut du = Buffer::zeros(transformed_shape(&packed).len());
     du.fill(9.0);
-    let mut plan = WinogradWeightPlan::new(s, x_layout, g_layout);
+    let plan = WinogradWeightPlan::new(s, x_layout, g_layout);
     let want = reference::backward_weight(s, &x, &g);
     for times in 1..3 {
         plan.run(&xs, &gs, &mut du, times == 1);

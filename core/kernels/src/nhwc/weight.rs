@@ -89,6 +89,13 @@ impl WeightPlan {
         });
     }
 
+    /// As [`run`](Self::run), in the calling task.
+    pub(super) fn run_alone(&self, x: &[f32], grad: &[f32], out: &mut [f32], replace: bool) {
+        assert_eq!(out.len(), self.shape.len(), "weights");
+        let tasks = 0..self.shape.groups * self.shape.tiles() * self.shape.kernel[0] * self.splits;
+        Arch::new().dispatch(Tasks { plan: self, x, grad, out: Shared::new(out), tasks, replace });
+    }
+
     /// Pixels of a row of the gradient.
     fn pixels(&self, row: usize) -> usize {
         self.flat.map_or(self.grad.width, |all| FLAT_ROW.min(all - row * FLAT_ROW))

@@ -18,8 +18,9 @@ mod weight;
 pub use rows::WinogradPlan;
 pub use weight::{gradient_of_weight, mirrored, transformed, WinogradWeightPlan};
 
-use super::{Layout, PackedShape};
+use super::{Buffer, Layout, PackedShape};
 use crate::conv::{Conv2dShape, Padding};
+use std::cell::RefCell;
 
 /// Positions of a tile.
 const POSITIONS: usize = 16;
@@ -68,7 +69,24 @@ impl Tiles {
     }
 }
 
-/// The layout of the values of `tiles` tiles with so many channels.
-fn tile_layout(tiles: usize, channels: usize) -> Layout {
-    Layout { batch: 1, height: 1, width: tiles, channels: POSITIONS * channels + GAP, border: 0 }
+/// The layout of the values of `tiles` tiles with so many values.
+fn tile_layout(tiles: usize, values: usize) -> Layout {
+    Layout { batch: 1, height: 1, width: tiles, channels: values + GAP, border: 0 }
+}
+
+/// Calls `body` with two buffers of this thread, which hold what the last call left in them: buffers that
+/// all plans share stay in the cache.
+fn scratch<R>(sizes: [usize; 2], body: impl FnOnce([&mut [f32]; 2]) -> R) -> R {
+    thread_local! {
+        static BUFFERS: RefCell<[Buffer; 2]> = RefCell::default();
+    }
+    BUFFERS.with_borrow_mut(|buffers| {
+        for (buffer, size) in buffers.iter_mut().zip(sizes) {
+            if buffer.len() < size {
+                *buffer = Buffer::zeros(size);
+            }
+        }
+        let [a, b] = buffers;
+        body([&mut a[..sizes[0]], &mut b[..sizes[1]]])
+    })
 }

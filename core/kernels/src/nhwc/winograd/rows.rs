@@ -1,17 +1,15 @@
 //! The convolution and the gradient of its input, block of tiles by block of tiles.
 
 use super::super::shared::Shared;
-use super::super::{Buffer, Layout, PackedShape, RowPlan};
-use super::transform::{FromTiles, Kind, ToTiles};
-use super::{tile_layout, transformed_shape, Tiles, GAP, POSITIONS};
+use super::super::{Layout, PackedShape, RowPlan};
+use super::transform::{FromTiles, ToTiles, Transform};
+use super::{scratch, tile_layout, transformed_shape, Tiles, POSITIONS};
 use crate::conv::Conv2dShape;
 use pulp::Arch;
 use rayon::prelude::*;
 
-/// Tiles that are multiplied together: four register tiles.
-const BLOCK: usize = 56;
-/// Parts of the tiles with buffers of their own.
-const PARTS: usize = 8;
+/// Tiles that are multiplied together: register tiles of the products.
+const BLOCK: usize = 28;
 
 /// How a convolution, or its gradient with respect to its input, is computed for given layouts.
 #[derive(Debug, Clone)]
@@ -22,8 +20,8 @@ pub struct WinogradPlan {
     /// The products of a block.
     product: RowPlan,
     block: usize,
-    /// Values of a block before and after the products, for each part.
-    buffers: Vec<[Buffer; 2]>,
+    /// Sizes of a block before and after the products.
+    sizes: [usize; 2],
 }
 
 impl WinogradPlan {
@@ -43,32 +41,28 @@ impl WinogradPlan {
         assert!(read.border >= 1, "a border of one pixel is read");
         let tiles = Tiles::of(written);
         let block = BLOCK.min(tiles.count());
-        let layouts = [weight.inputs, weight.outputs].map(|channels| tile_layout(block, channels));
+        let layouts = [weight.inputs, weight.outputs].map(|channels| tile_layout(block, POSITIONS * channels));
         let product = RowPlan::product(transformed_shape(&weight), layouts[0], layouts[1]);
-        let parts = PARTS.min(tiles.count().div_ceil(block));
-        let buffers = vec![layouts.map(|l| Buffer::zeros(l.len())); parts];
-        Self { tiles, read, written, product, block, buffers }
+        Self { tiles, read, written, product, block, sizes: layouts.map(|l| l.len()) }
     }
 
     /// Computes all images. `bias` has one value for each channel that is written.
-    pub fn run(&mut self, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-        let Self { tiles, read, written, product, block, buffers } = self;
-        assert!(x.len() >= read.len() && out.len() >= written.len(), "images");
-        let (tiles, read, layout, block) = (*tiles, *read, *written, *block);
-        let blocks = tiles.count().div_ceil(block);
-        let parts = buffers.len();
+    pub fn run(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+        assert!(x.len() >= self.read.len() && out.len() >= self.written.len(), "images");
+        let (tiles, read, layout) = (self.tiles, self.read, self.written);
         let out = Shared::new(out);
-        buffers.par_iter_mut().enumerate().for_each(|(part, [before, after])| {
-            for i in part * blocks / parts..(part + 1) * blocks / parts {
-                let first = i * block;
+        (0..tiles.count().div_ceil(self.block)).into_par_iter().for_each(|i| {
+            let first = i * self.block;
+            let count = self.block.min(tiles.count() - first);
+            scratch(self.sizes, |[before, after]| {
                 let arch = Arch::new();
-                // The last block may be shorter; what its buffers hold beyond is not used.
-                let count = block.min(tiles.count() - first);
-                let values = &mut before[..count * (POSITIONS * read.channels + GAP)];
-                arch.dispatch(ToTiles { kind: Kind::Input, tiles, image: (x, read), first, out: values });
-                product.run_alone(before, weight, after);
-                arch.dispatch(FromTiles { tiles, first, values: after, bias, layout, out });
-            }
+                let transform = Transform::Input;
+                let image = (x, read);
+                // The last block may be shorter; what its products beyond are is not used.
+                arch.dispatch(ToTiles { transform, row: None, tiles, image, first, count, out: before });
+                self.product.run_alone(before, weight, after);
+                arch.dispatch(FromTiles { tiles, first, count, values: after, bias, layout, out });
+            });
         });
     }
 }

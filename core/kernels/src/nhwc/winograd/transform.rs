@@ -1,5 +1,6 @@
 //! The maps between images and tiles.
 
+use super::super::shared::Shared;
 use super::super::tile::{load, store};
 use super::super::Layout;
 use super::{Tiles, GAP, POSITIONS};
@@ -51,57 +52,103 @@ fn both_ways<S: Simd, const N: usize, const M: usize>(
     out
 }
 
-/// Reads `N` x `N` pixels of an image with its border; what lies beyond is zero.
+/// Pixels of an image with its border; what lies beyond is zero.
 struct Block<'a> {
     image: &'a [f32],
-    /// Positions of the pixels, or none beyond the border.
-    at: [[Option<usize>; 4]; 4],
+    /// Position of the first pixel, and elements from one row and column to the next.
+    at: usize,
+    steps: [usize; 2],
+    /// Rows and columns before the end of the border.
+    inside: [usize; 2],
 }
 
 impl<'a> Block<'a> {
-    /// The pixels from (`row`, `column`) on, which may lie in the border.
+    /// The pixels from (`row`, `column`) on, which may lie in the border; at most `size` rows and columns
+    /// are read.
     #[inline(always)]
-    fn new(image: &'a [f32], layout: Layout, number: usize, row: isize, column: isize) -> Self {
-        let border = layout.border as isize;
-        let inside = |i: isize, size: usize| i >= -border && i < size as isize + border;
-        let mut at = [[None; 4]; 4];
-        for (r, line) in at.iter_mut().enumerate() {
-            for (c, place) in line.iter_mut().enumerate() {
-                let (y, x) = (row + r as isize, column + c as isize);
-                if inside(y, layout.height) && inside(x, layout.width) {
-                    let (y, x) = ((y + border) as usize, (x + border) as usize);
-                    let first = number * layout.image() + y * layout.row() + x * layout.channels;
-                    assert!(first + layout.channels <= image.len(), "a tile outside of the image");
-                    *place = Some(first);
-                }
-            }
-        }
-        Self { image, at }
+    fn new(image: &'a [f32], layout: Layout, number: usize, [row, column]: [isize; 2], size: usize) -> Self {
+        let [y, x] = [row, column].map(|i| (i + layout.border as isize) as usize);
+        let inside =
+            [layout.height + 2 * layout.border - y, layout.width + 2 * layout.border - x].map(|left| left.min(size));
+        let steps = [layout.row(), layout.channels];
+        let at = number * layout.image() + y * steps[0] + x * steps[1];
+        let last = at + (inside[0] - 1) * steps[0] + inside[1] * steps[1];
+        assert!(last <= image.len(), "a tile outside of the image");
+        Self { image, at, steps, inside }
     }
 
-    /// `N` x `N` pixels, a vector of channels from `channel` on.
+    /// `N` pixels of row `row`, a vector of channels from `channel` on.
     #[inline(always)]
-    fn read<S: Simd, const N: usize>(&self, simd: S, channel: usize, lanes: usize) -> [[S::f32s; N]; N] {
-        let mut block = [[simd.splat_f32s(0.0); N]; N];
-        for (line, places) in block.iter_mut().zip(&self.at) {
-            for (value, place) in line.iter_mut().zip(places) {
-                if let Some(first) = place {
+    fn row<S: Simd, const N: usize>(&self, simd: S, row: usize, channel: usize, lanes: usize) -> [S::f32s; N] {
+        let mut line = [simd.splat_f32s(0.0); N];
+        if row < self.inside[0] {
+            let at = self.at + row * self.steps[0] + channel;
+            for (c, value) in line.iter_mut().enumerate() {
+                if c < self.inside[1] {
                     // SAFETY: the pixel's channels lie inside the image (checked above).
-                    *value = unsafe { load(simd, self.image.as_ptr().add(first + channel), lanes) };
+                    *value = unsafe { load(simd, self.image.as_ptr().add(at + c * self.steps[1]), lanes) };
                 }
             }
         }
-        block
+        line
     }
 }
 
-/// Writes the 16 positions of one vector of channels of a tile.
+/// A vector by vector operation on rows of pixels.
 #[inline(always)]
-fn write_positions<S: Simd>(simd: S, tile: &mut [f32], channels: usize, channel: usize, values: [[S::f32s; 4]; 4]) {
+fn each<S: Simd, const N: usize>(
+    a: [S::f32s; N],
+    b: [S::f32s; N],
+    operation: impl Fn(S::f32s, S::f32s) -> S::f32s,
+) -> [S::f32s; N] {
+    std::array::from_fn(
+        #[inline(always)]
+        |i| operation(a[i], b[i]),
+    )
+}
+
+/// One row of positions of [`Transform`].
+#[inline(always)]
+fn one_row<S: Simd>(
+    simd: S,
+    transform: Transform,
+    block: &Block<'_>,
+    row: usize,
+    channel: usize,
+    lanes: usize,
+) -> [S::f32s; 4] {
+    let add = |a, b| simd.add_f32s(a, b);
+    let subtract = |a, b| simd.sub_f32s(a, b);
+    match transform {
+        Transform::Input => {
+            let read = |r| block.row::<S, 4>(simd, r, channel, lanes);
+            let line = match row {
+                0 => each::<S, 4>(read(0), read(2), subtract),
+                1 => each::<S, 4>(read(1), read(2), add),
+                2 => each::<S, 4>(read(2), read(1), subtract),
+                _ => each::<S, 4>(read(1), read(3), subtract),
+            };
+            input(simd, line)
+        }
+        Transform::Gradient => {
+            let read = |r| block.row::<S, 2>(simd, r, channel, lanes);
+            let line = match row {
+                0 => read(0),
+                1 => each::<S, 2>(read(0), read(1), add),
+                2 => each::<S, 2>(read(0), read(1), subtract),
+                _ => each::<S, 2>([simd.splat_f32s(0.0); 2], read(1), subtract),
+            };
+            gradient(simd, line)
+        }
+    }
+}
+
+/// Writes positions of one vector of channels of a tile.
+#[inline(always)]
+fn write<S: Simd>(simd: S, tile: &mut [f32], channels: usize, channel: usize, values: &[S::f32s]) {
     let lanes = channels - channel;
-    for (position, value) in values.iter().flatten().enumerate() {
-        let from = position * channels + channel;
-        let out = &mut tile[from..from + lanes.min(S::F32_LANES)];
+    for (position, value) in values.iter().enumerate() {
+        let out = &mut tile[position * channels + channel..][..lanes.min(S::F32_LANES)];
         // SAFETY: `out` has these lanes.
         unsafe { store(simd, out.as_mut_ptr(), lanes, *value) };
     }
@@ -109,19 +156,23 @@ fn write_positions<S: Simd>(simd: S, tile: &mut [f32], channels: usize, channel:
 
 /// What is brought into the form of tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum Transform {
     /// Inputs of a convolution: `B^T d B`.
     Input,
     /// Gradients of its outputs: `A grad A^T`.
     Gradient,
 }
 
-/// Transforms the tiles from number `first` on, as many as `out` has room for.
+/// Transforms the tiles from number `first` on.
 pub struct ToTiles<'a> {
-    pub kind: Kind,
+    pub transform: Transform,
+    /// The row of positions that is wanted; all four without.
+    pub row: Option<usize>,
     pub tiles: Tiles,
     pub image: (&'a [f32], Layout),
     pub first: usize,
+    pub count: usize,
+    /// Tile by tile: the positions that are wanted, with their channels, and a gap.
     pub out: &'a mut [f32],
 }
 
@@ -132,22 +183,28 @@ impl WithSimd for ToTiles<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let (image, layout) = self.image;
         let channels = layout.channels;
-        for (i, out) in self.out.chunks_exact_mut(POSITIONS * channels + GAP).enumerate() {
-            if self.first + i >= self.tiles.count() {
-                out.fill(0.0);
-                continue;
-            }
+        let each = if self.row.is_some() { 4 } else { POSITIONS } * channels + GAP;
+        // The inputs of an output begin one pixel before it.
+        let (shift, size) = if self.transform == Transform::Input { (1, 4) } else { (0, 2) };
+        for (i, out) in self.out.chunks_exact_mut(each).enumerate().take(self.count) {
             let (number, row, column) = self.tiles.place(self.first + i);
-            // The inputs of the outputs (row, column) begin one pixel before.
-            let shift = if self.kind == Kind::Input { 1 } else { 0 };
-            let block = Block::new(image, layout, number, row as isize - shift, column as isize - shift);
+            let block = Block::new(image, layout, number, [row, column].map(|i| i as isize - shift), size);
             for channel in (0..channels).step_by(S::F32_LANES) {
                 let lanes = channels - channel;
-                let values = match self.kind {
-                    Kind::Input => both_ways(simd, block.read::<S, 4>(simd, channel, lanes), input),
-                    Kind::Gradient => both_ways(simd, block.read::<S, 2>(simd, channel, lanes), gradient),
-                };
-                write_positions(simd, out, channels, channel, values);
+                match self.row {
+                    Some(row) => {
+                        let values = one_row(simd, self.transform, &block, row, channel, lanes);
+                        write(simd, out, channels, channel, &values);
+                    }
+                    None => {
+                        let rows = std::array::from_fn(
+                            #[inline(always)]
+                            |r| block.row::<S, 4>(simd, r, channel, lanes),
+                        );
+                        let values = both_ways(simd, rows, input);
+                        write(simd, out, channels, channel, values.as_flattened());
+                    }
+                }
             }
         }
     }
@@ -157,12 +214,12 @@ impl WithSimd for ToTiles<'_> {
 pub struct FromTiles<'a> {
     pub tiles: Tiles,
     pub first: usize,
+    pub count: usize,
     pub values: &'a [f32],
     /// One value for each channel.
     pub bias: Option<&'a [f32]>,
     pub layout: Layout,
-    /// The pixels of one output: two rows of two columns.
-    pub out: super::super::shared::Shared<'a>,
+    pub out: Shared<'a>,
 }
 
 impl WithSimd for FromTiles<'_> {
@@ -173,7 +230,7 @@ impl WithSimd for FromTiles<'_> {
         let channels = self.layout.channels;
         assert!(self.bias.is_none_or(|b| b.len() >= channels));
         let tiles = self.values.chunks_exact(POSITIONS * channels + GAP);
-        for (i, tile) in tiles.enumerate().take(self.tiles.count() - self.first) {
+        for (i, tile) in tiles.enumerate().take(self.count) {
             let (number, row, column) = self.tiles.place(self.first + i);
             for channel in (0..channels).step_by(S::F32_LANES) {
                 let lanes = channels - channel;

@@ -1,19 +1,17 @@
 //! Transformed weights and their gradient.
 
-use super::super::{rotate, Buffer, Layout, PackedShape, WeightPlan};
-use super::transform::{Kind, ToTiles};
-use super::{tile_layout, transformed_shape, Tiles, GAP, POSITIONS};
+use super::super::{rotate, Layout, PackedShape, WeightPlan};
+use super::transform::{ToTiles, Transform};
+use super::{scratch, tile_layout, transformed_shape, Tiles};
 use crate::conv::Conv2dShape;
 use crate::simd::vectorize;
 use pulp::Arch;
 use rayon::prelude::*;
 
 /// Bytes of transformed images and gradients whose products are summed before the next.
-const RESIDENT: usize = 8 << 20;
+const RESIDENT: usize = 300_000;
 /// Least number of tiles of such a pass.
 const LEAST_TILES: usize = 112;
-/// Tiles that one task transforms.
-const TASK: usize = 14;
 /// Elements of a line that one task transforms.
 const PIECE: usize = 512;
 /// Elements that are transformed side by side.
@@ -139,14 +137,15 @@ pub fn gradient_of_weight(shape: &PackedShape, transformed: &[f32], out: &mut [f
 /// How the gradient of transformed weights is computed for given layouts.
 #[derive(Debug, Clone)]
 pub struct WinogradWeightPlan {
+    shape: PackedShape,
     tiles: Tiles,
     x: Layout,
     grad: Layout,
+    /// The products of the positions of one row, for the tiles of one pass.
     product: WeightPlan,
-    /// Tiles of one pass.
     pass: usize,
-    inputs: Buffer,
-    gradients: Buffer,
+    /// Sizes of the transformed inputs and gradients of a pass.
+    sizes: [usize; 2],
 }
 
 impl WinogradWeightPlan {
@@ -154,41 +153,44 @@ impl WinogradWeightPlan {
     pub fn new(shape: &Conv2dShape, x: Layout, grad: Layout) -> Self {
         assert!(x.border >= 1, "a border of one pixel is read");
         let tiles = Tiles::of(grad);
-        let each = (POSITIONS * (x.channels + grad.channels) + 2 * GAP) * 4;
-        let most = (RESIDENT / each).max(LEAST_TILES).min(tiles.count());
-        // Passes of the same size.
-        let pass = tiles.count().div_ceil(tiles.count().div_ceil(most));
-        let [v, z] = [x.channels, grad.channels].map(|channels| tile_layout(pass, channels));
+        let each = 4 * (x.channels + grad.channels) * size_of::<f32>();
+        let pass = (RESIDENT / each).max(LEAST_TILES).min(tiles.count());
+        let [v, z] = [x.channels, grad.channels].map(|channels| tile_layout(pass, 4 * channels));
         let products = Conv2dShape {
             batch: 1,
-            in_channels: POSITIONS * x.channels,
+            in_channels: 4 * x.channels,
             in_height: 1,
             in_width: pass,
-            out_channels: POSITIONS * grad.channels,
+            out_channels: 4 * grad.channels,
             kernel: [1, 1],
             padding: Default::default(),
-            groups: POSITIONS,
+            groups: 4,
             ..*shape
         };
         let product = WeightPlan::new(&products, v, z);
-        Self { tiles, x, grad, product, pass, inputs: Buffer::zeros(v.len()), gradients: Buffer::zeros(z.len()) }
+        Self { shape: PackedShape::of(shape), tiles, x, grad, product, pass, sizes: [v.len(), z.len()] }
     }
 
     /// Adds the gradient of the transformed weights to `out`, or replaces it where `replace` is set.
-    pub fn run(&mut self, x: &[f32], grad: &[f32], out: &mut [f32], replace: bool) {
+    pub fn run(&self, x: &[f32], grad: &[f32], out: &mut [f32], replace: bool) {
         assert!(x.len() >= self.x.len() && grad.len() >= self.grad.len(), "images");
-        for first in (0..self.tiles.count()).step_by(self.pass) {
-            to_tiles(Kind::Input, self.tiles, (x, self.x), first, &mut self.inputs);
-            to_tiles(Kind::Gradient, self.tiles, (grad, self.grad), first, &mut self.gradients);
-            self.product.run(&self.inputs, &self.gradients, out, replace && first == 0);
-        }
+        assert_eq!(out.len(), transformed_shape(&self.shape).len(), "weights");
+        // A task has a row of positions: what it reads and sums depends on no other.
+        out.par_chunks_mut(out.len() / 4).enumerate().for_each(|(row, out)| {
+            for first in (0..self.tiles.count()).step_by(self.pass) {
+                let count = self.pass.min(self.tiles.count() - first);
+                scratch(self.sizes, |[inputs, gradients]| {
+                    let both = [(Transform::Input, (x, self.x)), (Transform::Gradient, (grad, self.grad))];
+                    for ((transform, image), out) in both.into_iter().zip([&mut *inputs, &mut *gradients]) {
+                        let (tiles, row) = (self.tiles, Some(row));
+                        // Beyond the last tile, zeros add nothing.
+                        let beyond = count * out.len() / self.pass;
+                        out[beyond..].fill(0.0);
+                        Arch::new().dispatch(ToTiles { transform, row, tiles, image, first, count, out });
+                    }
+                    self.product.run_alone(inputs, gradients, out, replace && first == 0);
+                });
+            }
+        });
     }
-}
-
-/// Transforms the tiles from number `first` on; those beyond the last are zero.
-fn to_tiles(kind: Kind, tiles: Tiles, image: (&[f32], Layout), first: usize, out: &mut [f32]) {
-    let each = POSITIONS * image.1.channels + GAP;
-    out.par_chunks_mut(TASK * each).enumerate().for_each(|(i, out)| {
-        Arch::new().dispatch(ToTiles { kind, tiles, image, first: first + i * TASK, out });
-    });
 }
