@@ -29,6 +29,8 @@ const POSITIONS: usize = 16;
 const GAP: usize = 16;
 /// Channels from which on the products outweigh the transforms.
 const LEAST_CHANNELS: usize = 32;
+/// Bytes of transformed weights beyond which reading them costs what the products save.
+const MOST_WEIGHTS: usize = 5_000_000;
 
 /// Whether a convolution has this form, and gains by it.
 pub fn winograd_applies(shape: &Conv2dShape) -> bool {
@@ -38,6 +40,7 @@ pub fn winograd_applies(shape: &Conv2dShape) -> bool {
         && shape.padding == Padding::all(1)
         && shape.groups == 1
         && shape.in_channels.min(shape.out_channels) >= LEAST_CHANNELS
+        && transformed_shape(&PackedShape::of(shape)).len() * size_of::<f32>() <= MOST_WEIGHTS
 }
 
 /// The packed form of transformed weights, for a packed weight of 3 x 3.

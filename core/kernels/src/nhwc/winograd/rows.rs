@@ -8,7 +8,7 @@ use crate::conv::Conv2dShape;
 use pulp::Arch;
 use rayon::prelude::*;
 
-/// Tiles that are multiplied together: register tiles of the products.
+/// Tiles that are multiplied together: two register tiles of the products.
 const BLOCK: usize = 28;
 
 /// How a convolution, or its gradient with respect to its input, is computed for given layouts.
