@@ -1,12 +1,14 @@
 //! QDrop's element-wise mix of quantized and full-precision values (QDrop, section 4.2).
 
-use crate::random::Stream;
+use crate::random::{Stream, LANES};
 use crate::segments::{for_each_piece, PIECE};
 use crate::simd::vectorize;
 use rayon::prelude::*;
 
 /// Values whose choices are drawn together.
-pub const GROUP: usize = 128;
+pub const GROUP: usize = PARTS * LANES;
+/// Parts of a group, one bit of a lane each.
+const PARTS: usize = 8;
 
 /// Which values keep their quantized value.
 #[derive(Debug, Clone, Copy)]
@@ -25,24 +27,58 @@ pub enum Keep<'a> {
     Mask(&'a [u8]),
 }
 
+/// The choices of one group, in a form that vector instructions read: bit `part` of lane `l` is that of
+/// value `16 * part + l`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Choices([u8; LANES]);
+
+impl Choices {
+    /// The same, lane by lane of a vector.
+    #[inline(always)]
+    pub(crate) fn lanes(self) -> [u32; LANES] {
+        let mut lanes = [0; LANES];
+        for l in 0..LANES {
+            lanes[l] = u32::from(self.0[l]);
+        }
+        lanes
+    }
+
+    /// Whether value `index` keeps its quantized value.
+    pub fn keeps(self, index: usize) -> bool {
+        self.0[index % LANES] >> (index / LANES) & 1 != 0
+    }
+}
+
 impl Keep<'_> {
-    /// The choices of up to [`GROUP`] values: group number `group` of the random numbers, or the bytes
+    /// The choices of up to [`GROUP`] values: group number `group` of the random numbers, or `count` bytes
     /// from `first` on.
     #[inline(always)]
-    pub fn group(&self, group: usize, first: usize, out: &mut [bool]) {
+    pub fn group(&self, group: usize, first: usize, count: usize) -> Choices {
         match self {
-            Keep::All => out.fill(true),
+            Keep::All => Choices([0xFF; LANES]),
             Keep::Random { stream, probability } => {
                 let limit = (f64::from(*probability) * 65_536.0).round() as u32;
-                let numbers = stream.half_words(group as u32);
-                for (o, n) in out.iter_mut().zip(&numbers) {
-                    *o = u32::from(*n) < limit;
+                let words = stream.group(group as u32);
+                let mut bits = [0_u32; LANES];
+                // The lower halves of the four words, then the upper ones.
+                for part in 0..PARTS {
+                    for l in 0..LANES {
+                        let number = words[part % 4][l] >> (part / 4 * 16) & 0xFFFF;
+                        bits[l] |= if number < limit { 1 << part } else { 0 };
+                    }
                 }
+                let mut choices = [0; LANES];
+                for l in 0..LANES {
+                    choices[l] = bits[l] as u8;
+                }
+                Choices(choices)
             }
             Keep::Mask(mask) => {
-                for (o, m) in out.iter_mut().zip(&mask[first..]) {
-                    *o = *m != 0;
+                let mut choices = [0; LANES];
+                for (i, m) in mask[first..first + count].iter().enumerate() {
+                    choices[i % LANES] |= u8::from(*m != 0) << (i / LANES);
                 }
+                Choices(choices)
             }
         }
     }
@@ -55,21 +91,23 @@ pub fn mask_of_planes(keep: Keep<'_>, [images, channels, height, width]: [usize;
     let groups = row.div_ceil(GROUP);
     let mut mask = vec![0; images * channels * height * width];
     mask.par_chunks_mut((channels * height * width).max(1)).enumerate().for_each(|(n, mask)| {
-        let mut choices = vec![false; groups * GROUP];
+        let mut choices = vec![Choices::default(); groups];
         for y in 0..height {
             let row_number = n * height + y;
             vectorize(
                 #[inline(always)]
                 || {
-                    for (g, part) in choices.chunks_exact_mut(GROUP).enumerate() {
-                        keep.group(row_number * groups + g, row_number * row + g * GROUP, part);
+                    for (g, choices) in choices.iter_mut().enumerate() {
+                        let count = GROUP.min(row - g * GROUP);
+                        *choices = keep.group(row_number * groups + g, row_number * row + g * GROUP, count);
                     }
                 },
             );
             for c in 0..channels {
                 let line = &mut mask[(c * height + y) * width..][..width];
-                for (m, k) in line.iter_mut().zip(choices[c..].iter().step_by(channels)) {
-                    *m = u8::from(*k);
+                for (x, m) in line.iter_mut().enumerate() {
+                    let at = x * channels + c;
+                    *m = u8::from(choices[at / GROUP].keeps(at % GROUP));
                 }
             }
         }
@@ -136,6 +174,17 @@ mod tests {
     }
 
     #[test]
+    fn a_mask_is_what_it_says() {
+        let mask: Vec<u8> = (0..200).map(|i| u8::from(i * i % 7 < 3)).collect();
+        for (first, count) in [(0, GROUP), (72, GROUP), (190, 10)] {
+            let choices = Keep::Mask(&mask).group(0, first, count);
+            assert!((0..count).all(|i| choices.keeps(i) == (mask[first + i] != 0)));
+            assert!((count..GROUP).all(|i| !choices.keeps(i)));
+        }
+        assert!((0..GROUP).all(|i| Keep::All.group(0, 0, 0).keeps(i)));
+    }
+
+    #[test]
     fn planes_have_the_choices_of_their_pixels() {
         let (images, channels, height, width) = (2, 5, 3, 29);
         let mask = mask_of_planes(random(0.5), [images, channels, height, width]);
@@ -145,10 +194,9 @@ mod tests {
                 for y in 0..height {
                     for x in 0..width {
                         let at = x * channels + c;
-                        let mut part = [false; GROUP];
-                        random(0.5).group((n * height + y) * groups + at / GROUP, 0, &mut part);
+                        let choices = random(0.5).group((n * height + y) * groups + at / GROUP, 0, 0);
                         let got = mask[((n * channels + c) * height + y) * width + x] != 0;
-                        assert_eq!(got, part[at % GROUP]);
+                        assert_eq!(got, choices.keeps(at % GROUP));
                     }
                 }
             }

@@ -13,7 +13,8 @@ use crate::model::{QuantModel, QuantSite};
 use crate::ops::{host_values, Activation};
 use crate::reconstructor::UnitSamples;
 use qdrop_kernels::conv::{Conv2dShape, Padding};
-use qdrop_kernels::nhwc::stage::{Step, Sums};
+use qdrop_kernels::drop::Choices;
+use qdrop_kernels::nhwc::stage::{groups_of_row, Step, Sums};
 use qdrop_kernels::nhwc::{border_of_gradient, Layout};
 
 /// Bytes that the buffers of one chunk should not exceed: what the last-level cache holds.
@@ -118,9 +119,9 @@ pub fn compile(
         [c] => [c, 1, 1],
         ref other => [other.iter().product(), 1, 1],
     };
-    // In the chunk's buffers: values and gradients of every link, input and target.
+    // In the chunk's buffers: input, target, and for every link a layer's value, its stage's and a gradient.
     let size = |id: NodeId| image(id).iter().product::<usize>();
-    let each = 2 * size(input) + 2 * size(output) + parts.chain.iter().map(|l| 4 * size(l.node)).sum::<usize>();
+    let each = 2 * size(input) + 2 * size(output) + parts.chain.iter().map(|l| 3 * size(l.node)).sum::<usize>();
     let fits = (CACHE / 4 / each.max(1)).clamp(1, batch);
     let chunk = (1..=fits).rev().find(|c| batch.is_multiple_of(*c)).unwrap_or(1);
 
@@ -183,7 +184,7 @@ pub fn compile(
     for (i, (link, shape)) in parts.chain.iter().zip(&shapes).enumerate() {
         let z = layout(link.node, 0);
         let gz = layout(link.node, if i == 0 { 0 } else { border_of_gradient(shape) });
-        let gx = (i > 0).then_some(Layout { border: 0, ..x });
+        let gx = layers.last().map(|l: &Layer| l.gz.layout);
         let weight = match weight(model, link.node, *shape, Layouts { x, z, gz, gx })? {
             Ok(weight) => weight,
             Err(why) => return refuse(why),
@@ -202,10 +203,9 @@ pub fn compile(
             Ok(site) => site,
             Err(why) => return refuse(why),
         };
-        let empty = Images::new(Layout { batch: 0, ..z });
-        let (a, ga) = match shapes.get(i + 1) {
-            Some(next) => (Images::new(layout(link.node, border(next))), Images::new(layout(link.node, 0))),
-            None => (empty.clone(), empty),
+        let a = match shapes.get(i + 1) {
+            Some(next) => Images::new(layout(link.node, border(next))),
+            None => Images::new(Layout { batch: 0, ..z }),
         };
         x = a.layout;
         layers.push(Layer {
@@ -213,8 +213,8 @@ pub fn compile(
             site,
             z: Images::new(z),
             a,
-            ga,
             gz: Images::new(gz),
+            kept: vec![Choices::default(); chunk * z.height * groups_of_row(z)],
             rows: vec![Sums::default(); chunk * z.height],
             sums: Sums::default(),
         });
@@ -234,9 +234,8 @@ pub fn compile(
         (_, _, true) => Shortcut::Identity,
         _ => Shortcut::None,
     };
-    let target = Images::new(layout(output, 0));
-    let samples = Samples::new(samples, x_layout, target.layout)?;
-    Ok(Ok(FusedUnit::new(batch, chunk, samples, Images::new(x_layout), target, layers, shortcut)))
+    let samples = Samples::new(samples, x_layout, layout(output, 0))?;
+    Ok(Ok(FusedUnit::new(batch, chunk, samples, Images::new(x_layout), layers, shortcut)))
 }
 
 /// The weight of a layer, with what is learned of it.

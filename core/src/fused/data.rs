@@ -5,41 +5,61 @@ use crate::cache::{CachedValues, Reservation};
 use crate::error::Result;
 use crate::reconstructor::UnitSamples;
 use qdrop_kernels::drop::Keep;
-use qdrop_kernels::nhwc::{copy_rows, from_planes, stage, Buffer, Layout};
+use qdrop_kernels::nhwc::{from_planes, stage, Buffer, Layout};
 use std::sync::Arc;
 
 /// Cached values of all samples.
 enum Source {
-    /// With channels together, as the step needs them: an image after the other, without border.
+    /// With channels together, as the step needs them: an image after the other.
     Together(Buffer, #[allow(dead_code, reason = "held for its drop")] Reservation),
-    /// As they are cached; every step rearranges what it reads.
-    Planes(Arc<CachedValues>),
+    /// As they are cached; every step rearranges what it reads in the buffer.
+    Planes(Arc<CachedValues>, Buffer),
 }
 
 impl Source {
-    /// Rearranges all samples, if the cache's budget has room for a second copy.
+    /// Rearranges all samples, if the cache's budget has room for a second copy. `layout` is that of a
+    /// chunk, without border.
     fn new(cached: &Arc<CachedValues>, layout: Layout) -> Result<Self> {
-        let flat = Layout { batch: 1, border: 0, ..layout };
-        let len = cached.samples() * flat.image();
-        let Some(reservation) = cached.reserve((len * 4) as u64) else { return Ok(Self::Planes(cached.clone())) };
+        let one = Layout { batch: 1, ..layout };
+        let len = cached.samples() * one.image();
+        let Some(reservation) = cached.reserve((len * 4) as u64) else {
+            return Ok(Self::Planes(cached.clone(), Buffer::zeros(layout.len())));
+        };
         let mut all = Buffer::zeros(len);
-        for (sample, out) in all.chunks_exact_mut(flat.image()).enumerate() {
-            cached.with_sample(sample, |planes| from_planes(planes, flat, out))?;
+        for (sample, out) in all.chunks_exact_mut(one.image()).enumerate() {
+            cached.with_sample(sample, |planes| from_planes(planes, one, out))?;
         }
         Ok(Self::Together(all, reservation))
     }
 
-    /// Reads some samples into `images`.
-    fn read(&self, samples: &[usize], images: &mut Images) -> Result<()> {
-        let layout = images.layout;
-        let flat = Layout { batch: 1, border: 0, ..layout };
-        for (sample, out) in samples.iter().zip(images.values.chunks_exact_mut(layout.image())) {
-            match self {
-                Self::Together(all, _) => copy_rows((&all[sample * flat.image()..], flat), (out, layout)),
-                Self::Planes(cached) => cached.with_sample(*sample, |planes| from_planes(planes, layout, out))?,
+    /// The samples as images of this layout.
+    fn images<'a>(&'a mut self, samples: &'a [usize], layout: Layout) -> Result<Batch<'a>> {
+        let size = layout.image();
+        match self {
+            Self::Together(values, _) => Ok(Batch { values, numbers: Some(samples), size }),
+            Self::Planes(cached, room) => {
+                let one = Layout { batch: 1, ..layout };
+                for (sample, out) in samples.iter().zip(room.chunks_exact_mut(size)) {
+                    cached.with_sample(*sample, |planes| from_planes(planes, one, out))?;
+                }
+                Ok(Batch { values: room, numbers: None, size })
             }
         }
-        Ok(())
+    }
+}
+
+/// Images of some samples, without border.
+pub struct Batch<'a> {
+    values: &'a [f32],
+    /// Numbers of the images; in their order without.
+    numbers: Option<&'a [usize]>,
+    size: usize,
+}
+
+impl Batch<'_> {
+    pub fn image(&self, index: usize) -> &[f32] {
+        let number = self.numbers.map_or(index, |n| n[index]);
+        &self.values[number * self.size..][..self.size]
     }
 }
 
@@ -48,38 +68,41 @@ pub struct Samples {
     quantized_input: Source,
     float_input: Source,
     float_output: Source,
+    input: Layout,
+    output: Layout,
 }
 
 impl Samples {
     /// The samples for inputs and outputs of these layouts.
     pub fn new(samples: &UnitSamples, input: Layout, output: Layout) -> Result<Self> {
+        let [input, output] = [input, output].map(|layout| Layout { border: 0, ..layout });
         Ok(Self {
             quantized_input: Source::new(&samples.quantized_input, input)?,
             float_input: Source::new(&samples.float_input, input)?,
             float_output: Source::new(&samples.float_output, output)?,
+            input,
+            output,
         })
     }
 
-    /// Reads inputs and mixes them into `x`; `scratch` has its layout, and `first` counts the images before.
-    pub fn mixed_input(
-        &self,
-        samples: &[usize],
-        keep: Keep<'_>,
-        first: usize,
-        x: &mut Images,
-        scratch: &mut Images,
-    ) -> Result<()> {
-        if matches!(keep, Keep::All) {
-            return self.quantized_input.read(samples, x);
-        }
-        self.float_input.read(samples, x)?;
-        self.quantized_input.read(samples, scratch)?;
-        stage::mix(&scratch.values, keep, first * x.layout.height, x.write());
+    /// Reads inputs and mixes them into `x`; `first` counts the images before.
+    pub fn mixed_input(&mut self, samples: &[usize], keep: Keep<'_>, first: usize, x: &mut Images) -> Result<()> {
+        let layout = self.input;
+        let quantized = self.quantized_input.images(samples, layout)?;
+        let full = match keep {
+            // What is not used need not be read.
+            Keep::All => None,
+            _ => Some(self.float_input.images(samples, layout)?),
+        };
+        let full = full.as_ref().unwrap_or(&quantized);
+        let first_row = first * layout.height;
+        stage::mix(&|i| [quantized.image(i), full.image(i)], layout, keep, first_row, x.write());
         Ok(())
     }
 
-    /// Reads outputs into `target`.
-    pub fn outputs(&self, samples: &[usize], target: &mut Images) -> Result<()> {
-        self.float_output.read(samples, target)
+    /// What the outputs should be, and the layout of each image.
+    pub fn outputs<'a>(&'a mut self, samples: &'a [usize]) -> Result<(Batch<'a>, Layout)> {
+        let layout = self.output;
+        Ok((self.float_output.images(samples, layout)?, layout))
     }
 }

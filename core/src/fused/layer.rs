@@ -3,6 +3,7 @@
 use super::learned::Number;
 use super::weight::Weight;
 use qdrop_kernels::activation::Activation;
+use qdrop_kernels::drop::Choices;
 use qdrop_kernels::nhwc::stage::{Stage, Step, Sums};
 use qdrop_kernels::nhwc::{Buffer, Layout};
 use qdrop_kernels::rounding::round_half_even;
@@ -94,9 +95,10 @@ pub struct Layer {
     pub z: Images,
     /// The stage's value, which the next layer reads.
     pub a: Images,
-    /// Gradients with respect to `a` and `z`.
-    pub ga: Images,
+    /// The gradient with respect to `a`, then that with respect to `z`.
     pub gz: Images,
+    /// What the stage's drop chose, for the backward pass.
+    pub kept: Vec<Choices>,
     /// Sums of the current chunk, row by row, and of the batch so far.
     pub rows: Vec<Sums>,
     pub sums: Sums,

@@ -50,10 +50,10 @@ pub struct FusedUnit {
     chunk: usize,
     samples: Samples,
     x: Images,
-    scratch: Images,
-    target: Images,
     layers: Vec<Layer>,
     shortcut: Shortcut,
+    /// What is kept in this step: of the input, then of every layer.
+    choices: Vec<Choice>,
     /// Updates done.
     steps: usize,
 }
@@ -74,11 +74,10 @@ impl FusedUnit {
         chunk: usize,
         samples: Samples,
         x: Images,
-        target: Images,
         layers: Vec<Layer>,
         shortcut: Shortcut,
     ) -> Self {
-        Self { batch, chunk, samples, scratch: x.clone(), x, target, layers, shortcut, steps: 0 }
+        Self { batch, chunk, samples, x, choices: Vec::with_capacity(layers.len() + 1), layers, shortcut, steps: 0 }
     }
 
     /// One step on the given samples, as many as the batch size. `keep(i)` says which elements keep their
@@ -98,9 +97,9 @@ impl FusedUnit {
             return Err(broken(&format!("{} samples for a batch of {}", indices.len(), self.batch)));
         }
         self.prepare();
-        let choices = self.choices(keep)?;
+        self.choose(keep)?;
         for (i, chunk) in indices.chunks(self.chunk).enumerate() {
-            self.chunk(chunk, i * self.chunk, &choices)?;
+            self.chunk(chunk, i * self.chunk)?;
         }
         let last = self.layers.last().map_or(0.0, |l| l.sums.loss);
         let reconstruction = last * f64::from(self.factor());
@@ -116,7 +115,7 @@ impl FusedUnit {
 
     /// One over the positions that the loss is averaged over.
     fn factor(&self) -> f32 {
-        let layout = self.target.layout;
+        let layout = self.layers.last().map_or(self.x.layout, |l| l.z.layout);
         (1.0 / (self.batch * layout.height * layout.width) as f64) as f32
     }
 
@@ -131,20 +130,20 @@ impl FusedUnit {
         }
     }
 
-    /// The choices of all sites: the input, then those of the layers.
-    fn choices(&self, keep: &dyn Fn(usize) -> Keep) -> Result<Vec<Choice>> {
+    /// What is kept at the sites of this step.
+    fn choose(&mut self, keep: &dyn Fn(usize) -> Keep) -> Result<()> {
         let sites = self.layers.iter().map(|l| (l.site.is_quantized().then_some(l.site.number), l.z.layout));
-        std::iter::once((Some(0), self.x.layout))
-            .chain(sites)
-            .map(|(site, layout)| site.map_or(Ok(Choice::All), |s| Choice::new(keep(s), layout.channels)))
-            .collect()
+        self.choices.clear();
+        for (site, layout) in std::iter::once((Some(0), self.x.layout)).chain(sites) {
+            self.choices.push(site.map_or(Ok(Choice::All), |s| Choice::new(keep(s), layout.channels))?);
+        }
+        Ok(())
     }
 
-    fn chunk(&mut self, indices: &[usize], first: usize, choices: &[Choice]) -> Result<()> {
-        let Self { samples, x, scratch, target, layers, shortcut, .. } = self;
-        let input = choices[0].keep();
-        samples.mixed_input(indices, input, first, x, scratch)?;
-        samples.outputs(indices, target)?;
+    fn chunk(&mut self, indices: &[usize], first: usize) -> Result<()> {
+        let factor = self.factor();
+        let Self { samples, x, layers, shortcut, choices, .. } = self;
+        samples.mixed_input(indices, choices[0].keep(), first, x)?;
         let last = layers.len() - 1;
         for i in 0..=last {
             let (before, rest) = layers.split_at_mut(i);
@@ -153,14 +152,14 @@ impl FusedUnit {
             if i < last {
                 let keep = choices[i + 1].keep();
                 let first_row = first * layer.z.layout.height;
-                stage::forward(layer.site.stage(), layer.z.read(), keep, first_row, layer.a.write());
+                let Layer { site, z, a, kept, .. } = layer;
+                stage::forward(site.stage(), z.read(), keep, first_row, a.write(), kept);
             }
         }
         if let Shortcut::Projection(weight, z) = shortcut {
             weight.forward(x.read(), z.write());
         }
-        let factor = self.factor();
-        let Self { x, target, layers, shortcut, .. } = self;
+        let (target, target_layout) = samples.outputs(indices)?;
         let end = &mut layers[last];
         let added = match shortcut {
             Shortcut::None => None,
@@ -173,7 +172,7 @@ impl FusedUnit {
             end.site.stage(),
             z,
             added,
-            target.read(),
+            (&|i| target.image(i), target_layout),
             factor,
             choices[last + 1].keep(),
             rows,
@@ -191,11 +190,9 @@ impl FusedUnit {
             let read = before.last().map_or(x.read(), |l| l.a.read());
             layer.weight.backward_weight(read, layer.gz.read(), replace);
             if let Some(previous) = before.last_mut() {
-                layer.weight.backward_input(layer.gz.read(), previous.ga.write());
-                let (stage, keep) = (previous.site.stage(), choices[i].keep());
-                let first_row = first * previous.z.layout.height;
-                let Layer { z, ga, gz, rows, .. } = previous;
-                stage::backward(stage, z.read(), ga.read(), keep, first_row, gz.write(), rows);
+                layer.weight.backward_input(layer.gz.read(), previous.gz.write());
+                let Layer { site, z, gz, kept, rows, .. } = previous;
+                stage::backward(site.stage(), z.read(), kept, gz.write(), rows);
                 previous.sums = previous.rows.iter().fold(previous.sums, |sum, row| sum + *row);
             }
         }

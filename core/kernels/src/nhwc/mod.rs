@@ -21,7 +21,7 @@ pub use buffer::Buffer;
 pub use depthwise::{depthwise_backward_input, depthwise_backward_weight, depthwise_forward};
 pub use pack::{PackedShape, TILE};
 pub use rows::{border_of_gradient, rotate, RowPlan};
-pub use transpose::{copy_rows, from_planes, to_planes};
+pub use transpose::{from_planes, to_planes};
 pub use weight::WeightPlan;
 pub use winograd::{
     gradient_of_weight, mirrored, transformed, transformed_shape, winograd_applies, WinogradPlan, WinogradWeightPlan,

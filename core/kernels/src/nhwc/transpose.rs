@@ -40,16 +40,6 @@ pub fn from_planes(planes: &[f32], layout: Layout, out: &mut [f32]) {
     });
 }
 
-/// Copies one image into another border.
-pub fn copy_rows((from, from_layout): (&[f32], Layout), (to, to_layout): (&mut [f32], Layout)) {
-    let to = Shared::new(to);
-    (0..to_layout.height).into_par_iter().with_min_len(8).for_each(|y| {
-        // SAFETY: every task writes a row of its own.
-        let row = unsafe { to.part(to_layout.offset(0, y), to_layout.values()) };
-        row.copy_from_slice(&from[from_layout.offset(0, y)..][..row.len()]);
-    });
-}
-
 /// One column of a block.
 #[inline(always)]
 fn transposed(block: &[[f32; BLOCK]; BLOCK], x: usize) -> [f32; BLOCK] {

@@ -1,0 +1,312 @@
+//! What stands between two convolutions of a unit, in one pass: activation function, quantizer and
+//! drop; at the unit's end also the shortcut and the loss.
+
+mod group;
+
+use super::shared::Shared;
+use super::Layout;
+use crate::activation::Activation;
+use crate::drop::{Choices, Keep, GROUP};
+use crate::simd::vectorize;
+use group::{Grid, Lanes};
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+/// A grid that a whole tensor shares.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// Step of the grid.
+    pub scale: f32,
+    /// Integer that stands for zero.
+    pub zero_point: f32,
+    /// Smallest integer.
+    pub qmin: f32,
+    /// Largest integer.
+    pub qmax: f32,
+}
+
+/// What becomes of a convolution's result: `drop(fake_quantize(activation(z + shortcut)))`.
+#[derive(Debug, Clone, Copy)]
+pub struct Stage {
+    /// The activation function, if there is one.
+    pub activation: Option<Activation>,
+    /// The quantizer's grid, if there is one.
+    pub step: Option<Step>,
+}
+
+/// What a stage adds to the gradients of scale and zero point, and to the loss.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Sums {
+    /// Gradient of the scale.
+    pub scale: f64,
+    /// Gradient of the zero point.
+    pub zero_point: f64,
+    /// Sum of squared errors.
+    pub loss: f64,
+}
+
+impl std::ops::Add for Sums {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            scale: self.scale + other.scale,
+            zero_point: self.zero_point + other.zero_point,
+            loss: self.loss + other.loss,
+        }
+    }
+}
+
+/// An image that is read.
+pub type Read<'a> = (&'a [f32], Layout);
+/// An image that is written.
+pub type Written<'a> = (&'a mut [f32], Layout);
+
+/// What the values of each image should be, laid out as one image.
+pub type Targets<'a> = (&'a (dyn Fn(usize) -> &'a [f32] + Sync), Layout);
+
+/// Calls `body` with the stage's parts as constants, so that branches leave the loops.
+macro_rules! specialize {
+    ($stage:expr, $activation:ident, $quantized:ident => $body:expr) => {
+        match ($stage.activation, $stage.step.is_some()) {
+            (None, true) => specialize!(@ $activation, $quantized, None, true, $body),
+            (None, false) => specialize!(@ $activation, $quantized, None, false, $body),
+            (Some(Activation::Relu), true) => specialize!(@ $activation, $quantized, Some(Activation::Relu), true, $body),
+            (Some(Activation::Relu6), true) => specialize!(@ $activation, $quantized, Some(Activation::Relu6), true, $body),
+            (activation, quantized) => {
+                #[allow(non_snake_case)]
+                let ($activation, $quantized) = (activation, quantized);
+                $body
+            }
+        }
+    };
+    (@ $activation:ident, $quantized:ident, $a:expr, $q:expr, $body:expr) => {{
+        const $activation: Option<Activation> = $a;
+        const $quantized: bool = $q;
+        $body
+    }};
+}
+
+/// Groups of a row of images of this layout; each has its [`Choices`].
+pub fn groups_of_row(layout: Layout) -> usize {
+    layout.values().div_ceil(GROUP)
+}
+
+/// The choices of group `group` of row `row`, which has `len` values; and the place of its values.
+#[inline(always)]
+fn choose(keep: Keep<'_>, row: usize, group: usize, len: usize) -> (Choices, std::ops::Range<usize>) {
+    let values = group * GROUP..len.min((group + 1) * GROUP);
+    (keep.group(row * len.div_ceil(GROUP) + group, row * len + values.start, values.len()), values)
+}
+
+fn sums_of(lanes: Lanes) -> Sums {
+    let [scale, zero_point, loss] = lanes.map(|lanes| lanes.iter().map(|v| f64::from(*v)).sum());
+    Sums { scale, zero_point, loss }
+}
+
+/// The stage's value. `first_row` counts the rows of the images before these; `kept` takes the choices,
+/// row by row.
+pub fn forward(stage: Stage, z: Read<'_>, keep: Keep<'_>, first_row: usize, out: Written<'_>, kept: &mut [Choices]) {
+    let (layout, rows) = (z.1, z.1.height);
+    let groups = groups_of_row(layout);
+    let target = Shared::new(out.0);
+    let grid = Grid::new(stage.step);
+    kept[..layout.batch * rows * groups].par_chunks_exact_mut(groups).with_min_len(4).enumerate().for_each(
+        |(i, kept)| {
+            let (image, row) = (i / rows, i % rows);
+            let z = &z.0[layout.offset(image, row)..][..layout.values()];
+            // SAFETY: every task writes a row of its own.
+            let out = unsafe { target.part(out.1.offset(image, row), out.1.values()) };
+            specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
+                #[inline(always)]
+                || forward_row(ACTIVATION, QUANTIZED, &grid, z, keep, first_row + i, out, kept)
+            ));
+        },
+    );
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn forward_row(
+    activation: Option<Activation>,
+    quantized: bool,
+    grid: &Grid,
+    z: &[f32],
+    keep: Keep<'_>,
+    row: usize,
+    out: &mut [f32],
+    kept: &mut [Choices],
+) {
+    for (group, kept) in kept.iter_mut().enumerate() {
+        let (choices, values) = choose(keep, row, group, z.len());
+        *kept = choices;
+        let mut room = [0.0; GROUP];
+        let z = group::whole(&z[values.clone()], &mut room);
+        group::in_place(
+            &mut out[values],
+            #[inline(always)]
+            |out| group::forward(activation, quantized, grid, &choices.lanes(), z, out),
+        );
+    }
+}
+
+/// The gradient with respect to z: `gradient` has that of the stage's value, and takes it. `kept` has what
+/// [`forward`] chose, and `sums` has room for all rows.
+pub fn backward(stage: Stage, z: Read<'_>, kept: &[Choices], gradient: Written<'_>, sums: &mut [Sums]) {
+    let (layout, rows) = (z.1, z.1.height);
+    let groups = groups_of_row(layout);
+    let target = Shared::new(gradient.0);
+    let grid = Grid::new(stage.step);
+    sums[..layout.batch * rows].par_iter_mut().with_min_len(4).enumerate().for_each(|(i, sums)| {
+        let (image, row) = (i / rows, i % rows);
+        let z = &z.0[layout.offset(image, row)..][..layout.values()];
+        let kept = &kept[i * groups..][..groups];
+        // SAFETY: every task writes a row of its own.
+        let gradient = unsafe { target.part(gradient.1.offset(image, row), gradient.1.values()) };
+        *sums = sums_of(specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
+            #[inline(always)]
+            || backward_row(ACTIVATION, QUANTIZED, &grid, z, kept, gradient)
+        )));
+    });
+}
+
+#[inline(always)]
+fn backward_row(
+    activation: Option<Activation>,
+    quantized: bool,
+    grid: &Grid,
+    z: &[f32],
+    kept: &[Choices],
+    gradient: &mut [f32],
+) -> Lanes {
+    let mut lanes = Lanes::default();
+    for ((gradient, z), kept) in gradient.chunks_mut(GROUP).zip(z.chunks(GROUP)).zip(kept) {
+        let mut room = [0.0; GROUP];
+        let z = group::whole(z, &mut room);
+        group::in_place(
+            gradient,
+            #[inline(always)]
+            |gradient| group::backward(activation, quantized, grid, &kept.lanes(), z, gradient, &mut lanes),
+        );
+    }
+    lanes
+}
+
+/// The unit's end: the value of the stage is compared with `target`, and the gradient of `factor` times
+/// the sum of squared errors with respect to `z + shortcut` is written. `sums` has room for all rows.
+#[allow(clippy::too_many_arguments)]
+pub fn end(
+    stage: Stage,
+    z: Read<'_>,
+    shortcut: Option<Read<'_>>,
+    (target, target_layout): Targets<'_>,
+    factor: f32,
+    keep: Keep<'_>,
+    first_row: usize,
+    out: Written<'_>,
+    sums: &mut [Sums],
+) {
+    let (layout, rows) = (z.1, z.1.height);
+    let written = Shared::new(out.0);
+    let grid = Grid::new(stage.step);
+    sums[..layout.batch * rows].par_iter_mut().with_min_len(4).enumerate().for_each(|(i, sums)| {
+        let (image, row) = (i / rows, i % rows);
+        let z = &z.0[layout.offset(image, row)..][..layout.values()];
+        let shortcut = shortcut.map(|(s, l)| &s[l.offset(image, row)..][..l.values()]);
+        let want = &target(image)[target_layout.offset(0, row)..][..layout.values()];
+        // SAFETY: every task writes a row of its own.
+        let out = unsafe { written.part(out.1.offset(image, row), out.1.values()) };
+        *sums = sums_of(specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
+            #[inline(always)]
+            || end_row(ACTIVATION, QUANTIZED, &grid, (z, shortcut, want), factor, keep, first_row + i, out)
+        )));
+    });
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn end_row(
+    activation: Option<Activation>,
+    quantized: bool,
+    grid: &Grid,
+    (z, shortcut, target): (&[f32], Option<&[f32]>, &[f32]),
+    factor: f32,
+    keep: Keep<'_>,
+    row: usize,
+    out: &mut [f32],
+) -> Lanes {
+    let mut lanes = Lanes::default();
+    for group in 0..z.len().div_ceil(GROUP) {
+        let (choices, values) = choose(keep, row, group, z.len());
+        let mut rooms = [[0.0; GROUP]; 3];
+        let [z_room, shortcut_room, target_room] = &mut rooms;
+        let used = values.len();
+        let z = group::whole(&z[values.clone()], z_room);
+        let target = group::whole(&target[values.clone()], target_room);
+        let own = shortcut.map(|s| group::whole(&s[values.clone()], shortcut_room));
+        group::in_place(
+            &mut out[values],
+            #[inline(always)]
+            |out| {
+                let kept = choices.lanes();
+                // Two calls: whether there is a shortcut leaves the loop.
+                match own {
+                    Some(_) => {
+                        group::end(activation, quantized, grid, &kept, (z, own, target), factor, used, &mut lanes, out)
+                    }
+                    None => {
+                        group::end(activation, quantized, grid, &kept, (z, None, target), factor, used, &mut lanes, out)
+                    }
+                }
+            },
+        );
+    }
+    lanes
+}
+
+/// One value of each pair, row by row: the quantized one where it is kept. `pair(i)` has the quantized and
+/// the full-precision values of image `i`, laid out as one image of `from`.
+pub fn mix<'a>(
+    pair: &(dyn Fn(usize) -> [&'a [f32]; 2] + Sync),
+    from: Layout,
+    keep: Keep<'_>,
+    first_row: usize,
+    (out, layout): Written<'_>,
+) {
+    let rows = layout.height;
+    let target = Shared::new(out);
+    (0..layout.batch * rows).into_par_iter().with_min_len(4).for_each(|i| {
+        let (image, row) = (i / rows, i % rows);
+        let [quantized, full] = pair(image).map(|image| &image[from.offset(0, row)..][..from.values()]);
+        // SAFETY: every task writes a row of its own.
+        let out = unsafe { target.part(layout.offset(image, row), layout.values()) };
+        Arch::new().dispatch(MixRow { quantized, full, keep, row: first_row + i, out });
+    });
+}
+
+struct MixRow<'a> {
+    quantized: &'a [f32],
+    full: &'a [f32],
+    keep: Keep<'a>,
+    row: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for MixRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for group in 0..self.out.len().div_ceil(GROUP) {
+            let (choices, values) = choose(self.keep, self.row, group, self.out.len());
+            let [mut q, mut f] = [[0.0; GROUP]; 2];
+            let q = group::whole(&self.quantized[values.clone()], &mut q);
+            let f = group::whole(&self.full[values.clone()], &mut f);
+            group::in_place(
+                &mut self.out[values],
+                #[inline(always)]
+                |out| group::mix(simd, &choices.lanes(), q, f, out),
+            );
+        }
+    }
+}
