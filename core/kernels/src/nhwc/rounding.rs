@@ -1,7 +1,7 @@
 //! AdaRound on packed weights: the soft weight; and in one pass its gradient, the regularizer and the
 //! Adam update.
 
-use crate::adam::AdamStep;
+use crate::adam::{AdamStep, Rates};
 use crate::adaround::{rectified_sigmoid, GAMMA, ZETA};
 use crate::math::{exp, ln};
 use crate::simd::vectorize;
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 /// Rows that are processed by one task.
 const ROWS: usize = 64;
 /// Numbers that are processed side by side.
-const SIDE: usize = 32;
+const SIDE: usize = 16;
 
 /// Weights as groups of rows of lanes; a lane of a group has one scale. Packed weights have a group for
 /// each tile; those of a depthwise convolution are one group.
@@ -60,19 +60,45 @@ pub fn soft_weight(shape: LaneShape, alpha: &[f32], floor: &[f32], grid: LaneGri
     out.par_chunks_mut(ROWS * lanes).enumerate().for_each(|(i, out)| {
         vectorize(
             #[inline(always)]
-            || {
-                for (r, out) in out.chunks_exact_mut(lanes).enumerate() {
-                    let row = i * ROWS + r;
-                    let (s, z) = grid.of_row(shape, row);
-                    let (a, f) = (&alpha[row * lanes..][..lanes], &floor[row * lanes..][..lanes]);
-                    for l in 0..lanes {
-                        let q = clamp(f[l] + rectified_sigmoid(a[l]).2 + z[l], grid.qmin, grid.qmax);
-                        out[l] = (q - z[l]) * s[l];
-                    }
-                }
-            },
+            || soft_rows(shape, i * ROWS, alpha, floor, grid, out),
         );
     });
+}
+
+#[inline(always)]
+fn soft_rows(shape: LaneShape, first: usize, alpha: &[f32], floor: &[f32], grid: LaneGrid<'_>, out: &mut [f32]) {
+    let lanes = shape.lanes;
+    for (r, out) in out.chunks_exact_mut(lanes).enumerate() {
+        let (row, values) = (first + r, (first + r) * lanes);
+        let (s, z) = grid.of_row(shape, row);
+        let (a, f) = (&alpha[values..][..lanes], &floor[values..][..lanes]);
+        for at in (0..lanes).step_by(SIDE) {
+            let n = SIDE.min(lanes - at);
+            let [a, f, s, z] = [a, f, s, z].map(
+                #[inline(always)]
+                |v| side(&v[at..at + n]),
+            );
+            let mut weight = [0.0; SIDE];
+            for l in 0..SIDE {
+                let q = clamp(f[l] + rectified_sigmoid(a[l]).2 + z[l], grid.qmin, grid.qmax);
+                weight[l] = (q - z[l]) * s[l];
+            }
+            out[at..at + n].copy_from_slice(&weight[..n]);
+        }
+    }
+}
+
+/// Up to [`SIDE`] numbers; those that lack are zero, and a scale of 0 makes them count for nothing.
+#[inline(always)]
+fn side(values: &[f32]) -> [f32; SIDE] {
+    match values.try_into() {
+        Ok(all) => all,
+        Err(_) => {
+            let mut all = [0.0; SIDE];
+            all[..values.len()].copy_from_slice(values);
+            all
+        }
+    }
 }
 
 /// The rounding regularizer of one step: `weight * (1 - |2h - 1|^b)`.
@@ -107,40 +133,74 @@ pub fn learn(
     adam: AdamStep,
     sums: &mut [f64],
 ) -> f64 {
-    let lanes = shape.lanes;
     let update = adam.rates();
+    let lanes = shape.lanes;
     let parts = learned.alpha.par_chunks_mut(ROWS * lanes).zip(learned.mean.par_chunks_mut(ROWS * lanes));
     let parts = parts.zip(learned.square.par_chunks_mut(ROWS * lanes)).zip(sums.par_iter_mut());
     parts.enumerate().for_each(|(i, (((alpha, mean), square), sum))| {
+        let learned = Learned { alpha, mean, square };
         *sum = vectorize(
             #[inline(always)]
-            || {
-                let mut sum = 0.0;
-                let rows =
-                    alpha.chunks_exact_mut(lanes).zip(mean.chunks_exact_mut(lanes)).zip(square.chunks_exact_mut(lanes));
-                for (r, ((a, m), v)) in rows.enumerate() {
-                    let row = i * ROWS + r;
-                    let (s, z) = grid.of_row(shape, row);
-                    let (f, g) = (&floor[row * lanes..][..lanes], &grad[row * lanes..][..lanes]);
-                    // Sums lane by lane: one sum alone would stop the wide instructions.
-                    let mut terms = [0.0_f32; SIDE];
-                    for at in (0..lanes).step_by(SIDE) {
-                        let n = SIDE.min(lanes - at);
-                        let (a, m, v) = (&mut a[at..at + n], &mut m[at..at + n], &mut v[at..at + n]);
-                        let (s, z, f, g) = (&s[at..at + n], &z[at..at + n], &f[at..at + n], &g[at..at + n]);
-                        for l in 0..n {
-                            let (da, term) = gradient(a[l], f[l], g[l], s[l], z[l], &grid, regularizer);
-                            terms[l] += term;
-                            update.apply(&mut a[l], &mut m[l], &mut v[l], da);
-                        }
-                    }
-                    sum += terms.iter().map(|t| f64::from(*t)).sum::<f64>();
-                }
-                sum
+            || match regularizer {
+                // Two bodies: whether there is a regularizer leaves the loops.
+                Some(_) => learn_rows(shape, i * ROWS, learned, floor, grad, grid, regularizer, update),
+                None => learn_rows(shape, i * ROWS, learned, floor, grad, grid, None, update),
             },
         );
     });
     sums.iter().sum()
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn learn_rows(
+    shape: LaneShape,
+    first: usize,
+    learned: Learned<'_>,
+    floor: &[f32],
+    grad: &[f32],
+    grid: LaneGrid<'_>,
+    regularizer: Option<Regularizer>,
+    update: Rates,
+) -> f64 {
+    let lanes = shape.lanes;
+    let mut sum = 0.0;
+    let rows = learned.alpha.chunks_exact_mut(lanes).zip(learned.mean.chunks_exact_mut(lanes));
+    for (r, ((alpha, mean), square)) in rows.zip(learned.square.chunks_exact_mut(lanes)).enumerate() {
+        let (row, values) = (first + r, (first + r) * lanes);
+        let (s, z) = grid.of_row(shape, row);
+        let (f, g) = (&floor[values..][..lanes], &grad[values..][..lanes]);
+        // Sums lane by lane: one sum alone would stop the wide instructions.
+        let mut terms = [0.0_f32; SIDE];
+        for at in (0..lanes).step_by(SIDE) {
+            let n = SIDE.min(lanes - at);
+            let [mut a, mut m, mut v] = [&*alpha, &*mean, &*square].map(
+                #[inline(always)]
+                |v| side(&v[at..at + n]),
+            );
+            let [f, g, s, z] = [f, g, s, z].map(
+                #[inline(always)]
+                |v| side(&v[at..at + n]),
+            );
+            let (mut gradients, mut row_terms) = ([0.0; SIDE], [0.0; SIDE]);
+            for l in 0..SIDE {
+                let (da, term) = gradient(a[l], f[l], g[l], s[l], z[l], &grid, regularizer);
+                gradients[l] = da;
+                row_terms[l] = term;
+            }
+            for l in 0..SIDE {
+                terms[l] += row_terms[l];
+            }
+            for l in 0..SIDE {
+                update.apply(&mut a[l], &mut m[l], &mut v[l], gradients[l]);
+            }
+            alpha[at..at + n].copy_from_slice(&a[..n]);
+            mean[at..at + n].copy_from_slice(&m[..n]);
+            square[at..at + n].copy_from_slice(&v[..n]);
+        }
+        sum += terms.iter().map(|t| f64::from(*t)).sum::<f64>();
+    }
+    sum
 }
 
 /// The gradient of one alpha, and its term of the regularizer.
@@ -170,7 +230,7 @@ fn gradient(
         term = if used { weight * (1.0 - power * size) } else { 0.0 };
     }
     let slope = (ZETA - GAMMA) * sigmoid * (1.0 - sigmoid);
-    (if (0.0..=1.0).contains(&raw) { dh * slope } else { 0.0 }, term)
+    (if (raw >= 0.0) & (raw <= 1.0) { dh * slope } else { 0.0 }, term)
 }
 
 /// Numbers that [`learn`] needs room for.

@@ -13,8 +13,9 @@ use std::ops::Range;
 const RESIDENT: usize = 400_000;
 /// Parts of the batch that large weights are passed over.
 const PARTS: usize = 8;
-/// Pixels of a row where rows can be cut anywhere.
-const FLAT_ROW: usize = 112;
+/// Pixels of a row where rows can be cut anywhere: enough to read weights from beyond the cache meanwhile, and
+/// few enough for many tasks.
+const FLAT_ROW: usize = 56;
 
 /// One row of output pixels of an image.
 #[derive(Debug, Clone)]
@@ -154,13 +155,11 @@ impl RowPlan {
             Arch::new().dispatch(Task { plan: self, x, weight, bias, out, images, rows, weights_first });
         };
         let rows = self.rows.len();
-        if self.weight.len() * 4 <= RESIDENT {
+        // A batch of one image has nothing to pass large weights over either.
+        if self.images == 1 || self.weight.len() * 4 <= RESIDENT {
             (0..self.images * rows).into_par_iter().with_min_len(2).for_each(|i| {
                 task(i / rows..i / rows + 1, i % rows..i % rows + 1, false);
             });
-        } else if self.images == 1 {
-            let part = |i: usize| i * rows / PARTS.min(rows);
-            (0..PARTS.min(rows)).into_par_iter().for_each(|i| task(0..1, part(i)..part(i + 1), true));
         } else {
             let part = |i: usize| i * self.images / PARTS.min(self.images);
             (0..PARTS.min(self.images)).into_par_iter().for_each(|i| task(part(i)..part(i + 1), 0..rows, true));
