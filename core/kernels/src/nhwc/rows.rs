@@ -13,9 +13,10 @@ use std::ops::Range;
 const RESIDENT: usize = 400_000;
 /// Parts of the batch that large weights are passed over.
 const PARTS: usize = 8;
-/// Pixels of a row where rows can be cut anywhere: enough to read weights from beyond the cache meanwhile, and
-/// few enough for many tasks.
-const FLAT_ROW: usize = 56;
+/// Pixels of a row where rows can be cut anywhere: whole register tiles, few enough for many tasks.
+fn flat_row(pixels: usize) -> usize {
+    (pixels / 16).next_multiple_of(14).clamp(14, 112)
+}
 
 /// One row of output pixels of an image.
 #[derive(Debug, Clone)]
@@ -109,23 +110,28 @@ impl RowPlan {
 
     /// A product of all pixels with one tap: rows of any length over all images.
     fn flat(weight: PackedShape, x: Layout, out: Layout) -> Self {
+        Self::rows_of(flat_row(x.batch * x.height * x.width), weight, x, out)
+    }
+
+    /// Rows of at most `most` pixels over all images.
+    fn rows_of(most: usize, weight: PackedShape, x: Layout, out: Layout) -> Self {
         let pixels = x.batch * x.height * x.width;
-        let rows = (0..pixels).step_by(FLAT_ROW).map(|first| Row {
+        let rows = (0..pixels).step_by(most).map(|first| Row {
             at: first * x.channels,
             step: x.channels,
             taps: vec![Tap { image: 0, weight: 0 }],
             out: first * out.channels,
             out_step: out.channels,
-            pixels: FLAT_ROW.min(pixels - first),
+            pixels: most.min(pixels - first),
         });
         Self { weight, images: 1, image: x.len(), out_image: out.len(), rows: rows.collect() }
     }
 
-    /// The product of every pixel of `x` with weights of one tap, group by group; pixels may be farther
-    /// apart than their values need.
+    /// The product of every pixel of `x` with weights of one tap, group by group, in one row; pixels may be
+    /// farther apart than their values need.
     pub(super) fn product(weight: PackedShape, x: Layout, out: Layout) -> Self {
         assert!(weight.kernel == [1, 1] && x.border == 0 && out.border == 0, "a product of all pixels");
-        Self::flat(weight, x, out)
+        Self::rows_of(x.batch * x.height * x.width, weight, x, out)
     }
 
     /// Moves what all taps of a row have in common into its position.
@@ -157,7 +163,7 @@ impl RowPlan {
         let rows = self.rows.len();
         // A batch of one image has nothing to pass large weights over either.
         if self.images == 1 || self.weight.len() * 4 <= RESIDENT {
-            (0..self.images * rows).into_par_iter().with_min_len(2).for_each(|i| {
+            (0..self.images * rows).into_par_iter().for_each(|i| {
                 task(i / rows..i / rows + 1, i % rows..i % rows + 1, false);
             });
         } else {
