@@ -9,6 +9,10 @@ use rayon::prelude::*;
 
 /// Parts of the channels whose weight gradients are separate tasks.
 const PARTS: usize = 8;
+/// Most taps of a kernel's row.
+const MOST_WIDTH: usize = 7;
+/// Vectors of channels whose weight gradients are summed together.
+const TOGETHER: usize = 4;
 /// Most taps: their weights and sums stay in registers for the common 3 x 3.
 const MOST_TAPS: usize = 49;
 
@@ -251,32 +255,46 @@ impl WithSimd for Weights<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         for image in 0..self.grad.1.batch {
-            for channel in self.range.clone().step_by(S::F32_LANES) {
-                self.image(simd, image, channel, self.replace && image == 0);
+            let replace = self.replace && image == 0;
+            let mut channel = self.range.start;
+            while channel < self.range.end {
+                // Vectors that lie together are read together.
+                let whole = self.range.end - channel >= TOGETHER * S::F32_LANES;
+                if whole && self.shape.kernel[1] == 3 {
+                    self.image::<S, TOGETHER, 3>(simd, image, channel, replace);
+                    channel += TOGETHER * S::F32_LANES;
+                } else {
+                    self.image::<S, 1, MOST_WIDTH>(simd, image, channel, replace);
+                    channel += S::F32_LANES;
+                }
             }
         }
     }
 }
 
 impl Weights<'_> {
-    /// What one image adds to the kernels of one vector of channels.
+    /// What one image adds to the kernels of `V` vectors of channels; a kernel's row has at most `K` taps.
     #[inline(always)]
-    fn image<S: Simd>(&self, simd: S, image: usize, channel: usize, replace: bool) {
+    fn image<S: Simd, const V: usize, const K: usize>(&self, simd: S, image: usize, channel: usize, replace: bool) {
         let ((x, x_layout), (grad, grad_layout)) = (self.x, self.grad);
         let channels = x_layout.channels;
-        let lanes = self.range.end - channel;
+        // Of each vector; more than one are whole.
+        let lanes = (self.range.end - channel).min(S::F32_LANES);
+        let used = (V - 1) * S::F32_LANES + lanes;
         let [height, width] = self.shape.kernel;
+        assert!(width <= K);
         let step = self.shape.stride[1] * channels;
         for ky in 0..height {
-            let mut sums = [simd.splat_f32s(0.0); 7];
-            assert!(width <= sums.len());
+            let mut sums = [[simd.splat_f32s(0.0); V]; K];
             let place = |kx: usize| (ky * width + kx) * channels + channel;
             // SAFETY: tasks have channels of their own.
-            let out = |kx: usize| unsafe { self.out.part(place(kx), lanes.min(S::F32_LANES)) };
+            let out = |kx: usize| unsafe { self.out.part(place(kx), used) };
             if !replace {
-                for (kx, sum) in sums.iter_mut().enumerate().take(width) {
-                    // SAFETY: `part` has these lanes.
-                    *sum = unsafe { load(simd, out(kx).as_ptr(), lanes) };
+                for (kx, sums) in sums.iter_mut().enumerate().take(width) {
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        // SAFETY: `part` has these lanes.
+                        *sum = unsafe { load(simd, out(kx).as_ptr().add(v * S::F32_LANES), lanes) };
+                    }
                 }
             }
             for row in 0..grad_layout.height {
@@ -289,22 +307,27 @@ impl Weights<'_> {
                 let from = grad_layout.offset(image, row) + channel;
                 let pixels = grad_layout.width;
                 let reach = (pixels - 1) * step + (width - 1) * self.shape.dilation[1] * channels;
-                assert!(at + reach + lanes.min(S::F32_LANES) <= x.len());
-                assert!(from + (pixels - 1) * channels + lanes.min(S::F32_LANES) <= grad.len());
+                assert!(at + reach + used <= x.len());
+                assert!(from + (pixels - 1) * channels + used <= grad.len());
                 for pixel in 0..pixels {
                     // SAFETY: checked above.
                     unsafe {
-                        let g = load(simd, grad.as_ptr().add(from + pixel * channels), lanes);
-                        for (kx, sum) in sums.iter_mut().enumerate().take(width) {
-                            let tap = at + pixel * step + kx * self.shape.dilation[1] * channels;
-                            *sum = simd.mul_add_e_f32s(g, load(simd, x.as_ptr().add(tap), lanes), *sum);
+                        let from = grad.as_ptr().add(from + pixel * channels);
+                        let g: [S::f32s; V] = std::array::from_fn(|v| load(simd, from.add(v * S::F32_LANES), lanes));
+                        for (kx, sums) in sums.iter_mut().enumerate().take(width) {
+                            let tap = x.as_ptr().add(at + pixel * step + kx * self.shape.dilation[1] * channels);
+                            for (v, sum) in sums.iter_mut().enumerate() {
+                                *sum = simd.mul_add_e_f32s(g[v], load(simd, tap.add(v * S::F32_LANES), lanes), *sum);
+                            }
                         }
                     }
                 }
             }
-            for (kx, sum) in sums.iter().enumerate().take(width) {
-                // SAFETY: `part` has these lanes.
-                unsafe { store(simd, out(kx).as_mut_ptr(), lanes, *sum) };
+            for (kx, sums) in sums.iter().enumerate().take(width) {
+                for (v, sum) in sums.iter().enumerate() {
+                    // SAFETY: `part` has these lanes.
+                    unsafe { store(simd, out(kx).as_mut_ptr().add(v * S::F32_LANES), lanes, *sum) };
+                }
             }
         }
     }
