@@ -13,7 +13,7 @@ use std::collections::HashMap;
 const SAMPLES: usize = 8;
 
 /// The networks of the ImageNet recipes, on small images.
-const NETWORKS: [(&str, &str); 6] = [
+pub const NETWORKS: [(&str, &str); 6] = [
     ("resnet18", "{image_size: 32}"),
     ("resnet50", "{image_size: 32}"),
     ("mobilenet_v2", "{image_size: 32}"),
@@ -23,7 +23,7 @@ const NETWORKS: [(&str, &str); 6] = [
 ];
 
 /// A network with weights of noise and its quantizers in place.
-fn model(name: &str, params: &str, activation: &str) -> QuantModel {
+pub fn model(name: &str, params: &str, activation: &str) -> QuantModel {
     let architecture = registries().architectures.get(name, "test").unwrap().build().unwrap();
     let graph = architecture.graph(&Params::new("test", serde_yaml::from_str(params).unwrap())).unwrap();
     let parameter = |(i, (name, shape)): (usize, (String, Vec<usize>))| {

@@ -11,6 +11,7 @@ mod golden_reconstruction;
 mod gradients;
 mod imagenet;
 mod images;
+mod inference;
 mod recipes;
 mod resume;
 mod support;

@@ -17,6 +17,7 @@ pub mod error;
 pub mod fused;
 pub mod graph;
 pub mod grid;
+pub mod inference;
 pub mod model;
 pub mod observer;
 pub mod ops;

@@ -97,8 +97,9 @@ pub trait Quantizer: Send + Sync {
         Ok(None)
     }
 
-    /// What it computes while it learns, if the fused step knows it: only asked between begin and finish.
-    /// It then must compute just that, with what [`parameters`](Self::parameters) learns.
+    /// What it computes, if the kernels know it. Between begin and finish it must compute just that, with
+    /// what [`parameters`](Self::parameters) learns; at other times a quantizer of activations that answers
+    /// rounds to the nearest point of the grid of [`qparams`](Self::qparams).
     ///
     /// # Errors
     /// No range was set yet.

@@ -80,6 +80,12 @@ impl Pool2dShape {
         (inside, end - start)
     }
 
+    /// Pixels of the image under output position `position` of an axis: 0 is height, 1 is width.
+    #[inline(always)]
+    pub(crate) fn pixels(&self, axis: usize, position: usize) -> std::ops::Range<usize> {
+        self.window(axis, position).0
+    }
+
     fn for_each_window(&self, mut body: impl FnMut(usize, std::ops::Range<usize>, std::ops::Range<usize>, usize)) {
         let (oh, ow) = (self.out_height(), self.out_width());
         for y in 0..oh {

@@ -13,6 +13,7 @@ mod learned;
 mod unit;
 mod weight;
 
+pub(crate) use learned::Packing;
 pub use unit::{FusedUnit, Rates, StepLosses};
 
 use crate::error::{Error, Result};

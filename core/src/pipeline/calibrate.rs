@@ -2,12 +2,13 @@
 
 use super::{Registries, SitePlan};
 use crate::error::{Error, Result};
-use crate::graph::{NodeId, SiteKind};
+use crate::graph::{Graph, NodeId, SiteKind};
 use crate::grid::Range;
+use crate::inference::Inference;
 use crate::model::{Precision, QuantModel, QuantSite};
 use crate::progress::{Event, Progress};
 use candle_core::Tensor;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Gives the planned quantizers, which the model holds, their ranges: weights from the weights,
 /// activations from one batch of images through the full-precision network.
@@ -42,17 +43,16 @@ pub fn calibrate(
     }
     let by_node: HashMap<NodeId, &SitePlan> = of_kind(SiteKind::Activation).map(|p| (p.site.node, p)).collect();
     let mut ranges = Vec::new();
-    let nodes: Vec<NodeId> = model.graph().nodes().skip(1).map(|(id, _)| id).collect();
-    let mut values = HashMap::from([(model.graph().input(), images.clone())]);
     model.check_input(images)?;
-    model.run(&nodes, &mut values, model.graph().output(), |id, inputs| {
-        let value = model.node_value(id, inputs, Precision::Float)?;
-        if let Some(plan) = by_node.get(&id) {
-            ranges.push((*plan, observe(plan, registries, &value)?));
+    let mut values = HashMap::from([(model.graph().input(), images.clone())]);
+    for segment in segments(model.graph(), |id| by_node.contains_key(&id)) {
+        compute(model, &segment, &mut values)?;
+        let Some(site) = segment.last() else { continue };
+        if let (Some(plan), Some(value)) = (by_node.get(site), values.get(site)) {
+            ranges.push((*plan, observe(plan, registries, value)?));
             finished(progress)?;
         }
-        Ok(value)
-    })?;
+    }
     let device = model.device().clone();
     for (plan, range) in ranges {
         if let Some(site) = model.activation_site_mut(plan.site.node) {
@@ -60,6 +60,37 @@ pub fn calibrate(
         }
     }
     progress.event(Event::Finished);
+    Ok(())
+}
+
+/// The network's nodes, cut after each that `is_end`.
+fn segments(graph: &Graph, is_end: impl Fn(NodeId) -> bool) -> Vec<Vec<NodeId>> {
+    let mut all = vec![Vec::new()];
+    for (id, _) in graph.nodes().skip(1) {
+        if let Some(last) = all.last_mut() {
+            last.push(id);
+        }
+        if is_end(id) {
+            all.push(Vec::new());
+        }
+    }
+    all.retain(|segment| !segment.is_empty());
+    all
+}
+
+/// Computes a segment in full precision: adds its last value and those that later nodes read, and forgets
+/// those that no later node reads.
+fn compute(model: &QuantModel, segment: &[NodeId], values: &mut HashMap<NodeId, Tensor>) -> Result<()> {
+    let graph = model.graph();
+    let Some(last) = segment.last() else { return Ok(()) };
+    let read_later = |id: &NodeId| graph.consumers(*id).iter().any(|c| c > last);
+    let outputs: Vec<NodeId> = segment.iter().copied().filter(|id| id == last || read_later(id)).collect();
+    let sources: BTreeSet<NodeId> = segment.iter().flat_map(|id| &graph.node(*id).inputs).copied().collect();
+    let inputs: Vec<NodeId> = sources.into_iter().filter(|id| values.contains_key(id)).collect();
+    let tensors: Vec<&Tensor> = inputs.iter().filter_map(|id| values.get(id)).collect();
+    let computed = Inference::new(model, Precision::Float, segment, &inputs, &outputs)?.run(&tensors)?;
+    values.retain(|id, _| read_later(id));
+    values.extend(outputs.into_iter().zip(computed));
     Ok(())
 }
 

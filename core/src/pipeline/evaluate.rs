@@ -3,6 +3,7 @@
 use super::load_ahead;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
+use crate::inference::Inference;
 use crate::model::{Precision, QuantModel};
 use crate::progress::{Event, Progress};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,7 @@ pub fn evaluate(
     let (mut seen, mut top1, mut top5, mut broken) = (0, 0, 0, 0);
     let indices: Vec<usize> = (0..total).collect();
     let batches = indices.chunks(batch_size.max(1));
+    let mut inference = Inference::of_network(model, precision)?;
     load_ahead(dataset, batches, model.graph().input_shape(), model.device(), |batch| {
         if progress.cancelled() {
             return Err(Error::Cancelled);
@@ -49,7 +51,7 @@ pub fn evaluate(
         for message in batch.broken {
             progress.event(Event::Warning(format!("not counted: {message}")));
         }
-        let logits = model.forward(&batch.images, precision)?.flatten_from(1)?.to_vec2::<f32>()?;
+        let logits = inference.forward(&batch.images)?.flatten_from(1)?.to_vec2::<f32>()?;
         for (logits, label) in logits.iter().zip(&batch.labels) {
             let rank = rank(logits, *label);
             seen += 1;

@@ -4,6 +4,7 @@ use crate::cache::{CacheBudget, CachedValues, CACHED_BATCH};
 use crate::error::{Error, Result};
 use crate::fused::Engine;
 use crate::graph::{layer_units, Graph, NodeId, Unit};
+use crate::inference::Inference;
 use crate::model::{Precision, QuantModel};
 use crate::progress::{Event, Progress};
 use crate::random::RandomSource;
@@ -11,8 +12,8 @@ use crate::reconstructor::{
     Context, Forget, Grouping, Interrupted, Interruption, Reconstructor, UnitReport, UnitSamples, UnitTask,
 };
 use crate::run_directory::CheckpointFolder;
-use candle_core::{Device, Tensor};
-use std::collections::{HashMap, HashSet};
+use candle_core::Device;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -205,34 +206,30 @@ fn advance(
         .copied()
         .filter(|id| *id == graph.output() || graph.consumers(*id).iter().any(|c| !inside.contains(c)))
         .collect();
-    let entries: HashSet<NodeId> =
+    let entries: BTreeSet<NodeId> =
         nodes.iter().flat_map(|id| &graph.node(*id).inputs).filter(|i| !inside.contains(i)).copied().collect();
+    let entries: Vec<NodeId> = entries.into_iter().collect();
     let Some(samples) = entries.iter().find_map(|e| Some(values.get(e)?.samples())) else {
         return Ok(());
     };
+    let mut inference = Inference::new(model, precision, nodes, &entries, &exits)?;
     let empty = || CachedValues::new(resources.cache.clone(), model.device().clone());
-    let mut computed: HashMap<NodeId, CachedValues> = exits.iter().map(|exit| (*exit, empty())).collect();
+    let mut computed: Vec<(NodeId, CachedValues)> = exits.iter().map(|exit| (*exit, empty())).collect();
     for start in (0..samples).step_by(CACHED_BATCH) {
         if resources.progress.cancelled() {
             return Err(Error::Cancelled);
         }
         let count = CACHED_BATCH.min(samples - start);
-        let mut batch = HashMap::new();
-        for entry in &entries {
+        let read = |entry: &NodeId| {
             let all = values
                 .get(entry)
                 .ok_or_else(|| Error::graph(&graph.node(*entry).name, "its cached value is missing"))?;
-            batch.insert(*entry, all.range(start, count)?);
-        }
-        for id in nodes {
-            let inputs: Vec<&Tensor> = graph.node(*id).inputs.iter().filter_map(|i| batch.get(i)).collect();
-            let value = model.node_value(*id, &inputs, precision)?;
-            batch.insert(*id, value);
-        }
-        for (exit, all) in &mut computed {
-            if let Some(value) = batch.remove(exit) {
-                all.push(&value).map_err(|e| Error::graph(&graph.node(*exit).name, e))?;
-            }
+            all.range(start, count)
+        };
+        let batch = entries.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let outputs = inference.run(&batch.iter().collect::<Vec<_>>())?;
+        for ((exit, all), value) in computed.iter_mut().zip(outputs) {
+            all.push(&value).map_err(|e| Error::graph(&graph.node(*exit).name, e))?;
         }
     }
     values.extend(computed.into_iter().map(|(id, all)| (id, Arc::new(all))));

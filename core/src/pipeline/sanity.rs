@@ -3,6 +3,7 @@
 use super::{load_ahead, Session};
 use crate::dataset::Split;
 use crate::error::{Error, Result};
+use crate::inference::Inference;
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
 use crate::progress::{Event, Progress};
@@ -50,13 +51,14 @@ impl Session<'_> {
         order.truncate(SAMPLE);
         let mut evidence = Evidence::default();
         progress.event(Event::Started { stage: "checking the float network", total: order.len() });
+        let mut inference = Inference::of_network(model, Precision::Float)?;
         let batches = order.chunks(self.recipe().evaluation.batch_size);
         load_ahead(&*dataset, batches, model.graph().input_shape(), model.device(), |batch| {
             if progress.cancelled() {
                 return Err(Error::Cancelled);
             }
             host_values(&batch.images, |values| evidence.add_inputs(values))?;
-            let logits = model.forward(&batch.images, Precision::Float)?.flatten_from(1)?.to_vec2::<f32>()?;
+            let logits = inference.forward(&batch.images)?.flatten_from(1)?.to_vec2::<f32>()?;
             for (logits, label) in logits.iter().zip(&batch.labels) {
                 evidence.add(logits, *label);
             }

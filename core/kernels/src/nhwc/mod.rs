@@ -8,6 +8,7 @@
 mod buffer;
 mod depthwise;
 mod pack;
+pub mod pool;
 pub mod rounding;
 mod rows;
 mod shared;

@@ -54,12 +54,28 @@ fn transposed(block: &[[f32; BLOCK]; BLOCK], x: usize) -> [f32; BLOCK] {
 pub fn to_planes(image: &[f32], layout: Layout, planes: &mut [f32]) {
     let (height, width, channels) = (layout.height, layout.width, layout.channels);
     assert!(planes.len() == height * layout.values() && image.len() >= layout.image());
-    for y in 0..height {
-        let row = &image[layout.offset(0, y)..][..layout.values()];
-        for (x, pixel) in row.chunks_exact(channels).enumerate() {
-            for (c, value) in pixel.iter().enumerate() {
-                planes[(c * height + y) * width + x] = *value;
+    vectorize(
+        #[inline(always)]
+        || {
+            for y in 0..height {
+                let row = &image[layout.offset(0, y)..][..layout.values()];
+                for first in (0..width).step_by(BLOCK) {
+                    let pixels = BLOCK.min(width - first);
+                    for channel in (0..channels).step_by(BLOCK) {
+                        let lanes = BLOCK.min(channels - channel);
+                        let mut block = [[0.0; BLOCK]; BLOCK];
+                        for (x, pixel) in block[..pixels].iter_mut().enumerate() {
+                            let from = (first + x) * channels + channel;
+                            pixel[..lanes].copy_from_slice(&row[from..from + lanes]);
+                        }
+                        for c in 0..lanes {
+                            let line = transposed(&block, c);
+                            let at = ((channel + c) * height + y) * width + first;
+                            planes[at..at + pixels].copy_from_slice(&line[..pixels]);
+                        }
+                    }
+                }
             }
-        }
-    }
+        },
+    );
 }

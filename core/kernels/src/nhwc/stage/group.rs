@@ -86,7 +86,7 @@ impl Grid {
 }
 
 #[inline(always)]
-fn apply(activation: Option<Activation>, z: f32) -> f32 {
+fn apply_activation(activation: Option<Activation>, z: f32) -> f32 {
     match activation {
         Some(a) => a.value(z),
         None => z,
@@ -113,10 +113,19 @@ fn either(first: bool, a: f32, b: f32) -> f32 {
 pub fn forward(activation: Option<Activation>, quantized: bool, grid: &Grid, kept: &Kept, z: &Group, out: &mut Group) {
     for part in 0..GROUP / LANES {
         for l in 0..LANES {
-            let x = apply(activation, z[part * LANES + l]);
+            let x = apply_activation(activation, z[part * LANES + l]);
             let rounded = quantized & (kept[l] & 1 << part != 0);
             out[part * LANES + l] = either(rounded, grid.fake_quantize(x), x);
         }
+    }
+}
+
+/// The value of a stage without drop, in place.
+#[inline(always)]
+pub fn apply(activation: Option<Activation>, quantized: bool, grid: &Grid, values: &mut Group) {
+    for value in values {
+        let x = apply_activation(activation, *value);
+        *value = if quantized { grid.fake_quantize(x) } else { x };
     }
 }
 
@@ -148,7 +157,7 @@ pub fn backward(
     for part in 0..GROUP / LANES {
         for l in 0..LANES {
             let j = part * LANES + l;
-            let x = apply(activation, z[j]);
+            let x = apply_activation(activation, z[j]);
             let rounded = quantized & (kept[l] & 1 << part != 0);
             let [dz, scale, zero_point] = value_backward(activation, rounded, z[j], x, gradient[j], grid);
             gradient[j] = dz;
@@ -179,7 +188,7 @@ pub fn end(
         for l in 0..LANES {
             let j = part * LANES + l;
             let z = shortcut.map_or(z[j], |s| z[j] + s[j]);
-            let x = apply(activation, z);
+            let x = apply_activation(activation, z);
             let rounded = quantized & (kept[l] & 1 << part != 0);
             let value = either(rounded, grid.fake_quantize(x), x);
             let difference = if j < used { value - target[j] } else { 0.0 };

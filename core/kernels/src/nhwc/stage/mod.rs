@@ -150,6 +150,45 @@ fn forward_row(
     }
 }
 
+/// The stage's value without drop, in place: that of `values`, to which the shortcut is added.
+pub fn apply(stage: Stage, shortcut: Option<Read<'_>>, (values, layout): Written<'_>) {
+    let rows = layout.height;
+    let target = Shared::new(values);
+    let grid = Grid::new(stage.step);
+    (0..layout.batch * rows).into_par_iter().with_min_len(4).for_each(|i| {
+        let (image, row) = (i / rows, i % rows);
+        let shortcut = shortcut.map(|(s, l)| &s[l.offset(image, row)..][..l.values()]);
+        // SAFETY: every task writes a row of its own.
+        let values = unsafe { target.part(layout.offset(image, row), layout.values()) };
+        specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
+            #[inline(always)]
+            || apply_row(ACTIVATION, QUANTIZED, &grid, shortcut, values)
+        ));
+    });
+}
+
+#[inline(always)]
+fn apply_row(
+    activation: Option<Activation>,
+    quantized: bool,
+    grid: &Grid,
+    shortcut: Option<&[f32]>,
+    values: &mut [f32],
+) {
+    if let Some(shortcut) = shortcut {
+        for (v, s) in values.iter_mut().zip(shortcut) {
+            *v += s;
+        }
+    }
+    for values in values.chunks_mut(GROUP) {
+        group::in_place(
+            values,
+            #[inline(always)]
+            |values| group::apply(activation, quantized, grid, values),
+        );
+    }
+}
+
 /// The gradient with respect to z: `gradient` has that of the stage's value, and takes it. `kept` has what
 /// [`forward`] chose, and `sums` has room for all rows.
 pub fn backward(stage: Stage, z: Read<'_>, kept: &[Choices], gradient: Written<'_>, sums: &mut [Sums]) {

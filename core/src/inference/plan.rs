@@ -1,0 +1,199 @@
+//! The steps of a forward pass for one number of images.
+
+use super::compile::Weights;
+use crate::error::{Error, Result};
+use crate::graph::NodeId;
+use crate::model::{Precision, QuantModel};
+use crate::ops::host_values;
+use candle_core::Tensor;
+use qdrop_kernels::conv::Conv2dShape;
+use qdrop_kernels::nhwc::pool::{max_pool, mean};
+use qdrop_kernels::nhwc::stage::{apply, Stage};
+use qdrop_kernels::nhwc::{depthwise_forward, from_planes, to_planes, Buffer, Layout, RowPlan, WinogradPlan};
+use qdrop_kernels::pool::Pool2dShape;
+use rayon::prelude::*;
+
+/// Number of a value's buffer.
+pub type Slot = usize;
+
+/// How a convolution runs.
+pub enum Convolution {
+    Depthwise(Conv2dShape),
+    Direct(RowPlan),
+    Winograd(WinogradPlan),
+}
+
+/// One step.
+pub enum Step {
+    /// An input of the pass, which is planes, into a slot.
+    Read {
+        input: usize,
+        to: Slot,
+    },
+    /// A layer with a weight.
+    Convolve {
+        node: NodeId,
+        convolution: Convolution,
+        from: Slot,
+        to: Slot,
+    },
+    /// A shortcut's addition, an activation function, a quantizer: in place.
+    Stage {
+        stage: Stage,
+        shortcut: Option<Slot>,
+        slot: Slot,
+    },
+    Copy {
+        from: Slot,
+        to: Slot,
+    },
+    MaxPool {
+        shape: Pool2dShape,
+        from: Slot,
+        to: Slot,
+    },
+    /// The mean over all pixels.
+    Mean {
+        from: Slot,
+        to: Slot,
+    },
+    /// A node with its quantizer, through the tensor library.
+    Node {
+        node: NodeId,
+        from: Vec<Slot>,
+        to: Slot,
+    },
+    /// A node's quantizer alone, through the tensor library: in place.
+    Quantize {
+        node: NodeId,
+        slot: Slot,
+    },
+    /// A value into an output of the pass.
+    Write {
+        slot: Slot,
+        output: usize,
+    },
+}
+
+/// All steps, and the buffers that they share.
+pub struct Plan {
+    pub steps: Vec<Step>,
+    pub buffers: Vec<(Buffer, Layout)>,
+}
+
+impl Plan {
+    /// Computes the images from number `first` on, of `batch` in all.
+    pub fn run(
+        &mut self,
+        model: &QuantModel,
+        precision: Precision,
+        weights: &Weights,
+        (inputs, outputs): (&[Vec<f32>], &mut [Vec<f32>]),
+        first: usize,
+        batch: usize,
+    ) -> Result<()> {
+        let Self { steps, buffers } = self;
+        for step in steps {
+            match step {
+                Step::Read { input, to } => {
+                    let each = inputs[*input].len() / batch;
+                    let (values, layout) = &mut buffers[*to];
+                    let planes = inputs[*input][first * each..].par_chunks_exact(each);
+                    planes.zip(values.par_chunks_exact_mut(layout.image())).for_each(|(planes, image)| {
+                        from_planes(planes, Layout { batch: 1, ..*layout }, image);
+                    });
+                }
+                Step::Convolve { node, convolution, from, to } => {
+                    let layer = weights.get(*node)?;
+                    let ([x, z], bias) = (two(buffers, *from, *to)?, layer.bias.as_deref());
+                    match convolution {
+                        Convolution::Depthwise(shape) => {
+                            depthwise_forward(shape, (&x.0, x.1), &layer.value, bias, (&mut z.0, z.1));
+                        }
+                        Convolution::Direct(plan) => plan.run(&x.0, &layer.value, bias, &mut z.0),
+                        Convolution::Winograd(plan) => plan.run(&x.0, &layer.value, bias, &mut z.0),
+                    }
+                }
+                Step::Stage { stage, shortcut: None, slot } => {
+                    let (values, layout) = &mut buffers[*slot];
+                    apply(*stage, None, (values, *layout));
+                }
+                Step::Stage { stage, shortcut: Some(shortcut), slot } => {
+                    let [s, z] = two(buffers, *shortcut, *slot)?;
+                    apply(*stage, Some((&s.0, s.1)), (&mut z.0, z.1));
+                }
+                Step::Copy { from, to } => {
+                    let [x, z] = two(buffers, *from, *to)?;
+                    for image in 0..z.1.batch {
+                        for row in 0..z.1.height {
+                            let values = &x.0[x.1.offset(image, row)..][..x.1.values()];
+                            let at = z.1.offset(image, row);
+                            z.0[at..at + values.len()].copy_from_slice(values);
+                        }
+                    }
+                }
+                Step::MaxPool { shape, from, to } => {
+                    let [x, z] = two(buffers, *from, *to)?;
+                    max_pool(shape, (&x.0, x.1), (&mut z.0, z.1));
+                }
+                Step::Mean { from, to } => {
+                    let [x, z] = two(buffers, *from, *to)?;
+                    mean((&x.0, x.1), (&mut z.0, z.1));
+                }
+                Step::Node { node, from, to } => {
+                    let ids = &model.graph().node(*node).inputs;
+                    let inputs = ids.iter().zip(from).map(|(id, slot)| tensor(model, *id, &buffers[*slot]));
+                    let inputs = inputs.collect::<Result<Vec<_>>>()?;
+                    let value = model.node_value(*node, &inputs.iter().collect::<Vec<_>>(), precision)?;
+                    fill(&mut buffers[*to], &value)?;
+                }
+                Step::Quantize { node, slot } => {
+                    let value = tensor(model, *node, &buffers[*slot])?;
+                    let site = model.activation_site(*node).ok_or_else(|| broken("a quantizer is missing"))?;
+                    fill(&mut buffers[*slot], &site.quantizer.fake_quantize(&value)?)?;
+                }
+                Step::Write { slot, output } => {
+                    let each = outputs[*output].len() / batch;
+                    planes_of(&buffers[*slot], &mut outputs[*output][first * each..]);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn broken(what: &str) -> Error {
+    Error::message(format!("the forward pass: {what}"))
+}
+
+/// Two different buffers, the second to be written.
+fn two(buffers: &mut [(Buffer, Layout)], read: Slot, write: Slot) -> Result<[&mut (Buffer, Layout); 2]> {
+    buffers.get_disjoint_mut([read, write]).map_err(|_| broken("a value is read where it is written"))
+}
+
+/// The planes of all images.
+fn planes_of((values, layout): &(Buffer, Layout), out: &mut [f32]) {
+    let each = layout.height * layout.values();
+    let images = values.par_chunks_exact(layout.image());
+    images.zip(out.par_chunks_exact_mut(each)).for_each(|(image, planes)| {
+        to_planes(image, Layout { batch: 1, ..*layout }, planes);
+    });
+}
+
+fn tensor(model: &QuantModel, node: NodeId, buffer: &(Buffer, Layout)) -> Result<Tensor> {
+    let layout = buffer.1;
+    let mut planes = vec![0.0; layout.batch * layout.height * layout.values()];
+    planes_of(buffer, &mut planes);
+    let shape = [&[layout.batch], model.graph().node(node).shape.as_slice()].concat();
+    Ok(Tensor::from_vec(planes, shape, model.device())?)
+}
+
+fn fill((values, layout): &mut (Buffer, Layout), value: &Tensor) -> Result<()> {
+    let each = layout.height * layout.values();
+    host_values(value, |planes| {
+        for (planes, image) in planes.chunks_exact(each).zip(values.chunks_exact_mut(layout.image())) {
+            from_planes(planes, Layout { batch: 1, ..*layout }, image);
+        }
+    })?;
+    Ok(())
+}

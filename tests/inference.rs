@@ -1,0 +1,98 @@
+//! Forward passes on the kernels compute what the tensor library computes node by node.
+
+use crate::fused::{model, NETWORKS};
+use crate::support::*;
+use qdrop_core::inference::Inference;
+use qdrop_core::model::{Precision, QuantModel, QuantSite};
+use qdrop_core::prelude::*;
+
+/// Bits that leave no room for one step to decide: sums of another order round differently now and then.
+const BITS: u32 = 12;
+
+fn fine(model: &mut QuantModel) {
+    let sites: Vec<_> = model.activation_sites().map(|(id, site)| (id, site.name.clone())).collect();
+    for (id, name) in sites {
+        let mut quantizer = quantizer("lsq", &spec(BITS, false, Granularity::PerTensor));
+        quantizer.set_range(&Range { min: vec![-4.0], max: vec![12.0] }, &Device::Cpu).unwrap();
+        model.set_activation_quantizer(id, QuantSite { name, quantizer });
+    }
+}
+
+fn check(name: &str, model: &QuantModel) {
+    let dims = |n: usize| [&[n], model.graph().input_shape()].concat();
+    // More than pass together, and a rest.
+    let images = noise(&dims(11), 77);
+    for (precision, tolerance) in [(Precision::Float, 2e-5), (Precision::Quantized, 5e-3)] {
+        let mut inference = Inference::of_network(model, precision).unwrap();
+        let got = inference.forward(&images).unwrap();
+        let want = model.forward(&images, precision).unwrap();
+        assert_eq!(got.dims(), want.dims(), "{name}");
+        let (all, want) = (vec(&got), vec(&want));
+        let size = want.iter().map(|v| v.abs()).fold(0.0, f32::max);
+        let error = all.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / size;
+        assert!(error <= tolerance, "{name}, {precision:?}: {error}");
+        // Neither the number of images nor the threads change a bit.
+        let classes = all.len() / 11;
+        let one = inference.forward(&images.narrow(0, 9, 1).unwrap()).unwrap();
+        assert_eq!(vec(&one), all[9 * classes..10 * classes], "{name}");
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        assert_eq!(vec(&pool.install(|| inference.forward(&images)).unwrap()), all, "{name}");
+    }
+}
+
+#[test]
+fn networks_have_the_same_outputs_on_the_kernels() {
+    // With squeeze and excitation, whose products go through the tensor library.
+    for (name, params) in NETWORKS.into_iter().chain([("regnety_400m", "{image_size: 32}")]) {
+        let mut model = model(name, params, "lsq");
+        fine(&mut model);
+        check(name, &model);
+    }
+}
+
+/// Operations, shapes and readers that the published networks do not have.
+#[test]
+fn odd_graphs_have_the_same_outputs_on_the_kernels() {
+    let mut b = GraphBuilder::new([5, 13, 11]);
+    let x = b.input();
+    let y = b
+        .unit("block", |b| {
+            let a = b.conv2d("a", x, Conv2d::new(7, 3).padding(1).bias())?;
+            // Read three times: nothing is computed in place of it.
+            let relu = b.relu("relu", a)?;
+            let twice = b.add("twice", relu, a)?;
+            let more = b.add("more", twice, a)?;
+            let wide = b.conv2d("wide", more, Conv2d::new(33, 3).stride(2).padding(2).bias())?;
+            let silu = b.activation("silu", wide, ops::Activation::Silu)?;
+            let pooled = b.max_pool("pooled", silu, Pool2d::new(3).stride(2).padding(1))?;
+            b.conv2d("last", pooled, Conv2d::new(9, 1).bias())
+        })
+        .unwrap();
+    let mean = b.global_average_pool("mean", y).unwrap();
+    let flat = b.flatten("flat", mean).unwrap();
+    let out = b.linear("fc", flat, 4).unwrap();
+    let graph = b.finish(out).unwrap();
+    let parameters = graph
+        .parameter_shapes()
+        .into_iter()
+        .enumerate()
+        .map(|(i, (name, shape))| (name, noise(&shape, i as u32).affine(0.3, 0.0).unwrap()))
+        .collect();
+    let mut model = QuantModel::new(graph, parameters, Device::Cpu);
+    for (node, quantizer_name, granularity) in [
+        ("more", "lsq", Granularity::PerTensor),
+        // Not a quantizer of the kernels: one range for each channel.
+        ("silu", "lsq", Granularity::PerAxis(1)),
+    ] {
+        let id = model.graph().find(node).unwrap();
+        let mut quantizer = quantizer(quantizer_name, &spec(BITS, false, granularity));
+        let channels = if granularity == Granularity::PerTensor { 1 } else { 33 };
+        let range = Range { min: vec![-4.0; channels], max: vec![12.0; channels] };
+        quantizer.set_range(&range, &Device::Cpu).unwrap();
+        model.set_activation_quantizer(id, QuantSite { name: node.into(), quantizer });
+    }
+    check("odd", &model);
+    let wrong = Inference::of_network(&model, Precision::Float).unwrap().forward(&noise(&[2, 5, 13, 12], 1));
+    let message = wrong.unwrap_err().to_string();
+    assert!(message.contains("[5, 13, 11]"), "{message}");
+}
