@@ -55,6 +55,28 @@ pub enum Command {
     },
     /// Show an architecture's (or a recipe's) units, layers, shapes, bits, parameters and operations.
     Describe(RecipeArguments),
+    /// Measure steps of single blocks, evaluations and estimates of whole networks on this machine.
+    Bench(BenchArguments),
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// What to measure, such as resnet18.layer1.0, evaluate.resnet18 or network.resnet18 (default: everything).
+    pub names: Vec<String>,
+    /// How blocks are reconstructed: auto (fused where a block allows it), generic or fused.
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<EngineArgument>,
+    /// Measurements of which the median counts.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub iters: usize,
+    /// Another command that measures blocks and evaluations, such as "python3 cli/examples/torch_block.py": both
+    /// run in turn, and the median ratio is printed.
+    #[arg(long, value_name = "COMMAND")]
+    pub against: Option<String>,
+    /// How often both run.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub pairs: usize,
 }
 
 /// A recipe and what replaces parts of it.

@@ -73,6 +73,12 @@ pub fn load(arguments: &RecipeArguments) -> Result<Recipe> {
     changed(value, &origin, arguments)
 }
 
+/// A built-in recipe as it is.
+pub fn named(name: &str) -> Result<Recipe> {
+    let (value, origin) = read(name, 0)?;
+    Ok(Recipe::from_value(value, &origin)?)
+}
+
 /// As [`load`], but of the recipe `base` with one more change before those of the command.
 pub fn load_with(arguments: &RecipeArguments, base: &str, change: &str) -> Result<Recipe> {
     let (mut value, origin) = read(base, 0)?;

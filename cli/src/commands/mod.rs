@@ -1,5 +1,6 @@
 //! What each command does. Every command returns the value that `--json` prints.
 
+mod bench;
 mod describe;
 mod plan;
 mod plugin;
@@ -38,6 +39,7 @@ pub fn run(arguments: Arguments) -> Result<Value> {
         Command::Check(a) => check(&a, output),
         Command::Plugin { action } => plugin::run(&action, output),
         Command::Describe(a) => describe::describe(&a, output),
+        Command::Bench(a) => bench::bench(&a, output),
     }
 }
 

@@ -20,6 +20,7 @@ pub mod linear;
 pub mod loss;
 pub mod math;
 pub mod nhwc;
+pub mod peak;
 pub mod pool;
 pub mod random;
 pub mod range_search;

@@ -14,7 +14,7 @@ mod unit;
 mod weight;
 
 pub(crate) use learned::Packing;
-pub use unit::{FusedUnit, Rates, StepLosses};
+pub use unit::{FusedUnit, Rates, StepLosses, StepTimes};
 
 use crate::error::{Error, Result};
 use candle_core::{Tensor, Var};

@@ -16,6 +16,7 @@ use qdrop_kernels::drop as kernel;
 use qdrop_kernels::nhwc::rounding::Regularizer;
 use qdrop_kernels::nhwc::stage::{self, Sums};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// What is added to the chain's value at the unit's end.
 pub(super) enum Shortcut {
@@ -44,6 +45,15 @@ pub struct StepLosses {
     pub rounding: f64,
 }
 
+/// Time that all steps so far spent.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StepTimes {
+    /// Reading samples, and all that leads to the loss.
+    pub forward: Duration,
+    /// Gradients.
+    pub backward: Duration,
+}
+
 /// A unit compiled for one batch size.
 pub struct FusedUnit {
     batch: usize,
@@ -54,6 +64,7 @@ pub struct FusedUnit {
     shortcut: Shortcut,
     /// What is kept in this step: of the input, then of every layer.
     choices: Vec<Choice>,
+    times: StepTimes,
     /// Updates done.
     steps: usize,
 }
@@ -77,7 +88,17 @@ impl FusedUnit {
         layers: Vec<Layer>,
         shortcut: Shortcut,
     ) -> Self {
-        Self { batch, chunk, samples, x, choices: Vec::with_capacity(layers.len() + 1), layers, shortcut, steps: 0 }
+        Self {
+            batch,
+            chunk,
+            samples,
+            x,
+            choices: Vec::with_capacity(layers.len() + 1),
+            layers,
+            shortcut,
+            times: StepTimes::default(),
+            steps: 0,
+        }
     }
 
     /// One step on the given samples, as many as the batch size. `keep(i)` says which elements keep their
@@ -141,8 +162,9 @@ impl FusedUnit {
     }
 
     fn chunk(&mut self, indices: &[usize], first: usize) -> Result<()> {
+        let start = Instant::now();
         let factor = self.factor();
-        let Self { samples, x, layers, shortcut, choices, .. } = self;
+        let Self { samples, x, layers, shortcut, choices, times, .. } = self;
         samples.mixed_input(indices, choices[0].keep(), first, x)?;
         let last = layers.len() - 1;
         for i in 0..=last {
@@ -180,6 +202,7 @@ impl FusedUnit {
             &mut end.rows,
         );
         end.sums = end.rows.iter().fold(end.sums, |sum, row| sum + *row);
+        let middle = Instant::now();
         let replace = first == 0;
         if let Shortcut::Projection(weight, _) = shortcut {
             weight.backward_weight(x.read(), end.gz.read(), replace);
@@ -196,6 +219,8 @@ impl FusedUnit {
                 previous.sums = previous.rows.iter().fold(previous.sums, |sum, row| sum + *row);
             }
         }
+        times.forward += middle - start;
+        times.backward += middle.elapsed();
         Ok(())
     }
 
@@ -217,6 +242,11 @@ impl FusedUnit {
             }
         }
         sum
+    }
+
+    /// Time spent so far.
+    pub fn times(&self) -> StepTimes {
+        self.times
     }
 
     fn roundings(&mut self) -> impl Iterator<Item = &mut Rounding> {

@@ -117,6 +117,17 @@ impl Session<'_> {
         Ok(estimate)
     }
 
+    /// A network with weights of zero and its quantizers in place, with ranges of noise: what only its time is
+    /// of interest of.
+    ///
+    /// # Errors
+    /// As [`zero_model`](Self::zero_model).
+    pub fn noise_model(&self) -> Result<QuantModel> {
+        let mut model = self.zero_model()?;
+        self.prepare(&mut model)?;
+        Ok(model)
+    }
+
     /// Gives all quantizers some range and returns the values of all nodes for images of noise.
     fn prepare(&self, model: &mut QuantModel) -> Result<HashMap<NodeId, Tensor>> {
         let plans = self.plans_of(model.graph())?;

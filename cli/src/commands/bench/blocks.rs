@@ -1,34 +1,23 @@
-//! Time of one reconstruction iteration of single blocks (W2A4, batch 32):
-//!
-//! ```text
-//! cargo run --release -p qdrop-cli --example bench_blocks -- [BLOCK...] [--threads N] [--iters N]
-//!     [--engine fused|generic] [--pairs N] [--against "python3 cli/examples/torch_block.py"]
-//! ```
-//!
-//! With `--against`, runs of the other command and of qdrop alternate, and the median ratio of the
-//! pairs is printed. For PyTorch, tune its allocator as `torch_block.py` explains.
+//! Single blocks of the published networks (W2A4), with weights of noise.
 
-use anyhow::{bail, Context as _, Result};
+use anyhow::{Context as _, Result};
+use qdrop_core::fused::Rates;
+use qdrop_core::graph::Op;
 use qdrop_core::graph::{quantization_sites, SiteKind};
 use qdrop_core::model::{QuantModel, QuantSite};
-use qdrop_core::ops::Keep;
 use qdrop_core::pipeline::Registries;
 use qdrop_core::prelude::*;
-use qdrop_core::progress::{Event, Progress};
-use qdrop_core::random::SeededRandom;
+use qdrop_core::progress::{Event, Progress, Silent};
+use qdrop_core::random::{RandomSource, SeededRandom};
 use qdrop_core::reconstructor::{Forget, UnitData, UnitSamples};
 use qdrop_plugins::reconstructors::{optimize, QdropParams};
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Instant;
 
-/// Keeps freed memory: the large tensors of a step are allocated again in the next one, and the
-/// system's allocator would return their pages each time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const SAMPLES: usize = 64;
-const BATCH: usize = 32;
+/// Samples of one step.
+pub const BATCH: usize = 32;
 /// First iterations, which are not counted.
 const WARM_UP: usize = 2;
 
@@ -48,8 +37,10 @@ enum Shortcut {
     Projection,
 }
 
-struct Block {
-    name: &'static str,
+/// A block and what its time depends on.
+pub struct Block {
+    /// Network and place in it.
+    pub name: &'static str,
     channels: usize,
     size: usize,
     layers: Vec<Layer>,
@@ -59,7 +50,8 @@ struct Block {
     lambda: f64,
 }
 
-fn blocks() -> Vec<Block> {
+/// The blocks of `torch_block.py`.
+pub fn blocks() -> Vec<Block> {
     let layer = |out, kernel, stride, groups| Layer { out, kernel, stride, groups };
     let basic = |name, channels, size, out, stride| Block {
         name,
@@ -169,8 +161,8 @@ impl Block {
         Ok(model)
     }
 
-    /// Median milliseconds of an iteration.
-    fn time(&self, registries: &Registries, iters: usize, engine: Engine) -> Result<f64> {
+    /// Calls `body` with the unit ready to learn, and its samples.
+    fn with_task<R>(&self, registries: &Registries, body: impl FnOnce(&UnitTask<'_>) -> Result<R>) -> Result<R> {
         let mut model = self.model(registries)?;
         let unit = model.graph().units()[0].clone();
         let float_input = noise(&[SAMPLES, self.channels, self.size, self.size], 1000)?;
@@ -179,6 +171,11 @@ impl Block {
         let data = UnitData { quantized_input, float_input, float_output: output };
         let mut task = UnitTask::new(&mut model, &unit, 0, UnitSamples::in_memory(&data)?)?;
         task.begin()?;
+        body(&task)
+    }
+
+    /// Median milliseconds of an iteration of the built-in reconstructor.
+    pub fn step(&self, registries: &Registries, iters: usize, engine: Engine) -> Result<f64> {
         // The regularizer is on from the first step, as during most of a run.
         let params = QdropParams {
             iters: iters + WARM_UP,
@@ -189,10 +186,51 @@ impl Block {
         };
         let clock = Clock::default();
         let random = SeededRandom { seed: 1 };
-        optimize(&task, &params, &Context { random: &random, progress: &clock, interruption: &Forget, engine })?;
-        task.forward(&task.samples.float_input.range(0, 1)?, &|_| Keep::All)?;
+        self.with_task(registries, |task| {
+            let context = Context { random: &random, progress: &clock, interruption: &Forget, engine };
+            optimize(task, &params, &context)?;
+            Ok(())
+        })?;
         let times = clock.0.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?;
         Ok(median(times.windows(2).skip(WARM_UP).map(|w| (w[1] - w[0]).as_secs_f64() * 1e3).collect()))
+    }
+
+    /// Milliseconds of the forward and of the backward pass of one fused step.
+    pub fn passes(&self, registries: &Registries, iters: usize) -> Result<[f64; 2]> {
+        let random = SeededRandom { seed: 1 };
+        let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: Engine::Fused };
+        self.with_task(registries, |task| {
+            let mut unit = task.fused(BATCH, &context)?.context("the block has no fused step")?;
+            let indices: Vec<usize> = (0..BATCH).collect();
+            let rates = Rates { rounding: 1e-3, scale: 4e-5 };
+            let (mut forward, mut backward) = (Vec::new(), Vec::new());
+            let mut before = unit.times();
+            for step in 0..iters + WARM_UP {
+                unit.step(&indices, &|site| random.keep(0, step, site, 0.5), Some((self.lambda, 20.0)), rates)?;
+                let now = unit.times();
+                if step >= WARM_UP {
+                    forward.push((now.forward - before.forward).as_secs_f64() * 1e3);
+                    backward.push((now.backward - before.backward).as_secs_f64() * 1e3);
+                }
+                before = now;
+            }
+            Ok([median(forward), median(backward)])
+        })
+    }
+
+    /// Floating-point operations of the convolutions of one step, in their direct form: forward, backward to
+    /// the weights, and backward to the inputs but the block's own.
+    pub fn operations(&self) -> Result<f64> {
+        let graph = self.graph()?;
+        let mut sum = 0.0;
+        for (_, node) in graph.nodes() {
+            let Op::Conv2d { kernel, geometry, .. } = &node.op else { continue };
+            let inputs = graph.node(node.inputs[0]).shape[0] / geometry.groups;
+            let products = node.shape.iter().product::<usize>() * kernel[0] * kernel[1] * inputs;
+            let passes = if node.inputs[0] == graph.input() { 2.0 } else { 3.0 };
+            sum += 2.0 * passes * (products * BATCH) as f64;
+        }
+        Ok(sum)
     }
 }
 
@@ -208,7 +246,7 @@ impl Progress for Clock {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -222,65 +260,4 @@ fn noise(shape: &[usize], salt: u32) -> Result<Tensor> {
         ((sum - 2.0) * 1.732) as f32
     };
     Ok(Tensor::from_vec((0..n).map(value).collect::<Vec<_>>(), shape, &Device::Cpu)?)
-}
-
-fn main() -> Result<()> {
-    let (mut names, mut against, mut engine) = (Vec::new(), None, Engine::Fused);
-    let (mut threads, mut iters, mut pairs) = (2_usize, 10_usize, 5_usize);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().with_context(|| format!("{argument} takes a value"));
-        match argument.as_str() {
-            "--threads" => threads = value()?.parse()?,
-            "--iters" => iters = value()?.parse()?,
-            "--pairs" => pairs = value()?.parse()?,
-            "--against" => against = Some(value()?),
-            "--engine" => {
-                engine = match value()?.as_str() {
-                    "generic" => Engine::Generic,
-                    "fused" => Engine::Fused,
-                    other => bail!("unknown engine {other}; use generic or fused"),
-                }
-            }
-            option if option.starts_with('-') => bail!("unknown option {option}"),
-            name => names.push(name.to_string()),
-        }
-    }
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    let registries = Registries::collect()?;
-    let all = blocks();
-    if let Some(name) = names.iter().find(|n| !all.iter().any(|b| b.name == **n)) {
-        let known: Vec<_> = all.iter().map(|b| b.name).collect();
-        bail!("unknown block {name}; known: {}", known.join(", "));
-    }
-    for block in all.iter().filter(|b| names.is_empty() || names.iter().any(|n| n == b.name)) {
-        let (mut own, mut other, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..if against.is_some() { pairs } else { 1 } {
-            let mine = block.time(&registries, iters, engine)?;
-            own.push(mine);
-            if let Some(command) = &against {
-                let theirs = run_other(command, block.name, iters, threads)?;
-                other.push(theirs);
-                ratios.push(mine / theirs);
-            }
-        }
-        print!("{:26} {:9.2} ms", block.name, median(own));
-        if !ratios.is_empty() {
-            print!("   other {:9.2} ms   ratio {:.3}", median(other), median(ratios));
-        }
-        println!();
-    }
-    Ok(())
-}
-
-/// Median milliseconds that the other command reports.
-fn run_other(command: &str, block: &str, iters: usize, threads: usize) -> Result<f64> {
-    let line = format!("{command} {block} --iters {iters} --threads {threads} --batch {BATCH}");
-    let output = std::process::Command::new("sh").args(["-c", &line]).output().context("running the other command")?;
-    if !output.status.success() {
-        bail!("`{line}` failed: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    let value: serde_json::Value =
-        serde_json::from_slice(&output.stdout).context("reading the other command's JSON")?;
-    value["median_ms"].as_f64().context("the other command printed no median_ms")
 }

@@ -1,0 +1,141 @@
+//! `qdrop bench`: what a step, an evaluation and a whole network take on this machine.
+
+mod against;
+mod blocks;
+mod networks;
+
+use super::Output;
+use crate::arguments::BenchArguments;
+use crate::console::duration;
+use against::Other;
+use anyhow::{bail, Result};
+use blocks::{blocks, Block, BATCH};
+use networks::{estimated, evaluated};
+use qdrop_core::fused::Engine;
+use qdrop_core::pipeline::Registries;
+use serde_json::{json, Value};
+
+/// One thing that can be measured.
+enum Subject {
+    /// A step of reconstruction of one block.
+    Block(Block),
+    /// The evaluation of a quantized network.
+    Evaluation(&'static str),
+    /// The whole reconstruction of a network.
+    Estimate(&'static str),
+}
+
+impl Subject {
+    fn name(&self) -> String {
+        match self {
+            Self::Block(block) => block.name.into(),
+            Self::Evaluation(network) => format!("evaluate.{network}"),
+            Self::Estimate(network) => format!("network.{network}"),
+        }
+    }
+}
+
+/// Runs `bench`.
+pub fn bench(arguments: &BenchArguments, output: Output) -> Result<Value> {
+    let registries = Registries::collect()?;
+    let all = subjects();
+    if let Some(name) = arguments.names.iter().find(|n| !all.iter().any(|s| s.name() == **n)) {
+        let known: Vec<String> = all.iter().map(Subject::name).collect();
+        bail!("nothing to measure is called '{name}'; known: {}", known.join(", "));
+    }
+    let other = arguments.against.as_deref().map(|command| Other { command, iters: arguments.iters });
+    let peak = qdrop_core::kernels::peak::gigaflops();
+    output.print(&format!("{peak:.0} GFLOP/s at most on {} threads\n", rayon::current_num_threads()));
+    let mut values = json!({ "threads": rayon::current_num_threads(), "peak_gflops": peak });
+    let wanted = all.iter().filter(|s| arguments.names.is_empty() || arguments.names.contains(&s.name()));
+    for subject in wanted {
+        let name = subject.name();
+        let (text, value) = match subject {
+            Subject::Block(block) => measure_block(block, arguments, other.as_ref(), peak, &registries)?,
+            Subject::Evaluation(network) => {
+                let own = || evaluated(network, arguments.iters, &registries);
+                let (ms, against) = paired(&name, own, networks::BATCH, arguments.pairs, other.as_ref())?;
+                let images = networks::BATCH as f64 / ms * 1e3;
+                let mut value = json!({ "batch_ms": ms, "images_per_second": images });
+                merge(&mut value, &against);
+                (format!("{images:9.1} images/s{}", text_of(&against)), value)
+            }
+            Subject::Estimate(network) => {
+                let estimate = estimated(network, arguments.engine.map_or(Engine::Auto, Into::into), &registries)?;
+                let text = format!(
+                    "{} units, {} iterations each: {}",
+                    estimate.units,
+                    estimate.steps,
+                    duration(estimate.seconds)
+                );
+                (text, json!({ "units": estimate.units, "iterations": estimate.steps, "seconds": estimate.seconds }))
+            }
+        };
+        output.print(&format!("{name:26} {text}\n"));
+        values[name] = value;
+    }
+    Ok(values)
+}
+
+fn subjects() -> Vec<Subject> {
+    let evaluations = ["resnet18", "mobilenet_v2"].map(Subject::Evaluation);
+    let estimates = ["resnet18", "resnet50", "mobilenet_v2", "regnetx_600m", "regnetx_3200m", "mnasnet"];
+    blocks().into_iter().map(Subject::Block).chain(evaluations).chain(estimates.map(Subject::Estimate)).collect()
+}
+
+fn measure_block(
+    block: &Block,
+    arguments: &BenchArguments,
+    other: Option<&Other<'_>>,
+    peak: f64,
+    registries: &Registries,
+) -> Result<(String, Value)> {
+    let engine = arguments.engine.map_or(Engine::Auto, Into::into);
+    let own = || block.step(registries, arguments.iters, engine);
+    let (ms, against) = paired(block.name, own, BATCH, arguments.pairs, other)?;
+    let gflops = block.operations()? / ms / 1e6;
+    let mut value = json!({ "step_ms": ms, "gflops": gflops, "of_peak": gflops / peak });
+    let mut text = format!("{ms:9.2} ms a step");
+    if engine != Engine::Generic {
+        let [forward, backward] = block.passes(registries, arguments.iters)?;
+        text += &format!(", forward {forward:.2}, backward {backward:.2}");
+        value["forward_ms"] = forward.into();
+        value["backward_ms"] = backward.into();
+    }
+    text += &format!("; {gflops:.0} GFLOP/s, {:.0} % of the peak{}", 100.0 * gflops / peak, text_of(&against));
+    merge(&mut value, &against);
+    Ok((text, value))
+}
+
+/// What the other command took, and the median ratio of the pairs.
+type Against = Option<[f64; 2]>;
+
+/// Median milliseconds of `own`, alternating with the other command if there is one.
+fn paired(
+    name: &str,
+    own: impl Fn() -> Result<f64>,
+    batch: usize,
+    pairs: usize,
+    other: Option<&Other<'_>>,
+) -> Result<(f64, Against)> {
+    let Some(other) = other else { return Ok((own()?, None)) };
+    let (mut mine, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..pairs.max(1) {
+        let (a, b) = (own()?, other.median_ms(name, batch)?);
+        mine.push(a);
+        theirs.push(b);
+        ratios.push(a / b);
+    }
+    Ok((blocks::median(mine), Some([blocks::median(theirs), blocks::median(ratios)])))
+}
+
+fn text_of(against: &Against) -> String {
+    against.map_or(String::new(), |[ms, ratio]| format!("; other {ms:.2} ms, ratio {ratio:.3}"))
+}
+
+fn merge(value: &mut Value, against: &Against) {
+    if let Some([ms, ratio]) = against {
+        value["other_ms"] = (*ms).into();
+        value["ratio"] = (*ratio).into();
+    }
+}

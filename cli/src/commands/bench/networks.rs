@@ -1,0 +1,49 @@
+//! Whole networks.
+
+use super::blocks::median;
+use crate::recipes;
+use anyhow::{Context, Result};
+use qdrop_core::fused::Engine;
+use qdrop_core::inference::Inference;
+use qdrop_core::model::Precision;
+use qdrop_core::pipeline::{Estimate, Registries, Session};
+use qdrop_core::prelude::*;
+use qdrop_core::progress::Silent;
+use std::time::Instant;
+
+/// Images of one pass of an evaluation.
+pub const BATCH: usize = 64;
+/// First passes, which are not counted.
+const WARM_UP: usize = 1;
+
+/// A session with the W4A4 recipe of a network.
+fn session<'a>(network: &str, engine: Engine, registries: &'a Registries) -> Result<Session<'a>> {
+    let mut recipe = recipes::named(&format!("imagenet/{network}_w4a4"))?;
+    recipe.engine = engine;
+    Session::new(recipe, registries, Device::Cpu).with_context(|| format!("the recipe of {network}"))
+}
+
+/// Median milliseconds of a pass of a quantized network.
+pub fn evaluated(network: &str, iters: usize, registries: &Registries) -> Result<f64> {
+    let session = session(network, Engine::Auto, registries)?;
+    // Neither weights nor ranges change the time.
+    let model = session.noise_model()?;
+    let shape = [&[BATCH], model.graph().input_shape()].concat();
+    let images = Tensor::ones(shape, DType::F32, &Device::Cpu)?;
+    let mut inference = Inference::of_network(&model, Precision::Quantized)?;
+    let mut times = Vec::new();
+    for pass in 0..iters + WARM_UP {
+        let start = Instant::now();
+        inference.forward(&images)?;
+        if pass >= WARM_UP {
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    Ok(median(times))
+}
+
+/// What the published reconstruction of a network takes.
+pub fn estimated(network: &str, engine: Engine, registries: &Registries) -> Result<Estimate> {
+    let session = session(network, engine, registries)?;
+    session.estimate(session.zero_model()?, &Silent).with_context(|| format!("estimating {network}"))
+}
