@@ -37,6 +37,8 @@ struct Row {
 #[derive(Debug, Clone)]
 pub struct RowPlan {
     weight: PackedShape,
+    /// Elements that a tap reads of a pixel; of a whole row of the kernel where its pixels lie together.
+    run: usize,
     /// Images, and elements from one to the next.
     images: usize,
     image: usize,
@@ -53,12 +55,15 @@ impl RowPlan {
             return Self::flat(weight, x, out);
         }
         let [top, left] = [shape.padding.top as isize, shape.padding.left as isize];
+        // All taps of a row of the kernel read and multiply what lies together: one tap does it.
+        let together = shape.groups == 1 && shape.dilation[1] == 1;
+        let run = if together { shape.kernel[1] * weight.inputs } else { weight.inputs };
         let rows = (0..out.height).map(|r| {
             let first = (r * shape.stride[0]) as isize - top;
             let taps = taps(shape, |ky, kx| {
                 let y = first + (ky * shape.dilation[0]) as isize;
                 // Rows of the border add nothing.
-                let inside = y >= 0 && y < x.height as isize;
+                let inside = y >= 0 && y < x.height as isize && (kx == 0 || !together);
                 inside.then_some([y, (kx * shape.dilation[1]) as isize - left])
             });
             Row {
@@ -70,7 +75,8 @@ impl RowPlan {
                 pixels: out.width,
             }
         });
-        Self { weight, images: out.batch, image: x.image(), out_image: out.image(), rows: rows.collect() }.positive()
+        Self { weight, run, images: out.batch, image: x.image(), out_image: out.image(), rows: rows.collect() }
+            .positive()
     }
 
     /// The gradient with respect to the input: reads that of the output, `grad`, and writes `dx`. Its
@@ -105,7 +111,8 @@ impl RowPlan {
                 });
             }
         }
-        Self { weight, images: dx.batch, image: grad.image(), out_image: dx.image(), rows }.positive()
+        Self { weight, run: weight.inputs, images: dx.batch, image: grad.image(), out_image: dx.image(), rows }
+            .positive()
     }
 
     /// A product of all pixels with one tap: rows of any length over all images.
@@ -124,7 +131,7 @@ impl RowPlan {
             out_step: out.channels,
             pixels: most.min(pixels - first),
         });
-        Self { weight, images: 1, image: x.len(), out_image: out.len(), rows: rows.collect() }
+        Self { weight, run: weight.inputs, images: 1, image: x.len(), out_image: out.len(), rows: rows.collect() }
     }
 
     /// The product of every pixel of `x` with weights of one tap, group by group, in one row; pixels may be
@@ -272,7 +279,7 @@ impl Task<'_> {
                 at: image * plan.image + r.at + group * shape.inputs,
                 step: r.step,
                 taps: &r.taps,
-                inputs: shape.inputs,
+                inputs: plan.run,
                 weight: &self.weight[tile * shape.tile()..][..shape.tile()],
                 bias: self.bias.map(|b| &b[tile * TILE..][..TILE]),
                 out,
