@@ -5,9 +5,8 @@
 //! reference stands beside it where the fast version is not obvious, and tests compare the two.
 //!
 //! # Determinism
-//! Work is split at fixed places that never depend on the number of threads, and every
-//! floating-point sum is accumulated in a fixed order, so results are bit-identical for any thread
-//! count on one machine.
+//! Every floating-point sum is accumulated by one task in a fixed order, however tasks are shared out, so
+//! results are bit-identical for any thread count on one machine.
 
 pub mod activation;
 pub mod adam;
@@ -29,3 +28,8 @@ pub mod segments;
 pub mod simd;
 
 pub use conv::{Conv2dShape, ShapeError};
+
+/// Calls `body` in the pool of threads: kernels that follow each other then start without waking it each time.
+pub fn in_pool<R: Send>(body: impl FnOnce() -> R + Send) -> R {
+    rayon::join(body, || ()).0
+}

@@ -13,6 +13,7 @@ use crate::optim::adam_step;
 use crate::reconstructor::UnitSamples;
 use candle_core::{DType, Tensor};
 use qdrop_kernels::drop as kernel;
+use qdrop_kernels::in_pool;
 use qdrop_kernels::nhwc::rounding::Regularizer;
 use qdrop_kernels::nhwc::stage::{self, Sums};
 use std::collections::BTreeMap;
@@ -117,11 +118,12 @@ impl FusedUnit {
         if indices.len() != self.batch {
             return Err(broken(&format!("{} samples for a batch of {}", indices.len(), self.batch)));
         }
-        self.prepare();
         self.choose(keep)?;
-        for (i, chunk) in indices.chunks(self.chunk).enumerate() {
-            self.chunk(chunk, i * self.chunk)?;
-        }
+        in_pool(|| {
+            self.prepare();
+            let mut chunks = indices.chunks(self.chunk).enumerate();
+            chunks.try_for_each(|(i, chunk)| self.chunk(chunk, i * self.chunk))
+        })?;
         let last = self.layers.last().map_or(0.0, |l| l.sums.loss);
         let reconstruction = last * f64::from(self.factor());
         if !reconstruction.is_finite() {
@@ -130,7 +132,7 @@ impl FusedUnit {
             );
             return Err(Error::message(message));
         }
-        let rounding = self.update(regularizer, rates);
+        let rounding = in_pool(|| self.update(regularizer, rates));
         Ok(StepLosses { reconstruction, rounding })
     }
 

@@ -15,6 +15,7 @@ use crate::ops::host_values;
 use candle_core::Tensor;
 use compile::Weights;
 use plan::Plan;
+use qdrop_kernels::in_pool;
 use std::collections::{BTreeMap, HashMap};
 
 /// Images that pass through all nodes together: enough to use weights several times, and few enough for their
@@ -108,7 +109,8 @@ impl<'a> Inference<'a> {
                     count,
                 )?),
             };
-            plan.run(self.model, self.precision, &self.weights, (&values, &mut outputs), first, batch)?;
+            let (model, precision, weights) = (self.model, self.precision, &self.weights);
+            in_pool(|| plan.run(model, precision, weights, (&values, &mut outputs), first, batch))?;
         }
         let ids = self.outputs.iter();
         ids.zip(outputs).map(|(id, v)| Ok(Tensor::from_vec(v, shape(*id), self.model.device())?)).collect()

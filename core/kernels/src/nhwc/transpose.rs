@@ -28,6 +28,15 @@ pub fn from_planes(planes: &[f32], layout: Layout, out: &mut [f32]) {
                             let from = ((channel + c) * height + y) * width + first;
                             line[..pixels].copy_from_slice(&planes[from..from + pixels]);
                         }
+                        if lanes < 4 {
+                            // An image's colours are not worth a block.
+                            for x in 0..pixels {
+                                for (c, line) in block[..lanes].iter().enumerate() {
+                                    row[(first + x) * channels + channel + c] = line[x];
+                                }
+                            }
+                            continue;
+                        }
                         for x in 0..pixels {
                             let pixel = transposed(&block, x);
                             let at = (first + x) * channels + channel;

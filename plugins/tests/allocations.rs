@@ -1,0 +1,163 @@
+//! What a step of a fused unit allocates. A binary of its own: it counts for the whole process.
+
+use qdrop_core::fused::Rates;
+use qdrop_core::kernels::{in_pool, random::Stream};
+use qdrop_core::model::{QuantModel, QuantSite};
+use qdrop_core::ops::Keep;
+use qdrop_core::pipeline::Registries;
+use qdrop_core::prelude::*;
+use qdrop_core::progress::Silent;
+use qdrop_core::random::SeededRandom;
+use qdrop_core::reconstructor::{Forget, UnitData, UnitSamples};
+use qdrop_plugins::reconstructors::{optimize, QdropParams};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::Mutex;
+
+/// The system's allocator, counting.
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+static LIVE: AtomicI64 = AtomicI64::new(0);
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        LIVE.fetch_add(layout.size() as i64, Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size() as i64, Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// One test at a time: the counters are everyone's.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn noise(dims: &[usize], salt: u32) -> Tensor {
+    let stream = Stream { seed: 3, id: [salt, 0, 0] };
+    let values: Vec<f32> = (0..dims.iter().product()).map(|i| stream.uniform(i) as f32 * 2.0 - 1.0).collect();
+    Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+}
+
+/// A block with every form of convolution: Winograd, depthwise, direct and a projection.
+fn model() -> QuantModel {
+    let mut b = GraphBuilder::new([32, 12, 12]);
+    let x = b.input();
+    let y = b
+        .unit("block", |b| {
+            let y = b.conv2d("wide", x, Conv2d::new(32, 3).padding(1).bias())?;
+            let y = b.relu("relu", y)?;
+            let y = b.conv2d("each", y, Conv2d::new(32, 3).padding(1).groups(32).bias())?;
+            let y = b.relu6("relu6", y)?;
+            let y = b.conv2d("last", y, Conv2d::new(40, 3).stride(2).padding(1).bias())?;
+            let shortcut = b.conv2d("projection", x, Conv2d::new(40, 1).stride(2).bias())?;
+            let sum = b.add("sum", y, shortcut)?;
+            b.relu("out", sum)
+        })
+        .unwrap();
+    let graph = b.finish(y).unwrap();
+    let parameters: HashMap<String, Tensor> = graph
+        .parameter_shapes()
+        .into_iter()
+        .enumerate()
+        .map(|(i, (name, shape))| (name, noise(&shape, i as u32).affine(0.1, 0.0).unwrap()))
+        .collect();
+    let registries = Registries::collect().unwrap();
+    let build = |name: &str, granularity| {
+        let spec = QuantSpec::new(4, false, granularity, "test").unwrap();
+        registries.quantizers.get(name, "test").unwrap().build(&spec, &Params::none("test")).unwrap()
+    };
+    let mut model = QuantModel::new(graph.clone(), parameters, Device::Cpu);
+    for name in ["wide", "each", "last", "projection"] {
+        let node = graph.find(name).unwrap();
+        let mut quantizer = build("adaround", Granularity::PerAxis(0));
+        let channels = graph.node(node).shape[0];
+        quantizer.set_range(&Range { min: vec![-0.08; channels], max: vec![0.08; channels] }, &Device::Cpu).unwrap();
+        model.set_weight_quantizer(node, QuantSite { name: name.into(), quantizer });
+    }
+    for name in ["relu", "relu6", "out"] {
+        let mut quantizer = build("lsq", Granularity::PerTensor);
+        quantizer.set_range(&Range { min: vec![0.0], max: vec![2.0] }, &Device::Cpu).unwrap();
+        model.set_activation_quantizer(graph.find(name).unwrap(), QuantSite { name: name.into(), quantizer });
+    }
+    model
+}
+
+fn with_task(body: impl FnOnce(&UnitTask<'_>)) {
+    let mut model = model();
+    let unit = model.graph().units()[0].clone();
+    let input = noise(&[12, 32, 12, 12], 90);
+    let output = noise(&[12, 40, 6, 6], 91);
+    let data = UnitData { quantized_input: input.clone(), float_input: input, float_output: output };
+    let mut task = UnitTask::new(&mut model, &unit, 0, UnitSamples::in_memory(&data).unwrap()).unwrap();
+    task.begin().unwrap();
+    body(&task);
+}
+
+#[test]
+fn a_step_allocates_nothing() {
+    let _alone = ALONE.lock().unwrap();
+    with_task(|task| {
+        let random = SeededRandom { seed: 1 };
+        let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: Engine::Fused };
+        let mut unit = task.fused(7, &context).unwrap().unwrap();
+        let indices = [0, 11, 3, 3, 7, 5, 2];
+        let mut step = |number: u32| {
+            let keep = |site: usize| Keep::Random {
+                stream: Stream { seed: 5, id: [number, site as u32, 0] },
+                probability: 0.5,
+            };
+            let rates = Rates { rounding: 1e-3, scale: 4e-5 };
+            unit.step(&indices, &keep, Some((0.01, 20.0)), rates).unwrap()
+        };
+        // From a thread of the pool: waking the pool takes memory of its own now and then.
+        in_pool(|| {
+            // The first steps make the threads' own buffers.
+            (0..20).for_each(|i| {
+                step(i);
+            });
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            (20..60).for_each(|i| {
+                step(i);
+            });
+            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before, "allocations in 40 steps");
+        });
+    });
+}
+
+#[test]
+fn memory_does_not_grow_over_iterations() {
+    let _alone = ALONE.lock().unwrap();
+    // Live bytes at the end of steps that are far apart.
+    struct Watch(Mutex<Vec<i64>>);
+    impl qdrop_core::progress::Progress for Watch {
+        fn event(&self, event: qdrop_core::progress::Event<'_>) {
+            if let qdrop_core::progress::Event::Step { .. } = event {
+                self.0.lock().unwrap().push(LIVE.load(Ordering::Relaxed));
+            }
+        }
+    }
+    for engine in [Engine::Fused, Engine::Generic] {
+        let watch = Watch(Mutex::new(Vec::with_capacity(1000)));
+        with_task(|task| {
+            let random = SeededRandom { seed: 1 };
+            let params = QdropParams { iters: 60, batch_size: 7, ..Default::default() };
+            let context = Context { random: &random, progress: &watch, interruption: &Forget, engine };
+            optimize(task, &params, &context).unwrap();
+        });
+        let live = watch.0.into_inner().unwrap();
+        let (early, late) = (live[live.len() / 2], live[live.len() - 2]);
+        // The curve of losses and the allocator of the tensor library may take a little.
+        assert!(late - early < 16 << 10, "{engine:?}: {early} bytes became {late}");
+    }
+}
