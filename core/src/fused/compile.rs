@@ -17,8 +17,8 @@ use qdrop_kernels::drop::Choices;
 use qdrop_kernels::nhwc::stage::{groups_of_row, Step, Sums};
 use qdrop_kernels::nhwc::{border_of_gradient, Layout};
 
-/// Bytes that the buffers of one chunk should not exceed: what the last-level cache holds.
-const CACHE: usize = 12 << 20;
+/// Bytes that the buffers of one chunk should not exceed: what a share of the last-level cache holds.
+const CACHE: usize = 10 << 20;
 
 /// A node of the chain with the activation function after it, and the node whose value that is.
 struct Link {
