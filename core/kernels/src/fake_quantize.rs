@@ -1,6 +1,6 @@
 //! Fake quantization and its straight-through gradients.
 
-use crate::rounding::round_half_even;
+use crate::rounding::{clamp, round_half_even};
 use crate::segments::{for_each_piece, Channels, PIECE};
 use crate::simd::vectorize;
 use rayon::prelude::*;
@@ -18,16 +18,6 @@ pub struct Grid<'a> {
     pub qmax: f32,
     /// Which elements belong to which channel.
     pub channels: Channels,
-}
-
-#[inline(always)]
-fn clamp(x: f32, low: f32, high: f32) -> f32 {
-    let x = if x < low { low } else { x };
-    if x > high {
-        high
-    } else {
-        x
-    }
 }
 
 /// `(clamp(round(x / scale) + zero_point, qmin, qmax) - zero_point) * scale`.

@@ -1,4 +1,4 @@
-//! The one rounding function of the project.
+//! The one rounding function of the project, and the clamp that follows it.
 
 /// Rounds to the nearest integer, ties to even, as `torch.round` does.
 ///
@@ -7,4 +7,15 @@
 #[inline(always)]
 pub fn round_half_even(x: f32) -> f32 {
     x.round_ties_even()
+}
+
+/// `x` between `low` and `high`; the bounds of a grid. What is no number stays.
+#[inline(always)]
+pub fn clamp(x: f32, low: f32, high: f32) -> f32 {
+    let x = if x < low { low } else { x };
+    if x > high {
+        high
+    } else {
+        x
+    }
 }

@@ -8,6 +8,7 @@ use crate::params::Params;
 use crate::quantizer::{Parameter, Quantizer, QuantizerKind};
 use crate::registry::Entry;
 use candle_core::{Device, Tensor, Var};
+use qdrop_kernels::rounding::round_half_even;
 
 /// Distance from the grid, in steps, that rounding errors of f32 explain.
 const OFF_GRID: f32 = 2e-3;
@@ -50,6 +51,15 @@ pub fn check(entry: &'static Entry<QuantizerKind>, report: &mut Report) {
             other.set_qparams(&quantizer.qparams()?, &Device::Cpu)?;
             let x = signal()?;
             unchanged(&quantizer.fake_quantize(&x)?, &other.fake_quantize(&x)?)
+        })
+    });
+    report.run("it computes what the kernel that it names computes", || {
+        subject.for_each_spec(|spec| {
+            let quantizer = subject.ready(spec)?;
+            match quantizer.kernel()? {
+                Some(_) if spec.granularity == Granularity::PerTensor => nearest(&*quantizer),
+                _ => Ok(()),
+            }
         })
     });
     report.run("the gradient passes where values are not clamped, and only there", || {
@@ -170,6 +180,17 @@ fn on_grid(quantizer: &dyn Quantizer, value: &Tensor) -> Result<()> {
         }
         Ok(())
     })?
+}
+
+/// Checks that values go to the nearest point of the grid.
+fn nearest(quantizer: &dyn Quantizer) -> Result<()> {
+    let (spec, params, x) = (*quantizer.spec(), quantizer.qparams()?, signal()?);
+    let (scale, zero_point) = (params.scale[0], round_half_even(params.zero_point[0]));
+    let value = |x: &f32| {
+        (round_half_even(x / scale) + zero_point).clamp(spec.qmin(), spec.qmax()).mul_add(scale, -zero_point * scale)
+    };
+    let want: Vec<f32> = host_values(&x, |x| x.iter().map(value).collect())?;
+    unchanged(&Tensor::from_vec(want, x.shape(), x.device())?, &quantizer.fake_quantize(&x)?)
 }
 
 fn unchanged(a: &Tensor, b: &Tensor) -> Result<()> {

@@ -4,6 +4,7 @@
 use crate::adam::{AdamStep, Rates};
 use crate::adaround::{rectified_sigmoid, GAMMA, ZETA};
 use crate::math::{exp, ln};
+use crate::rounding::clamp;
 use crate::simd::vectorize;
 use rayon::prelude::*;
 
@@ -41,16 +42,6 @@ impl LaneGrid<'_> {
     fn of_row(&self, shape: LaneShape, row: usize) -> (&[f32], &[f32]) {
         let at = row / shape.rows * shape.lanes;
         (&self.scale[at..at + shape.lanes], &self.zero_point[at..at + shape.lanes])
-    }
-}
-
-#[inline(always)]
-fn clamp(x: f32, low: f32, high: f32) -> f32 {
-    let x = if x < low { low } else { x };
-    if x > high {
-        high
-    } else {
-        x
     }
 }
 

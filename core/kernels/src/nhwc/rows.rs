@@ -1,7 +1,7 @@
 //! Convolution, forward and backward to its input: both compute rows of pixels from taps.
 
 use super::shared::Shared;
-use super::tile::{row, RowTile, Tap};
+use super::tile::{row, Edge, RowTile, Tap, SHORT_ROW};
 use super::{Layout, PackedShape, TILE};
 use crate::conv::Conv2dShape;
 use pulp::{Arch, Simd, WithSimd};
@@ -56,7 +56,7 @@ impl RowPlan {
         }
         let [top, left] = [shape.padding.top as isize, shape.padding.left as isize];
         // All taps of a row of the kernel read and multiply what lies together: one tap does it.
-        let together = shape.groups == 1 && shape.dilation[1] == 1;
+        let together = shape.groups == 1 && shape.dilation[1] == 1 && out.width != SHORT_ROW;
         let run = if together { shape.kernel[1] * weight.inputs } else { weight.inputs };
         let rows = (0..out.height).map(|r| {
             let first = (r * shape.stride[0]) as isize - top;
@@ -69,7 +69,7 @@ impl RowPlan {
             Row {
                 at: 0,
                 step: shape.stride[1] * x.channels,
-                taps: positions(taps, &weight, x),
+                taps: positions(taps, &weight, x, [out.width, shape.stride[1]]),
                 out: out.offset(0, r),
                 out_step: out.channels,
                 pixels: out.width,
@@ -104,7 +104,7 @@ impl RowPlan {
                 rows.push(Row {
                     at: 0,
                     step: grad.channels,
-                    taps: positions(taps, &weight, grad),
+                    taps: positions(taps, &weight, grad, [(dx.width - phase).div_ceil(sx), 1]),
                     out: dx.offset(0, y) + phase * dx.channels,
                     out_step: sx * dx.channels,
                     pixels: (dx.width - phase).div_ceil(sx),
@@ -126,7 +126,7 @@ impl RowPlan {
         let rows = (0..pixels).step_by(most).map(|first| Row {
             at: first * x.channels,
             step: x.channels,
-            taps: vec![Tap { image: 0, weight: 0 }],
+            taps: vec![Tap { image: 0, weight: 0, edge: Edge::None }],
             out: first * out.channels,
             out_step: out.channels,
             pixels: most.min(pixels - first),
@@ -186,12 +186,22 @@ fn taps(shape: &Conv2dShape, place: impl Fn(usize, usize) -> Option<[isize; 2]>)
     kernel.filter_map(|[ky, kx]| Some((place(ky, kx)?, [ky, kx]))).collect()
 }
 
-/// Taps as distances from the beginning of an image.
-fn positions(taps: Vec<([isize; 2], [usize; 2])>, weight: &PackedShape, image: Layout) -> Vec<Tap> {
+/// Taps as distances from the beginning of an image, for rows of so many pixels that are so many columns apart.
+fn positions(
+    taps: Vec<([isize; 2], [usize; 2])>,
+    weight: &PackedShape,
+    image: Layout,
+    [pixels, apart]: [usize; 2],
+) -> Vec<Tap> {
     let border = image.border as isize;
     let position = |[y, x]: [isize; 2]| (y + border) * image.row() as isize + (x + border) * image.channels as isize;
     let place = |[ky, kx]: [usize; 2]| (ky * weight.kernel[1] + kx) * weight.tap();
-    taps.into_iter().map(|(at, k)| Tap { image: position(at), weight: place(k) }).collect()
+    let edge = |first: isize| match first + ((pixels - 1) * apart) as isize {
+        _ if first < 0 => Edge::First,
+        last if last >= image.width as isize => Edge::Last,
+        _ => Edge::None,
+    };
+    taps.into_iter().map(|(at, k)| Tap { image: position(at), weight: place(k), edge: edge(at[1]) }).collect()
 }
 
 /// Pixels of border that a gradient needs for [`RowPlan::backward_input`].

@@ -10,7 +10,23 @@ pub struct Tap {
     pub image: isize,
     /// Elements from the tile's weights.
     pub weight: usize,
+    /// A pixel of the row for which the tap reads nothing but zeros of the border.
+    pub edge: Edge,
 }
+
+/// One end of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// No pixel.
+    None,
+    /// The first pixel.
+    First,
+    /// The last pixel.
+    Last,
+}
+
+/// Length of the rows whose ends count: one of seven pixels is a seventh of the work of a tap.
+pub const SHORT_ROW: usize = 7;
 
 /// A row of output pixels for one tile of output channels.
 pub struct RowTile<'a> {
@@ -87,8 +103,12 @@ unsafe fn dispatch<S: Simd, const V: usize>(simd: S, r: &mut RowTile<'_>, lane: 
     macro_rules! tiles {
         ($($n:literal)*) => {
             // SAFETY: as the caller promises.
-            match count { $($n => unsafe { tile::<S, $n, V>(simd, r, lane, pixel) },)* _ => unreachable!() }
+            match count { $($n => unsafe { tile::<S, $n, V, false>(simd, r, lane, pixel) },)* _ => unreachable!() }
         };
+    }
+    if S::REGISTER_COUNT >= 32 && count == SHORT_ROW && r.pixels == SHORT_ROW {
+        // SAFETY: as the caller promises.
+        return unsafe { tile::<S, SHORT_ROW, V, true>(simd, r, lane, pixel) };
     }
     if S::REGISTER_COUNT >= 32 {
         tiles!(1 2 4 7 10 14)
@@ -97,12 +117,18 @@ unsafe fn dispatch<S: Simd, const V: usize>(simd: S, r: &mut RowTile<'_>, lane: 
     }
 }
 
-/// `P` pixels times `V` vectors of output channels.
+/// `P` pixels times `V` vectors of output channels. With `ENDS` these are all pixels of the row, and its ends
+/// are left out where a tap reads nothing for them.
 ///
 /// # Safety
 /// The row was checked, and holds these pixels and lanes.
 #[inline(always)]
-unsafe fn tile<S: Simd, const P: usize, const V: usize>(simd: S, r: &mut RowTile<'_>, lane: usize, pixel: usize) {
+unsafe fn tile<S: Simd, const P: usize, const V: usize, const ENDS: bool>(
+    simd: S,
+    r: &mut RowTile<'_>,
+    lane: usize,
+    pixel: usize,
+) {
     let width = S::F32_LANES;
     let (step, inputs) = (r.step, r.inputs);
     // SAFETY: promised by the caller.
@@ -119,22 +145,13 @@ unsafe fn tile<S: Simd, const P: usize, const V: usize>(simd: S, r: &mut RowTile
         let at = r.image.as_ptr().add(r.at + pixel * r.step);
         let weight = r.weight.as_ptr().add(lane);
         for tap in r.taps {
-            let mut image = at.offset(tap.image);
-            let mut weight = weight.add(tap.weight);
+            let (image, weight) = (at.offset(tap.image), weight.add(tap.weight));
             // A copy that no other reference points to stays in registers.
             let mut now = sums;
-            for _ in 0..inputs {
-                let w: [S::f32s; V] = std::array::from_fn(|v| weight.add(v * width).cast::<S::f32s>().read_unaligned());
-                weight = weight.add(TILE);
-                let mut pixel = image;
-                for sums in &mut now {
-                    let x = simd.splat_f32s(*pixel);
-                    pixel = pixel.wrapping_add(step);
-                    for v in 0..V {
-                        sums[v] = simd.mul_add_e_f32s(x, w[v], sums[v]);
-                    }
-                }
-                image = image.add(1);
+            match tap.edge {
+                Edge::First if ENDS => add::<S, P, V, true, false>(simd, &mut now, image, weight, inputs, step),
+                Edge::Last if ENDS => add::<S, P, V, false, true>(simd, &mut now, image, weight, inputs, step),
+                _ => add::<S, P, V, false, false>(simd, &mut now, image, weight, inputs, step),
             }
             sums = now;
         }
@@ -145,6 +162,40 @@ unsafe fn tile<S: Simd, const P: usize, const V: usize>(simd: S, r: &mut RowTile
             }
         }
     }
+}
+
+/// Adds the products of one tap, without the first or the last pixel if so wanted.
+///
+/// # Safety
+/// `inputs` channels of all pixels and as many lines of weights can be read.
+#[inline(always)]
+unsafe fn add<S: Simd, const P: usize, const V: usize, const NO_FIRST: bool, const NO_LAST: bool>(
+    simd: S,
+    sums: &mut [[S::f32s; V]; P],
+    mut image: *const f32,
+    mut weight: *const f32,
+    inputs: usize,
+    step: usize,
+) {
+    let width = S::F32_LANES;
+    let mut now = *sums;
+    for _ in 0..inputs {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let w: [S::f32s; V] = std::array::from_fn(|v| weight.add(v * width).cast::<S::f32s>().read_unaligned());
+            weight = weight.add(TILE);
+            let mut pixel = image.wrapping_add(if NO_FIRST { step } else { 0 });
+            for sums in &mut now[usize::from(NO_FIRST)..P - usize::from(NO_LAST)] {
+                let x = simd.splat_f32s(*pixel);
+                pixel = pixel.wrapping_add(step);
+                for v in 0..V {
+                    sums[v] = simd.mul_add_e_f32s(x, w[v], sums[v]);
+                }
+            }
+            image = image.add(1);
+        }
+    }
+    *sums = now;
 }
 
 /// Writes the lanes of a vector that exist.

@@ -23,6 +23,8 @@ pub struct WeightPlan {
     grad: Layout,
     /// For each row of the kernel: first and last row of the gradient whose tap lies in the image.
     rows: Vec<[usize; 2]>,
+    /// For each column of the kernel: first and last pixel of a row whose tap lies in the image.
+    columns: Vec<[usize; 2]>,
     /// For each tap (by kernel row and column): position in an image for row 0, pixel 0.
     taps: Vec<isize>,
     /// Elements of the image from one row of the gradient to the next.
@@ -51,6 +53,12 @@ impl WeightPlan {
             let first = (0..grad.height).find(inside).unwrap_or(0);
             [first, (0..grad.height).rfind(inside).map_or(first, |last| last + 1)]
         });
+        let columns = (0..shape.kernel[1]).map(|kx| {
+            let offset = (kx * shape.dilation[1]) as isize - shape.padding.left as isize;
+            let inside = |p: &usize| (0..x.width as isize).contains(&((p * sx) as isize + offset));
+            let first = (0..grad.width).find(inside).unwrap_or(0);
+            [first, (0..grad.width).rfind(inside).map_or(first, |last| last + 1)]
+        });
         let position = |ky: usize, kx: usize| {
             let y = (ky * shape.dilation[0] + x.border) as isize - shape.padding.top as isize;
             let column = (kx * shape.dilation[1] + x.border) as isize - shape.padding.left as isize;
@@ -66,6 +74,7 @@ impl WeightPlan {
             stride: sx * x.channels,
             row_step: sy * x.row(),
             rows: rows.collect(),
+            columns: columns.collect(),
             taps,
             block: (BLOCK / bytes.max(1)).clamp(1, grad.height),
             splits: TASKS.div_ceil(tasks).min(packed.inputs.div_ceil(8)).max(1),
@@ -163,6 +172,7 @@ impl Tasks<'_> {
                     grad_at: grad,
                     image,
                     rows: rows.clone(),
+                    columns: p.columns[kx],
                     lanes,
                     replace,
                 };
@@ -196,21 +206,31 @@ struct Sum<'a> {
     grad_at: usize,
     image: usize,
     rows: std::ops::Range<usize>,
+    columns: [usize; 2],
     lanes: usize,
     replace: bool,
 }
 
 impl Sum<'_> {
-    /// Positions of the first pixel of a row in image and gradient.
+    /// Positions of the first pixel of a row that counts, in image and gradient.
     #[inline(always)]
     fn row(&self, row: usize) -> (isize, usize) {
-        (self.at + (row * self.plan.row_step) as isize, self.plan.grad.offset(self.image, row) + self.grad_at)
+        let (plan, first) = (self.plan, self.columns[0]);
+        let at = self.at + (row * plan.row_step + first * plan.stride) as isize;
+        (at, plan.grad.offset(self.image, row) + self.grad_at + first * plan.grad.channels)
+    }
+
+    /// Pixels of a row that count.
+    #[inline(always)]
+    fn pixels(&self, row: usize) -> usize {
+        let [first, end] = self.columns;
+        end.min(self.plan.pixels(row)) - first
     }
 
     /// Checks that all that is read lies inside the slices.
     fn check(&self, inputs: usize) {
         let (Some(first), Some(last)) = (self.rows.clone().next(), self.rows.clone().last()) else { return };
-        let pixels = self.plan.pixels(last) - 1;
+        let Some(pixels) = self.pixels(last).checked_sub(1) else { return };
         let ((low, _), (high, grad)) = (self.row(first), self.row(last));
         assert!(low >= 0, "before the image");
         assert!(high as usize + pixels * self.plan.stride + inputs <= self.x.len(), "beyond the image");
@@ -257,7 +277,7 @@ unsafe fn tile<S: Simd, const I: usize, const V: usize>(simd: S, sum: &Sum<'_>, 
             let (at, grad_at) = sum.row(row);
             let mut x = sum.x.as_ptr().offset(at);
             let mut grad = sum.grad.as_ptr().add(grad_at + lane);
-            for _ in 0..sum.plan.pixels(row) {
+            for _ in 0..sum.pixels(row) {
                 let mut g = [simd.splat_f32s(0.0); V];
                 for (v, g) in g.iter_mut().enumerate() {
                     let from = grad.add(v * width);

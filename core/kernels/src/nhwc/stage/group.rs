@@ -3,7 +3,7 @@
 use super::Step;
 use crate::activation::Activation;
 use crate::drop::GROUP;
-use crate::rounding::round_half_even;
+use crate::rounding::{clamp, round_half_even};
 use pulp::Simd;
 
 /// Values side by side.
@@ -74,8 +74,7 @@ impl Grid {
         let s = &self.step;
         let t = self.divide(x);
         let r = round_half_even(t) + s.zero_point;
-        let c = if r < s.qmin { s.qmin } else { r };
-        let c = if c > s.qmax { s.qmax } else { c };
+        let c = clamp(r, s.qmin, s.qmax);
         (c - s.zero_point, t, c == r)
     }
 

@@ -83,11 +83,14 @@ impl<'a> Block<'a> {
         let mut line = [simd.splat_f32s(0.0); N];
         if row < self.inside[0] {
             let at = self.at + row * self.steps[0] + channel;
-            for (c, value) in line.iter_mut().enumerate() {
-                if c < self.inside[1] {
-                    // SAFETY: the pixel's channels lie inside the image (checked above).
-                    *value = unsafe { load(simd, self.image.as_ptr().add(at + c * self.steps[1]), lanes) };
-                }
+            // SAFETY: the pixel's channels lie inside the image (checked by `new`).
+            let read = |c: usize| unsafe { load(simd, self.image.as_ptr().add(at + c * self.steps[1]), lanes) };
+            // Most rows have all pixels: without a question for each of them.
+            if self.inside[1] >= N {
+                return std::array::from_fn(read);
+            }
+            for (c, value) in line.iter_mut().enumerate().take(self.inside[1]) {
+                *value = read(c);
             }
         }
         line
@@ -147,10 +150,10 @@ fn one_row<S: Simd>(
 #[inline(always)]
 fn write<S: Simd>(simd: S, tile: &mut [f32], channels: usize, channel: usize, values: &[S::f32s]) {
     let lanes = channels - channel;
+    assert!(values.len() * channels <= tile.len());
     for (position, value) in values.iter().enumerate() {
-        let out = &mut tile[position * channels + channel..][..lanes.min(S::F32_LANES)];
-        // SAFETY: `out` has these lanes.
-        unsafe { store(simd, out.as_mut_ptr(), lanes, *value) };
+        // SAFETY: the tile has as many positions, each with `lanes` channels from this one on.
+        unsafe { store(simd, tile.as_mut_ptr().add(position * channels + channel), lanes, *value) };
     }
 }
 
@@ -236,10 +239,8 @@ impl WithSimd for FromTiles<'_> {
                 let lanes = channels - channel;
                 let mut block = [[simd.splat_f32s(0.0); 4]; 4];
                 for (position, value) in block.iter_mut().flatten().enumerate() {
-                    let from = position * channels + channel;
-                    let part = &tile[from..from + lanes.min(S::F32_LANES)];
-                    // SAFETY: `part` has these lanes.
-                    *value = unsafe { load(simd, part.as_ptr(), lanes) };
+                    // SAFETY: a tile has 16 positions, each with `lanes` channels from this one on.
+                    *value = unsafe { load(simd, tile.as_ptr().add(position * channels + channel), lanes) };
                 }
                 let bias = match self.bias {
                     // SAFETY: there is a value for each channel (checked above).
