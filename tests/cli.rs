@@ -281,3 +281,29 @@ fn a_static_build_says_that_it_cannot_load_plugins() {
     let run = qdrop(&["plugin", "new", "x", "--kind", "observer"]);
     assert!(run.error().contains("is a static build and has no plugin SDK"), "{}", run.stderr);
 }
+
+#[test]
+fn bench_measures_blocks_evaluations_and_networks() {
+    let other = "echo '{\"median_ms\": 5.0}' #";
+    let arguments = ["--json", "--threads", "2", "bench", "--iters", "1", "--pairs", "1", "--against", other];
+    let names = ["mobilenet_v2.features.16", "evaluate.mobilenet_v2", "network.resnet18"];
+    let value = qdrop(&[&arguments[..], &names[..]].concat()).json();
+    assert_eq!(value["threads"], 2);
+    assert!(value["peak_gflops"].as_f64().unwrap() > 0.0);
+    let number = |name: &str, key: &str| value[name][key].as_f64().unwrap_or_else(|| panic!("{value}: {name} {key}"));
+    let [block, evaluation, network] = names;
+    for key in ["step_ms", "forward_ms", "backward_ms", "gflops", "of_peak"] {
+        assert!(number(block, key) > 0.0, "{key}");
+    }
+    assert_eq!(number(block, "ratio"), number(block, "step_ms") / 5.0);
+    assert_eq!(number(evaluation, "ratio"), number(evaluation, "batch_ms") / 5.0);
+    assert!(number(evaluation, "images_per_second") > 0.0);
+    assert_eq!(value[network]["iterations"], 20_000);
+    assert!(number(network, "seconds") > 0.0);
+    assert!(value.get("resnet18.layer1.0").is_none(), "only what was asked for");
+
+    let run = qdrop(&["bench", "resnet18.layer9.0"]);
+    assert!(run.error().contains("known: resnet18.layer1.0, "), "{}", run.stderr);
+    let run = qdrop(&["bench", "mobilenet_v2.features.16", "--iters", "1", "--against", "false"]);
+    assert!(run.error().contains("`false mobilenet_v2.features.16 --iters 1"), "{}", run.stderr);
+}
