@@ -37,8 +37,8 @@ impl Choices {
     #[inline(always)]
     pub(crate) fn lanes(self) -> [u32; LANES] {
         let mut lanes = [0; LANES];
-        for l in 0..LANES {
-            lanes[l] = u32::from(self.0[l]);
+        for (lane, bits) in lanes.iter_mut().zip(self.0) {
+            *lane = u32::from(bits);
         }
         lanes
     }

@@ -22,13 +22,16 @@ pub struct Weight {
 /// How a convolution is computed.
 enum Form {
     Depthwise,
-    Direct {
-        forward: RowPlan,
-        /// With the weights that it reads, where the gradient of the input is needed.
-        backward_input: Option<(RowPlan, Buffer)>,
-        backward_weight: WeightPlan,
-    },
+    Direct(Box<Direct>),
     Winograd(Box<Winograd>),
+}
+
+/// Plans of the direct form.
+struct Direct {
+    forward: RowPlan,
+    /// With the weights that it reads, where the gradient of the input is needed.
+    backward_input: Option<(RowPlan, Buffer)>,
+    backward_weight: WeightPlan,
 }
 
 /// Plans and weights in the form of Winograd.
@@ -59,11 +62,11 @@ impl Form {
         let exchanged = PackedShape { inputs: packed.outputs, outputs: packed.inputs, ..packed };
         if !winograd_applies(shape) {
             let backward = |gx| (RowPlan::backward_input(shape, gz, gx), Buffer::zeros(exchanged.len()));
-            return Self::Direct {
+            return Self::Direct(Box::new(Direct {
                 forward: RowPlan::forward(shape, x, z),
                 backward_input: gx.map(backward),
                 backward_weight: WeightPlan::new(shape, x, gz),
-            };
+            }));
         }
         let spread = |shape| Buffer::zeros(transformed_shape(shape).len());
         let backward =
@@ -82,8 +85,8 @@ impl Form {
     fn prepare(&mut self, shape: &Conv2dShape, value: &[f32]) {
         match self {
             Self::Depthwise => {}
-            Self::Direct { backward_input, .. } => {
-                if let Some((_, rotated)) = backward_input {
+            Self::Direct(d) => {
+                if let Some((_, rotated)) = &mut d.backward_input {
                     rotate(shape, value, rotated);
                 }
             }
@@ -122,25 +125,25 @@ impl Weight {
         }
     }
 
-    pub fn forward(&mut self, x: (&[f32], Layout), z: (&mut [f32], Layout)) {
+    pub fn forward(&self, x: (&[f32], Layout), z: (&mut [f32], Layout)) {
         let bias = self.bias.as_deref();
-        match &mut self.form {
+        match &self.form {
             Form::Depthwise => depthwise_forward(&self.shape, x, &self.value, bias, z),
-            Form::Direct { forward, .. } => forward.run(x.0, &self.value, bias, z.0),
+            Form::Direct(d) => d.forward.run(x.0, &self.value, bias, z.0),
             Form::Winograd(w) => w.forward.run(x.0, &w.value, bias, z.0),
         }
     }
 
-    pub fn backward_input(&mut self, gz: (&[f32], Layout), gx: (&mut [f32], Layout)) {
-        match &mut self.form {
+    pub fn backward_input(&self, gz: (&[f32], Layout), gx: (&mut [f32], Layout)) {
+        match &self.form {
             Form::Depthwise => depthwise_backward_input(&self.shape, gz, &self.value, gx),
-            Form::Direct { backward_input, .. } => {
-                if let Some((plan, rotated)) = backward_input {
+            Form::Direct(d) => {
+                if let Some((plan, rotated)) = &d.backward_input {
                     plan.run(gz.0, rotated, None, gx.0);
                 }
             }
             Form::Winograd(w) => {
-                if let Some((plan, _, spread)) = &mut w.backward_input {
+                if let Some((plan, _, spread)) = &w.backward_input {
                     plan.run(gz.0, spread, None, gx.0);
                 }
             }
@@ -154,7 +157,7 @@ impl Weight {
         }
         match &mut self.form {
             Form::Depthwise => depthwise_backward_weight(&self.shape, x, gz, &mut self.grad, replace),
-            Form::Direct { backward_weight, .. } => backward_weight.run(x.0, gz.0, &mut self.grad, replace),
+            Form::Direct(d) => d.backward_weight.run(x.0, gz.0, &mut self.grad, replace),
             Form::Winograd(w) => w.backward_weight.run(x.0, gz.0, &mut w.grad, replace),
         }
     }

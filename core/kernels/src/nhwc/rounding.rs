@@ -221,7 +221,7 @@ fn gradient(
         term = if used { weight * (1.0 - power * size) } else { 0.0 };
     }
     let slope = (ZETA - GAMMA) * sigmoid * (1.0 - sigmoid);
-    (if (raw >= 0.0) & (raw <= 1.0) { dh * slope } else { 0.0 }, term)
+    (if (0.0..=1.0).contains(&raw) { dh * slope } else { 0.0 }, term)
 }
 
 /// Numbers that [`learn`] needs room for.

@@ -70,6 +70,8 @@ fn for_each_piece(shape: &PackedShape, task: impl Fn(usize, usize) + Sync) {
     (0..shape.tiles() * pieces).into_par_iter().with_min_len(4).for_each(|i| task(i / pieces, i % pieces * PIECE));
 }
 
+// Columns of blocks: an index across rows, not of one.
+#[allow(clippy::needless_range_loop)]
 fn spread_all(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool) {
     assert_eq!((weight.len(), out.len()), (shape.len(), transformed_shape(shape).len()));
     let (line, tiles) = (shape.tap(), shape.tiles());
@@ -103,6 +105,7 @@ fn spread_all(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool
 }
 
 /// `G^T dU G`: the gradient of packed weights, from that of the transformed ones.
+#[allow(clippy::needless_range_loop)]
 pub fn gradient_of_weight(shape: &PackedShape, transformed: &[f32], out: &mut [f32]) {
     assert_eq!((transformed.len(), out.len()), (transformed_shape(shape).len(), shape.len()));
     let (line, tiles) = (shape.tap(), shape.tiles());
