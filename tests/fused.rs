@@ -146,17 +146,17 @@ fn every_unit_of_the_published_networks_has_a_fused_step() {
 #[test]
 fn threads_do_not_change_a_bit() {
     let settings = QdropParams { iters: 6, batch_size: 5, warm_up: 0.0, ..Default::default() };
-    for unit in ["features.2", "features.5"] {
+    for (network, unit) in [("mobilenet_v2", "features.2"), ("mobilenet_v2", "features.5"), ("resnet18", "layer2.0")] {
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                let mut model = model("mobilenet_v2", "{image_size: 32}", "lsq");
+                let mut model = model(network, "{image_size: 32}", "lsq");
                 let unit = model.graph().units().iter().find(|u| u.name == unit).unwrap().clone();
                 run(&mut model, &unit, &settings, Engine::Fused)
             })
         };
         let one = with(1);
-        assert!(one == with(2) && one == with(3), "{unit}");
+        assert!(one == with(2) && one == with(3) && one == with(6), "{network} {unit}");
     }
 }
 

@@ -199,6 +199,9 @@ fn winograd_is_for_three_by_three() {
     };
     assert!(winograd_applies(&s));
     check_winograd(&s, 0).unwrap();
+    // More threads than rows of positions.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(9).build().unwrap();
+    pool.install(|| check_winograd(&s, 1)).unwrap();
     for other in [
         Conv2dShape { stride: [1, 2], ..s },
         Conv2dShape { dilation: [2, 2], ..s },

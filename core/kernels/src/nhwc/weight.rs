@@ -6,6 +6,7 @@ use super::{Layout, PackedShape, TILE};
 use crate::conv::Conv2dShape;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Bytes of image and gradient that stay in the cache while all tiles of weights pass over them.
 const BLOCK: usize = 300_000;
@@ -98,11 +99,14 @@ impl WeightPlan {
         });
     }
 
-    /// As [`run`](Self::run), in the calling task.
-    pub(super) fn run_alone(&self, x: &[f32], grad: &[f32], out: &mut [f32], replace: bool) {
-        assert_eq!(out.len(), self.shape.len(), "weights");
-        let tasks = 0..self.shape.groups * self.shape.tiles() * self.shape.kernel[0] * self.splits;
-        Arch::new().dispatch(Tasks { plan: self, x, grad, out: Shared::new(out), tasks, replace });
+    /// As [`run`](Self::run), in the calling task, for the tiles `tiles` of every group.
+    pub(super) fn run_alone(&self, x: &[f32], grad: &[f32], out: Shared<'_>, tiles: Range<usize>, replace: bool) {
+        let each = self.shape.kernel[0] * self.splits;
+        for group in 0..self.shape.groups {
+            let first = group * self.shape.tiles();
+            let tasks = (first + tiles.start) * each..(first + tiles.end) * each;
+            Arch::new().dispatch(Tasks { plan: self, x, grad, out, tasks, replace });
+        }
     }
 
     /// Pixels of a row of the gradient.
@@ -116,7 +120,7 @@ struct Tasks<'a> {
     x: &'a [f32],
     grad: &'a [f32],
     out: Shared<'a>,
-    tasks: std::ops::Range<usize>,
+    tasks: Range<usize>,
     replace: bool,
 }
 
@@ -205,7 +209,7 @@ struct Sum<'a> {
     /// Channel of the gradient.
     grad_at: usize,
     image: usize,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     columns: [usize; 2],
     lanes: usize,
     replace: bool,

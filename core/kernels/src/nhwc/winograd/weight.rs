@@ -1,5 +1,6 @@
 //! Transformed weights and their gradient.
 
+use super::super::shared::Shared;
 use super::super::{rotate, Layout, PackedShape, WeightPlan};
 use super::transform::{ToTiles, Transform};
 use super::{scratch, tile_layout, transformed_shape, Tiles};
@@ -7,6 +8,7 @@ use crate::conv::Conv2dShape;
 use crate::simd::vectorize;
 use pulp::Arch;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Bytes of transformed images and gradients whose products are summed before the next.
 const RESIDENT: usize = 300_000;
@@ -75,7 +77,7 @@ fn for_each_piece(shape: &PackedShape, task: impl Fn(usize, usize) + Sync) {
 fn spread_all(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool) {
     assert_eq!((weight.len(), out.len()), (shape.len(), transformed_shape(shape).len()));
     let (line, tiles) = (shape.tap(), shape.tiles());
-    let out = super::super::shared::Shared::new(out);
+    let out = Shared::new(out);
     for_each_piece(shape, |tile, first| {
         vectorize(
             #[inline(always)]
@@ -109,7 +111,7 @@ fn spread_all(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool
 pub fn gradient_of_weight(shape: &PackedShape, transformed: &[f32], out: &mut [f32]) {
     assert_eq!((transformed.len(), out.len()), (transformed_shape(shape).len(), shape.len()));
     let (line, tiles) = (shape.tap(), shape.tiles());
-    let out = super::super::shared::Shared::new(out);
+    let out = Shared::new(out);
     for_each_piece(shape, |tile, first| {
         vectorize(
             #[inline(always)]
@@ -178,22 +180,34 @@ impl WinogradWeightPlan {
     pub fn run(&self, x: &[f32], grad: &[f32], out: &mut [f32], replace: bool) {
         assert!(x.len() >= self.x.len() && grad.len() >= self.grad.len(), "images");
         assert_eq!(out.len(), transformed_shape(&self.shape).len(), "weights");
-        // A task has a row of positions: what it reads and sums depends on no other.
+        // A row of positions depends on no other. More than four threads share the output channels of a row,
+        // and transform what they read each for itself.
+        let tiles = self.shape.tiles();
+        let parts = rayon::current_num_threads().div_ceil(4).min(tiles);
         out.par_chunks_mut(out.len() / 4).enumerate().for_each(|(row, out)| {
-            for first in (0..self.tiles.count()).step_by(self.pass) {
-                let count = self.pass.min(self.tiles.count() - first);
-                scratch(self.sizes, |[inputs, gradients]| {
-                    let both = [(Transform::Input, (x, self.x)), (Transform::Gradient, (grad, self.grad))];
-                    for ((transform, image), out) in both.into_iter().zip([&mut *inputs, &mut *gradients]) {
-                        let (tiles, row) = (self.tiles, Some(row));
-                        // Beyond the last tile, zeros add nothing.
-                        let beyond = count * out.len() / self.pass;
-                        out[beyond..].fill(0.0);
-                        Arch::new().dispatch(ToTiles { transform, row, tiles, image, first, count, out });
-                    }
-                    self.product.run_alone(inputs, gradients, out, replace && first == 0);
-                });
-            }
+            let out = Shared::new(out);
+            (0..parts).into_par_iter().for_each(|part| {
+                let own = part * tiles / parts..(part + 1) * tiles / parts;
+                self.row(row, own, (x, grad), out, replace);
+            });
         });
+    }
+
+    /// One row of positions of some tiles of output channels.
+    fn row(&self, row: usize, own: Range<usize>, (x, grad): (&[f32], &[f32]), out: Shared<'_>, replace: bool) {
+        let (tiles, row) = (self.tiles, Some(row));
+        for first in (0..tiles.count()).step_by(self.pass) {
+            let count = self.pass.min(tiles.count() - first);
+            scratch(self.sizes, |[inputs, gradients]| {
+                let both = [(Transform::Input, (x, self.x)), (Transform::Gradient, (grad, self.grad))];
+                for ((transform, image), out) in both.into_iter().zip([&mut *inputs, &mut *gradients]) {
+                    // Beyond the last tile, zeros add nothing.
+                    let beyond = count * out.len() / self.pass;
+                    out[beyond..].fill(0.0);
+                    Arch::new().dispatch(ToTiles { transform, row, tiles, image, first, count, out });
+                }
+                self.product.run_alone(inputs, gradients, out, own.clone(), replace && first == 0);
+            });
+        }
     }
 }
