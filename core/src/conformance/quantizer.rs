@@ -187,7 +187,8 @@ fn nearest(quantizer: &dyn Quantizer) -> Result<()> {
     let (spec, params, x) = (*quantizer.spec(), quantizer.qparams()?, signal()?);
     let (scale, zero_point) = (params.scale[0], round_half_even(params.zero_point[0]));
     let value = |x: &f32| {
-        (round_half_even(x / scale) + zero_point).clamp(spec.qmin(), spec.qmax()).mul_add(scale, -zero_point * scale)
+        let q = (round_half_even(x / scale) + zero_point).clamp(spec.qmin(), spec.qmax());
+        (q - zero_point) * scale
     };
     let want: Vec<f32> = host_values(&x, |x| x.iter().map(value).collect())?;
     unchanged(&Tensor::from_vec(want, x.shape(), x.device())?, &quantizer.fake_quantize(&x)?)
