@@ -3,6 +3,7 @@
 use super::data::Samples;
 use super::layer::{Images, Layer, Site};
 use super::learned::{Number, Packing, Rounding};
+use super::shape::{border, convolution, image};
 use super::unit::{FusedUnit, Shortcut};
 use super::weight::{Layouts, Weight};
 use super::{refuse, FusedKernel};
@@ -12,7 +13,7 @@ use crate::grid::Granularity;
 use crate::model::{QuantModel, QuantSite};
 use crate::ops::{host_values, Activation};
 use crate::reconstructor::UnitSamples;
-use qdrop_kernels::conv::{Conv2dShape, Padding};
+use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::drop::Choices;
 use qdrop_kernels::nhwc::stage::{groups_of_row, Step, Sums};
 use qdrop_kernels::nhwc::{border_of_gradient, Layout};
@@ -114,51 +115,22 @@ pub fn compile(
         Ok(parts) => parts,
         Err(why) => return refuse(why),
     };
-    let image = |id: NodeId| match *graph.node(id).shape.as_slice() {
-        [c, h, w] => [c, h, w],
-        [c] => [c, 1, 1],
-        ref other => [other.iter().product(), 1, 1],
-    };
     // In the chunk's buffers: input, target, and for every link a layer's value, its stage's and a gradient.
-    let size = |id: NodeId| image(id).iter().product::<usize>();
+    let size = |id: NodeId| image(graph, id).iter().product::<usize>();
     let each = 2 * size(input) + 2 * size(output) + parts.chain.iter().map(|l| 3 * size(l.node)).sum::<usize>();
     let fits = (CACHE / 4 / each.max(1)).clamp(1, batch);
     let chunk = (1..=fits).rev().find(|c| batch.is_multiple_of(*c)).unwrap_or(1);
 
-    let shape = |id: NodeId| {
-        let node = graph.node(id);
-        let [in_channels, in_height, in_width] = image(node.inputs[0]);
-        let mut shape = Conv2dShape {
-            batch: chunk,
-            in_channels,
-            in_height,
-            in_width,
-            out_channels: image(id)[0],
-            kernel: [1, 1],
-            stride: [1, 1],
-            padding: Padding::default(),
-            dilation: [1, 1],
-            groups: 1,
-        };
-        if let Op::Conv2d { kernel, geometry, .. } = &node.op {
-            (shape.kernel, shape.stride, shape.padding) = (*kernel, geometry.stride, geometry.padding);
-            (shape.dilation, shape.groups) = (geometry.dilation, geometry.groups);
-        }
-        shape
-    };
     let layout = |id: NodeId, border| {
-        let [channels, height, width] = image(id);
+        let [channels, height, width] = image(graph, id);
         Layout { batch: chunk, height, width, channels, border }
     };
-    let border = |s: &Conv2dShape| {
-        let p = s.padding;
-        p.top.max(p.bottom).max(p.left).max(p.right)
-    };
-    let shapes: Vec<Conv2dShape> = parts.chain.iter().map(|l| shape(l.node)).collect();
-    if shapes.iter().any(|s| s.kernel[0] > 7 || s.kernel[1] > 7) {
+    let shapes: Option<Vec<Conv2dShape>> = parts.chain.iter().map(|l| convolution(graph, l.node, chunk)).collect();
+    let projection_shape = parts.projection.map(|id| convolution(graph, id, chunk));
+    let (Some(shapes), false) = (shapes, projection_shape == Some(None)) else {
         return refuse("a kernel is larger than 7 x 7");
-    }
-    let projection_shape = parts.projection.map(shape);
+    };
+    let projection_shape = projection_shape.flatten();
     let x_border = shapes.first().into_iter().chain(&projection_shape).map(border).max().unwrap_or(0);
     let x_layout = layout(input, x_border);
     // Sites count in the order of execution.

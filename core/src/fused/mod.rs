@@ -10,6 +10,7 @@ mod compile;
 mod data;
 mod layer;
 mod learned;
+pub(crate) mod shape;
 mod unit;
 mod weight;
 

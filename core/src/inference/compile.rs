@@ -2,12 +2,12 @@
 
 use super::plan::{Convolution, Plan, Slot, Step};
 use crate::error::{Error, Result};
+use crate::fused::shape::{border, convolution, image};
 use crate::fused::{FusedKernel, Packing};
 use crate::graph::{Graph, NodeId, Op};
 use crate::grid::Granularity;
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
-use qdrop_kernels::conv::{Conv2dShape, Padding};
 use qdrop_kernels::nhwc::stage::{Stage, Step as Grid};
 use qdrop_kernels::nhwc::{transformed, transformed_shape, winograd_applies, Buffer, Layout, RowPlan, WinogradPlan};
 use std::collections::HashMap;
@@ -49,47 +49,6 @@ impl Weights {
 
     pub fn get(&self, node: NodeId) -> Result<&LayerWeight> {
         self.0.get(&node).ok_or_else(|| Error::message("the forward pass: a weight was not prepared"))
-    }
-}
-
-/// Channels, height and width of a node's value.
-fn image(graph: &Graph, id: NodeId) -> [usize; 3] {
-    match *graph.node(id).shape.as_slice() {
-        [c, h, w] => [c, h, w],
-        ref flat => [flat.iter().product(), 1, 1],
-    }
-}
-
-/// The convolution of a layer, if the kernels compute it: a fully connected one is one of 1 x 1.
-fn convolution(graph: &Graph, id: NodeId, batch: usize) -> Option<Conv2dShape> {
-    let node = graph.node(id);
-    let [in_channels, in_height, in_width] = image(graph, *node.inputs.first()?);
-    let shape = Conv2dShape {
-        batch,
-        in_channels,
-        in_height,
-        in_width,
-        out_channels: image(graph, id)[0],
-        kernel: [1, 1],
-        stride: [1, 1],
-        padding: Padding::default(),
-        dilation: [1, 1],
-        groups: 1,
-    };
-    match &node.op {
-        Op::Linear { .. } => Some(shape),
-        Op::Conv2d { kernel, geometry, .. } => {
-            let shape = Conv2dShape {
-                kernel: *kernel,
-                stride: geometry.stride,
-                padding: geometry.padding,
-                dilation: geometry.dilation,
-                groups: geometry.groups,
-                ..shape
-            };
-            (kernel[0] <= 7 && kernel[1] <= 7).then_some(shape)
-        }
-        _ => None,
     }
 }
 
@@ -169,7 +128,7 @@ impl<'a> Builder<'a> {
         for id in nodes.iter().rev() {
             let own = borders.get(id).copied().unwrap_or(0);
             let needed = match convolution(graph, *id, batch) {
-                Some(shape) => padding(&shape),
+                Some(shape) => border(&shape),
                 // May be computed in place.
                 None if matches!(graph.node(*id).op, Op::Activation(_) | Op::Add | Op::Flatten) => own,
                 None => 0,
@@ -238,7 +197,7 @@ impl<'a> Builder<'a> {
             (op, &[from]) if op.has_weight() => {
                 let Some(shape) = convolution(graph, id, self.batch) else { return false };
                 let x = self.layouts[from];
-                if weights.get(id).is_err() || x.border < padding(&shape) {
+                if weights.get(id).is_err() || x.border < border(&shape) {
                     return false;
                 }
                 let to = self.new_slot(id);
@@ -295,9 +254,4 @@ impl<'a> Builder<'a> {
             self.free.push(own);
         }
     }
-}
-
-fn padding(shape: &Conv2dShape) -> usize {
-    let p = shape.padding;
-    p.top.max(p.bottom).max(p.left).max(p.right)
 }

@@ -2,8 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use qdrop_core::fused::Rates;
-use qdrop_core::graph::Op;
-use qdrop_core::graph::{quantization_sites, SiteKind};
+use qdrop_core::graph::{quantization_sites, Op, SiteKind};
 use qdrop_core::model::{QuantModel, QuantSite};
 use qdrop_core::pipeline::Registries;
 use qdrop_core::prelude::*;

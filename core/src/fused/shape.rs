@@ -1,0 +1,51 @@
+//! The convolutions of a graph in the terms of the kernels.
+
+use crate::graph::{Graph, NodeId, Op};
+use qdrop_kernels::conv::{Conv2dShape, Padding};
+
+/// Channels, height and width of a node's value.
+pub fn image(graph: &Graph, id: NodeId) -> [usize; 3] {
+    match *graph.node(id).shape.as_slice() {
+        [c, h, w] => [c, h, w],
+        ref flat => [flat.iter().product(), 1, 1],
+    }
+}
+
+/// The convolution of a layer, if the kernels compute it: a fully connected one is one of 1 x 1.
+pub fn convolution(graph: &Graph, id: NodeId, batch: usize) -> Option<Conv2dShape> {
+    let node = graph.node(id);
+    let [in_channels, in_height, in_width] = image(graph, *node.inputs.first()?);
+    let shape = Conv2dShape {
+        batch,
+        in_channels,
+        in_height,
+        in_width,
+        out_channels: image(graph, id)[0],
+        kernel: [1, 1],
+        stride: [1, 1],
+        padding: Padding::default(),
+        dilation: [1, 1],
+        groups: 1,
+    };
+    match &node.op {
+        Op::Linear { .. } => Some(shape),
+        Op::Conv2d { kernel, geometry, .. } => {
+            let shape = Conv2dShape {
+                kernel: *kernel,
+                stride: geometry.stride,
+                padding: geometry.padding,
+                dilation: geometry.dilation,
+                groups: geometry.groups,
+                ..shape
+            };
+            (kernel[0] <= 7 && kernel[1] <= 7).then_some(shape)
+        }
+        _ => None,
+    }
+}
+
+/// The border of zeros that a convolution reads as its padding.
+pub fn border(shape: &Conv2dShape) -> usize {
+    let p = shape.padding;
+    p.top.max(p.bottom).max(p.left).max(p.right)
+}
