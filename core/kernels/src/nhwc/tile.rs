@@ -1,6 +1,7 @@
 //! The inner loops of convolutions: a tile of pixels times a tile of output channels in registers.
 
 use super::TILE;
+use crate::simd::prefetch_to_write;
 use pulp::Simd;
 
 /// Where a kernel tap reads: distance from the pixel in the image, and place of its weights.
@@ -143,6 +144,12 @@ unsafe fn tile<S: Simd, const P: usize, const V: usize, const ENDS: bool>(
             }
         }
         let at = r.image.as_ptr().add(r.at + pixel * r.step);
+        let out = r.out.as_mut_ptr().add(pixel * r.out_step + lane);
+        for p in 0..P {
+            for v in 0..V {
+                prefetch_to_write(out.wrapping_add(p * r.out_step + v * width));
+            }
+        }
         let weight = r.weight.as_ptr().add(lane);
         for tap in r.taps {
             let (image, weight) = (at.offset(tap.image), weight.add(tap.weight));
@@ -155,7 +162,6 @@ unsafe fn tile<S: Simd, const P: usize, const V: usize, const ENDS: bool>(
             }
             sums = now;
         }
-        let out = r.out.as_mut_ptr().add(pixel * r.out_step + lane);
         for (p, sums) in sums.iter().enumerate() {
             for (v, sum) in sums.iter().enumerate() {
                 store(simd, out.add(p * r.out_step + v * width), r.lanes - lane - v * width, *sum);

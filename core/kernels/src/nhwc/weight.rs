@@ -4,16 +4,21 @@ use super::shared::Shared;
 use super::tile::{fitting, load};
 use super::{Layout, PackedShape, TILE};
 use crate::conv::Conv2dShape;
+use crate::simd::prefetch_to_write;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Bytes of image and gradient that stay in the cache while all tiles of weights pass over them.
-const BLOCK: usize = 300_000;
+/// Fewest and most pixels whose products are summed in registers before the sums are stored.
+const PIXELS: [usize; 2] = [168, 336];
+/// Bytes of the image that stay in the cache while tiles of weights pass over them.
+const RESIDENT: usize = 400_000;
 /// Pixels of a row where rows can be cut anywhere.
 const FLAT_ROW: usize = 56;
+/// Input channels of the largest register tile.
+const MOST: usize = 12;
 /// Least number of tasks.
-const TASKS: usize = 8;
+const TASKS: usize = 16;
 
 /// How the gradient of a convolution's weights is computed for given layouts.
 #[derive(Debug, Clone)]
@@ -30,12 +35,12 @@ pub struct WeightPlan {
     taps: Vec<isize>,
     /// Elements of the image from one row of the gradient to the next.
     row_step: usize,
-    /// Rows of a block.
-    block: usize,
-    /// Parts of the input channels that are separate tasks.
-    splits: usize,
-    /// Pixels in all, where rows are cut from the whole.
-    flat: Option<usize>,
+    /// Images and rows that are summed together.
+    pass: [usize; 2],
+    /// Input channels of a task.
+    slice: usize,
+    /// Pixels of an image; of all of them where rows are cut from the whole.
+    pixels: usize,
 }
 
 impl WeightPlan {
@@ -46,7 +51,8 @@ impl WeightPlan {
         let whole = shape.is_pointwise() && x.border == 0 && grad.border == 0;
         let pixels = grad.batch * grad.height * grad.width;
         let one_row = |l: Layout| Layout { batch: 1, height: pixels.div_ceil(FLAT_ROW), width: FLAT_ROW, ..l };
-        let (x, grad, flat) = if whole { (one_row(x), one_row(grad), Some(pixels)) } else { (x, grad, None) };
+        let (x, grad, all) =
+            if whole { (one_row(x), one_row(grad), pixels) } else { (x, grad, grad.height * grad.width) };
         let [sy, sx] = shape.stride;
         let rows = (0..shape.kernel[0]).map(|ky| {
             let offset = (ky * shape.dilation[0]) as isize - shape.padding.top as isize;
@@ -67,9 +73,15 @@ impl WeightPlan {
         };
         let kernel = (0..shape.kernel[0]).flat_map(|ky| (0..shape.kernel[1]).map(move |kx| (ky, kx)));
         let taps = kernel.map(|(ky, kx)| position(ky, kx)).collect();
-        // Of one group: the tasks of a group read no other.
-        let bytes = (sy * x.row() + grad.row()) * 4 / packed.groups;
+        let bytes = sy * x.row() * size_of::<f32>() / grad.width;
+        let pixels = (RESIDENT / bytes).clamp(PIXELS[0], PIXELS[1]);
+        let pass =
+            [(pixels / (grad.height * grad.width)).clamp(1, grad.batch), pixels.div_ceil(grad.width).min(grad.height)];
+        let channel = pass[0] * pass[1] * sy * x.row() / x.channels * size_of::<f32>();
         let tasks = packed.groups * packed.tiles() * packed.kernel[0];
+        let slices = packed.inputs.div_ceil((RESIDENT / channel).max(MOST)).max(TASKS.div_ceil(tasks));
+        // Of much the same size, so that tasks take the same time.
+        let slice = packed.inputs.div_ceil(slices).next_multiple_of(if packed.inputs > 2 * MOST { MOST } else { 8 });
         Self {
             shape: packed,
             stride: sx * x.channels,
@@ -77,9 +89,9 @@ impl WeightPlan {
             rows: rows.collect(),
             columns: columns.collect(),
             taps,
-            block: (BLOCK / bytes.max(1)).clamp(1, grad.height),
-            splits: TASKS.div_ceil(tasks).min(packed.inputs.div_ceil(8)).max(1),
-            flat,
+            pass,
+            slice,
+            pixels: all,
             x,
             grad,
         }
@@ -88,8 +100,7 @@ impl WeightPlan {
     /// Adds the gradient to `out`, packed, or replaces it where `replace` is set.
     pub fn run(&self, x: &[f32], grad: &[f32], out: &mut [f32], replace: bool) {
         assert_eq!(out.len(), self.shape.len(), "weights");
-        assert!(self.flat.is_some() || (x.len() >= self.x.len() && grad.len() >= self.grad.len()), "images");
-        let all = self.shape.groups * self.shape.tiles() * self.shape.kernel[0] * self.splits;
+        let all = self.slices() * self.shape.groups * self.shape.tiles() * self.shape.kernel[0];
         // Each weight is summed by one task in one order, however tasks are grouped.
         let groups = all.min(4 * rayon::current_num_threads());
         let out = Shared::new(out);
@@ -101,17 +112,22 @@ impl WeightPlan {
 
     /// As [`run`](Self::run), in the calling task, for the tiles `tiles` of every group.
     pub(super) fn run_alone(&self, x: &[f32], grad: &[f32], out: Shared<'_>, tiles: Range<usize>, replace: bool) {
-        let each = self.shape.kernel[0] * self.splits;
-        for group in 0..self.shape.groups {
+        let each = self.shape.kernel[0];
+        for group in 0..self.slices() * self.shape.groups {
             let first = group * self.shape.tiles();
             let tasks = (first + tiles.start) * each..(first + tiles.end) * each;
             Arch::new().dispatch(Tasks { plan: self, x, grad, out, tasks, replace });
         }
     }
 
+    /// Parts of the input channels.
+    fn slices(&self) -> usize {
+        self.shape.inputs.div_ceil(self.slice)
+    }
+
     /// Pixels of a row of the gradient.
     fn pixels(&self, row: usize) -> usize {
-        self.flat.map_or(self.grad.width, |all| FLAT_ROW.min(all - row * FLAT_ROW))
+        self.grad.width.min(self.pixels - row * self.grad.width)
     }
 }
 
@@ -131,10 +147,12 @@ impl WithSimd for Tasks<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let p = self.plan;
         let mut first = self.replace;
-        for image in 0..p.grad.batch {
-            for block in (0..p.grad.height).step_by(p.block) {
+        for image in (0..p.grad.batch).step_by(p.pass[0]) {
+            for row in (0..p.grad.height).step_by(p.pass[1]) {
+                let images = image..p.grad.batch.min(image + p.pass[0]);
+                let rows = row..p.grad.height.min(row + p.pass[1]);
                 for task in self.tasks.clone() {
-                    self.task(simd, task, image, block, first);
+                    self.task(simd, task, images.clone(), rows.clone(), first);
                 }
                 first = false;
             }
@@ -143,30 +161,26 @@ impl WithSimd for Tasks<'_> {
 }
 
 impl Tasks<'_> {
-    /// What one block of rows adds to one row of the kernel of one tile.
+    /// What some rows add to one row of the kernel of one tile.
     #[inline(always)]
-    fn task<S: Simd>(&self, simd: S, task: usize, image: usize, block: usize, replace: bool) {
+    fn task<S: Simd>(&self, simd: S, task: usize, images: Range<usize>, rows: Range<usize>, replace: bool) {
         let (p, s) = (self.plan, &self.plan.shape);
-        let (task, split) = (task / p.splits, task % p.splits);
-        let (tile, ky) = (task / s.kernel[0], task % s.kernel[0]);
+        let (part, ky) = (task / s.kernel[0], task % s.kernel[0]);
+        let (slice, tile) = (part / (s.groups * s.tiles()), part % (s.groups * s.tiles()));
         let (group, first) = (tile / s.tiles(), tile % s.tiles() * TILE);
         let lanes = TILE.min(s.outputs - first);
         let [from, to] = p.rows[ky];
-        let rows = from.max(block)..to.min((block + p.block).min(p.grad.height)).max(from.max(block));
-        let inputs = split * s.inputs / p.splits..(split + 1) * s.inputs / p.splits;
-        let sizes: &[usize] = if S::REGISTER_COUNT >= 32 { &[12, 10, 8, 6, 4, 2, 1] } else { &[6, 4, 2, 1] };
+        let rows = from.max(rows.start)..to.min(rows.end).max(from.max(rows.start));
+        let inputs = slice * p.slice..s.inputs.min((slice + 1) * p.slice);
         for kx in 0..s.kernel[1] {
             let tap = ky * s.kernel[1] + kx;
             let mut input = inputs.start;
             while input < inputs.end {
-                let left = inputs.end - input;
-                // A size that divides what is left needs no small rest.
-                let even = sizes.iter().copied().find(|s| *s >= 6 && left.is_multiple_of(*s));
-                let count = even.unwrap_or_else(|| fitting(sizes, left));
+                let count = even(sizes::<S>(), inputs.end - input);
                 let place = tile * s.tile() + (tap * s.inputs + input) * TILE;
                 // SAFETY: tasks differ in tile, kernel row or input channels.
                 let out = unsafe { self.out.part(place, count * TILE) };
-                let at = (image * p.x.image() + group * s.inputs + input) as isize + p.taps[tap];
+                let at = (group * s.inputs + input) as isize + p.taps[tap];
                 let grad = group * s.outputs + first;
                 let sum = Sum {
                     plan: p,
@@ -174,7 +188,7 @@ impl Tasks<'_> {
                     at,
                     grad: self.grad,
                     grad_at: grad,
-                    image,
+                    images: images.clone(),
                     rows: rows.clone(),
                     columns: p.columns[kx],
                     lanes,
@@ -199,7 +213,23 @@ impl Tasks<'_> {
     }
 }
 
-/// The products of one tap over a block of rows.
+/// Input channels of a register tile of two vectors, the largest first.
+fn sizes<S: Simd>() -> &'static [usize] {
+    if S::REGISTER_COUNT >= 32 {
+        &[MOST, 10, 8, 6, 4, 2, 1]
+    } else {
+        &[6, 4, 2, 1]
+    }
+}
+
+/// The size to go on with so that few tiles of much the same size are left.
+fn even(sizes: &[usize], left: usize) -> usize {
+    let each = left.div_ceil(left.div_ceil(sizes[0]));
+    let enough = sizes.iter().rfind(|s| **s >= each && **s <= left);
+    enough.copied().unwrap_or_else(|| fitting(sizes, left))
+}
+
+/// The products of one tap over some rows of some images.
 struct Sum<'a> {
     plan: &'a WeightPlan,
     x: &'a [f32],
@@ -208,7 +238,7 @@ struct Sum<'a> {
     grad: &'a [f32],
     /// Channel of the gradient.
     grad_at: usize,
-    image: usize,
+    images: Range<usize>,
     rows: Range<usize>,
     columns: [usize; 2],
     lanes: usize,
@@ -218,10 +248,10 @@ struct Sum<'a> {
 impl Sum<'_> {
     /// Positions of the first pixel of a row that counts, in image and gradient.
     #[inline(always)]
-    fn row(&self, row: usize) -> (isize, usize) {
+    fn row(&self, image: usize, row: usize) -> (isize, usize) {
         let (plan, first) = (self.plan, self.columns[0]);
-        let at = self.at + (row * plan.row_step + first * plan.stride) as isize;
-        (at, plan.grad.offset(self.image, row) + self.grad_at + first * plan.grad.channels)
+        let at = self.at + (image * plan.x.image() + row * plan.row_step + first * plan.stride) as isize;
+        (at, plan.grad.offset(image, row) + self.grad_at + first * plan.grad.channels)
     }
 
     /// Pixels of a row that count.
@@ -235,7 +265,7 @@ impl Sum<'_> {
     fn check(&self, inputs: usize) {
         let (Some(first), Some(last)) = (self.rows.clone().next(), self.rows.clone().last()) else { return };
         let Some(pixels) = self.pixels(last).checked_sub(1) else { return };
-        let ((low, _), (high, grad)) = (self.row(first), self.row(last));
+        let ((low, _), (high, grad)) = (self.row(self.images.start, first), self.row(self.images.end - 1, last));
         assert!(low >= 0, "before the image");
         assert!(high as usize + pixels * self.plan.stride + inputs <= self.x.len(), "beyond the image");
         assert!(grad + pixels * self.plan.grad.channels + self.lanes <= self.grad.len(), "beyond the gradient");
@@ -265,6 +295,7 @@ unsafe fn dispatch<S: Simd, const V: usize>(simd: S, sum: &Sum<'_>, out: &mut [f
 unsafe fn tile<S: Simd, const I: usize, const V: usize>(simd: S, sum: &Sum<'_>, out: &mut [f32], lane: usize) {
     let width = S::F32_LANES;
     let (step, grad_step) = (sum.plan.stride, sum.plan.grad.channels);
+    let (row_step, grad_row_step) = (sum.plan.row_step, sum.plan.grad.row());
     // SAFETY: promised by the caller.
     unsafe {
         let place = |i: usize, v: usize| i * TILE + lane + v * width;
@@ -276,28 +307,40 @@ unsafe fn tile<S: Simd, const I: usize, const V: usize>(simd: S, sum: &Sum<'_>, 
                 }
             }
         }
+        // The sums of the next tile.
+        for i in I..2 * I {
+            for v in 0..V {
+                prefetch_to_write(out.as_ptr().wrapping_add(place(i, v)));
+            }
+        }
         let whole = sum.lanes - lane >= V * width;
-        for row in sum.rows.clone() {
-            let (at, grad_at) = sum.row(row);
-            let mut x = sum.x.as_ptr().offset(at);
-            let mut grad = sum.grad.as_ptr().add(grad_at + lane);
-            for _ in 0..sum.pixels(row) {
-                let mut g = [simd.splat_f32s(0.0); V];
-                for (v, g) in g.iter_mut().enumerate() {
-                    let from = grad.add(v * width);
-                    *g = match whole {
-                        true => from.cast::<S::f32s>().read_unaligned(),
-                        false => load(simd, from, sum.lanes - lane - v * width),
-                    };
-                }
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let x = simd.splat_f32s(*x.add(i));
-                    for v in 0..V {
-                        sums[v] = simd.mul_add_e_f32s(x, g[v], sums[v]);
+        for image in sum.images.clone() {
+            // From row to row by a step: their positions take longer to compute than a few pixels.
+            let (at, grad_at) = sum.row(image, sum.rows.start);
+            let mut x_row = sum.x.as_ptr().wrapping_offset(at);
+            let mut grad_row = sum.grad.as_ptr().wrapping_add(grad_at + lane);
+            for row in sum.rows.clone() {
+                let (mut x, mut grad) = (x_row, grad_row);
+                for _ in 0..sum.pixels(row) {
+                    let mut g = [simd.splat_f32s(0.0); V];
+                    for (v, g) in g.iter_mut().enumerate() {
+                        let from = grad.add(v * width);
+                        *g = match whole {
+                            true => from.cast::<S::f32s>().read_unaligned(),
+                            false => load(simd, from, sum.lanes - lane - v * width),
+                        };
                     }
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        let x = simd.splat_f32s(*x.add(i));
+                        for v in 0..V {
+                            sums[v] = simd.mul_add_e_f32s(x, g[v], sums[v]);
+                        }
+                    }
+                    x = x.wrapping_add(step);
+                    grad = grad.wrapping_add(grad_step);
                 }
-                x = x.add(step);
-                grad = grad.add(grad_step);
+                x_row = x_row.wrapping_add(row_step);
+                grad_row = grad_row.wrapping_add(grad_row_step);
             }
         }
         for (i, sums) in sums.iter().enumerate() {
