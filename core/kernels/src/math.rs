@@ -1,7 +1,8 @@
 //! Vectorizable `exp` and `ln`.
 //!
 //! The C library's functions are opaque calls and stop vectorization. These are the single
-//! precision polynomials of the Cephes library (S. L. Moshier, `expf.c` and `logf.c`); relative
+//! precision polynomials of the Cephes library (S. L. Moshier, `expf.c` and `logf.c`), summed pair by
+//! pair (Estrin's scheme: the chain of operations that wait for each other is half as long); relative
 //! error below 2e-7 on the ranges used here.
 
 /// `e^x`; saturates outside [-87, 88].
@@ -12,13 +13,12 @@ pub fn exp(x: f32) -> f32 {
     let n = (x * std::f32::consts::LOG2_E).round_ties_even();
     let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
-    let mut p = 1.987_569_1e-4_f32;
-    p = p.mul_add(r, 1.398_199_9e-3);
-    p = p.mul_add(r, 8.333_452e-3);
-    p = p.mul_add(r, 4.166_579_6e-2);
-    p = p.mul_add(r, 1.666_666_5e-1);
-    p = p.mul_add(r, 0.5);
-    let y = p.mul_add(r * r, r) + 1.0;
+    let r2 = r * r;
+    let p01 = 1.666_666_5e-1_f32.mul_add(r, 0.5);
+    let p23 = 8.333_452e-3_f32.mul_add(r, 4.166_579_6e-2);
+    let p45 = 1.987_569_1e-4_f32.mul_add(r, 1.398_199_9e-3);
+    let p = p45.mul_add(r2, p23).mul_add(r2, p01);
+    let y = p.mul_add(r2, r) + 1.0;
     // n + 1.5 * 2^23 holds the integer n in its low mantissa bits; a saturating `as i32` would
     // stop vectorization.
     const MAGIC: f32 = 12_582_912.0;
@@ -37,19 +37,13 @@ pub fn ln(x: f32) -> f32 {
     let e = if small { exponent - 1.0 } else { exponent };
     let m = if small { mantissa + mantissa - 1.0 } else { mantissa - 1.0 };
     let z = m * m;
-    let mut p = 7.037_683_6e-2_f32;
-    for c in [
-        -1.151_461e-1,
-        1.167_699_9e-1,
-        -1.242_014_1e-1,
-        1.424_932_3e-1,
-        -1.666_805_7e-1,
-        2.000_071_5e-1,
-        -2.499_999_4e-1,
-        3.333_333e-1,
-    ] {
-        p = p.mul_add(m, c);
-    }
+    let z2 = z * z;
+    let p01 = (-2.499_999_4e-1_f32).mul_add(m, 3.333_333e-1);
+    let p23 = (-1.666_805_7e-1_f32).mul_add(m, 2.000_071_5e-1);
+    let p45 = (-1.242_014_1e-1_f32).mul_add(m, 1.424_932_3e-1);
+    let p67 = (-1.151_461e-1_f32).mul_add(m, 1.167_699_9e-1);
+    let high = 7.037_683_6e-2_f32.mul_add(z2, p67.mul_add(z, p45));
+    let p = high.mul_add(z2, p23.mul_add(z, p01));
     let y = p * m * z;
     let y = e.mul_add(-2.121_944_4e-4, y) - 0.5 * z;
     m + y + e * 0.693_359_4

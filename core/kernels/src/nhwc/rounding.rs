@@ -74,7 +74,7 @@ fn soft_rows(shape: LaneShape, first: usize, alpha: &[f32], floor: &[f32], grid:
                 let q = clamp(f[l] + rectified_sigmoid(a[l]).2 + z[l], grid.qmin, grid.qmax);
                 weight[l] = (q - z[l]) * s[l];
             }
-            out[at..at + n].copy_from_slice(&weight[..n]);
+            put(&mut out[at..at + n], weight);
         }
     }
 }
@@ -89,6 +89,17 @@ fn side(values: &[f32]) -> [f32; SIDE] {
             all[..values.len()].copy_from_slice(values);
             all
         }
+    }
+}
+
+/// The reverse of [`side`].
+#[inline(always)]
+fn put(out: &mut [f32], values: [f32; SIDE]) {
+    if let Ok(all) = <&mut [f32; SIDE]>::try_from(&mut *out) {
+        // Of a length that is known: without a call.
+        *all = values;
+    } else {
+        out.copy_from_slice(&values[..out.len()]);
     }
 }
 
@@ -185,9 +196,9 @@ fn learn_rows(
             for l in 0..SIDE {
                 update.apply(&mut a[l], &mut m[l], &mut v[l], gradients[l]);
             }
-            alpha[at..at + n].copy_from_slice(&a[..n]);
-            mean[at..at + n].copy_from_slice(&m[..n]);
-            square[at..at + n].copy_from_slice(&v[..n]);
+            put(&mut alpha[at..at + n], a);
+            put(&mut mean[at..at + n], m);
+            put(&mut square[at..at + n], v);
         }
         sum += terms.iter().map(|t| f64::from(*t)).sum::<f64>();
     }
