@@ -4,8 +4,8 @@ use super::learned::{Packing, Rounding};
 use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::nhwc::{
     depthwise_backward_input, depthwise_backward_weight, depthwise_forward, gradient_of_weight, mirrored, rotate,
-    transformed, transformed_shape, winograd_applies, Buffer, Layout, PackedShape, RowPlan, WeightPlan, WinogradPlan,
-    WinogradWeightPlan,
+    transformed, transformed_shape, winograd_applies, winograd_gradient_applies, Buffer, Layout, PackedShape, RowPlan,
+    WeightPlan, WinogradPlan, WinogradWeightPlan,
 };
 
 /// A weight and how it is used.
@@ -22,27 +22,31 @@ pub struct Weight {
 /// How a convolution is computed.
 enum Form {
     Depthwise,
-    Direct(Box<Direct>),
-    Winograd(Box<Winograd>),
+    Dense(Box<Rows>, Box<Gradient>),
 }
 
-/// Plans of the direct form.
-struct Direct {
-    forward: RowPlan,
-    /// With the weights that it reads, where the gradient of the input is needed.
-    backward_input: Option<(RowPlan, Buffer)>,
-    backward_weight: WeightPlan,
+/// The convolution and the gradient of its input.
+enum Rows {
+    Direct {
+        forward: RowPlan,
+        /// With the weights that it reads, where the gradient of the input is needed.
+        backward_input: Option<(RowPlan, Buffer)>,
+    },
+    Winograd {
+        packed: PackedShape,
+        forward: WinogradPlan,
+        /// The weights that it reads.
+        value: Buffer,
+        /// With its weights, and room for what they are made from.
+        backward_input: Option<(WinogradPlan, Buffer, Buffer)>,
+    },
 }
 
-/// Plans and weights in the form of Winograd.
-struct Winograd {
-    packed: PackedShape,
-    forward: WinogradPlan,
-    value: Buffer,
-    /// With its weights, and room for what they are made from.
-    backward_input: Option<(WinogradPlan, Buffer, Buffer)>,
-    backward_weight: WinogradWeightPlan,
-    grad: Buffer,
+/// The gradient of the weight.
+enum Gradient {
+    Direct(WeightPlan),
+    /// With the gradient of the transformed weight.
+    Winograd(PackedShape, WinogradWeightPlan, Buffer),
 }
 
 /// Layouts of a convolution: what it reads and writes, and the gradients of both.
@@ -55,47 +59,66 @@ pub struct Layouts {
     pub gx: Option<Layout>,
 }
 
-impl Form {
-    fn new(shape: &Conv2dShape, layouts: Layouts, learns: bool) -> Self {
+impl Rows {
+    fn new(shape: &Conv2dShape, packed: PackedShape, layouts: Layouts) -> Self {
         let Layouts { x, z, gz, gx } = layouts;
-        let Packing::Tiles(packed) = Packing::of(shape) else { return Self::Depthwise };
         let exchanged = PackedShape { inputs: packed.outputs, outputs: packed.inputs, ..packed };
         if !winograd_applies(shape) {
             let backward = |gx| (RowPlan::backward_input(shape, gz, gx), Buffer::zeros(exchanged.len()));
-            return Self::Direct(Box::new(Direct {
-                forward: RowPlan::forward(shape, x, z),
-                backward_input: gx.map(backward),
-                backward_weight: WeightPlan::new(shape, x, gz),
-            }));
+            return Self::Direct { forward: RowPlan::forward(shape, x, z), backward_input: gx.map(backward) };
         }
         let spread = |shape| Buffer::zeros(transformed_shape(shape).len());
         let backward =
             |gx| (WinogradPlan::backward_input(shape, gz, gx), Buffer::zeros(exchanged.len()), spread(&exchanged));
-        Self::Winograd(Box::new(Winograd {
+        Self::Winograd {
             packed,
             forward: WinogradPlan::forward(shape, x, z),
             value: spread(&packed),
             backward_input: gx.map(backward),
-            backward_weight: WinogradWeightPlan::new(shape, x, gz),
-            grad: if learns { spread(&packed) } else { Buffer::default() },
-        }))
+        }
+    }
+
+    /// Brings the packed weight into the forms that are read.
+    fn prepare(&mut self, shape: &Conv2dShape, weight: &[f32]) {
+        match self {
+            Self::Direct { backward_input, .. } => {
+                if let Some((_, rotated)) = backward_input {
+                    rotate(shape, weight, rotated);
+                }
+            }
+            Self::Winograd { packed, value, backward_input, .. } => {
+                transformed(packed, weight, value);
+                if let Some((_, exchanged, spread)) = backward_input {
+                    mirrored(shape, weight, exchanged, spread);
+                }
+            }
+        }
+    }
+}
+
+impl Gradient {
+    fn new(shape: &Conv2dShape, packed: PackedShape, layouts: Layouts, learns: bool) -> Self {
+        let Layouts { x, gz, .. } = layouts;
+        // Without anything to learn, nothing is computed: the plan that needs no room.
+        if !(learns && winograd_gradient_applies(shape)) {
+            return Self::Direct(WeightPlan::new(shape, x, gz));
+        }
+        let spread = Buffer::zeros(transformed_shape(&packed).len());
+        Self::Winograd(packed, WinogradWeightPlan::new(shape, x, gz), spread)
+    }
+}
+
+impl Form {
+    fn new(shape: &Conv2dShape, layouts: Layouts, learns: bool) -> Self {
+        let Packing::Tiles(packed) = Packing::of(shape) else { return Self::Depthwise };
+        let rows = Rows::new(shape, packed, layouts);
+        Self::Dense(Box::new(rows), Box::new(Gradient::new(shape, packed, layouts, learns)))
     }
 
     /// Brings the packed weight into the forms that are read.
     fn prepare(&mut self, shape: &Conv2dShape, value: &[f32]) {
-        match self {
-            Self::Depthwise => {}
-            Self::Direct(d) => {
-                if let Some((_, rotated)) = &mut d.backward_input {
-                    rotate(shape, value, rotated);
-                }
-            }
-            Self::Winograd(w) => {
-                transformed(&w.packed, value, &mut w.value);
-                if let Some((_, exchanged, spread)) = &mut w.backward_input {
-                    mirrored(shape, value, exchanged, spread);
-                }
-            }
+        if let Self::Dense(rows, _) = self {
+            rows.prepare(shape, value);
         }
     }
 }
@@ -127,26 +150,25 @@ impl Weight {
 
     pub fn forward(&self, x: (&[f32], Layout), z: (&mut [f32], Layout)) {
         let bias = self.bias.as_deref();
-        match &self.form {
-            Form::Depthwise => depthwise_forward(&self.shape, x, &self.value, bias, z),
-            Form::Direct(d) => d.forward.run(x.0, &self.value, bias, z.0),
-            Form::Winograd(w) => w.forward.run(x.0, &w.value, bias, z.0),
+        let rows = match &self.form {
+            Form::Depthwise => return depthwise_forward(&self.shape, x, &self.value, bias, z),
+            Form::Dense(rows, _) => &**rows,
+        };
+        match rows {
+            Rows::Direct { forward, .. } => forward.run(x.0, &self.value, bias, z.0),
+            Rows::Winograd { forward, value, .. } => forward.run(x.0, value, bias, z.0),
         }
     }
 
     pub fn backward_input(&self, gz: (&[f32], Layout), gx: (&mut [f32], Layout)) {
-        match &self.form {
-            Form::Depthwise => depthwise_backward_input(&self.shape, gz, &self.value, gx),
-            Form::Direct(d) => {
-                if let Some((plan, rotated)) = &d.backward_input {
-                    plan.run(gz.0, rotated, None, gx.0);
-                }
-            }
-            Form::Winograd(w) => {
-                if let Some((plan, _, spread)) = &w.backward_input {
-                    plan.run(gz.0, spread, None, gx.0);
-                }
-            }
+        let rows = match &self.form {
+            Form::Depthwise => return depthwise_backward_input(&self.shape, gz, &self.value, gx),
+            Form::Dense(rows, _) => &**rows,
+        };
+        match rows {
+            Rows::Direct { backward_input: Some((plan, rotated)), .. } => plan.run(gz.0, rotated, None, gx.0),
+            Rows::Winograd { backward_input: Some((plan, _, spread)), .. } => plan.run(gz.0, spread, None, gx.0),
+            _ => {}
         }
     }
 
@@ -155,18 +177,23 @@ impl Weight {
         if self.rounding.is_none() {
             return;
         }
-        match &mut self.form {
-            Form::Depthwise => depthwise_backward_weight(&self.shape, x, gz, &mut self.grad, replace),
-            Form::Direct(d) => d.backward_weight.run(x.0, gz.0, &mut self.grad, replace),
-            Form::Winograd(w) => w.backward_weight.run(x.0, gz.0, &mut w.grad, replace),
+        let gradient = match &mut self.form {
+            Form::Depthwise => return depthwise_backward_weight(&self.shape, x, gz, &mut self.grad, replace),
+            Form::Dense(_, gradient) => &mut **gradient,
+        };
+        match gradient {
+            Gradient::Direct(plan) => plan.run(x.0, gz.0, &mut self.grad, replace),
+            Gradient::Winograd(_, plan, spread) => plan.run(x.0, gz.0, spread, replace),
         }
     }
 
     /// The gradient that was summed, and what learns from it.
     pub fn learned(&mut self) -> Option<(&mut Rounding, &[f32])> {
         let rounding = self.rounding.as_mut()?;
-        if let Form::Winograd(w) = &self.form {
-            gradient_of_weight(&w.packed, &w.grad, &mut self.grad);
+        if let Form::Dense(_, gradient) = &self.form {
+            if let Gradient::Winograd(packed, _, spread) = &**gradient {
+                gradient_of_weight(packed, spread, &mut self.grad);
+            }
         }
         Some((rounding, &self.grad))
     }

@@ -29,18 +29,30 @@ const POSITIONS: usize = 16;
 const GAP: usize = 16;
 /// Channels from which on the products outweigh the transforms.
 const LEAST_CHANNELS: usize = 32;
-/// Bytes of transformed weights beyond which reading them costs what the products save.
+/// Bytes of transformed weights beyond which the forms that pass over them block by block spend on reading
+/// them what the products save.
 const MOST_WEIGHTS: usize = 5_000_000;
 
-/// Whether a convolution has this form, and gains by it.
-pub fn winograd_applies(shape: &Conv2dShape) -> bool {
+/// Whether a convolution has this form, and has enough channels to gain by it.
+fn has_form(shape: &Conv2dShape) -> bool {
     shape.kernel == [3, 3]
         && shape.stride == [1, 1]
         && shape.dilation == [1, 1]
         && shape.padding == Padding::all(1)
         && shape.groups == 1
         && shape.in_channels.min(shape.out_channels) >= LEAST_CHANNELS
-        && transformed_shape(&PackedShape::of(shape)).len() * size_of::<f32>() <= MOST_WEIGHTS
+}
+
+/// Whether a convolution and the gradient of its input gain by this form.
+pub fn winograd_applies(shape: &Conv2dShape) -> bool {
+    has_form(shape) && transformed_shape(&PackedShape::of(shape)).len() * size_of::<f32>() <= MOST_WEIGHTS
+}
+
+/// Whether the gradient of a convolution's weights gains by this form: it passes over them once for many
+/// tiles, of which the batch must have as many.
+pub fn winograd_gradient_applies(shape: &Conv2dShape) -> bool {
+    let tiles = shape.batch * shape.out_height().div_ceil(2) * shape.out_width().div_ceil(2);
+    has_form(shape) && (winograd_applies(shape) || tiles >= weight::LEAST_TILES)
 }
 
 /// The packed form of transformed weights, for a packed weight of 3 x 3.

@@ -12,8 +12,8 @@ use std::ops::Range;
 
 /// Bytes of transformed images and gradients whose products are summed before the next.
 const RESIDENT: usize = 300_000;
-/// Least number of tiles of such a pass.
-const LEAST_TILES: usize = 112;
+/// Least number of tiles of such a pass, unless there are fewer.
+pub(super) const LEAST_TILES: usize = 112;
 /// Elements of a line that one task transforms.
 const PIECE: usize = 512;
 /// Elements that are transformed side by side.
@@ -159,7 +159,9 @@ impl WinogradWeightPlan {
         assert!(x.border >= 1, "a border of one pixel is read");
         let tiles = Tiles::of(grad);
         let each = 4 * (x.channels + grad.channels) * size_of::<f32>();
-        let pass = (RESIDENT / each).max(LEAST_TILES).min(tiles.count());
+        // Passes of the same size: a short one would cost as much for its weights as the others.
+        let passes = (tiles.count() / (RESIDENT / each).max(LEAST_TILES)).max(1);
+        let pass = tiles.count().div_ceil(passes);
         let [v, z] = [x.channels, grad.channels].map(|channels| tile_layout(pass, 4 * channels));
         let products = Conv2dShape {
             batch: 1,
