@@ -1,7 +1,7 @@
 //! AdaRound's soft rounding (arXiv 2004.10568, equations 22 to 24).
 
 use crate::fake_quantize::Grid;
-use crate::math::{exp, ln, sigmoid};
+use crate::math::{power, sigmoid};
 use crate::segments::{for_each_piece, map_pieces};
 use crate::simd::vectorize;
 
@@ -94,7 +94,7 @@ pub fn regularizer(alpha: &[f32], beta: f32) -> f64 {
                 for chunk in alpha[start..end].chunks(terms.len()) {
                     for (t, a) in terms.iter_mut().zip(chunk) {
                         let u = (2.0 * rectified_sigmoid(*a).2 - 1.0).abs();
-                        *t = 1.0 - exp(beta * ln(u));
+                        *t = 1.0 - power(u, beta);
                     }
                     sum += terms[..chunk.len()].iter().map(|t| f64::from(*t)).sum::<f64>();
                 }
@@ -115,8 +115,8 @@ pub fn regularizer_backward(alpha: &[f32], beta: f32, factor: f32, out: &mut [f3
                 for (o, a) in out.iter_mut().zip(&alpha[first..]) {
                     let (sig, raw, h) = rectified_sigmoid(*a);
                     let centred = 2.0 * h - 1.0;
-                    let power = exp((beta - 1.0) * ln(centred.abs()));
-                    let outer = if centred > 0.0 { -2.0 * beta * power } else { 2.0 * beta * power };
+                    let steep = 2.0 * beta * power(centred.abs(), beta - 1.0);
+                    let outer = if centred > 0.0 { -steep } else { steep };
                     let outer = if centred == 0.0 { 0.0 } else { outer };
                     let slope = (ZETA - GAMMA) * sig * (1.0 - sig);
                     let pass = (0.0..=1.0).contains(&raw);

@@ -6,7 +6,7 @@
 //! the best total.
 
 use crate::fake_quantize::Grid;
-use crate::math::power_2_4;
+use crate::math::power;
 use crate::rounding::round_half_even;
 use crate::segments::{map_pieces, PIECE};
 use crate::simd::vectorize;
@@ -66,12 +66,12 @@ fn run_error(x: &[f32], c: Candidate, b: Bounds) -> f64 {
         let mut chunks = stretch.chunks_exact(LANES);
         for chunk in &mut chunks {
             for l in 0..LANES {
-                lanes[l] += power_2_4(distance(chunk[l], c, inverse, b));
+                lanes[l] += power(distance(chunk[l], c, inverse, b), POWER);
             }
         }
         total += lanes.iter().map(|v| f64::from(*v)).sum::<f64>();
         for v in chunks.remainder() {
-            total += f64::from(power_2_4(distance(*v, c, inverse, b)));
+            total += f64::from(power(distance(*v, c, inverse, b), POWER));
         }
     }
     total
@@ -211,8 +211,8 @@ fn bin_bounds(middles: &[f32], counts: &[f32], half: f32, c: Candidate, b: Bound
             for (l, (m, n)) in m.iter().zip(n).enumerate() {
                 let d = distance(*m, c, inverse, b);
                 let least = if d > half { d - half } else { 0.0 };
-                low[l] += n * power_2_4(least);
-                high[l] += n * power_2_4(d + half);
+                low[l] += n * power(least, POWER);
+                high[l] += n * power(d + half, POWER);
             }
         }
         lower += low.iter().map(|v| f64::from(*v)).sum::<f64>();

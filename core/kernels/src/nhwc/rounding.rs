@@ -3,7 +3,7 @@
 
 use crate::adam::{AdamStep, Rates};
 use crate::adaround::{rectified_sigmoid, GAMMA, ZETA};
-use crate::math::{exp, ln};
+use crate::math::power;
 use crate::rounding::clamp;
 use crate::simd::vectorize;
 use rayon::prelude::*;
@@ -225,11 +225,11 @@ fn gradient(
         let used = scale > 0.0;
         let centred = 2.0 * h - 1.0;
         let size = centred.abs();
-        let power = exp((b - 1.0) * ln(size));
-        let outer = 2.0 * b * weight * power;
+        let sharp = power(size, b - 1.0);
+        let outer = 2.0 * b * weight * sharp;
         let outer = if centred > 0.0 { -outer } else { outer };
         dh += if (centred == 0.0) | !used { 0.0 } else { outer };
-        term = if used { weight * (1.0 - power * size) } else { 0.0 };
+        term = if used { weight * (1.0 - sharp * size) } else { 0.0 };
     }
     let slope = (ZETA - GAMMA) * sigmoid * (1.0 - sigmoid);
     (if (0.0..=1.0).contains(&raw) { dh * slope } else { 0.0 }, term)
