@@ -1,4 +1,5 @@
-//! The Adam update (arXiv 1412.6980, algorithm 1), in PyTorch's order of operations.
+//! The Adam update (arXiv 1412.6980, algorithm 1), in PyTorch's order of operations but for one division by
+//! a number that all elements share, which is a product here.
 
 use crate::segments::PIECE;
 use crate::simd::vectorize;
@@ -25,7 +26,8 @@ pub(crate) struct Rates {
     gain1: f32,
     gain2: f32,
     decay2: f32,
-    correction2: f32,
+    /// One over the square root of the correction of the second mean.
+    root: f32,
     rate: f32,
     epsilon: f32,
 }
@@ -37,7 +39,7 @@ impl AdamStep {
             gain1: (1.0 - self.beta1) as f32,
             gain2: (1.0 - self.beta2) as f32,
             decay2: self.beta2 as f32,
-            correction2: (1.0 - self.beta2.powi(self.step as i32)).sqrt() as f32,
+            root: (1.0 - self.beta2.powi(self.step as i32)).sqrt().recip() as f32,
             rate: (self.learning_rate / correction1) as f32,
             epsilon: self.epsilon as f32,
         }
@@ -50,7 +52,7 @@ impl Rates {
     pub fn apply(&self, p: &mut f32, m: &mut f32, v: &mut f32, g: f32) {
         *m += (g - *m) * self.gain1;
         *v = *v * self.decay2 + self.gain2 * g * g;
-        *p -= self.rate * *m / (v.sqrt() / self.correction2 + self.epsilon);
+        *p -= self.rate * *m / (v.sqrt() * self.root + self.epsilon);
     }
 }
 

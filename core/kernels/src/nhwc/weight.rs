@@ -12,7 +12,7 @@ use std::ops::Range;
 /// Fewest and most pixels whose products are summed in registers before the sums are stored.
 const PIXELS: [usize; 2] = [168, 336];
 /// Bytes of the image that stay in the cache while tiles of weights pass over them.
-const RESIDENT: usize = 400_000;
+const RESIDENT: usize = 900_000;
 /// Pixels of a row where rows can be cut anywhere.
 const FLAT_ROW: usize = 56;
 /// Input channels of the largest register tile.
