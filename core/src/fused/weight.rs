@@ -26,6 +26,7 @@ enum Form {
 }
 
 /// The convolution and the gradient of its input.
+#[allow(clippy::large_enum_variant, reason = "lies in a box of its form")]
 enum Rows {
     Direct {
         forward: RowPlan,
@@ -43,6 +44,7 @@ enum Rows {
 }
 
 /// The gradient of the weight.
+#[allow(clippy::large_enum_variant, reason = "lies in a box of its form")]
 enum Gradient {
     Direct(WeightPlan),
     /// With the gradient of the transformed weight.
