@@ -16,25 +16,21 @@ pub struct Weight {
     value: Buffer,
     grad: Buffer,
     bias: Option<Buffer>,
-    form: Form,
-}
-
-/// How a convolution is computed.
-enum Form {
-    Depthwise,
-    Dense(Box<Rows>, Box<Gradient>),
+    rows: Rows,
+    /// None where nothing is learned.
+    gradient: Option<Gradient>,
 }
 
 /// The convolution and the gradient of its input.
-#[allow(clippy::large_enum_variant, reason = "lies in a box of its form")]
+#[allow(clippy::large_enum_variant, reason = "one for each layer")]
 enum Rows {
+    Depthwise,
     Direct {
         forward: RowPlan,
         /// With the weights that it reads, where the gradient of the input is needed.
         backward_input: Option<(RowPlan, Buffer)>,
     },
     Winograd {
-        packed: PackedShape,
         forward: WinogradPlan,
         /// The weights that it reads.
         value: Buffer,
@@ -44,11 +40,12 @@ enum Rows {
 }
 
 /// The gradient of the weight.
-#[allow(clippy::large_enum_variant, reason = "lies in a box of its form")]
+#[allow(clippy::large_enum_variant, reason = "one for each layer")]
 enum Gradient {
+    Depthwise,
     Direct(WeightPlan),
     /// With the gradient of the transformed weight.
-    Winograd(PackedShape, WinogradWeightPlan, Buffer),
+    Winograd(WinogradWeightPlan, Buffer),
 }
 
 /// Layouts of a convolution: what it reads and writes, and the gradients of both.
@@ -62,7 +59,8 @@ pub struct Layouts {
 }
 
 impl Rows {
-    fn new(shape: &Conv2dShape, packed: PackedShape, layouts: Layouts) -> Self {
+    fn new(shape: &Conv2dShape, layouts: Layouts) -> Self {
+        let Packing::Tiles(packed) = Packing::of(shape) else { return Self::Depthwise };
         let Layouts { x, z, gz, gx } = layouts;
         let exchanged = PackedShape { inputs: packed.outputs, outputs: packed.inputs, ..packed };
         if !winograd_applies(shape) {
@@ -73,7 +71,6 @@ impl Rows {
         let backward =
             |gx| (WinogradPlan::backward_input(shape, gz, gx), Buffer::zeros(exchanged.len()), spread(&exchanged));
         Self::Winograd {
-            packed,
             forward: WinogradPlan::forward(shape, x, z),
             value: spread(&packed),
             backward_input: gx.map(backward),
@@ -83,13 +80,14 @@ impl Rows {
     /// Brings the packed weight into the forms that are read.
     fn prepare(&mut self, shape: &Conv2dShape, weight: &[f32]) {
         match self {
+            Self::Depthwise => {}
             Self::Direct { backward_input, .. } => {
                 if let Some((_, rotated)) = backward_input {
                     rotate(shape, weight, rotated);
                 }
             }
-            Self::Winograd { packed, value, backward_input, .. } => {
-                transformed(packed, weight, value);
+            Self::Winograd { value, backward_input, .. } => {
+                transformed(&PackedShape::of(shape), weight, value);
                 if let Some((_, exchanged, spread)) = backward_input {
                     mirrored(shape, weight, exchanged, spread);
                 }
@@ -99,29 +97,14 @@ impl Rows {
 }
 
 impl Gradient {
-    fn new(shape: &Conv2dShape, packed: PackedShape, layouts: Layouts, learns: bool) -> Self {
+    fn new(shape: &Conv2dShape, layouts: Layouts) -> Self {
+        let Packing::Tiles(packed) = Packing::of(shape) else { return Self::Depthwise };
         let Layouts { x, gz, .. } = layouts;
-        // Without anything to learn, nothing is computed: the plan that needs no room.
-        if !(learns && winograd_gradient_applies(shape)) {
+        if !winograd_gradient_applies(shape) {
             return Self::Direct(WeightPlan::new(shape, x, gz));
         }
         let spread = Buffer::zeros(transformed_shape(&packed).len());
-        Self::Winograd(packed, WinogradWeightPlan::new(shape, x, gz), spread)
-    }
-}
-
-impl Form {
-    fn new(shape: &Conv2dShape, layouts: Layouts, learns: bool) -> Self {
-        let Packing::Tiles(packed) = Packing::of(shape) else { return Self::Depthwise };
-        let rows = Rows::new(shape, packed, layouts);
-        Self::Dense(Box::new(rows), Box::new(Gradient::new(shape, packed, layouts, learns)))
-    }
-
-    /// Brings the packed weight into the forms that are read.
-    fn prepare(&mut self, shape: &Conv2dShape, value: &[f32]) {
-        if let Self::Dense(rows, _) = self {
-            rows.prepare(shape, value);
-        }
+        Self::Winograd(WinogradWeightPlan::new(shape, x, gz), spread)
     }
 }
 
@@ -135,39 +118,34 @@ impl Weight {
         rounding: Option<Rounding>,
     ) -> Self {
         let packing = Packing::of(&shape);
-        let mut form = Form::new(&shape, layouts, rounding.is_some());
+        let mut rows = Rows::new(&shape, layouts);
+        let gradient = rounding.is_some().then(|| Gradient::new(&shape, layouts));
         let value = packing.pack(value);
-        form.prepare(&shape, &value);
+        rows.prepare(&shape, &value);
         let grad = Buffer::zeros(if rounding.is_some() { packing.len() } else { 0 });
-        Self { value, grad, bias: bias.map(|b| packing.pack_lanes(b)), shape, rounding, form }
+        Self { value, grad, bias: bias.map(|b| packing.pack_lanes(b)), shape, rounding, rows, gradient }
     }
 
     /// Computes the weight of this step.
     pub fn prepare(&mut self) {
         if let Some(rounding) = &self.rounding {
             rounding.soft_weight(&mut self.value);
-            self.form.prepare(&self.shape, &self.value);
+            self.rows.prepare(&self.shape, &self.value);
         }
     }
 
     pub fn forward(&self, x: (&[f32], Layout), z: (&mut [f32], Layout)) {
         let bias = self.bias.as_deref();
-        let rows = match &self.form {
-            Form::Depthwise => return depthwise_forward(&self.shape, x, &self.value, bias, z),
-            Form::Dense(rows, _) => &**rows,
-        };
-        match rows {
+        match &self.rows {
+            Rows::Depthwise => depthwise_forward(&self.shape, x, &self.value, bias, z),
             Rows::Direct { forward, .. } => forward.run(x.0, &self.value, bias, z.0),
             Rows::Winograd { forward, value, .. } => forward.run(x.0, value, bias, z.0),
         }
     }
 
     pub fn backward_input(&self, gz: (&[f32], Layout), gx: (&mut [f32], Layout)) {
-        let rows = match &self.form {
-            Form::Depthwise => return depthwise_backward_input(&self.shape, gz, &self.value, gx),
-            Form::Dense(rows, _) => &**rows,
-        };
-        match rows {
+        match &self.rows {
+            Rows::Depthwise => depthwise_backward_input(&self.shape, gz, &self.value, gx),
             Rows::Direct { backward_input: Some((plan, rotated)), .. } => plan.run(gz.0, rotated, None, gx.0),
             Rows::Winograd { backward_input: Some((plan, _, spread)), .. } => plan.run(gz.0, spread, None, gx.0),
             _ => {}
@@ -176,26 +154,19 @@ impl Weight {
 
     /// Adds to the weight's gradient, or replaces it.
     pub fn backward_weight(&mut self, x: (&[f32], Layout), gz: (&[f32], Layout), replace: bool) {
-        if self.rounding.is_none() {
-            return;
-        }
-        let gradient = match &mut self.form {
-            Form::Depthwise => return depthwise_backward_weight(&self.shape, x, gz, &mut self.grad, replace),
-            Form::Dense(_, gradient) => &mut **gradient,
-        };
-        match gradient {
-            Gradient::Direct(plan) => plan.run(x.0, gz.0, &mut self.grad, replace),
-            Gradient::Winograd(_, plan, spread) => plan.run(x.0, gz.0, spread, replace),
+        match &mut self.gradient {
+            None => {}
+            Some(Gradient::Depthwise) => depthwise_backward_weight(&self.shape, x, gz, &mut self.grad, replace),
+            Some(Gradient::Direct(plan)) => plan.run(x.0, gz.0, &mut self.grad, replace),
+            Some(Gradient::Winograd(plan, spread)) => plan.run(x.0, gz.0, spread, replace),
         }
     }
 
     /// The gradient that was summed, and what learns from it.
     pub fn learned(&mut self) -> Option<(&mut Rounding, &[f32])> {
         let rounding = self.rounding.as_mut()?;
-        if let Form::Dense(_, gradient) = &self.form {
-            if let Gradient::Winograd(packed, _, spread) = &**gradient {
-                gradient_of_weight(packed, spread, &mut self.grad);
-            }
+        if let Some(Gradient::Winograd(_, spread)) = &self.gradient {
+            gradient_of_weight(&PackedShape::of(&self.shape), spread, &mut self.grad);
         }
         Some((rounding, &self.grad))
     }

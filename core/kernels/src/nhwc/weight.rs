@@ -315,7 +315,7 @@ unsafe fn tile<S: Simd, const I: usize, const V: usize>(simd: S, sum: &Sum<'_>, 
         }
         let whole = sum.lanes - lane >= V * width;
         for image in sum.images.clone() {
-            // From row to row by a step: their positions take longer to compute than a few pixels.
+            // From row to row by a step.
             let (at, grad_at) = sum.row(image, sum.rows.start);
             let mut x_row = sum.x.as_ptr().wrapping_offset(at);
             let mut grad_row = sum.grad.as_ptr().wrapping_add(grad_at + lane);
