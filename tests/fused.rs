@@ -127,7 +127,7 @@ fn a_block_of_each_network_learns_the_same_both_ways() {
         &QdropParams { drop_prob: 1.0, ..settings.clone() },
     );
     compare("resnet18", "{image_size: 32}", "fc", "lsq", &settings);
-    // Weights so large that only their gradient has the form of Winograd.
+    // Weights that do not stay in the cache, in the form of Winograd.
     compare("resnet18", "{}", "layer4.1", "lsq", &QdropParams { iters: 8, batch_size: 7, ..settings });
 }
 

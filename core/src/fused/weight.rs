@@ -4,8 +4,8 @@ use super::learned::{Packing, Rounding};
 use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::nhwc::{
     depthwise_backward_input, depthwise_backward_weight, depthwise_forward, gradient_of_weight, mirrored, rotate,
-    transformed, transformed_shape, winograd_applies, winograd_gradient_applies, Buffer, Layout, PackedShape, RowPlan,
-    WeightPlan, WinogradPlan, WinogradWeightPlan,
+    transformed, transformed_shape, winograd_applies, Buffer, Layout, PackedShape, RowPlan, WeightPlan, WinogradPlan,
+    WinogradWeightPlan,
 };
 
 /// A weight and how it is used.
@@ -100,7 +100,7 @@ impl Gradient {
     fn new(shape: &Conv2dShape, layouts: Layouts) -> Self {
         let Packing::Tiles(packed) = Packing::of(shape) else { return Self::Depthwise };
         let Layouts { x, gz, .. } = layouts;
-        if !winograd_gradient_applies(shape) {
+        if !winograd_applies(shape) {
             return Self::Direct(WeightPlan::new(shape, x, gz));
         }
         let spread = Buffer::zeros(transformed_shape(&packed).len());

@@ -1,14 +1,19 @@
-//! Winograd's F(2 x 2, 3 x 3): convolutions of 3 x 3 and stride 1 with 16 products where the direct
-//! form has 36.
+//! Winograd's F(4 x 4, 3 x 3): convolutions of 3 x 3 and stride 1 with 36 products where the direct
+//! form has 144.
 //!
 //! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.1. An
-//! image is cut into tiles of 2 x 2 outputs, each of which reads 4 x 4 inputs `d`. With
-//! `V = B^T d B` and `U = G w G^T` the outputs are `A^T [sum over inputs of U * V] A`: for each of the 16
+//! image is cut into tiles of 4 x 4 outputs, each of which reads 6 x 6 inputs `d`. With
+//! `V = B^T d B` and `U = G w G^T` the outputs are `A^T [sum over inputs of U * V] A`: for each of the 36
 //! positions a product of matrices, (tiles x inputs) times (inputs x outputs). The gradient of U is
 //! `V * Z` with `Z = A grad A^T` (the transposed maps), summed over tiles; that of the weight is
 //! `G^T dU G`. The gradient of the input is the convolution of `grad` with the mirrored weight.
 //!
-//! The products are those of a convolution of 1 x 1 with 16 groups, whose pixels are tiles: the plans of
+//! The maps evaluate polynomials at 0, 1/sqrt 2, -1/sqrt 2, sqrt 2, -sqrt 2 and infinity (Toom and Cook's
+//! construction, as in Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for
+//! Deep Neural Networks", ACM TOMS 2020, section 2). With these points the error of a sum is about twice that of the direct
+//! form; with the usual 0, 1, -1, 2, -2 it would be four times as large.
+//!
+//! The products are those of a convolution of 1 x 1 with 36 groups, whose pixels are tiles: the plans of
 //! direct convolutions compute them.
 
 mod rows;
@@ -22,37 +27,35 @@ use super::{Buffer, Layout, PackedShape};
 use crate::conv::{Conv2dShape, Padding};
 use std::cell::RefCell;
 
+/// Outputs of a tile in each direction.
+const OUTPUTS: usize = 4;
+/// Inputs of a tile in each direction.
+const INPUTS: usize = OUTPUTS + 2;
 /// Positions of a tile.
-const POSITIONS: usize = 16;
+const POSITIONS: usize = INPUTS * INPUTS;
+/// The finite points but zero, with either sign.
+const NEAR: f32 = std::f32::consts::FRAC_1_SQRT_2;
+const FAR: f32 = std::f32::consts::SQRT_2;
 /// Elements between the values of a tile and those of the next, beyond the values: tiles whose distance is
 /// a power of two would share few lines of the first-level cache.
 const GAP: usize = 16;
 /// Channels from which on the products outweigh the transforms.
 const LEAST_CHANNELS: usize = 32;
-/// Bytes of transformed weights beyond which the forms that pass over them block by block spend on reading
-/// them what the products save.
-const MOST_WEIGHTS: usize = 5_000_000;
+/// Rows and columns from which on: the direct form leaves out products with the border.
+const LEAST_SIZE: usize = 3;
+/// Most bytes of transformed weights, four times those of the weights: 512 x 512 channels.
+const MOST_WEIGHTS: usize = 40_000_000;
 
-/// Whether a convolution has this form, and has enough channels to gain by it.
-fn has_form(shape: &Conv2dShape) -> bool {
+/// Whether a convolution has this form and gains by it, whatever the number of images.
+pub fn winograd_applies(shape: &Conv2dShape) -> bool {
     shape.kernel == [3, 3]
         && shape.stride == [1, 1]
         && shape.dilation == [1, 1]
         && shape.padding == Padding::all(1)
         && shape.groups == 1
         && shape.in_channels.min(shape.out_channels) >= LEAST_CHANNELS
-}
-
-/// Whether a convolution and the gradient of its input gain by this form.
-pub fn winograd_applies(shape: &Conv2dShape) -> bool {
-    has_form(shape) && transformed_shape(&PackedShape::of(shape)).len() * size_of::<f32>() <= MOST_WEIGHTS
-}
-
-/// Whether the gradient of a convolution's weights gains by this form: it passes over them once for many
-/// tiles, of which the batch must have as many.
-pub fn winograd_gradient_applies(shape: &Conv2dShape) -> bool {
-    let tiles = shape.batch * shape.out_height().div_ceil(2) * shape.out_width().div_ceil(2);
-    has_form(shape) && (winograd_applies(shape) || tiles >= weight::LEAST_TILES)
+        && shape.in_height.min(shape.in_width) >= LEAST_SIZE
+        && transformed_shape(&PackedShape::of(shape)).len() * size_of::<f32>() <= MOST_WEIGHTS
 }
 
 /// The packed form of transformed weights, for a packed weight of 3 x 3.
@@ -70,7 +73,7 @@ struct Tiles {
 
 impl Tiles {
     fn of(layout: Layout) -> Self {
-        Self { each: [layout.height.div_ceil(2), layout.width.div_ceil(2)], images: layout.batch }
+        Self { each: [layout.height.div_ceil(OUTPUTS), layout.width.div_ceil(OUTPUTS)], images: layout.batch }
     }
 
     fn count(&self) -> usize {
@@ -80,7 +83,7 @@ impl Tiles {
     /// Image, first row and first column of the outputs of a tile.
     fn place(&self, tile: usize) -> (usize, usize, usize) {
         let (row, column) = (tile / self.each[1], tile % self.each[1]);
-        (row / self.each[0], row % self.each[0] * 2, column * 2)
+        (row / self.each[0], row % self.each[0] * OUTPUTS, column * OUTPUTS)
     }
 }
 

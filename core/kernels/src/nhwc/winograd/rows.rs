@@ -8,8 +8,8 @@ use crate::conv::Conv2dShape;
 use pulp::Arch;
 use rayon::prelude::*;
 
-/// Tiles that are multiplied together: two register tiles of the products.
-const BLOCK: usize = 28;
+/// Most tiles that are multiplied together.
+const BLOCK: usize = 32;
 
 /// How a convolution, or its gradient with respect to its input, is computed for given layouts.
 #[derive(Debug, Clone)]
@@ -40,7 +40,9 @@ impl WinogradPlan {
     fn new(weight: PackedShape, read: Layout, written: Layout) -> Self {
         assert!(read.border >= 1, "a border of one pixel is read");
         let tiles = Tiles::of(written);
-        let block = BLOCK.min(tiles.count());
+        // As many blocks for every thread, of much the same size.
+        let blocks = tiles.count().div_ceil(BLOCK).next_multiple_of(rayon::current_num_threads());
+        let block = tiles.count().div_ceil(blocks);
         let layouts = [weight.inputs, weight.outputs].map(|channels| tile_layout(block, POSITIONS * channels));
         let product = RowPlan::product(transformed_shape(&weight), layouts[0], layouts[1]);
         Self { tiles, read, written, product, block, sizes: layouts.map(|l| l.len()) }

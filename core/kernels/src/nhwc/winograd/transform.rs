@@ -3,53 +3,93 @@
 use super::super::shared::Shared;
 use super::super::tile::{load, store};
 use super::super::Layout;
-use super::{Tiles, GAP, POSITIONS};
+use super::{Tiles, FAR, GAP, INPUTS, NEAR, OUTPUTS, POSITIONS};
 use pulp::{Simd, WithSimd};
 
-/// `B^T` times a column.
+/// What a step multiplies by a constant: `a * x + b`.
 #[inline(always)]
-fn input<S: Simd>(simd: S, d: [S::f32s; 4]) -> [S::f32s; 4] {
-    [simd.sub_f32s(d[0], d[2]), simd.add_f32s(d[1], d[2]), simd.sub_f32s(d[2], d[1]), simd.sub_f32s(d[1], d[3])]
+fn scaled<S: Simd>(simd: S, a: f32, x: S::f32s, b: S::f32s) -> S::f32s {
+    simd.mul_add_e_f32s(simd.splat_f32s(a), x, b)
+}
+
+/// The sum of two values and their difference.
+#[inline(always)]
+fn both<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> [S::f32s; 2] {
+    [simd.add_f32s(a, b), simd.sub_f32s(a, b)]
+}
+
+/// `B^T` times a column. Points of opposite sign share the terms of even and of odd power.
+#[inline(always)]
+fn input<S: Simd>(simd: S, d: [S::f32s; INPUTS]) -> [S::f32s; INPUTS] {
+    let odd = |point: f32, d: S::f32s| simd.mul_f32s(simd.splat_f32s(point), d);
+    let near = both(simd, scaled(simd, -2.0, d[2], d[4]), odd(NEAR, scaled(simd, -2.0, d[1], d[3])));
+    let far = both(simd, scaled(simd, -0.5, d[2], d[4]), odd(FAR, scaled(simd, -0.5, d[1], d[3])));
+    let zero = scaled(simd, -2.5, d[2], simd.add_f32s(d[0], d[4]));
+    let infinite = scaled(simd, -2.5, d[3], simd.add_f32s(d[1], d[5]));
+    [zero, near[0], near[1], far[0], far[1], infinite]
 }
 
 /// `A^T` times a column.
 #[inline(always)]
-fn output<S: Simd>(simd: S, m: [S::f32s; 4]) -> [S::f32s; 2] {
-    let (sum, difference) = (simd.add_f32s(m[1], m[2]), simd.sub_f32s(m[1], m[2]));
-    [simd.add_f32s(m[0], sum), simd.sub_f32s(difference, m[3])]
+fn output<S: Simd>(simd: S, m: [S::f32s; INPUTS]) -> [S::f32s; OUTPUTS] {
+    let ([near, near_odd], [far, far_odd]) = (both(simd, m[1], m[2]), both(simd, m[3], m[4]));
+    let (near_odd, far_odd) =
+        (simd.mul_f32s(simd.splat_f32s(NEAR), near_odd), simd.mul_f32s(simd.splat_f32s(FAR), far_odd));
+    [
+        simd.add_f32s(m[0], simd.add_f32s(near, far)),
+        simd.add_f32s(near_odd, far_odd),
+        scaled(simd, 0.5, near, simd.add_f32s(far, far)),
+        scaled(simd, 0.5, near_odd, scaled(simd, 2.0, far_odd, m[5])),
+    ]
 }
 
 /// `A` times a column: the transposed of [`output`].
 #[inline(always)]
-fn gradient<S: Simd>(simd: S, g: [S::f32s; 2]) -> [S::f32s; 4] {
-    [g[0], simd.add_f32s(g[0], g[1]), simd.sub_f32s(g[0], g[1]), simd.neg_f32s(g[1])]
+fn gradient<S: Simd>(simd: S, g: [S::f32s; OUTPUTS]) -> [S::f32s; INPUTS] {
+    let odd = |point: f32, g: S::f32s| simd.mul_f32s(simd.splat_f32s(point), g);
+    let near = both(simd, scaled(simd, 0.5, g[2], g[0]), odd(NEAR, scaled(simd, 0.5, g[3], g[1])));
+    let far = both(simd, scaled(simd, 2.0, g[2], g[0]), odd(FAR, scaled(simd, 2.0, g[3], g[1])));
+    [g[0], near[0], near[1], far[0], far[1], g[3]]
 }
 
-/// Applies a map to rows and columns of a block of `N` x `N`, for one of `M` x `M`.
-#[inline(always)]
-fn both_ways<S: Simd, const N: usize, const M: usize>(
-    simd: S,
-    block: [[S::f32s; N]; N],
-    map: impl Fn(S, [S::f32s; N]) -> [S::f32s; M],
-) -> [[S::f32s; M]; M] {
-    let rows: [[S::f32s; M]; N] = std::array::from_fn(
-        #[inline(always)]
-        |r| map(simd, block[r]),
-    );
-    let mut out = [[simd.splat_f32s(0.0); M]; M];
-    for c in 0..M {
-        let column = map(
-            simd,
-            std::array::from_fn(
-                #[inline(always)]
-                |r| rows[r][c],
-            ),
-        );
-        for r in 0..M {
-            out[r][c] = column[r];
+/// Rows of `B^T`, by position: what [`input`] computes.
+const INPUT_ROWS: [[f32; INPUTS]; INPUTS] = [
+    [1.0, 0.0, -2.5, 0.0, 1.0, 0.0],
+    [0.0, -2.0 * NEAR, -2.0, NEAR, 1.0, 0.0],
+    [0.0, 2.0 * NEAR, -2.0, -NEAR, 1.0, 0.0],
+    [0.0, -0.5 * FAR, -0.5, FAR, 1.0, 0.0],
+    [0.0, 0.5 * FAR, -0.5, -FAR, 1.0, 0.0],
+    [0.0, 1.0, 0.0, -2.5, 0.0, 1.0],
+];
+
+/// Rows of `A`, by position: what [`gradient`] computes.
+const GRADIENT_ROWS: [[f32; OUTPUTS]; INPUTS] = [
+    [1.0, 0.0, 0.0, 0.0],
+    [1.0, NEAR, 0.5, 0.5 * NEAR],
+    [1.0, -NEAR, 0.5, -0.5 * NEAR],
+    [1.0, FAR, 2.0, 2.0 * FAR],
+    [1.0, -FAR, 2.0, -2.0 * FAR],
+    [0.0, 0.0, 0.0, 1.0],
+];
+
+/// Applies a map to the six rows of a block, which are read one by one, and then to the columns of what
+/// results, which are handed on one by one. Written out by a macro: the compiler would keep arrays in memory,
+/// and leave functions that are handed over out of line, without wide instructions.
+macro_rules! both_ways {
+    ($simd:ident, $map:ident, |$r:ident| $row:expr, |$c:ident, $column:ident| $body:expr) => {{
+        macro_rules! row {
+            ($number:literal) => {{
+                let $r = $number;
+                $map($simd, $row)
+            }};
         }
-    }
-    out
+        let rows = [row!(0), row!(1), row!(2), row!(3), row!(4), row!(5)];
+        for $c in 0..rows[0].len() {
+            let column = [rows[0][$c], rows[1][$c], rows[2][$c], rows[3][$c], rows[4][$c], rows[5][$c]];
+            let $column = $map($simd, column);
+            $body
+        }
+    }};
 }
 
 /// Pixels of an image with its border; what lies beyond is zero.
@@ -80,34 +120,40 @@ impl<'a> Block<'a> {
     /// `N` pixels of row `row`, a vector of channels from `channel` on.
     #[inline(always)]
     fn row<S: Simd, const N: usize>(&self, simd: S, row: usize, channel: usize, lanes: usize) -> [S::f32s; N] {
-        let mut line = [simd.splat_f32s(0.0); N];
+        let zero = simd.splat_f32s(0.0);
+        let mut line = [zero; N];
         if row < self.inside[0] {
             let at = self.at + row * self.steps[0] + channel;
-            // SAFETY: the pixel's channels lie inside the image (checked by `new`).
-            let read = |c: usize| unsafe { load(simd, self.image.as_ptr().add(at + c * self.steps[1]), lanes) };
-            // Most rows have all pixels: without a question for each of them.
-            if self.inside[1] >= N {
-                return std::array::from_fn(read);
-            }
-            for (c, value) in line.iter_mut().enumerate().take(self.inside[1]) {
-                *value = read(c);
+            for (c, value) in line.iter_mut().enumerate() {
+                if c < self.inside[1] {
+                    // SAFETY: the pixel's channels lie inside the image (checked by `new`).
+                    *value = unsafe { load(simd, self.image.as_ptr().add(at + c * self.steps[1]), lanes) };
+                }
             }
         }
         line
     }
 }
 
-/// A vector by vector operation on rows of pixels.
+/// A row of positions before the map across: the sum of the block's rows with these factors.
 #[inline(always)]
-fn each<S: Simd, const N: usize>(
-    a: [S::f32s; N],
-    b: [S::f32s; N],
-    operation: impl Fn(S::f32s, S::f32s) -> S::f32s,
+fn line<S: Simd, const N: usize>(
+    simd: S,
+    factors: &[f32; N],
+    block: &Block<'_>,
+    channel: usize,
+    lanes: usize,
 ) -> [S::f32s; N] {
-    std::array::from_fn(
-        #[inline(always)]
-        |i| operation(a[i], b[i]),
-    )
+    let mut line = [simd.splat_f32s(0.0); N];
+    for (r, factor) in factors.iter().enumerate() {
+        if *factor != 0.0 {
+            let row = block.row::<S, N>(simd, r, channel, lanes);
+            for (sum, value) in line.iter_mut().zip(row) {
+                *sum = scaled(simd, *factor, value, *sum);
+            }
+        }
+    }
+    line
 }
 
 /// One row of positions of [`Transform`].
@@ -119,30 +165,10 @@ fn one_row<S: Simd>(
     row: usize,
     channel: usize,
     lanes: usize,
-) -> [S::f32s; 4] {
-    let add = |a, b| simd.add_f32s(a, b);
-    let subtract = |a, b| simd.sub_f32s(a, b);
+) -> [S::f32s; INPUTS] {
     match transform {
-        Transform::Input => {
-            let read = |r| block.row::<S, 4>(simd, r, channel, lanes);
-            let line = match row {
-                0 => each::<S, 4>(read(0), read(2), subtract),
-                1 => each::<S, 4>(read(1), read(2), add),
-                2 => each::<S, 4>(read(2), read(1), subtract),
-                _ => each::<S, 4>(read(1), read(3), subtract),
-            };
-            input(simd, line)
-        }
-        Transform::Gradient => {
-            let read = |r| block.row::<S, 2>(simd, r, channel, lanes);
-            let line = match row {
-                0 => read(0),
-                1 => each::<S, 2>(read(0), read(1), add),
-                2 => each::<S, 2>(read(0), read(1), subtract),
-                _ => each::<S, 2>([simd.splat_f32s(0.0); 2], read(1), subtract),
-            };
-            gradient(simd, line)
-        }
+        Transform::Input => input(simd, line(simd, &INPUT_ROWS[row], block, channel, lanes)),
+        Transform::Gradient => gradient(simd, line(simd, &GRADIENT_ROWS[row], block, channel, lanes)),
     }
 }
 
@@ -169,7 +195,7 @@ pub enum Transform {
 /// Transforms the tiles from number `first` on.
 pub struct ToTiles<'a> {
     pub transform: Transform,
-    /// The row of positions that is wanted; all four without.
+    /// The row of positions that is wanted; all without.
     pub row: Option<usize>,
     pub tiles: Tiles,
     pub image: (&'a [f32], Layout),
@@ -186,9 +212,9 @@ impl WithSimd for ToTiles<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let (image, layout) = self.image;
         let channels = layout.channels;
-        let each = if self.row.is_some() { 4 } else { POSITIONS } * channels + GAP;
+        let each = if self.row.is_some() { INPUTS } else { POSITIONS } * channels + GAP;
         // The inputs of an output begin one pixel before it.
-        let (shift, size) = if self.transform == Transform::Input { (1, 4) } else { (0, 2) };
+        let (shift, size) = if self.transform == Transform::Input { (1, INPUTS) } else { (0, OUTPUTS) };
         for (i, out) in self.out.chunks_exact_mut(each).enumerate().take(self.count) {
             let (number, row, column) = self.tiles.place(self.first + i);
             let block = Block::new(image, layout, number, [row, column].map(|i| i as isize - shift), size);
@@ -200,12 +226,13 @@ impl WithSimd for ToTiles<'_> {
                         write(simd, out, channels, channel, &values);
                     }
                     None => {
-                        let rows = std::array::from_fn(
-                            #[inline(always)]
-                            |r| block.row::<S, 4>(simd, r, channel, lanes),
-                        );
-                        let values = both_ways(simd, rows, input);
-                        write(simd, out, channels, channel, values.as_flattened());
+                        both_ways!(simd, input, |r| block.row::<S, INPUTS>(simd, r, channel, lanes), |c, column| {
+                            for (r, value) in column.iter().enumerate() {
+                                let place = (r * INPUTS + c) * channels + channel;
+                                // SAFETY: the tile has these positions (checked above), each with `lanes` channels.
+                                unsafe { store(simd, out.as_mut_ptr().add(place), lanes, *value) };
+                            }
+                        });
                     }
                 }
             }
@@ -237,26 +264,37 @@ impl WithSimd for FromTiles<'_> {
             let (number, row, column) = self.tiles.place(self.first + i);
             for channel in (0..channels).step_by(S::F32_LANES) {
                 let lanes = channels - channel;
-                let mut block = [[simd.splat_f32s(0.0); 4]; 4];
-                for (position, value) in block.iter_mut().flatten().enumerate() {
-                    // SAFETY: a tile has 16 positions, each with `lanes` channels from this one on.
-                    *value = unsafe { load(simd, tile.as_ptr().add(position * channels + channel), lanes) };
-                }
                 let bias = match self.bias {
                     // SAFETY: there is a value for each channel (checked above).
                     Some(bias) => unsafe { load(simd, bias.as_ptr().add(channel), lanes) },
                     None => simd.splat_f32s(0.0),
                 };
-                let outputs: [[S::f32s; 2]; 2] = both_ways(simd, block, output);
-                for (r, line) in outputs.iter().enumerate().take(self.layout.height - row) {
-                    for (c, value) in line.iter().enumerate().take(self.layout.width - column) {
-                        let at = self.layout.offset(number, row + r) + (column + c) * channels + channel;
-                        // SAFETY: tiles have outputs of their own, and one task writes a tile.
-                        let out = unsafe { self.out.part(at, lanes.min(S::F32_LANES)) };
-                        // SAFETY: `out` has these lanes.
-                        unsafe { store(simd, out.as_mut_ptr(), lanes, simd.add_f32s(*value, bias)) };
+                let inside = [self.layout.height - row, self.layout.width - column];
+                let at = self.layout.offset(number, row) + column * channels + channel;
+                both_ways!(
+                    simd,
+                    output,
+                    |r| {
+                        let mut row = [simd.splat_f32s(0.0); INPUTS];
+                        for (c, value) in row.iter_mut().enumerate() {
+                            let place = (r * INPUTS + c) * channels + channel;
+                            // SAFETY: a tile has these positions, each with `lanes` channels from this one on.
+                            *value = unsafe { load(simd, tile.as_ptr().add(place), lanes) };
+                        }
+                        row
+                    },
+                    |c, column| {
+                        for (r, value) in column.iter().enumerate() {
+                            if r < inside[0] && c < inside[1] {
+                                let at = at + r * self.layout.row() + c * channels;
+                                // SAFETY: tiles have outputs of their own, and one task writes a tile.
+                                let out = unsafe { self.out.part(at, lanes.min(S::F32_LANES)) };
+                                // SAFETY: `out` has these lanes.
+                                unsafe { store(simd, out.as_mut_ptr(), lanes, simd.add_f32s(*value, bias)) };
+                            }
+                        }
                     }
-                }
+                );
             }
         }
     }

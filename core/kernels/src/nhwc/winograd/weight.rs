@@ -3,7 +3,7 @@
 use super::super::shared::Shared;
 use super::super::{rotate, Layout, PackedShape, WeightPlan};
 use super::transform::{ToTiles, Transform};
-use super::{scratch, tile_layout, transformed_shape, Tiles};
+use super::{scratch, tile_layout, transformed_shape, Tiles, FAR, INPUTS, NEAR};
 use crate::conv::Conv2dShape;
 use crate::simd::vectorize;
 use pulp::Arch;
@@ -13,7 +13,7 @@ use std::ops::Range;
 /// Bytes of transformed images and gradients whose products are summed before the next.
 const RESIDENT: usize = 300_000;
 /// Least number of tiles of such a pass, unless there are fewer.
-pub(super) const LEAST_TILES: usize = 112;
+const LEAST_TILES: usize = 112;
 /// Elements of a line that one task transforms.
 const PIECE: usize = 512;
 /// Elements that are transformed side by side.
@@ -21,27 +21,35 @@ const SIDE: usize = 16;
 
 type Lane = [f32; SIDE];
 
+/// What values at the points are divided by: the product of the distances from all other points.
+const SCALE_NEAR: f32 = -1.0 / 1.5;
+const SCALE_FAR: f32 = 1.0 / 6.0;
+
 /// `G` times a column.
 #[inline(always)]
-fn spread(w: [Lane; 3]) -> [Lane; 4] {
-    let mut out = [w[0], [0.0; SIDE], [0.0; SIDE], w[2]];
+fn spread(w: [Lane; 3]) -> [Lane; INPUTS] {
+    let mut out = [w[0], [0.0; SIDE], [0.0; SIDE], [0.0; SIDE], [0.0; SIDE], w[2]];
     for l in 0..SIDE {
-        let sum = 0.5 * (w[0][l] + w[2][l]);
-        out[1][l] = sum + 0.5 * w[1][l];
-        out[2][l] = sum - 0.5 * w[1][l];
+        let near = SCALE_NEAR * (w[0][l] + 0.5 * w[2][l]);
+        let far = SCALE_FAR * (w[0][l] + 2.0 * w[2][l]);
+        let (near_odd, far_odd) = (SCALE_NEAR * NEAR * w[1][l], SCALE_FAR * FAR * w[1][l]);
+        out[1][l] = near + near_odd;
+        out[2][l] = near - near_odd;
+        out[3][l] = far + far_odd;
+        out[4][l] = far - far_odd;
     }
     out
 }
 
 /// `G^T` times a column: the transposed of [`spread`].
 #[inline(always)]
-fn gather(u: [Lane; 4]) -> [Lane; 3] {
-    let mut out = [u[0], [0.0; SIDE], u[3]];
+fn gather(u: [Lane; INPUTS]) -> [Lane; 3] {
+    let mut out = [u[0], [0.0; SIDE], u[5]];
     for l in 0..SIDE {
-        let sum = 0.5 * (u[1][l] + u[2][l]);
-        out[0][l] += sum;
-        out[1][l] = 0.5 * (u[1][l] - u[2][l]);
-        out[2][l] += sum;
+        let (near, far) = (SCALE_NEAR * (u[1][l] + u[2][l]), SCALE_FAR * (u[3][l] + u[4][l]));
+        out[0][l] += near + far;
+        out[1][l] = SCALE_NEAR * NEAR * (u[1][l] - u[2][l]) + SCALE_FAR * FAR * (u[3][l] - u[4][l]);
+        out[2][l] += 0.5 * near + 2.0 * far;
     }
     out
 }
@@ -83,7 +91,7 @@ fn spread_all(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool
             #[inline(always)]
             || {
                 for at in (first..line.min(first + PIECE)).step_by(SIDE) {
-                    let mut rows = [[[0.0; SIDE]; 4]; 3];
+                    let mut rows = [[[0.0; SIDE]; INPUTS]; 3];
                     for (ky, row) in rows.iter_mut().enumerate() {
                         let mut taps = [[0.0; SIDE]; 3];
                         for (kx, tap) in taps.iter_mut().enumerate() {
@@ -92,11 +100,11 @@ fn spread_all(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool
                         }
                         *row = spread(taps);
                     }
-                    for c in 0..4 {
+                    for c in 0..INPUTS {
                         let column = spread([rows[0][c], rows[1][c], rows[2][c]]);
                         for (r, value) in column.iter().enumerate() {
                             // SAFETY: every task writes pieces of lines of its own.
-                            let out = unsafe { out.part(((r * 4 + c) * tiles + tile) * line + at, SIDE) };
+                            let out = unsafe { out.part(((r * INPUTS + c) * tiles + tile) * line + at, SIDE) };
                             out.copy_from_slice(value);
                         }
                     }
@@ -117,16 +125,19 @@ pub fn gradient_of_weight(shape: &PackedShape, transformed: &[f32], out: &mut [f
             #[inline(always)]
             || {
                 for at in (first..line.min(first + PIECE)).step_by(SIDE) {
-                    let mut rows = [[[0.0; SIDE]; 3]; 4];
+                    let mut rows = [[[0.0; SIDE]; 3]; INPUTS];
                     for (r, row) in rows.iter_mut().enumerate() {
-                        let mut positions = [[0.0; SIDE]; 4];
+                        let mut positions = [[0.0; SIDE]; INPUTS];
                         for (c, value) in positions.iter_mut().enumerate() {
-                            *value = lane(&transformed[((r * 4 + c) * tiles + tile) * line + at..]);
+                            *value = lane(&transformed[((r * INPUTS + c) * tiles + tile) * line + at..]);
                         }
                         *row = gather(positions);
                     }
                     for kx in 0..3 {
-                        let column = gather([rows[0][kx], rows[1][kx], rows[2][kx], rows[3][kx]]);
+                        let column = gather(std::array::from_fn(
+                            #[inline(always)]
+                            |r| rows[r][kx],
+                        ));
                         for (ky, value) in column.iter().enumerate() {
                             // SAFETY: every task writes pieces of lines of its own.
                             let out = unsafe { out.part((tile * 9 + ky * 3 + kx) * line + at, SIDE) };
@@ -158,20 +169,20 @@ impl WinogradWeightPlan {
     pub fn new(shape: &Conv2dShape, x: Layout, grad: Layout) -> Self {
         assert!(x.border >= 1, "a border of one pixel is read");
         let tiles = Tiles::of(grad);
-        let each = 4 * (x.channels + grad.channels) * size_of::<f32>();
+        let each = INPUTS * (x.channels + grad.channels) * size_of::<f32>();
         // Passes of the same size: a short one would cost as much for its weights as the others.
         let passes = (tiles.count() / (RESIDENT / each).max(LEAST_TILES)).max(1);
         let pass = tiles.count().div_ceil(passes);
-        let [v, z] = [x.channels, grad.channels].map(|channels| tile_layout(pass, 4 * channels));
+        let [v, z] = [x.channels, grad.channels].map(|channels| tile_layout(pass, INPUTS * channels));
         let products = Conv2dShape {
             batch: 1,
-            in_channels: 4 * x.channels,
+            in_channels: INPUTS * x.channels,
             in_height: 1,
             in_width: pass,
-            out_channels: 4 * grad.channels,
+            out_channels: INPUTS * grad.channels,
             kernel: [1, 1],
             padding: Default::default(),
-            groups: 4,
+            groups: INPUTS,
             ..*shape
         };
         let product = WeightPlan::new(&products, v, z);
@@ -182,11 +193,11 @@ impl WinogradWeightPlan {
     pub fn run(&self, x: &[f32], grad: &[f32], out: &mut [f32], replace: bool) {
         assert!(x.len() >= self.x.len() && grad.len() >= self.grad.len(), "images");
         assert_eq!(out.len(), transformed_shape(&self.shape).len(), "weights");
-        // A row of positions depends on no other. More than four threads share the output channels of a row,
-        // and transform what they read each for itself.
-        let tiles = self.shape.tiles();
-        let parts = rayon::current_num_threads().div_ceil(4).min(tiles);
-        out.par_chunks_mut(out.len() / 4).enumerate().for_each(|(row, out)| {
+        // A row of positions depends on no other. Threads whose number does not divide theirs share the output
+        // channels of a row, and transform what they read each for itself.
+        let (tiles, threads) = (self.shape.tiles(), rayon::current_num_threads());
+        let parts = (1..tiles).find(|parts| (parts * INPUTS).is_multiple_of(threads)).unwrap_or(tiles);
+        out.par_chunks_mut(out.len() / INPUTS).enumerate().for_each(|(row, out)| {
             let out = Shared::new(out);
             (0..parts).into_par_iter().for_each(|part| {
                 let own = part * tiles / parts..(part + 1) * tiles / parts;
