@@ -155,7 +155,7 @@ pub fn compile(
     let mut x = x_layout;
     for (i, (link, shape)) in parts.chain.iter().zip(&shapes).enumerate() {
         let z = layout(link.node, 0);
-        let gz = layout(link.node, if i == 0 { 0 } else { border_of_gradient(shape) });
+        let gz = layout(link.node, border_of_gradient(shape));
         let gx = layers.last().map(|l: &Layer| l.gz.layout);
         let weight = match weight(model, link.node, *shape, Layouts { x, z, gz, gx })? {
             Ok(weight) => weight,

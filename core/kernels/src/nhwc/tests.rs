@@ -173,12 +173,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
     fn winograd_agrees_with_the_reference(
-        batch in 1_usize..4, in_channels in 1_usize..40, out_channels in 1_usize..40,
+        batch in 1_usize..4, groups in 1_usize..4, inputs in 1_usize..40, outputs in 1_usize..40,
         size in [1_usize..20, 1_usize..20], more in 0_usize..2,
     ) {
         check_winograd(&Conv2dShape {
-            batch, in_channels, in_height: size[0], in_width: size[1], out_channels, kernel: [3, 3], stride: [1, 1],
-            dilation: [1, 1], groups: 1, padding: Padding::all(1),
+            batch, in_channels: groups * inputs, in_height: size[0], in_width: size[1], out_channels: groups * outputs,
+            kernel: [3, 3], stride: [1, 1], dilation: [1, 1], groups, padding: Padding::all(1),
         }, more)?;
     }
 }
@@ -197,7 +197,7 @@ fn winograd_is_for_three_by_three() {
         groups: 1,
         padding: Padding::all(1),
     };
-    assert!(winograd_applies(&s));
+    assert!(winograd_applies(&s) && winograd_applies(&Conv2dShape { groups: 4, ..s }));
     check_winograd(&s, 0).unwrap();
     // More threads than rows of positions.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(9).build().unwrap();
@@ -205,7 +205,7 @@ fn winograd_is_for_three_by_three() {
     for other in [
         Conv2dShape { stride: [1, 2], ..s },
         Conv2dShape { dilation: [2, 2], ..s },
-        Conv2dShape { groups: 2, ..s },
+        Conv2dShape { groups: 8, ..s },
         Conv2dShape { padding: Padding::all(0), ..s },
         Conv2dShape { kernel: [3, 1], ..s },
         Conv2dShape { in_channels: 3, ..s },

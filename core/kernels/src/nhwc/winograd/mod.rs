@@ -40,7 +40,7 @@ const FAR: f32 = std::f32::consts::SQRT_2;
 /// a power of two would share few lines of the first-level cache.
 const GAP: usize = 16;
 /// Channels from which on the products outweigh the transforms.
-const LEAST_CHANNELS: usize = 32;
+const LEAST_CHANNELS: usize = 16;
 /// Rows and columns from which on: the direct form leaves out products with the border.
 const LEAST_SIZE: usize = 3;
 /// Most bytes of transformed weights, four times those of the weights: 512 x 512 channels.
@@ -52,15 +52,14 @@ pub fn winograd_applies(shape: &Conv2dShape) -> bool {
         && shape.stride == [1, 1]
         && shape.dilation == [1, 1]
         && shape.padding == Padding::all(1)
-        && shape.groups == 1
-        && shape.in_channels.min(shape.out_channels) >= LEAST_CHANNELS
+        && shape.in_channels.min(shape.out_channels) >= LEAST_CHANNELS * shape.groups
         && shape.in_height.min(shape.in_width) >= LEAST_SIZE
         && transformed_shape(&PackedShape::of(shape)).len() * size_of::<f32>() <= MOST_WEIGHTS
 }
 
 /// The packed form of transformed weights, for a packed weight of 3 x 3.
 pub fn transformed_shape(weight: &PackedShape) -> PackedShape {
-    PackedShape { groups: POSITIONS, kernel: [1, 1], ..*weight }
+    PackedShape { groups: POSITIONS * weight.groups, kernel: [1, 1], ..*weight }
 }
 
 /// The tiles of a batch of images.

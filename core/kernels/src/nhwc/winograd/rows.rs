@@ -43,7 +43,7 @@ impl WinogradPlan {
         // As many blocks for every thread, of much the same size.
         let blocks = tiles.count().div_ceil(BLOCK).next_multiple_of(rayon::current_num_threads());
         let block = tiles.count().div_ceil(blocks);
-        let layouts = [weight.inputs, weight.outputs].map(|channels| tile_layout(block, POSITIONS * channels));
+        let layouts = [read, written].map(|image| tile_layout(block, POSITIONS * image.channels));
         let product = RowPlan::product(transformed_shape(&weight), layouts[0], layouts[1]);
         Self { tiles, read, written, product, block, sizes: layouts.map(|l| l.len()) }
     }

@@ -92,44 +92,41 @@ macro_rules! both_ways {
     }};
 }
 
-/// Pixels of an image with its border; what lies beyond is zero.
+/// Pixels of an image with its border, of which the last row and column stand for all that lies beyond: both
+/// are zero.
 struct Block<'a> {
     image: &'a [f32],
-    /// Position of the first pixel, and elements from one row and column to the next.
+    /// Position of the first pixel, and elements from it to the others of its column and row.
     at: usize,
-    steps: [usize; 2],
-    /// Rows and columns before the end of the border.
-    inside: [usize; 2],
+    rows: [usize; INPUTS],
+    columns: [usize; INPUTS],
 }
 
 impl<'a> Block<'a> {
-    /// The pixels from (`row`, `column`) on, which may lie in the border; at most `size` rows and columns
-    /// are read.
+    /// The pixels from (`row`, `column`) on, which may lie in the border.
     #[inline(always)]
-    fn new(image: &'a [f32], layout: Layout, number: usize, [row, column]: [isize; 2], size: usize) -> Self {
+    fn new(image: &'a [f32], layout: Layout, number: usize, [row, column]: [isize; 2]) -> Self {
         let [y, x] = [row, column].map(|i| (i + layout.border as isize) as usize);
-        let inside =
-            [layout.height + 2 * layout.border - y, layout.width + 2 * layout.border - x].map(|left| left.min(size));
-        let steps = [layout.row(), layout.channels];
-        let at = number * layout.image() + y * steps[0] + x * steps[1];
-        let last = at + (inside[0] - 1) * steps[0] + inside[1] * steps[1];
-        assert!(last <= image.len(), "a tile outside of the image");
-        Self { image, at, steps, inside }
+        let [bottom, right] = [layout.height + 2 * layout.border - 1 - y, layout.width + 2 * layout.border - 1 - x];
+        let at = number * layout.image() + y * layout.row() + x * layout.channels;
+        let last = at + bottom.min(INPUTS - 1) * layout.row() + (right.min(INPUTS - 1) + 1) * layout.channels;
+        assert!(layout.border >= 1 && last <= image.len(), "a tile outside of the image");
+        let (mut rows, mut columns) = ([0; INPUTS], [0; INPUTS]);
+        for i in 0..INPUTS {
+            rows[i] = i.min(bottom) * layout.row();
+            columns[i] = i.min(right) * layout.channels;
+        }
+        Self { image, at, rows, columns }
     }
 
     /// `N` pixels of row `row`, a vector of channels from `channel` on.
     #[inline(always)]
     fn row<S: Simd, const N: usize>(&self, simd: S, row: usize, channel: usize, lanes: usize) -> [S::f32s; N] {
-        let zero = simd.splat_f32s(0.0);
-        let mut line = [zero; N];
-        if row < self.inside[0] {
-            let at = self.at + row * self.steps[0] + channel;
-            for (c, value) in line.iter_mut().enumerate() {
-                if c < self.inside[1] {
-                    // SAFETY: the pixel's channels lie inside the image (checked by `new`).
-                    *value = unsafe { load(simd, self.image.as_ptr().add(at + c * self.steps[1]), lanes) };
-                }
-            }
+        let mut line = [simd.splat_f32s(0.0); N];
+        let at = self.at + self.rows[row] + channel;
+        for (value, column) in line.iter_mut().zip(self.columns) {
+            // SAFETY: the pixel's channels lie inside the image (checked by `new`).
+            *value = unsafe { load(simd, self.image.as_ptr().add(at + column), lanes) };
         }
         line
     }
@@ -214,10 +211,10 @@ impl WithSimd for ToTiles<'_> {
         let channels = layout.channels;
         let each = if self.row.is_some() { INPUTS } else { POSITIONS } * channels + GAP;
         // The inputs of an output begin one pixel before it.
-        let (shift, size) = if self.transform == Transform::Input { (1, INPUTS) } else { (0, OUTPUTS) };
+        let shift = if self.transform == Transform::Input { 1 } else { 0 };
         for (i, out) in self.out.chunks_exact_mut(each).enumerate().take(self.count) {
             let (number, row, column) = self.tiles.place(self.first + i);
-            let block = Block::new(image, layout, number, [row, column].map(|i| i as isize - shift), size);
+            let block = Block::new(image, layout, number, [row, column].map(|i| i as isize - shift));
             for channel in (0..channels).step_by(S::F32_LANES) {
                 let lanes = channels - channel;
                 match self.row {

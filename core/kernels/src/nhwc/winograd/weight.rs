@@ -77,14 +77,17 @@ pub fn mirrored(shape: &Conv2dShape, weight: &[f32], exchanged: &mut [f32], out:
 /// Calls `task(tile, first element of the line)` for every piece of every tile's lines.
 fn for_each_piece(shape: &PackedShape, task: impl Fn(usize, usize) + Sync) {
     let pieces = shape.tap().div_ceil(PIECE);
-    (0..shape.tiles() * pieces).into_par_iter().with_min_len(4).for_each(|i| task(i / pieces, i % pieces * PIECE));
+    (0..shape.groups * shape.tiles() * pieces)
+        .into_par_iter()
+        .with_min_len(4)
+        .for_each(|i| task(i / pieces, i % pieces * PIECE));
 }
 
 // Columns of blocks: an index across rows, not of one.
 #[allow(clippy::needless_range_loop)]
 fn spread_all(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool) {
     assert_eq!((weight.len(), out.len()), (shape.len(), transformed_shape(shape).len()));
-    let (line, tiles) = (shape.tap(), shape.tiles());
+    let (line, tiles) = (shape.tap(), shape.groups * shape.tiles());
     let out = Shared::new(out);
     for_each_piece(shape, |tile, first| {
         vectorize(
@@ -118,7 +121,7 @@ fn spread_all(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool
 #[allow(clippy::needless_range_loop)]
 pub fn gradient_of_weight(shape: &PackedShape, transformed: &[f32], out: &mut [f32]) {
     assert_eq!((transformed.len(), out.len()), (transformed_shape(shape).len(), shape.len()));
-    let (line, tiles) = (shape.tap(), shape.tiles());
+    let (line, tiles) = (shape.tap(), shape.groups * shape.tiles());
     let out = Shared::new(out);
     for_each_piece(shape, |tile, first| {
         vectorize(
@@ -167,7 +170,7 @@ pub struct WinogradWeightPlan {
 impl WinogradWeightPlan {
     /// For a convolution that reads `x`, with the gradient `grad` of its output.
     pub fn new(shape: &Conv2dShape, x: Layout, grad: Layout) -> Self {
-        assert!(x.border >= 1, "a border of one pixel is read");
+        assert!(x.border.min(grad.border) >= 1, "a border of one pixel is read");
         let tiles = Tiles::of(grad);
         let each = INPUTS * (x.channels + grad.channels) * size_of::<f32>();
         // Passes of the same size: a short one would cost as much for its weights as the others.
@@ -182,7 +185,7 @@ impl WinogradWeightPlan {
             out_channels: INPUTS * grad.channels,
             kernel: [1, 1],
             padding: Default::default(),
-            groups: INPUTS,
+            groups: INPUTS * shape.groups,
             ..*shape
         };
         let product = WeightPlan::new(&products, v, z);
