@@ -4,7 +4,7 @@ use super::learned::{Packing, Rounding};
 use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::nhwc::{
     depthwise_backward_input, depthwise_backward_weight, depthwise_forward, gradient_of_weight, mirrored, rotate,
-    transformed, transformed_shape, winograd_applies, Buffer, Layout, PackedShape, RowPlan, WeightPlan, WinogradPlan,
+    transformed, transformed_len, winograd_applies, Buffer, Layout, PackedShape, RowPlan, WeightPlan, WinogradPlan,
     WinogradWeightPlan,
 };
 
@@ -67,7 +67,7 @@ impl Rows {
             let backward = |gx| (RowPlan::backward_input(shape, gz, gx), Buffer::zeros(exchanged.len()));
             return Self::Direct { forward: RowPlan::forward(shape, x, z), backward_input: gx.map(backward) };
         }
-        let spread = |shape| Buffer::zeros(transformed_shape(shape).len());
+        let spread = |shape| Buffer::zeros(transformed_len(shape));
         let backward =
             |gx| (WinogradPlan::backward_input(shape, gz, gx), Buffer::zeros(exchanged.len()), spread(&exchanged));
         Self::Winograd {
@@ -103,7 +103,7 @@ impl Gradient {
         if !winograd_applies(shape) {
             return Self::Direct(WeightPlan::new(shape, x, gz));
         }
-        let spread = Buffer::zeros(transformed_shape(&packed).len());
+        let spread = Buffer::zeros(transformed_len(&packed));
         Self::Winograd(WinogradWeightPlan::new(shape, x, gz), spread)
     }
 }

@@ -9,7 +9,7 @@ use crate::grid::Granularity;
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
 use qdrop_kernels::nhwc::stage::{Stage, Step as Grid};
-use qdrop_kernels::nhwc::{transformed, transformed_shape, winograd_applies, Buffer, Layout, RowPlan, WinogradPlan};
+use qdrop_kernels::nhwc::{transformed, transformed_len, winograd_applies, Buffer, Layout, RowPlan, WinogradPlan};
 use std::collections::HashMap;
 
 /// A layer's weight as its convolution reads it.
@@ -36,7 +36,7 @@ impl Weights {
             let packing = Packing::of(&shape);
             let mut value = host_values(&weight, |v| packing.pack(v))?;
             if let (Packing::Tiles(packed), true) = (packing, winograd_applies(&shape)) {
-                let mut spread = Buffer::zeros(transformed_shape(&packed).len());
+                let mut spread = Buffer::zeros(transformed_len(&packed));
                 transformed(&packed, &value, &mut spread);
                 value = spread;
             }

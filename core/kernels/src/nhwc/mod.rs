@@ -25,7 +25,7 @@ pub use rows::{border_of_gradient, rotate, RowPlan};
 pub use transpose::{from_planes, to_planes};
 pub use weight::WeightPlan;
 pub use winograd::{
-    gradient_of_weight, mirrored, transformed, transformed_shape, winograd_applies, WinogradPlan, WinogradWeightPlan,
+    gradient_of_weight, mirrored, transformed, transformed_len, winograd_applies, WinogradPlan, WinogradWeightPlan,
 };
 
 /// Sizes of a batch of images in memory.

@@ -130,7 +130,7 @@ fn check_winograd(s: &Conv2dShape, more: usize) -> Result<(), TestCaseError> {
     packed.pack(&w, &mut weight);
     let bias = noise(s.out_channels, 4);
 
-    let mut u = Buffer::zeros(transformed_shape(&packed).len());
+    let mut u = Buffer::zeros(transformed_len(&packed));
     transformed(&packed, &weight, &mut u);
     let out_layout = layout(s.out_channels, more);
     let mut out = Buffer::zeros(out_layout.len());
@@ -146,14 +146,14 @@ fn check_winograd(s: &Conv2dShape, more: usize) -> Result<(), TestCaseError> {
 
     let exchanged = PackedShape { inputs: packed.outputs, outputs: packed.inputs, ..packed };
     let mut rotated = Buffer::zeros(exchanged.len());
-    let mut u = Buffer::zeros(transformed_shape(&exchanged).len());
+    let mut u = Buffer::zeros(transformed_len(&exchanged));
     mirrored(s, &weight, &mut rotated, &mut u);
     let dx_layout = layout(s.in_channels, more);
     let mut dx = Buffer::zeros(dx_layout.len());
     WinogradPlan::backward_input(s, g_layout, dx_layout).run(&gs, &u, None, &mut dx);
     close("backward input", &planes(&dx, dx_layout), &reference::backward_input(s, &w, &g), 9 * s.out_channels)?;
 
-    let mut du = Buffer::zeros(transformed_shape(&packed).len());
+    let mut du = Buffer::zeros(transformed_len(&packed));
     du.fill(9.0);
     let plan = WinogradWeightPlan::new(s, x_layout, g_layout);
     let want = reference::backward_weight(s, &x, &g);

@@ -46,6 +46,11 @@ const LEAST_SIZE: usize = 3;
 /// Most bytes of transformed weights, four times those of the weights: 512 x 512 channels.
 const MOST_WEIGHTS: usize = 40_000_000;
 
+/// Elements of all transformed weights, for a packed weight of 3 x 3.
+pub fn transformed_len(weight: &PackedShape) -> usize {
+    POSITIONS * weight.groups * weight.tiles() * weight.tap()
+}
+
 /// Whether a convolution has this form and gains by it, whatever the number of images.
 pub fn winograd_applies(shape: &Conv2dShape) -> bool {
     shape.kernel == [3, 3]
@@ -54,11 +59,22 @@ pub fn winograd_applies(shape: &Conv2dShape) -> bool {
         && shape.padding == Padding::all(1)
         && shape.in_channels.min(shape.out_channels) >= LEAST_CHANNELS * shape.groups
         && shape.in_height.min(shape.in_width) >= LEAST_SIZE
-        && transformed_shape(&PackedShape::of(shape)).len() * size_of::<f32>() <= MOST_WEIGHTS
+        && transformed_len(&PackedShape::of(shape)) * size_of::<f32>() <= MOST_WEIGHTS
 }
 
-/// The packed form of transformed weights, for a packed weight of 3 x 3.
-pub fn transformed_shape(weight: &PackedShape) -> PackedShape {
+/// Channels that groups are computed together up to, so that their weights and values stay in the cache.
+const SLICE: usize = 64;
+
+/// The groups that are computed together: a convolution is as many of these side by side as follow each other
+/// in its channels and weights.
+fn slice(weight: &PackedShape) -> PackedShape {
+    let fits =
+        |groups: &usize| weight.groups.is_multiple_of(*groups) && groups * weight.inputs.max(weight.outputs) <= SLICE;
+    PackedShape { groups: (1..=weight.groups).rev().find(fits).unwrap_or(1), ..*weight }
+}
+
+/// The packed form of transformed weights, for a packed weight of 3 x 3 whose groups are computed together.
+fn transformed_shape(weight: &PackedShape) -> PackedShape {
     PackedShape { groups: POSITIONS * weight.groups, kernel: [1, 1], ..*weight }
 }
 

@@ -5,6 +5,7 @@ use super::super::tile::{load, store};
 use super::super::Layout;
 use super::{Tiles, FAR, GAP, INPUTS, NEAR, OUTPUTS, POSITIONS};
 use pulp::{Simd, WithSimd};
+use std::ops::Range;
 
 /// What a step multiplies by a constant: `a * x + b`.
 #[inline(always)]
@@ -196,6 +197,8 @@ pub struct ToTiles<'a> {
     pub row: Option<usize>,
     pub tiles: Tiles,
     pub image: (&'a [f32], Layout),
+    /// The image's channels that are read.
+    pub channels: Range<usize>,
     pub first: usize,
     pub count: usize,
     /// Tile by tile: the positions that are wanted, with their channels, and a gap.
@@ -208,28 +211,35 @@ impl WithSimd for ToTiles<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let (image, layout) = self.image;
-        let channels = layout.channels;
+        let channels = self.channels.len();
+        assert!(self.channels.end <= layout.channels, "channels of the image");
         let each = if self.row.is_some() { INPUTS } else { POSITIONS } * channels + GAP;
         // The inputs of an output begin one pixel before it.
         let shift = if self.transform == Transform::Input { 1 } else { 0 };
         for (i, out) in self.out.chunks_exact_mut(each).enumerate().take(self.count) {
             let (number, row, column) = self.tiles.place(self.first + i);
             let block = Block::new(image, layout, number, [row, column].map(|i| i as isize - shift));
+            assert!(out.len() >= each, "the positions of a tile");
             for channel in (0..channels).step_by(S::F32_LANES) {
                 let lanes = channels - channel;
                 match self.row {
                     Some(row) => {
-                        let values = one_row(simd, self.transform, &block, row, channel, lanes);
+                        let values = one_row(simd, self.transform, &block, row, self.channels.start + channel, lanes);
                         write(simd, out, channels, channel, &values);
                     }
                     None => {
-                        both_ways!(simd, input, |r| block.row::<S, INPUTS>(simd, r, channel, lanes), |c, column| {
-                            for (r, value) in column.iter().enumerate() {
-                                let place = (r * INPUTS + c) * channels + channel;
-                                // SAFETY: the tile has these positions (checked above), each with `lanes` channels.
-                                unsafe { store(simd, out.as_mut_ptr().add(place), lanes, *value) };
+                        both_ways!(
+                            simd,
+                            input,
+                            |r| block.row::<S, INPUTS>(simd, r, self.channels.start + channel, lanes),
+                            |c, column| {
+                                for (r, value) in column.iter().enumerate() {
+                                    let place = (r * INPUTS + c) * channels + channel;
+                                    // SAFETY: the tile has these positions (checked above), each with `lanes` channels.
+                                    unsafe { store(simd, out.as_mut_ptr().add(place), lanes, *value) };
+                                }
                             }
-                        });
+                        );
                     }
                 }
             }
@@ -246,6 +256,8 @@ pub struct FromTiles<'a> {
     /// One value for each channel.
     pub bias: Option<&'a [f32]>,
     pub layout: Layout,
+    /// The channels that are written.
+    pub channels: Range<usize>,
     pub out: Shared<'a>,
 }
 
@@ -254,8 +266,9 @@ impl WithSimd for FromTiles<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let channels = self.layout.channels;
-        assert!(self.bias.is_none_or(|b| b.len() >= channels));
+        let channels = self.channels.len();
+        assert!(self.channels.end <= self.layout.channels, "channels of the image");
+        assert!(self.bias.is_none_or(|b| b.len() >= self.channels.end), "a bias for each channel");
         let tiles = self.values.chunks_exact(POSITIONS * channels + GAP);
         for (i, tile) in tiles.enumerate().take(self.count) {
             let (number, row, column) = self.tiles.place(self.first + i);
@@ -263,11 +276,12 @@ impl WithSimd for FromTiles<'_> {
                 let lanes = channels - channel;
                 let bias = match self.bias {
                     // SAFETY: there is a value for each channel (checked above).
-                    Some(bias) => unsafe { load(simd, bias.as_ptr().add(channel), lanes) },
+                    Some(bias) => unsafe { load(simd, bias.as_ptr().add(self.channels.start + channel), lanes) },
                     None => simd.splat_f32s(0.0),
                 };
                 let inside = [self.layout.height - row, self.layout.width - column];
-                let at = self.layout.offset(number, row) + column * channels + channel;
+                let pixel = self.layout.channels;
+                let at = self.layout.offset(number, row) + column * pixel + self.channels.start + channel;
                 both_ways!(
                     simd,
                     output,
@@ -283,7 +297,7 @@ impl WithSimd for FromTiles<'_> {
                     |c, column| {
                         for (r, value) in column.iter().enumerate() {
                             if r < inside[0] && c < inside[1] {
-                                let at = at + r * self.layout.row() + c * channels;
+                                let at = at + r * self.layout.row() + c * pixel;
                                 // SAFETY: tiles have outputs of their own, and one task writes a tile.
                                 let out = unsafe { self.out.part(at, lanes.min(S::F32_LANES)) };
                                 // SAFETY: `out` has these lanes.

@@ -3,7 +3,7 @@
 use super::super::shared::Shared;
 use super::super::{rotate, Layout, PackedShape, WeightPlan};
 use super::transform::{ToTiles, Transform};
-use super::{scratch, tile_layout, transformed_shape, Tiles, FAR, INPUTS, NEAR};
+use super::{scratch, slice, tile_layout, transformed_len, Tiles, FAR, INPUTS, NEAR};
 use crate::conv::Conv2dShape;
 use crate::simd::vectorize;
 use pulp::Arch;
@@ -61,7 +61,8 @@ fn lane(values: &[f32]) -> Lane {
     lane
 }
 
-/// `G w G^T` of packed weights of 3 x 3, packed as [`transformed_shape`] says.
+/// `G w G^T` of packed weights of 3 x 3: of the groups that are computed together by position, group, tile and
+/// place in a tap, and so one slice of groups after the other.
 pub fn transformed(shape: &PackedShape, weight: &[f32], out: &mut [f32]) {
     spread_all(shape, weight, out, false);
 }
@@ -83,10 +84,16 @@ fn for_each_piece(shape: &PackedShape, task: impl Fn(usize, usize) + Sync) {
         .for_each(|i| task(i / pieces, i % pieces * PIECE));
 }
 
+fn spread_all(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool) {
+    assert_eq!((weight.len(), out.len()), (shape.len(), transformed_len(shape)));
+    let slice = slice(shape);
+    let slices = weight.par_chunks(slice.len()).zip(out.par_chunks_mut(transformed_len(&slice)));
+    slices.for_each(|(weight, out)| spread_slice(&slice, weight, out, mirror));
+}
+
 // Columns of blocks: an index across rows, not of one.
 #[allow(clippy::needless_range_loop)]
-fn spread_all(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool) {
-    assert_eq!((weight.len(), out.len()), (shape.len(), transformed_shape(shape).len()));
+fn spread_slice(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool) {
     let (line, tiles) = (shape.tap(), shape.groups * shape.tiles());
     let out = Shared::new(out);
     for_each_piece(shape, |tile, first| {
@@ -118,9 +125,15 @@ fn spread_all(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool
 }
 
 /// `G^T dU G`: the gradient of packed weights, from that of the transformed ones.
-#[allow(clippy::needless_range_loop)]
 pub fn gradient_of_weight(shape: &PackedShape, transformed: &[f32], out: &mut [f32]) {
-    assert_eq!((transformed.len(), out.len()), (transformed_shape(shape).len(), shape.len()));
+    assert_eq!((transformed.len(), out.len()), (transformed_len(shape), shape.len()));
+    let slice = slice(shape);
+    let slices = transformed.par_chunks(transformed_len(&slice)).zip(out.par_chunks_mut(slice.len()));
+    slices.for_each(|(transformed, out)| gradient_of_slice(&slice, transformed, out));
+}
+
+#[allow(clippy::needless_range_loop)]
+fn gradient_of_slice(shape: &PackedShape, transformed: &[f32], out: &mut [f32]) {
     let (line, tiles) = (shape.tap(), shape.groups * shape.tiles());
     let out = Shared::new(out);
     for_each_piece(shape, |tile, first| {
@@ -156,7 +169,9 @@ pub fn gradient_of_weight(shape: &PackedShape, transformed: &[f32], out: &mut [f
 /// How the gradient of transformed weights is computed for given layouts.
 #[derive(Debug, Clone)]
 pub struct WinogradWeightPlan {
-    shape: PackedShape,
+    /// What is computed together, and how often it stands in the channels.
+    slice: PackedShape,
+    slices: usize,
     tiles: Tiles,
     x: Layout,
     grad: Layout,
@@ -172,55 +187,69 @@ impl WinogradWeightPlan {
     pub fn new(shape: &Conv2dShape, x: Layout, grad: Layout) -> Self {
         assert!(x.border.min(grad.border) >= 1, "a border of one pixel is read");
         let tiles = Tiles::of(grad);
-        let each = INPUTS * (x.channels + grad.channels) * size_of::<f32>();
+        let slice = slice(&PackedShape::of(shape));
+        let channels = [slice.inputs, slice.outputs].map(|channels| slice.groups * channels);
+        let each = INPUTS * (channels[0] + channels[1]) * size_of::<f32>();
         // Passes of the same size: a short one would cost as much for its weights as the others.
         let passes = (tiles.count() / (RESIDENT / each).max(LEAST_TILES)).max(1);
         let pass = tiles.count().div_ceil(passes);
-        let [v, z] = [x.channels, grad.channels].map(|channels| tile_layout(pass, INPUTS * channels));
+        let [v, z] = channels.map(|channels| tile_layout(pass, INPUTS * channels));
         let products = Conv2dShape {
             batch: 1,
-            in_channels: INPUTS * x.channels,
+            in_channels: INPUTS * channels[0],
             in_height: 1,
             in_width: pass,
-            out_channels: INPUTS * grad.channels,
+            out_channels: INPUTS * channels[1],
             kernel: [1, 1],
             padding: Default::default(),
-            groups: INPUTS * shape.groups,
+            groups: INPUTS * slice.groups,
             ..*shape
         };
         let product = WeightPlan::new(&products, v, z);
-        Self { shape: PackedShape::of(shape), tiles, x, grad, product, pass, sizes: [v.len(), z.len()] }
+        let slices = shape.groups / slice.groups;
+        Self { slice, slices, tiles, x, grad, product, pass, sizes: [v.len(), z.len()] }
     }
 
     /// Adds the gradient of the transformed weights to `out`, or replaces it where `replace` is set.
     pub fn run(&self, x: &[f32], grad: &[f32], out: &mut [f32], replace: bool) {
         assert!(x.len() >= self.x.len() && grad.len() >= self.grad.len(), "images");
-        assert_eq!(out.len(), transformed_shape(&self.shape).len(), "weights");
+        assert_eq!(out.len(), self.slices * transformed_len(&self.slice), "weights");
         // A row of positions depends on no other. Threads whose number does not divide theirs share the output
         // channels of a row, and transform what they read each for itself.
-        let (tiles, threads) = (self.shape.tiles(), rayon::current_num_threads());
-        let parts = (1..tiles).find(|parts| (parts * INPUTS).is_multiple_of(threads)).unwrap_or(tiles);
-        out.par_chunks_mut(out.len() / INPUTS).enumerate().for_each(|(row, out)| {
+        let (tiles, rows, threads) = (self.slice.tiles(), self.slices * INPUTS, rayon::current_num_threads());
+        let parts = (1..tiles).find(|parts| (parts * rows).is_multiple_of(threads)).unwrap_or(tiles);
+        out.par_chunks_mut(out.len() / rows).enumerate().for_each(|(row, out)| {
             let out = Shared::new(out);
             (0..parts).into_par_iter().for_each(|part| {
                 let own = part * tiles / parts..(part + 1) * tiles / parts;
-                self.row(row, own, (x, grad), out, replace);
+                self.row([row / INPUTS, row % INPUTS], own, (x, grad), out, replace);
             });
         });
     }
 
-    /// One row of positions of some tiles of output channels.
-    fn row(&self, row: usize, own: Range<usize>, (x, grad): (&[f32], &[f32]), out: Shared<'_>, replace: bool) {
+    /// One row of positions of some tiles of output channels of a slice.
+    fn row(
+        &self,
+        [slice, row]: [usize; 2],
+        own: Range<usize>,
+        (x, grad): (&[f32], &[f32]),
+        out: Shared<'_>,
+        replace: bool,
+    ) {
         let (tiles, row) = (self.tiles, Some(row));
+        let channels = |each: usize| slice * self.slice.groups * each..(slice + 1) * self.slice.groups * each;
         for first in (0..tiles.count()).step_by(self.pass) {
             let count = self.pass.min(tiles.count() - first);
             scratch(self.sizes, |[inputs, gradients]| {
-                let both = [(Transform::Input, (x, self.x)), (Transform::Gradient, (grad, self.grad))];
-                for ((transform, image), out) in both.into_iter().zip([&mut *inputs, &mut *gradients]) {
+                for (transform, image, each, out) in [
+                    (Transform::Input, (x, self.x), self.slice.inputs, &mut *inputs),
+                    (Transform::Gradient, (grad, self.grad), self.slice.outputs, &mut *gradients),
+                ] {
                     // Beyond the last tile, zeros add nothing.
                     let beyond = count * out.len() / self.pass;
                     out[beyond..].fill(0.0);
-                    Arch::new().dispatch(ToTiles { transform, row, tiles, image, first, count, out });
+                    let channels = channels(each);
+                    Arch::new().dispatch(ToTiles { transform, row, tiles, image, channels, first, count, out });
                 }
                 self.product.run_alone(inputs, gradients, out, own.clone(), replace && first == 0);
             });
