@@ -129,15 +129,17 @@ fn check_winograd(s: &Conv2dShape, more: usize) -> Result<(), TestCaseError> {
     let mut weight = Buffer::zeros(packed.len());
     packed.pack(&w, &mut weight);
     let bias = noise(s.out_channels, 4);
+    let mut lanes = vec![0.0; packed.lanes()];
+    packed.pack_lanes(&bias, &mut lanes);
 
     let mut u = Buffer::zeros(transformed_len(&packed));
     transformed(&packed, &weight, &mut u);
     let out_layout = layout(s.out_channels, more);
     let mut out = Buffer::zeros(out_layout.len());
     let plan = WinogradPlan::forward(s, x_layout, out_layout);
-    plan.run(&xs, &u, Some(&bias), &mut out);
+    plan.run(&xs, &u, Some(&lanes), &mut out);
     let once = out.clone();
-    plan.run(&xs, &u, Some(&bias), &mut out);
+    plan.run(&xs, &u, Some(&lanes), &mut out);
     prop_assert_eq!(&once[..], &out[..]);
     let mut want = reference::forward(s, &x, &w);
     let plane = s.out_height() * s.out_width();

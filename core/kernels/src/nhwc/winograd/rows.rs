@@ -3,7 +3,7 @@
 use super::super::shared::Shared;
 use super::super::{Layout, PackedShape, RowPlan};
 use super::transform::{FromTiles, ToTiles, Transform};
-use super::{scratch, slice, tile_layout, transformed_len, transformed_shape, Tiles, POSITIONS};
+use super::{scratch, slice, tile_layout, transformed_len, transformed_shape, Tiles, POSITIONS, SLICE};
 use crate::conv::Conv2dShape;
 use pulp::Arch;
 use rayon::prelude::*;
@@ -57,7 +57,7 @@ impl WinogradPlan {
         Self { slice, slices, tiles, read, written, product, block, sizes: layouts.map(|l| l.len()) }
     }
 
-    /// Computes all images. `bias` has one value for each channel that is written.
+    /// Computes all images. `bias` has one value for each [lane](PackedShape::lanes) of the weights.
     pub fn run(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
         assert!(x.len() >= self.read.len() && out.len() >= self.written.len(), "images");
         assert!(weight.len() >= self.slices * transformed_len(&self.slice), "weights");
@@ -70,6 +70,8 @@ impl WinogradPlan {
             let weight = &weight[slice * transformed_len(&self.slice)..][..transformed_len(&self.slice)];
             let channels = |each: usize| slice * self.slice.groups * each..(slice + 1) * self.slice.groups * each;
             let (inputs, outputs) = (channels(self.slice.inputs), channels(self.slice.outputs));
+            let mut dense = [0.0; SLICE];
+            let bias = bias.map(|lanes| self.bias(&lanes[slice * self.slice.lanes()..], &mut dense));
             scratch(self.sizes, |[before, after]| {
                 let arch = Arch::new();
                 let transform = Transform::Input;
@@ -89,5 +91,16 @@ impl WinogradPlan {
                 arch.dispatch(FromTiles { tiles, first, count, values: after, bias, layout, channels: outputs, out });
             });
         });
+    }
+
+    /// The bias of a slice by channel, from that of its lanes: groups may leave lanes unused.
+    fn bias<'a>(&self, lanes: &'a [f32], dense: &'a mut [f32; SLICE]) -> &'a [f32] {
+        if self.slice.groups == 1 {
+            return lanes;
+        }
+        for (channel, value) in dense.iter_mut().enumerate().take(self.slice.groups * self.slice.outputs) {
+            *value = lanes[self.slice.lane(channel)];
+        }
+        dense
     }
 }

@@ -253,7 +253,7 @@ pub struct FromTiles<'a> {
     pub first: usize,
     pub count: usize,
     pub values: &'a [f32],
-    /// One value for each channel.
+    /// One value for each channel that is written.
     pub bias: Option<&'a [f32]>,
     pub layout: Layout,
     /// The channels that are written.
@@ -268,7 +268,7 @@ impl WithSimd for FromTiles<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let channels = self.channels.len();
         assert!(self.channels.end <= self.layout.channels, "channels of the image");
-        assert!(self.bias.is_none_or(|b| b.len() >= self.channels.end), "a bias for each channel");
+        assert!(self.bias.is_none_or(|b| b.len() >= channels), "a bias for each channel");
         let tiles = self.values.chunks_exact(POSITIONS * channels + GAP);
         for (i, tile) in tiles.enumerate().take(self.count) {
             let (number, row, column) = self.tiles.place(self.first + i);
@@ -276,7 +276,7 @@ impl WithSimd for FromTiles<'_> {
                 let lanes = channels - channel;
                 let bias = match self.bias {
                     // SAFETY: there is a value for each channel (checked above).
-                    Some(bias) => unsafe { load(simd, bias.as_ptr().add(self.channels.start + channel), lanes) },
+                    Some(bias) => unsafe { load(simd, bias.as_ptr().add(channel), lanes) },
                     None => simd.splat_f32s(0.0),
                 };
                 let inside = [self.layout.height - row, self.layout.width - column];
