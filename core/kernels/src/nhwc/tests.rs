@@ -222,6 +222,41 @@ fn winograd_is_for_three_by_three() {
     check_winograd(&wide, 0).unwrap();
 }
 
+/// The points of the transforms are chosen for small errors.
+#[test]
+fn winograd_rounds_little_worse_than_the_direct_form() {
+    let s = Conv2dShape {
+        batch: 2,
+        in_channels: 128,
+        in_height: 14,
+        in_width: 14,
+        out_channels: 32,
+        kernel: [3, 3],
+        stride: [1, 1],
+        dilation: [1, 1],
+        groups: 1,
+        padding: Padding::all(1),
+    };
+    // As after an activation function.
+    let x: Vec<f32> = noise(s.input_len(), 1).iter().map(|v| v.max(0.0)).collect();
+    let w = noise(s.weight_len(), 2);
+    let layout = |channels| Layout { batch: 2, height: 14, width: 14, channels, border: 1 };
+    let (read, written) = (layout(s.in_channels), layout(s.out_channels));
+    let (xs, packed) = (images(&x, read), PackedShape::of(&s));
+    let (mut weight, mut u) = (Buffer::zeros(packed.len()), Buffer::zeros(transformed_len(&packed)));
+    packed.pack(&w, &mut weight);
+    transformed(&packed, &weight, &mut u);
+    let want = reference::forward(&s, &x, &w);
+    let error = |out: &[f32]| {
+        planes(out, written).iter().zip(&want).map(|(v, w)| (f64::from(*v) - w).powi(2)).sum::<f64>().sqrt()
+    };
+    let [mut direct, mut winograd] = [written, written].map(|l| Buffer::zeros(l.len()));
+    RowPlan::forward(&s, read, written).run(&xs, &weight, None, &mut direct);
+    WinogradPlan::forward(&s, read, written).run(&xs, &u, None, &mut winograd);
+    let (direct, winograd) = (error(&direct), error(&winograd));
+    assert!(winograd < 3.0 * direct, "{winograd} against {direct}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]

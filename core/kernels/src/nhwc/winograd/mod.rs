@@ -8,10 +8,10 @@
 //! `V * Z` with `Z = A grad A^T` (the transposed maps), summed over tiles; that of the weight is
 //! `G^T dU G`. The gradient of the input is the convolution of `grad` with the mirrored weight.
 //!
-//! The maps evaluate polynomials at 0, 1/sqrt 2, -1/sqrt 2, sqrt 2, -sqrt 2 and infinity (Toom and Cook's
-//! construction, as in Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for
-//! Deep Neural Networks", ACM TOMS 2020, section 2). With these points the error of a sum is about twice that of the direct
-//! form; with the usual 0, 1, -1, 2, -2 it would be four times as large.
+//! The maps evaluate polynomials at 0, 1/sqrt 2, -1/sqrt 2, sqrt 2, -sqrt 2 and infinity (the construction of
+//! Toom and Cook, as in Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for
+//! Deep Neural Networks", ACM TOMS 46(4), 2020). With these points sums are off by about twice as much as in the
+//! direct form; with the usual 0, 1, -1, 2, -2 it would be more than four times.
 //!
 //! The products are those of a convolution of 1 x 1 with 36 groups, whose pixels are tiles: the plans of
 //! direct convolutions compute them.
@@ -26,6 +26,7 @@ pub use weight::{gradient_of_weight, mirrored, transformed, WinogradWeightPlan};
 use super::{Buffer, Layout, PackedShape};
 use crate::conv::{Conv2dShape, Padding};
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Outputs of a tile in each direction.
 const OUTPUTS: usize = 4;
@@ -39,7 +40,7 @@ const FAR: f32 = std::f32::consts::SQRT_2;
 /// Elements between the values of a tile and those of the next, beyond the values: tiles whose distance is
 /// a power of two would share few lines of the first-level cache.
 const GAP: usize = 16;
-/// Channels from which on the products outweigh the transforms.
+/// Channels of a group from which on the products outweigh the transforms.
 const LEAST_CHANNELS: usize = 16;
 /// Rows and columns from which on: the direct form leaves out products with the border.
 const LEAST_SIZE: usize = 3;
@@ -62,18 +63,46 @@ pub fn winograd_applies(shape: &Conv2dShape) -> bool {
         && transformed_len(&PackedShape::of(shape)) * size_of::<f32>() <= MOST_WEIGHTS
 }
 
-/// Channels that groups are computed together up to, so that their weights and values stay in the cache.
-const SLICE: usize = 64;
-
-/// The groups that are computed together: a convolution is as many of these side by side as follow each other
-/// in its channels and weights.
-fn slice(weight: &PackedShape) -> PackedShape {
-    let fits =
-        |groups: &usize| weight.groups.is_multiple_of(*groups) && groups * weight.inputs.max(weight.outputs) <= SLICE;
-    PackedShape { groups: (1..=weight.groups).rev().find(fits).unwrap_or(1), ..*weight }
+/// The groups of a convolution that are computed together, so that their weights and values stay in the cache.
+/// They lie side by side in its channels and one after the other in its weights.
+#[derive(Debug, Clone, Copy)]
+struct Slices {
+    /// The weights of one.
+    each: PackedShape,
+    count: usize,
 }
 
-/// The packed form of transformed weights, for a packed weight of 3 x 3 whose groups are computed together.
+impl Slices {
+    /// Channels of several groups at most.
+    const CHANNELS: usize = 64;
+
+    fn of(weight: &PackedShape) -> Self {
+        let fits = |groups: &usize| {
+            weight.groups.is_multiple_of(*groups) && groups * weight.inputs.max(weight.outputs) <= Self::CHANNELS
+        };
+        let groups = (1..=weight.groups).rev().find(fits).unwrap_or(1);
+        Self { each: PackedShape { groups, ..*weight }, count: weight.groups / groups }
+    }
+
+    /// Elements of the transformed weights of one.
+    fn transformed_len(&self) -> usize {
+        transformed_len(&self.each)
+    }
+
+    /// The input channels of slice `slice`.
+    fn inputs(&self, slice: usize) -> Range<usize> {
+        let channels = self.each.groups * self.each.inputs;
+        slice * channels..(slice + 1) * channels
+    }
+
+    /// The output channels of slice `slice`.
+    fn outputs(&self, slice: usize) -> Range<usize> {
+        let channels = self.each.groups * self.each.outputs;
+        slice * channels..(slice + 1) * channels
+    }
+}
+
+/// The packed form of the transformed weights of one slice.
 fn transformed_shape(weight: &PackedShape) -> PackedShape {
     PackedShape { groups: POSITIONS * weight.groups, kernel: [1, 1], ..*weight }
 }

@@ -3,7 +3,7 @@
 use super::super::shared::Shared;
 use super::super::{rotate, Layout, PackedShape, WeightPlan};
 use super::transform::{ToTiles, Transform};
-use super::{scratch, slice, tile_layout, transformed_len, Tiles, FAR, INPUTS, NEAR};
+use super::{scratch, tile_layout, transformed_len, Slices, Tiles, FAR, INPUTS, NEAR};
 use crate::conv::Conv2dShape;
 use crate::simd::vectorize;
 use pulp::Arch;
@@ -86,9 +86,9 @@ fn for_each_piece(shape: &PackedShape, task: impl Fn(usize, usize) + Sync) {
 
 fn spread_all(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool) {
     assert_eq!((weight.len(), out.len()), (shape.len(), transformed_len(shape)));
-    let slice = slice(shape);
-    let slices = weight.par_chunks(slice.len()).zip(out.par_chunks_mut(transformed_len(&slice)));
-    slices.for_each(|(weight, out)| spread_slice(&slice, weight, out, mirror));
+    let slices = Slices::of(shape);
+    let all = weight.par_chunks(slices.each.len()).zip(out.par_chunks_mut(slices.transformed_len()));
+    all.for_each(|(weight, out)| spread_slice(&slices.each, weight, out, mirror));
 }
 
 // Columns of blocks: an index across rows, not of one.
@@ -127,9 +127,9 @@ fn spread_slice(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bo
 /// `G^T dU G`: the gradient of packed weights, from that of the transformed ones.
 pub fn gradient_of_weight(shape: &PackedShape, transformed: &[f32], out: &mut [f32]) {
     assert_eq!((transformed.len(), out.len()), (transformed_len(shape), shape.len()));
-    let slice = slice(shape);
-    let slices = transformed.par_chunks(transformed_len(&slice)).zip(out.par_chunks_mut(slice.len()));
-    slices.for_each(|(transformed, out)| gradient_of_slice(&slice, transformed, out));
+    let slices = Slices::of(shape);
+    let all = transformed.par_chunks(slices.transformed_len()).zip(out.par_chunks_mut(slices.each.len()));
+    all.for_each(|(transformed, out)| gradient_of_slice(&slices.each, transformed, out));
 }
 
 #[allow(clippy::needless_range_loop)]
@@ -169,9 +169,7 @@ fn gradient_of_slice(shape: &PackedShape, transformed: &[f32], out: &mut [f32]) 
 /// How the gradient of transformed weights is computed for given layouts.
 #[derive(Debug, Clone)]
 pub struct WinogradWeightPlan {
-    /// What is computed together, and how often it stands in the channels.
-    slice: PackedShape,
-    slices: usize,
+    slices: Slices,
     tiles: Tiles,
     x: Layout,
     grad: Layout,
@@ -187,8 +185,8 @@ impl WinogradWeightPlan {
     pub fn new(shape: &Conv2dShape, x: Layout, grad: Layout) -> Self {
         assert!(x.border.min(grad.border) >= 1, "a border of one pixel is read");
         let tiles = Tiles::of(grad);
-        let slice = slice(&PackedShape::of(shape));
-        let channels = [slice.inputs, slice.outputs].map(|channels| slice.groups * channels);
+        let slices = Slices::of(&PackedShape::of(shape));
+        let channels = [slices.inputs(0).len(), slices.outputs(0).len()];
         let each = INPUTS * (channels[0] + channels[1]) * size_of::<f32>();
         // Passes of the same size: a short one would cost as much for its weights as the others.
         let passes = (tiles.count() / (RESIDENT / each).max(LEAST_TILES)).max(1);
@@ -202,21 +200,21 @@ impl WinogradWeightPlan {
             out_channels: INPUTS * channels[1],
             kernel: [1, 1],
             padding: Default::default(),
-            groups: INPUTS * slice.groups,
+            groups: INPUTS * slices.each.groups,
             ..*shape
         };
         let product = WeightPlan::new(&products, v, z);
-        let slices = shape.groups / slice.groups;
-        Self { slice, slices, tiles, x, grad, product, pass, sizes: [v.len(), z.len()] }
+        Self { slices, tiles, x, grad, product, pass, sizes: [v.len(), z.len()] }
     }
 
     /// Adds the gradient of the transformed weights to `out`, or replaces it where `replace` is set.
     pub fn run(&self, x: &[f32], grad: &[f32], out: &mut [f32], replace: bool) {
         assert!(x.len() >= self.x.len() && grad.len() >= self.grad.len(), "images");
-        assert_eq!(out.len(), self.slices * transformed_len(&self.slice), "weights");
+        assert_eq!(out.len(), self.slices.count * self.slices.transformed_len(), "weights");
         // A row of positions depends on no other. Threads whose number does not divide theirs share the output
         // channels of a row, and transform what they read each for itself.
-        let (tiles, rows, threads) = (self.slice.tiles(), self.slices * INPUTS, rayon::current_num_threads());
+        let (tiles, rows, threads) =
+            (self.slices.each.tiles(), self.slices.count * INPUTS, rayon::current_num_threads());
         let parts = (1..tiles).find(|parts| (parts * rows).is_multiple_of(threads)).unwrap_or(tiles);
         out.par_chunks_mut(out.len() / rows).enumerate().for_each(|(row, out)| {
             let out = Shared::new(out);
@@ -237,18 +235,16 @@ impl WinogradWeightPlan {
         replace: bool,
     ) {
         let (tiles, row) = (self.tiles, Some(row));
-        let channels = |each: usize| slice * self.slice.groups * each..(slice + 1) * self.slice.groups * each;
         for first in (0..tiles.count()).step_by(self.pass) {
             let count = self.pass.min(tiles.count() - first);
             scratch(self.sizes, |[inputs, gradients]| {
-                for (transform, image, each, out) in [
-                    (Transform::Input, (x, self.x), self.slice.inputs, &mut *inputs),
-                    (Transform::Gradient, (grad, self.grad), self.slice.outputs, &mut *gradients),
+                for (transform, image, channels, out) in [
+                    (Transform::Input, (x, self.x), self.slices.inputs(slice), &mut *inputs),
+                    (Transform::Gradient, (grad, self.grad), self.slices.outputs(slice), &mut *gradients),
                 ] {
                     // Beyond the last tile, zeros add nothing.
                     let beyond = count * out.len() / self.pass;
                     out[beyond..].fill(0.0);
-                    let channels = channels(each);
                     Arch::new().dispatch(ToTiles { transform, row, tiles, image, channels, first, count, out });
                 }
                 self.product.run_alone(inputs, gradients, out, own.clone(), replace && first == 0);
