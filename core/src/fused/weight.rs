@@ -16,19 +16,19 @@ pub struct Weight {
     value: Buffer,
     grad: Buffer,
     bias: Option<Buffer>,
-    rows: Rows,
-    /// None where nothing is learned.
-    gradient: Option<Gradient>,
+    form: Form,
 }
 
-/// The convolution and the gradient of its input.
+/// How a convolution is computed. The gradient of the weight has a plan where something is learned, that of
+/// the input where it is needed.
 #[allow(clippy::large_enum_variant, reason = "one for each layer")]
-enum Rows {
+enum Form {
     Depthwise,
     Direct {
         forward: RowPlan,
-        /// With the weights that it reads, where the gradient of the input is needed.
+        /// With the weights that it reads.
         backward_input: Option<(RowPlan, Buffer)>,
+        backward_weight: Option<WeightPlan>,
     },
     Winograd {
         forward: WinogradPlan,
@@ -36,16 +36,9 @@ enum Rows {
         value: Buffer,
         /// With its weights, and room for what they are made from.
         backward_input: Option<(WinogradPlan, Buffer, Buffer)>,
+        /// With the gradient of the transformed weight.
+        backward_weight: Option<(WinogradWeightPlan, Buffer)>,
     },
-}
-
-/// The gradient of the weight.
-#[allow(clippy::large_enum_variant, reason = "one for each layer")]
-enum Gradient {
-    Depthwise,
-    Direct(WeightPlan),
-    /// With the gradient of the transformed weight.
-    Winograd(WinogradWeightPlan, Buffer),
 }
 
 /// Layouts of a convolution: what it reads and writes, and the gradients of both.
@@ -58,14 +51,18 @@ pub struct Layouts {
     pub gx: Option<Layout>,
 }
 
-impl Rows {
-    fn new(shape: &Conv2dShape, layouts: Layouts) -> Self {
+impl Form {
+    fn new(shape: &Conv2dShape, layouts: Layouts, learns: bool) -> Self {
         let Packing::Tiles(packed) = Packing::of(shape) else { return Self::Depthwise };
         let Layouts { x, z, gz, gx } = layouts;
         let exchanged = PackedShape { inputs: packed.outputs, outputs: packed.inputs, ..packed };
         if !winograd_applies(shape) {
             let backward = |gx| (RowPlan::backward_input(shape, gz, gx), Buffer::zeros(exchanged.len()));
-            return Self::Direct { forward: RowPlan::forward(shape, x, z), backward_input: gx.map(backward) };
+            return Self::Direct {
+                forward: RowPlan::forward(shape, x, z),
+                backward_input: gx.map(backward),
+                backward_weight: learns.then(|| WeightPlan::new(shape, x, gz)),
+            };
         }
         let spread = |shape| Buffer::zeros(transformed_len(shape));
         let backward =
@@ -74,6 +71,7 @@ impl Rows {
             forward: WinogradPlan::forward(shape, x, z),
             value: spread(&packed),
             backward_input: gx.map(backward),
+            backward_weight: learns.then(|| (WinogradWeightPlan::new(shape, x, gz), spread(&packed))),
         }
     }
 
@@ -96,18 +94,6 @@ impl Rows {
     }
 }
 
-impl Gradient {
-    fn new(shape: &Conv2dShape, layouts: Layouts) -> Self {
-        let Packing::Tiles(packed) = Packing::of(shape) else { return Self::Depthwise };
-        let Layouts { x, gz, .. } = layouts;
-        if !winograd_applies(shape) {
-            return Self::Direct(WeightPlan::new(shape, x, gz));
-        }
-        let spread = Buffer::zeros(transformed_len(&packed));
-        Self::Winograd(WinogradWeightPlan::new(shape, x, gz), spread)
-    }
-}
-
 impl Weight {
     /// A weight for images of these layouts; `value` is what it is where nothing is learned.
     pub fn new(
@@ -118,54 +104,56 @@ impl Weight {
         rounding: Option<Rounding>,
     ) -> Self {
         let packing = Packing::of(&shape);
-        let mut rows = Rows::new(&shape, layouts);
-        let gradient = rounding.is_some().then(|| Gradient::new(&shape, layouts));
+        let mut form = Form::new(&shape, layouts, rounding.is_some());
         let value = packing.pack(value);
-        rows.prepare(&shape, &value);
+        form.prepare(&shape, &value);
         let grad = Buffer::zeros(if rounding.is_some() { packing.len() } else { 0 });
-        Self { value, grad, bias: bias.map(|b| packing.pack_lanes(b)), shape, rounding, rows, gradient }
+        Self { value, grad, bias: bias.map(|b| packing.pack_lanes(b)), shape, rounding, form }
     }
 
     /// Computes the weight of this step.
     pub fn prepare(&mut self) {
         if let Some(rounding) = &self.rounding {
             rounding.soft_weight(&mut self.value);
-            self.rows.prepare(&self.shape, &self.value);
+            self.form.prepare(&self.shape, &self.value);
         }
     }
 
     pub fn forward(&self, x: (&[f32], Layout), z: (&mut [f32], Layout)) {
         let bias = self.bias.as_deref();
-        match &self.rows {
-            Rows::Depthwise => depthwise_forward(&self.shape, x, &self.value, bias, z),
-            Rows::Direct { forward, .. } => forward.run(x.0, &self.value, bias, z.0),
-            Rows::Winograd { forward, value, .. } => forward.run(x.0, value, bias, z.0),
+        match &self.form {
+            Form::Depthwise => depthwise_forward(&self.shape, x, &self.value, bias, z),
+            Form::Direct { forward, .. } => forward.run(x.0, &self.value, bias, z.0),
+            Form::Winograd { forward, value, .. } => forward.run(x.0, value, bias, z.0),
         }
     }
 
     pub fn backward_input(&self, gz: (&[f32], Layout), gx: (&mut [f32], Layout)) {
-        match &self.rows {
-            Rows::Depthwise => depthwise_backward_input(&self.shape, gz, &self.value, gx),
-            Rows::Direct { backward_input: Some((plan, rotated)), .. } => plan.run(gz.0, rotated, None, gx.0),
-            Rows::Winograd { backward_input: Some((plan, _, spread)), .. } => plan.run(gz.0, spread, None, gx.0),
+        match &self.form {
+            Form::Depthwise => depthwise_backward_input(&self.shape, gz, &self.value, gx),
+            Form::Direct { backward_input: Some((plan, rotated)), .. } => plan.run(gz.0, rotated, None, gx.0),
+            Form::Winograd { backward_input: Some((plan, _, spread)), .. } => plan.run(gz.0, spread, None, gx.0),
             _ => {}
         }
     }
 
     /// Adds to the weight's gradient, or replaces it.
     pub fn backward_weight(&mut self, x: (&[f32], Layout), gz: (&[f32], Layout), replace: bool) {
-        match &mut self.gradient {
-            None => {}
-            Some(Gradient::Depthwise) => depthwise_backward_weight(&self.shape, x, gz, &mut self.grad, replace),
-            Some(Gradient::Direct(plan)) => plan.run(x.0, gz.0, &mut self.grad, replace),
-            Some(Gradient::Winograd(plan, spread)) => plan.run(x.0, gz.0, spread, replace),
+        if self.rounding.is_none() {
+            return;
+        }
+        match &mut self.form {
+            Form::Depthwise => depthwise_backward_weight(&self.shape, x, gz, &mut self.grad, replace),
+            Form::Direct { backward_weight: Some(plan), .. } => plan.run(x.0, gz.0, &mut self.grad, replace),
+            Form::Winograd { backward_weight: Some((plan, spread)), .. } => plan.run(x.0, gz.0, spread, replace),
+            _ => {}
         }
     }
 
     /// The gradient that was summed, and what learns from it.
     pub fn learned(&mut self) -> Option<(&mut Rounding, &[f32])> {
         let rounding = self.rounding.as_mut()?;
-        if let Some(Gradient::Winograd(_, spread)) = &self.gradient {
+        if let Form::Winograd { backward_weight: Some((_, spread)), .. } = &self.form {
             gradient_of_weight(&PackedShape::of(&self.shape), spread, &mut self.grad);
         }
         Some((rounding, &self.grad))

@@ -119,6 +119,22 @@ fn check(s: &Conv2dShape, more: usize) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// What has the form of Winograd, if there are channels enough.
+fn three_by_three(batch: usize, channels: [usize; 2], size: [usize; 2]) -> Conv2dShape {
+    Conv2dShape {
+        batch,
+        in_channels: channels[0],
+        in_height: size[0],
+        in_width: size[1],
+        out_channels: channels[1],
+        kernel: [3, 3],
+        stride: [1, 1],
+        dilation: [1, 1],
+        groups: 1,
+        padding: Padding::all(1),
+    }
+}
+
 /// The three passes in the form of Winograd, against the reference.
 fn check_winograd(s: &Conv2dShape, more: usize) -> Result<(), TestCaseError> {
     let (x, w, g) = (noise(s.input_len(), 1), noise(s.weight_len(), 2), noise(s.output_len(), 3));
@@ -178,27 +194,14 @@ proptest! {
         batch in 1_usize..4, groups in 1_usize..4, inputs in 1_usize..40, outputs in 1_usize..40,
         size in [1_usize..20, 1_usize..20], more in 0_usize..2,
     ) {
-        check_winograd(&Conv2dShape {
-            batch, in_channels: groups * inputs, in_height: size[0], in_width: size[1], out_channels: groups * outputs,
-            kernel: [3, 3], stride: [1, 1], dilation: [1, 1], groups, padding: Padding::all(1),
-        }, more)?;
+        let channels = [groups * inputs, groups * outputs];
+        check_winograd(&Conv2dShape { groups, ..three_by_three(batch, channels, size) }, more)?;
     }
 }
 
 #[test]
 fn winograd_is_for_three_by_three() {
-    let s = Conv2dShape {
-        batch: 2,
-        in_channels: 64,
-        in_height: 15,
-        in_width: 14,
-        out_channels: 96,
-        kernel: [3, 3],
-        stride: [1, 1],
-        dilation: [1, 1],
-        groups: 1,
-        padding: Padding::all(1),
-    };
+    let s = three_by_three(2, [64, 96], [15, 14]);
     assert!(winograd_applies(&s) && winograd_applies(&Conv2dShape { groups: 4, ..s }));
     check_winograd(&s, 0).unwrap();
     // More threads than rows of positions.
@@ -225,18 +228,7 @@ fn winograd_is_for_three_by_three() {
 /// The points of the transforms are chosen for small errors.
 #[test]
 fn winograd_rounds_little_worse_than_the_direct_form() {
-    let s = Conv2dShape {
-        batch: 2,
-        in_channels: 128,
-        in_height: 14,
-        in_width: 14,
-        out_channels: 32,
-        kernel: [3, 3],
-        stride: [1, 1],
-        dilation: [1, 1],
-        groups: 1,
-        padding: Padding::all(1),
-    };
+    let s = three_by_three(2, [128, 32], [14, 14]);
     // As after an activation function.
     let x: Vec<f32> = noise(s.input_len(), 1).iter().map(|v| v.max(0.0)).collect();
     let w = noise(s.weight_len(), 2);

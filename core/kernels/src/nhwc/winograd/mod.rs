@@ -49,7 +49,7 @@ const MOST_WEIGHTS: usize = 40_000_000;
 
 /// Elements of all transformed weights, for a packed weight of 3 x 3.
 pub fn transformed_len(weight: &PackedShape) -> usize {
-    POSITIONS * weight.groups * weight.tiles() * weight.tap()
+    transformed_shape(weight).len()
 }
 
 /// Whether a convolution has this form and gains by it, whatever the number of images.
