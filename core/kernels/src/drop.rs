@@ -1,14 +1,18 @@
 //! QDrop's element-wise mix of quantized and full-precision values (QDrop, section 4.2).
 
-use crate::random::{Stream, LANES};
+use crate::random::Stream;
 use crate::segments::{for_each_piece, PIECE};
 use crate::simd::vectorize;
 use rayon::prelude::*;
 
 /// Values whose choices are drawn together.
 pub const GROUP: usize = PARTS * LANES;
+/// Lanes that vector instructions take together.
+const LANES: usize = 16;
 /// Parts of a group, one bit of a lane each.
 const PARTS: usize = 8;
+/// Binary digits of a probability that count.
+const DIGITS: u32 = 16;
 
 /// Which values keep their quantized value.
 #[derive(Debug, Clone, Copy)]
@@ -56,23 +60,7 @@ impl Keep<'_> {
     pub fn group(&self, group: usize, first: usize, count: usize) -> Choices {
         match self {
             Keep::All => Choices([0xFF; LANES]),
-            Keep::Random { stream, probability } => {
-                let limit = (f64::from(*probability) * 65_536.0).round() as u32;
-                let words = stream.group(group as u32);
-                let mut bits = [0_u32; LANES];
-                // The lower halves of the four words, then the upper ones.
-                for part in 0..PARTS {
-                    for l in 0..LANES {
-                        let number = words[part % 4][l] >> (part / 4 * 16) & 0xFFFF;
-                        bits[l] |= if number < limit { 1 << part } else { 0 };
-                    }
-                }
-                let mut choices = [0; LANES];
-                for l in 0..LANES {
-                    choices[l] = bits[l] as u8;
-                }
-                Choices(choices)
-            }
+            Keep::Random { stream, probability } => Choices(chosen(stream, *probability, group)),
             Keep::Mask(mask) => {
                 let mut choices = [0; LANES];
                 for (i, m) in mask[first..first + count].iter().enumerate() {
@@ -82,6 +70,31 @@ impl Keep<'_> {
             }
         }
     }
+}
+
+/// Random bits, each set with the given probability, from as few uniform ones as the probability has binary
+/// digits: 1/2 takes one for each choice.
+///
+/// Of a uniform bit and one that is set with probability q, both are set with q/2, and one of them at least
+/// with (1 + q)/2. Either puts a digit, 0 or 1, before those of q.
+#[inline(always)]
+fn chosen(stream: &Stream, probability: f32, group: usize) -> [u8; LANES] {
+    let number = (f64::from(probability) * f64::from(1 << DIGITS)).round() as u32;
+    if number >= 1 << DIGITS {
+        return [0xFF; LANES];
+    }
+    let mut bits = [0; 4];
+    for digit in number.trailing_zeros().min(DIGITS)..DIGITS {
+        let uniform = stream.block((group as u32).wrapping_mul(DIGITS).wrapping_add(digit));
+        for (bits, uniform) in bits.iter_mut().zip(uniform) {
+            *bits = if number >> digit & 1 != 0 { *bits | uniform } else { *bits & uniform };
+        }
+    }
+    let mut choices = [0; LANES];
+    for (four, bits) in choices.chunks_exact_mut(4).zip(bits) {
+        four.copy_from_slice(&bits.to_le_bytes());
+    }
+    choices
 }
 
 /// The choices for images of planes (N, C, H, W), in that order: 1 where the quantized value is kept.
@@ -158,6 +171,13 @@ mod tests {
     #[test]
     fn keeps_the_stated_share_and_splits_the_gradient() {
         let dims = [3, 7, 41, 47];
+        for probability in [0.5, 0.3, 0.625, 0.99, 1.0 / 256.0] {
+            let mask = mask_of_planes(random(probability), dims);
+            let share = mask.iter().map(|m| f32::from(*m)).sum::<f32>() / mask.len() as f32;
+            // Four standard deviations.
+            let bound = 4.0 * (probability * (1.0 - probability) / mask.len() as f32).sqrt();
+            assert!((share - probability).abs() < bound, "{share} of {probability}");
+        }
         let mask = mask_of_planes(random(0.25), dims);
         let n = mask.len();
         let (ones, zeros) = (vec![1.0; n], vec![0.0; n]);

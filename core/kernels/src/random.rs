@@ -14,8 +14,6 @@ pub struct Stream {
 }
 
 const ROUNDS: usize = 10;
-/// Counter blocks computed side by side.
-pub(crate) const LANES: usize = 16;
 
 #[inline(always)]
 fn philox(key: u64, mut c: [u32; 4]) -> [u32; 4] {
@@ -51,65 +49,6 @@ impl Stream {
     pub fn below(&self, index: usize, bound: usize) -> usize {
         ((u64::from(self.u32(index)) * bound as u64) >> 32) as usize
     }
-
-    /// The words of 16 counter blocks, word by word. A group shares no number with another.
-    #[inline(always)]
-    pub(crate) fn group(&self, group: u32) -> [[u32; LANES]; 4] {
-        self.blocks(group.wrapping_mul(LANES as u32))
-    }
-
-    /// Fills `out` with the numbers `first..first + out.len()`; `first` is a multiple of 4.
-    #[inline(always)]
-    pub fn fill(&self, first: usize, out: &mut [u32]) {
-        debug_assert_eq!(first % 4, 0);
-        for (i, chunk) in out.chunks_mut(4 * LANES).enumerate() {
-            let blocks = self.blocks((first / 4 + i * LANES) as u32);
-            for (lane, four) in chunk.chunks_mut(4).enumerate() {
-                for (o, word) in four.iter_mut().zip(&blocks) {
-                    *o = word[lane];
-                }
-            }
-        }
-    }
-
-    /// Counter blocks `first..first + LANES` side by side, word by word: [`philox`] on pairs of lanes, which
-    /// the processor multiplies without unpacking them.
-    #[inline(always)]
-    fn blocks(&self, first: u32) -> [[u32; LANES]; 4] {
-        const PAIRS: usize = LANES / 2;
-        const LOW: u64 = 0xFFFF_FFFF;
-        let both = |word: u32| u64::from(word) | u64::from(word) << 32;
-        let (mut k0, mut k1) = (self.seed as u32, (self.seed >> 32) as u32);
-        let mut c = [[0; PAIRS], [both(self.id[0]); PAIRS], [both(self.id[1]); PAIRS], [both(self.id[2]); PAIRS]];
-        for (pair, word) in c[0].iter_mut().enumerate() {
-            let block = first.wrapping_add(2 * pair as u32);
-            *word = u64::from(block) | u64::from(block.wrapping_add(1)) << 32;
-        }
-        for _ in 0..ROUNDS {
-            let (key0, key1) = (both(k0), both(k1));
-            let mut next = [[0; PAIRS]; 4];
-            for l in 0..PAIRS {
-                let (even0, odd0) = ((c[0][l] & LOW) * 0xD251_1F53, (c[0][l] >> 32) * 0xD251_1F53);
-                let (even1, odd1) = ((c[2][l] & LOW) * 0xCD9E_8D57, (c[2][l] >> 32) * 0xCD9E_8D57);
-                let (high0, low0) = ((even0 >> 32) | (odd0 & !LOW), (even0 & LOW) | (odd0 << 32));
-                let (high1, low1) = ((even1 >> 32) | (odd1 & !LOW), (even1 & LOW) | (odd1 << 32));
-                next[0][l] = high1 ^ c[1][l] ^ key0;
-                next[1][l] = low1;
-                next[2][l] = high0 ^ c[3][l] ^ key1;
-                next[3][l] = low0;
-            }
-            c = next;
-            k0 = k0.wrapping_add(0x9E37_79B9);
-            k1 = k1.wrapping_add(0xBB67_AE85);
-        }
-        let mut words = [[0; LANES]; 4];
-        for (words, pairs) in words.iter_mut().zip(&c) {
-            for l in 0..LANES {
-                words[l] = (pairs[l / 2] >> (l % 2 * 32)) as u32;
-            }
-        }
-        words
-    }
 }
 
 #[cfg(test)]
@@ -128,19 +67,11 @@ mod tests {
     }
 
     #[test]
-    fn fill_equals_single_draws() {
+    fn draws_are_uniform() {
         let stream = Stream { seed: 1005, id: [1, 2, 3] };
-        let mut out = [0; 151];
-        stream.fill(8, &mut out);
-        for (i, v) in out.iter().enumerate() {
-            assert_eq!(*v, stream.u32(8 + i));
-        }
+        assert_eq!(stream.u32(9), stream.block(2)[1]);
         let mean = (0..10_000).map(|i| stream.uniform(i)).sum::<f64>() / 1e4;
         assert!((mean - 0.5).abs() < 0.01, "{mean}");
         assert!((0..1000).all(|i| stream.below(i, 7) < 7));
-        let words = stream.group(3);
-        for lane in 0..LANES {
-            assert_eq!(stream.block(48 + lane as u32), words.map(|w| w[lane]));
-        }
     }
 }
