@@ -145,12 +145,12 @@ impl Rounding {
         rounding::soft_weight(self.packing.shape(), &self.alpha, &self.floor, self.grid(), out);
     }
 
-    /// One update from the gradient of the soft weight; returns the regularizer before it.
-    pub fn learn(&mut self, grad: &[f32], regularizer: Option<Regularizer>, adam: AdamStep) -> f64 {
+    /// One update from the gradient of the soft weight, which `weight` takes; returns the regularizer before it.
+    pub fn learn(&mut self, grad: &[f32], weight: &mut [f32], regularizer: Option<Regularizer>, adam: AdamStep) -> f64 {
         // Field by field: a method would borrow what is learned too.
         let grid =
             LaneGrid { scale: &self.scale, zero_point: &self.zero_point, qmin: self.bounds[0], qmax: self.bounds[1] };
-        let learned = Learned { alpha: &mut self.alpha, mean: &mut self.mean, square: &mut self.square };
+        let learned = Learned { alpha: &mut self.alpha, mean: &mut self.mean, square: &mut self.square, weight };
         rounding::learn(self.packing.shape(), learned, &self.floor, grad, grid, regularizer, adam, &mut self.sums)
     }
 

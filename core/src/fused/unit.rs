@@ -144,12 +144,8 @@ impl FusedUnit {
 
     fn prepare(&mut self) {
         for layer in &mut self.layers {
-            layer.weight.prepare();
             layer.site.prepare();
             layer.sums = Sums::default();
-        }
-        if let Shortcut::Projection(weight, _) = &mut self.shortcut {
-            weight.prepare();
         }
     }
 
@@ -231,19 +227,10 @@ impl FusedUnit {
         self.steps += 1;
         let regularizer = regularizer.map(|(weight, b)| Regularizer { weight: weight as f32, b: b as f32 });
         let (rounding, scale) = (adam_step(rates.rounding, self.steps), adam_step(rates.scale, self.steps));
-        let mut sum = 0.0;
         for layer in &mut self.layers {
-            if let Some((learned, grad)) = layer.weight.learned() {
-                sum += learned.learn(grad, regularizer, rounding);
-            }
             layer.site.learn(layer.sums, scale);
         }
-        if let Shortcut::Projection(weight, _) = &mut self.shortcut {
-            if let Some((learned, grad)) = weight.learned() {
-                sum += learned.learn(grad, regularizer, rounding);
-            }
-        }
-        sum
+        self.weights().map(|w| w.learn(regularizer, rounding)).sum()
     }
 
     /// Time spent so far.
@@ -251,12 +238,12 @@ impl FusedUnit {
         self.times
     }
 
-    fn roundings(&mut self) -> impl Iterator<Item = &mut Rounding> {
+    fn weights(&mut self) -> impl Iterator<Item = &mut Weight> {
         let projection = match &mut self.shortcut {
-            Shortcut::Projection(weight, _) => weight.rounding.as_mut(),
+            Shortcut::Projection(weight, _) => Some(&mut **weight),
             _ => None,
         };
-        self.layers.iter_mut().filter_map(|l| l.weight.rounding.as_mut()).chain(projection)
+        self.layers.iter_mut().map(|l| &mut l.weight).chain(projection)
     }
 
     fn numbers(&mut self) -> impl Iterator<Item = &mut Number> {
@@ -269,7 +256,7 @@ impl FusedUnit {
     /// The tensor library's.
     pub fn state(&mut self) -> Result<BTreeMap<String, [Tensor; 3]>> {
         let mut all = BTreeMap::new();
-        for rounding in self.roundings() {
+        for rounding in self.weights().filter_map(|w| w.rounding.as_ref()) {
             all.insert(rounding.name.clone(), rounding.state()?);
         }
         for number in self.numbers() {
@@ -287,9 +274,9 @@ impl FusedUnit {
             let found = state.get(name).map(|s| [&s[0], &s[1], &s[2]]);
             found.ok_or_else(|| Error::message(format!("the interrupted state has no '{name}'")))
         };
-        for rounding in self.roundings() {
-            let name = rounding.name.clone();
-            rounding.restore(of(&name)?)?;
+        for weight in self.weights() {
+            let Some(name) = weight.rounding.as_ref().map(|r| r.name.clone()) else { continue };
+            weight.restore(of(&name)?)?;
         }
         for number in self.numbers() {
             let name = number.name.clone();
@@ -304,7 +291,7 @@ impl FusedUnit {
     /// # Errors
     /// The tensor library's.
     pub fn write_back(&mut self) -> Result<()> {
-        self.roundings().try_for_each(|r| r.write_back())?;
+        self.weights().filter_map(|w| w.rounding.as_ref()).try_for_each(Rounding::write_back)?;
         self.numbers().try_for_each(|n| n.write_back())
     }
 }

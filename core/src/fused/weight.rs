@@ -1,7 +1,11 @@
 //! A weight of a fused unit, in the form that its convolution computes with.
 
 use super::learned::{Packing, Rounding};
+use crate::error::Result;
+use candle_core::Tensor;
+use qdrop_kernels::adam::AdamStep;
 use qdrop_kernels::conv::Conv2dShape;
+use qdrop_kernels::nhwc::rounding::Regularizer;
 use qdrop_kernels::nhwc::{
     depthwise_backward_input, depthwise_backward_weight, depthwise_forward, gradient_of_weight, mirrored, rotate,
     transformed, transformed_len, winograd_applies, Buffer, Layout, PackedShape, RowPlan, WeightPlan, WinogradPlan,
@@ -104,19 +108,20 @@ impl Weight {
         rounding: Option<Rounding>,
     ) -> Self {
         let packing = Packing::of(&shape);
-        let mut form = Form::new(&shape, layouts, rounding.is_some());
+        let form = Form::new(&shape, layouts, rounding.is_some());
         let value = packing.pack(value);
-        form.prepare(&shape, &value);
         let grad = Buffer::zeros(if rounding.is_some() { packing.len() } else { 0 });
-        Self { value, grad, bias: bias.map(|b| packing.pack_lanes(b)), shape, rounding, form }
+        let mut weight = Self { value, grad, bias: bias.map(|b| packing.pack_lanes(b)), shape, rounding, form };
+        weight.prepare();
+        weight
     }
 
-    /// Computes the weight of this step.
-    pub fn prepare(&mut self) {
+    /// Computes the weight from what is learned of it.
+    fn prepare(&mut self) {
         if let Some(rounding) = &self.rounding {
             rounding.soft_weight(&mut self.value);
-            self.form.prepare(&self.shape, &self.value);
         }
+        self.form.prepare(&self.shape, &self.value);
     }
 
     pub fn forward(&self, x: (&[f32], Layout), z: (&mut [f32], Layout)) {
@@ -150,12 +155,23 @@ impl Weight {
         }
     }
 
-    /// The gradient that was summed, and what learns from it.
-    pub fn learned(&mut self) -> Option<(&mut Rounding, &[f32])> {
-        let rounding = self.rounding.as_mut()?;
+    /// One update of what is learned, from the gradient that was summed; returns the regularizer before it.
+    pub fn learn(&mut self, regularizer: Option<Regularizer>, adam: AdamStep) -> f64 {
+        let Some(rounding) = &mut self.rounding else { return 0.0 };
         if let Form::Winograd { backward_weight: Some((_, spread)), .. } = &self.form {
             gradient_of_weight(&PackedShape::of(&self.shape), spread, &mut self.grad);
         }
-        Some((rounding, &self.grad))
+        let sum = rounding.learn(&self.grad, &mut self.value, regularizer, adam);
+        self.form.prepare(&self.shape, &self.value);
+        sum
+    }
+
+    /// Goes on from this [`state`](Rounding::state) of what is learned.
+    pub fn restore(&mut self, state: [&Tensor; 3]) -> Result<()> {
+        if let Some(rounding) = &mut self.rounding {
+            rounding.restore(state)?;
+        }
+        self.prepare();
+        Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! AdaRound on packed weights: the soft weight; and in one pass its gradient, the regularizer and the
-//! Adam update.
+//! AdaRound on packed weights: the soft weight; and in one pass the gradient of alpha, the regularizer, the
+//! Adam update and the next soft weight.
 
 use crate::adam::{AdamStep, Rates};
 use crate::adaround::{rectified_sigmoid, GAMMA, ZETA};
@@ -69,14 +69,25 @@ fn soft_rows(shape: LaneShape, first: usize, alpha: &[f32], floor: &[f32], grid:
                 #[inline(always)]
                 |v| side(&v[at..at + n]),
             );
-            let mut weight = [0.0; SIDE];
-            for l in 0..SIDE {
-                let q = clamp(f[l] + rectified_sigmoid(a[l]).2 + z[l], grid.qmin, grid.qmax);
-                weight[l] = (q - z[l]) * s[l];
-            }
-            put(&mut out[at..at + n], weight);
+            put(&mut out[at..at + n], soft(&a, &f, &s, &z, &grid));
         }
     }
+}
+
+#[inline(always)]
+fn soft(
+    alpha: &[f32; SIDE],
+    floor: &[f32; SIDE],
+    scale: &[f32; SIDE],
+    zero_point: &[f32; SIDE],
+    grid: &LaneGrid<'_>,
+) -> [f32; SIDE] {
+    let mut weight = [0.0; SIDE];
+    for l in 0..SIDE {
+        let q = clamp(floor[l] + rectified_sigmoid(alpha[l]).2 + zero_point[l], grid.qmin, grid.qmax);
+        weight[l] = (q - zero_point[l]) * scale[l];
+    }
+    weight
 }
 
 /// Up to [`SIDE`] numbers; those that lack are zero, and a scale of 0 makes them count for nothing.
@@ -112,7 +123,7 @@ pub struct Regularizer {
     pub b: f32,
 }
 
-/// What is learned of one weight, with its optimizer's state.
+/// What is learned of one weight, with its optimizer's state, and what becomes of it.
 pub struct Learned<'a> {
     /// The rounding variables.
     pub alpha: &'a mut [f32],
@@ -120,6 +131,8 @@ pub struct Learned<'a> {
     pub mean: &'a mut [f32],
     /// Running mean of squared gradients.
     pub square: &'a mut [f32],
+    /// Takes the soft weight of the updated alpha.
+    pub weight: &'a mut [f32],
 }
 
 /// One update of alpha, from the gradient of the soft weight. `sums` has room for one number for each 64
@@ -138,9 +151,9 @@ pub fn learn(
     let update = adam.rates();
     let lanes = shape.lanes;
     let parts = learned.alpha.par_chunks_mut(ROWS * lanes).zip(learned.mean.par_chunks_mut(ROWS * lanes));
-    let parts = parts.zip(learned.square.par_chunks_mut(ROWS * lanes)).zip(sums.par_iter_mut());
-    parts.enumerate().for_each(|(i, (((alpha, mean), square), sum))| {
-        let learned = Learned { alpha, mean, square };
+    let parts = parts.zip(learned.square.par_chunks_mut(ROWS * lanes).zip(learned.weight.par_chunks_mut(ROWS * lanes)));
+    parts.zip(sums.par_iter_mut()).enumerate().for_each(|(i, (((alpha, mean), (square, weight)), sum))| {
+        let learned = Learned { alpha, mean, square, weight };
         *sum = vectorize(
             #[inline(always)]
             || match regularizer {
@@ -168,7 +181,8 @@ fn learn_rows(
     let lanes = shape.lanes;
     let mut sum = 0.0;
     let rows = learned.alpha.chunks_exact_mut(lanes).zip(learned.mean.chunks_exact_mut(lanes));
-    for (r, ((alpha, mean), square)) in rows.zip(learned.square.chunks_exact_mut(lanes)).enumerate() {
+    let rows = rows.zip(learned.square.chunks_exact_mut(lanes).zip(learned.weight.chunks_exact_mut(lanes)));
+    for (r, ((alpha, mean), (square, weight))) in rows.enumerate() {
         let (row, values) = (first + r, (first + r) * lanes);
         let (s, z) = grid.of_row(shape, row);
         let (f, g) = (&floor[values..][..lanes], &grad[values..][..lanes]);
@@ -199,6 +213,7 @@ fn learn_rows(
             put(&mut alpha[at..at + n], a);
             put(&mut mean[at..at + n], m);
             put(&mut square[at..at + n], v);
+            put(&mut weight[at..at + n], soft(&a, &f, &s, &z, &grid));
         }
         sum += terms.iter().map(|t| f64::from(*t)).sum::<f64>();
     }
