@@ -254,3 +254,92 @@ fn gradient(
 pub fn sums(shape: LaneShape, len: usize) -> usize {
     len.div_ceil(ROWS * shape.lanes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nhwc::Buffer;
+    use crate::random::Stream;
+    use proptest::prelude::*;
+
+    fn noise(len: usize, size: f64, salt: u32) -> Buffer {
+        let stream = Stream { seed: 4, id: [salt; 3] };
+        let mut out = Buffer::zeros(len);
+        out.iter_mut().enumerate().for_each(|(i, v)| *v = ((stream.uniform(i) * 2.0 - 1.0) * size) as f32);
+        out
+    }
+
+    /// AdaRound, equation 23, in f64: the value and its derivative.
+    fn h(alpha: f64) -> (f64, f64) {
+        let sigmoid = 1.0 / (1.0 + (-alpha).exp());
+        let raw = sigmoid * 1.2 - 0.1;
+        (raw.clamp(0.0, 1.0), if (0.0..=1.0).contains(&raw) { 1.2 * sigmoid * (1.0 - sigmoid) } else { 0.0 })
+    }
+
+    fn check(
+        shape: LaneShape,
+        groups: usize,
+        regularizer: Option<Regularizer>,
+        step: usize,
+    ) -> Result<(), TestCaseError> {
+        let len = groups * shape.rows * shape.lanes;
+        let (mut alpha, mut mean, grad) = (noise(len, 5.0, 0), noise(len, 0.1, 1), noise(len, 1.0, 2));
+        let (mut square, mut floor) = (noise(len, 0.1, 3), noise(len, 4.0, 4));
+        square.iter_mut().for_each(|v| *v = v.abs());
+        floor.iter_mut().for_each(|v| *v = v.floor());
+        let (mut scale, mut zero_point) = (noise(groups * shape.lanes, 1.0, 5), noise(groups * shape.lanes, 3.0, 6));
+        // The last lane is not used.
+        scale.iter_mut().enumerate().for_each(|(i, s)| *s = if (i + 1) % shape.lanes == 0 { 0.0 } else { s.abs() });
+        zero_point.iter_mut().for_each(|z| *z = z.round() + 2.0);
+        let grid = LaneGrid { scale: &scale, zero_point: &zero_point, qmin: 0.0, qmax: 3.0 };
+        let adam = AdamStep { learning_rate: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, step };
+
+        let before = [&alpha, &mean, &square].map(|b| b.to_vec());
+        let (mut weight, mut room) = (Buffer::zeros(len), vec![9.0; sums(shape, len)]);
+        let learned = Learned { alpha: &mut alpha, mean: &mut mean, square: &mut square, weight: &mut weight };
+        let sum = learn(shape, learned, &floor, &grad, grid, regularizer, adam, &mut room);
+        let mut want_sum = 0.0;
+        for i in 0..len {
+            let lane = i / (shape.rows * shape.lanes) * shape.lanes + i % shape.lanes;
+            let [a, m, v, g, f, s, z] =
+                [before[0][i], before[1][i], before[2][i], grad[i], floor[i], scale[lane], zero_point[lane]]
+                    .map(f64::from);
+            let (height, slope) = h(a);
+            let mut dh = if (0.0..=3.0).contains(&(f + height + z)) { g * s } else { 0.0 };
+            if let (Some(r), true) = (regularizer, s > 0.0) {
+                let (lambda, b, centred) = (f64::from(r.weight), f64::from(r.b), 2.0 * height - 1.0);
+                dh -= lambda * 2.0 * b * centred.signum() * centred.abs().powf(b - 1.0);
+                want_sum += lambda * (1.0 - centred.abs().powf(b));
+            }
+            let d = dh * slope;
+            let (m, v) = (0.9 * m + 0.1 * d, 0.999 * v + 0.001 * d * d);
+            let [m_hat, v_hat] = [m / (1.0 - 0.9_f64.powi(step as i32)), v / (1.0 - 0.999_f64.powi(step as i32))];
+            let a = a - 0.01 * m_hat / (v_hat.sqrt() + 1e-8);
+            let w = ((f + h(a).0 + z).clamp(0.0, 3.0) - z) * s;
+            for (what, got, want) in
+                [("alpha", alpha[i], a), ("mean", mean[i], m), ("square", square[i], v), ("weight", weight[i], w)]
+            {
+                let bound = 1e-5 * want.abs().max(0.1);
+                prop_assert!((f64::from(got) - want).abs() <= bound, "{what} {i}: {got} {want}");
+            }
+        }
+        prop_assert!((sum - want_sum).abs() <= 1e-5 * want_sum, "{sum} {want_sum}");
+        // What an interrupted run begins with again is what the update left.
+        let mut again = Buffer::zeros(len);
+        soft_weight(shape, &alpha, &floor, grid, &mut again);
+        prop_assert_eq!(&again[..], &weight[..]);
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+        #[test]
+        fn an_update_agrees_with_the_formulas(
+            rows in 1_usize..80, lanes in prop::sample::select(vec![2_usize, 5, 16, 17, 32, 45]), groups in 1_usize..4,
+            regularizer in prop::option::of((0.01_f32..0.2, 2.0_f32..20.0)), step in 1_usize..30,
+        ) {
+            let regularizer = regularizer.map(|(weight, b)| Regularizer { weight, b });
+            check(LaneShape { rows, lanes }, groups, regularizer, step)?;
+        }
+    }
+}

@@ -2,6 +2,8 @@
 //! drop; at the unit's end also the shortcut and the loss.
 
 mod group;
+#[cfg(test)]
+mod tests;
 
 use super::shared::Shared;
 use super::Layout;

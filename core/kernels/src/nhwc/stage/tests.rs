@@ -1,0 +1,202 @@
+//! Stages against their definition, value by value.
+
+use super::*;
+use crate::nhwc::Buffer;
+use crate::random::Stream;
+use crate::rounding::round_half_even;
+use proptest::prelude::*;
+
+const ACTIVATIONS: [Option<Activation>; 7] = [
+    None,
+    Some(Activation::Relu),
+    Some(Activation::Relu6),
+    Some(Activation::Silu),
+    Some(Activation::HardSwish),
+    Some(Activation::HardSigmoid),
+    Some(Activation::Sigmoid),
+];
+
+impl Stage {
+    /// Value at `z`; where the quantized value is kept, LSQ's equations 1 and 2.
+    fn value(&self, z: f32, kept: bool) -> f32 {
+        let x = self.activation.map_or(z, |a| a.value(z));
+        match self.step {
+            Some(s) if kept => {
+                let q = round_half_even(x / s.scale) + s.zero_point;
+                (q.clamp(s.qmin, s.qmax) - s.zero_point) * s.scale
+            }
+            _ => x,
+        }
+    }
+
+    /// Derivatives of the value with respect to z, scale and zero point (LSQ, equation 3; LSQ+, equations 4
+    /// and 5). What lies on a bound counts as inside.
+    fn derivatives(&self, z: f32, kept: bool) -> [f32; 3] {
+        let (x, slope) = self.activation.map_or((z, 1.0), |a| (a.value(z), a.derivative(z)));
+        let Some(s) = self.step.filter(|_| kept) else { return [slope, 0.0, 0.0] };
+        let q = round_half_even(x / s.scale) + s.zero_point;
+        if q < s.qmin {
+            [0.0, s.qmin - s.zero_point, -s.scale]
+        } else if q > s.qmax {
+            [0.0, s.qmax - s.zero_point, -s.scale]
+        } else {
+            [slope, q - s.zero_point - x / s.scale, 0.0]
+        }
+    }
+}
+
+/// Whether value `index` of row `row`, counted over all images, is kept.
+fn keeps(keep: Keep<'_>, row: usize, index: usize, len: usize) -> bool {
+    let (group, groups) = (index / GROUP, len.div_ceil(GROUP));
+    let count = GROUP.min(len - group * GROUP);
+    keep.group(row * groups + group, row * len + group * GROUP, count).keeps(index % GROUP)
+}
+
+/// Values of which many lie on a step of the grid or between two.
+fn values(layout: Layout, scale: f32, salt: u32) -> Buffer {
+    let stream = Stream { seed: 5, id: [salt; 3] };
+    let mut out = Buffer::zeros(layout.len());
+    for_values(layout, |at, _, _| {
+        let fine = (stream.uniform(2 * at) * 24.0 - 12.0) as f32;
+        out[at] = if stream.u32(2 * at + 1) % 2 == 0 { (2.0 * fine).round() * 0.5 } else { fine } * scale;
+    });
+    out
+}
+
+/// Calls `body` with the place of each value, its row among those of all images and its number in the row.
+fn for_values(layout: Layout, mut body: impl FnMut(usize, usize, usize)) {
+    for row in 0..layout.batch * layout.height {
+        for i in 0..layout.values() {
+            body(layout.offset(row / layout.height, row % layout.height) + i, row, i);
+        }
+    }
+}
+
+/// Place in another layout of the same images.
+fn place(layout: Layout, row: usize, index: usize) -> usize {
+    layout.offset(row / layout.height, row % layout.height) + index
+}
+
+/// Sums of what was added, and of its sizes: the bound of rounding errors.
+#[derive(Default)]
+struct Wanted {
+    sums: [f64; 3],
+    sizes: [f64; 3],
+}
+
+impl Wanted {
+    fn add(&mut self, terms: [f32; 3]) {
+        for ((sum, size), term) in self.sums.iter_mut().zip(&mut self.sizes).zip(terms) {
+            *sum += f64::from(term);
+            *size += f64::from(term.abs());
+        }
+    }
+
+    fn check(&self, rows: &[Sums]) -> Result<(), TestCaseError> {
+        let all = rows.iter().fold(Sums::default(), |a, b| a + *b);
+        for (i, got) in [all.scale, all.zero_point, all.loss].into_iter().enumerate() {
+            prop_assert!((got - self.sums[i]).abs() <= 1e-5 * self.sizes[i], "sum {i}: {got} {}", self.sums[i]);
+        }
+        Ok(())
+    }
+}
+
+/// Nothing but values was written.
+fn check_border(buffer: &[f32], layout: Layout) -> Result<(), TestCaseError> {
+    let mut rest = buffer.to_vec();
+    for_values(layout, |at, _, _| rest[at] = 0.0);
+    prop_assert!(rest.iter().all(|v| *v == 0.0));
+    Ok(())
+}
+
+fn check(stage: Stage, keep: Keep<'_>, first_row: usize, z: Layout, a: Layout) -> Result<(), TestCaseError> {
+    let scale = stage.step.map_or(0.3, |s| s.scale);
+    let zs = values(z, scale, 1);
+    let (row, rows) = (z.values(), z.batch * z.height);
+    let kept = |r: usize, i: usize| keeps(keep, first_row + r, i, row);
+
+    let mut out = Buffer::zeros(a.len());
+    let mut choices = vec![Choices::default(); rows * groups_of_row(z)];
+    forward(stage, (&zs, z), keep, first_row, (&mut out, a), &mut choices);
+    let mut want = Buffer::zeros(a.len());
+    for_values(z, |at, r, i| want[place(a, r, i)] = stage.value(zs[at], kept(r, i)));
+    prop_assert_eq!(&out[..], &want[..]);
+
+    let mut gradient = values(a, 1.0, 2);
+    let mut sums = vec![Sums::default(); rows];
+    let (mut want, mut wanted) = (Buffer::zeros(a.len()), Wanted::default());
+    for_values(z, |at, r, i| {
+        let at_a = place(a, r, i);
+        let [dz, ds, dzp] = stage.derivatives(zs[at], kept(r, i));
+        want[at_a] = gradient[at_a] * dz;
+        wanted.add([gradient[at_a] * ds, gradient[at_a] * dzp, 0.0]);
+    });
+    backward(stage, (&zs, z), &choices, (&mut gradient, a), &mut sums);
+    prop_assert_eq!(&gradient[..], &want[..]);
+    wanted.check(&sums)?;
+
+    // With and without a shortcut.
+    let (shortcut, target) = (values(a, scale, 3), values(a, scale, 4));
+    let targets = |i: usize| &target[i * a.image()..][..a.image()];
+    for added in [None, Some((&shortcut[..], a))] {
+        let factor = 0.125;
+        let mut out = Buffer::zeros(a.len());
+        end(stage, (&zs, z), added, (&targets, a), factor, keep, first_row, (&mut out, a), &mut sums);
+        let (mut want, mut wanted) = (Buffer::zeros(a.len()), Wanted::default());
+        for_values(z, |at, r, i| {
+            let at_a = place(a, r, i);
+            let z = zs[at] + added.map_or(0.0, |_| shortcut[at_a]);
+            let error = stage.value(z, kept(r, i)) - target[at_a];
+            let g = 2.0 * factor * error;
+            let [dz, ds, dzp] = stage.derivatives(z, kept(r, i));
+            want[at_a] = g * dz;
+            wanted.add([g * ds, g * dzp, error * error]);
+        });
+        prop_assert_eq!(&out[..], &want[..]);
+        check_border(&out, a)?;
+        wanted.check(&sums)?;
+
+        let mut out = zs.clone();
+        apply(stage, added, (&mut out, z));
+        let mut want = Buffer::zeros(z.len());
+        for_values(z, |at, r, i| {
+            want[at] = stage.value(zs[at] + added.map_or(0.0, |_| shortcut[place(a, r, i)]), true);
+        });
+        prop_assert_eq!(&out[..], &want[..]);
+    }
+
+    let pair = |i: usize| [&shortcut[..], &target].map(|v| &v[i * a.image()..][..a.image()]);
+    let mut out = Buffer::zeros(z.len());
+    mix(&pair, a, keep, first_row, (&mut out, z));
+    let mut want = Buffer::zeros(z.len());
+    for_values(z, |at, r, i| want[at] = if kept(r, i) { shortcut[place(a, r, i)] } else { target[place(a, r, i)] });
+    prop_assert_eq!(&out[..], &want[..]);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn agree_with_the_definition(
+        activation in prop::sample::select(ACTIVATIONS.to_vec()),
+        step in prop::option::of((0.01_f32..2.0, 0_u8..16, 2_i32..5)),
+        batch in 1_usize..4, height in 1_usize..5, width in 1_usize..9,
+        channels in prop::sample::select(vec![1_usize, 3, 16, 17, 40, 130]),
+        borders in [0_usize..3, 0_usize..3], first_row in 0_usize..3, way in 0_u8..4,
+    ) {
+        let step = step.map(|(scale, zero_point, bits)| {
+            let qmax = 2.0_f32.powi(bits) - 1.0;
+            Step { scale, zero_point: f32::from(zero_point).min(qmax), qmin: 0.0, qmax }
+        });
+        let layout = |border| Layout { batch, height, width, channels, border };
+        let mask: Vec<u8> = (0..(first_row + batch * height) * width * channels).map(|i| u8::from(i * i % 7 < 3)).collect();
+        let stream = Stream { seed: 9, id: [1, 2, 3] };
+        let keep = match way {
+            0 => Keep::All,
+            1 => Keep::Mask(&mask),
+            2 => Keep::Random { stream, probability: 0.5 },
+            _ => Keep::Random { stream, probability: 0.3 },
+        };
+        check(Stage { activation, step }, keep, first_row, layout(borders[0]), layout(borders[1]))?;
+    }
+}
