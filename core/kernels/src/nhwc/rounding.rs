@@ -289,7 +289,10 @@ mod tests {
         floor.iter_mut().for_each(|v| *v = v.floor());
         let (mut scale, mut zero_point) = (noise(groups * shape.lanes, 1.0, 5), noise(groups * shape.lanes, 3.0, 6));
         // The last lane is not used.
-        scale.iter_mut().enumerate().for_each(|(i, s)| *s = if (i + 1) % shape.lanes == 0 { 0.0 } else { s.abs() });
+        scale
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, s)| *s = if (i + 1).is_multiple_of(shape.lanes) { 0.0 } else { s.abs() });
         zero_point.iter_mut().for_each(|z| *z = z.round() + 2.0);
         let grid = LaneGrid { scale: &scale, zero_point: &zero_point, qmin: 0.0, qmax: 3.0 };
         let adam = AdamStep { learning_rate: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, step };

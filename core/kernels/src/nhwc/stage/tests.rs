@@ -58,7 +58,7 @@ fn values(layout: Layout, scale: f32, salt: u32) -> Buffer {
     let mut out = Buffer::zeros(layout.len());
     for_values(layout, |at, _, _| {
         let fine = (stream.uniform(2 * at) * 24.0 - 12.0) as f32;
-        out[at] = if stream.u32(2 * at + 1) % 2 == 0 { (2.0 * fine).round() * 0.5 } else { fine } * scale;
+        out[at] = if stream.u32(2 * at + 1).is_multiple_of(2) { (2.0 * fine).round() * 0.5 } else { fine } * scale;
     });
     out
 }
