@@ -2,6 +2,7 @@
 
 use crate::fake_quantize::Grid;
 use crate::math::{power, sigmoid};
+use crate::rounding::clamp;
 use crate::segments::{for_each_piece, map_pieces};
 use crate::simd::vectorize;
 
@@ -21,8 +22,7 @@ pub fn alpha_of(rest: f32) -> f32 {
 pub(crate) fn rectified_sigmoid(alpha: f32) -> (f32, f32, f32) {
     let s = sigmoid(alpha);
     let raw = s * (ZETA - GAMMA) + GAMMA;
-    let h = if raw < 0.0 { 0.0 } else { raw };
-    (s, raw, if h > 1.0 { 1.0 } else { h })
+    (s, raw, clamp(raw, 0.0, 1.0))
 }
 
 /// `h(alpha)`, the share of the way from rounding down to rounding up.
@@ -50,9 +50,7 @@ pub fn forward(alpha: &[f32], floor: &[f32], grid: Grid<'_>, out: &mut [f32]) {
                     let (s, z) = (grid.scale[channel], grid.zero_point[channel]);
                     let run = &mut out[start - first..end - first];
                     for ((o, a), f) in run.iter_mut().zip(&alpha[start..end]).zip(&floor[start..end]) {
-                        let q = f + rectified_sigmoid(*a).2 + z;
-                        let q = if q < grid.qmin { grid.qmin } else { q };
-                        let q = if q > grid.qmax { grid.qmax } else { q };
+                        let q = clamp(f + rectified_sigmoid(*a).2 + z, grid.qmin, grid.qmax);
                         *o = (q - z) * s;
                     }
                 }

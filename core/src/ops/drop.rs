@@ -11,7 +11,7 @@ use qdrop_kernels::random::Stream;
 pub enum Keep {
     /// All of them.
     All,
-    /// Each with a probability, by its own random number.
+    /// Each with a probability, by random bits of its own.
     Random {
         /// Source of the random numbers. Values are counted as (image, row, column, channel).
         stream: Stream,

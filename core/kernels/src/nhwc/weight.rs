@@ -54,18 +54,16 @@ impl WeightPlan {
         let (x, grad, all) =
             if whole { (one_row(x), one_row(grad), pixels) } else { (x, grad, grad.height * grad.width) };
         let [sy, sx] = shape.stride;
-        let rows = (0..shape.kernel[0]).map(|ky| {
-            let offset = (ky * shape.dilation[0]) as isize - shape.padding.top as isize;
-            let inside = |r: &usize| (0..x.height as isize).contains(&((r * sy) as isize + offset));
-            let first = (0..grad.height).find(inside).unwrap_or(0);
-            [first, (0..grad.height).rfind(inside).map_or(first, |last| last + 1)]
-        });
-        let columns = (0..shape.kernel[1]).map(|kx| {
-            let offset = (kx * shape.dilation[1]) as isize - shape.padding.left as isize;
-            let inside = |p: &usize| (0..x.width as isize).contains(&((p * sx) as isize + offset));
-            let first = (0..grad.width).find(inside).unwrap_or(0);
-            [first, (0..grad.width).rfind(inside).map_or(first, |last| last + 1)]
-        });
+        // For each place along an axis of the kernel: first and last output whose tap lies in the image.
+        let reached = |axis: usize, before: usize, outputs: usize, inputs: usize| -> Vec<[usize; 2]> {
+            let reach = |k: usize| {
+                let offset = (k * shape.dilation[axis]) as isize - before as isize;
+                let inside = |i: &usize| (0..inputs as isize).contains(&((i * shape.stride[axis]) as isize + offset));
+                let first = (0..outputs).find(inside).unwrap_or(0);
+                [first, (0..outputs).rfind(inside).map_or(first, |last| last + 1)]
+            };
+            (0..shape.kernel[axis]).map(reach).collect()
+        };
         let position = |ky: usize, kx: usize| {
             let y = (ky * shape.dilation[0] + x.border) as isize - shape.padding.top as isize;
             let column = (kx * shape.dilation[1] + x.border) as isize - shape.padding.left as isize;
@@ -86,8 +84,8 @@ impl WeightPlan {
             shape: packed,
             stride: sx * x.channels,
             row_step: sy * x.row(),
-            rows: rows.collect(),
-            columns: columns.collect(),
+            rows: reached(0, shape.padding.top, grad.height, x.height),
+            columns: reached(1, shape.padding.left, grad.width, x.width),
             taps,
             pass,
             slice,
