@@ -9,7 +9,7 @@ use crate::simd::vectorize;
 use rayon::prelude::*;
 
 /// Rows that are processed by one task.
-const ROWS: usize = 64;
+const ROWS: usize = 32;
 /// Numbers that are processed side by side.
 const SIDE: usize = 16;
 
@@ -47,8 +47,9 @@ impl LaneGrid<'_> {
 
 /// `(clamp(floor + h(alpha) + zero_point, qmin, qmax) - zero_point) * scale`.
 pub fn soft_weight(shape: LaneShape, alpha: &[f32], floor: &[f32], grid: LaneGrid<'_>, out: &mut [f32]) {
-    let lanes = shape.lanes;
-    out.par_chunks_mut(ROWS * lanes).enumerate().for_each(|(i, out)| {
+    let piece = ROWS * shape.lanes;
+    let pieces = out.par_chunks_mut(piece).zip(alpha.par_chunks(piece)).zip(floor.par_chunks(piece));
+    pieces.enumerate().for_each(|(i, ((out, alpha), floor))| {
         vectorize(
             #[inline(always)]
             || soft_rows(shape, i * ROWS, alpha, floor, grid, out),
@@ -56,62 +57,23 @@ pub fn soft_weight(shape: LaneShape, alpha: &[f32], floor: &[f32], grid: LaneGri
     });
 }
 
+/// As [`soft_weight`], for the rows from `first` on.
 #[inline(always)]
 fn soft_rows(shape: LaneShape, first: usize, alpha: &[f32], floor: &[f32], grid: LaneGrid<'_>, out: &mut [f32]) {
     let lanes = shape.lanes;
-    for (r, out) in out.chunks_exact_mut(lanes).enumerate() {
-        let (row, values) = (first + r, (first + r) * lanes);
-        let (s, z) = grid.of_row(shape, row);
-        let (a, f) = (&alpha[values..][..lanes], &floor[values..][..lanes]);
-        for at in (0..lanes).step_by(SIDE) {
-            let n = SIDE.min(lanes - at);
-            let [a, f, s, z] = [a, f, s, z].map(
-                #[inline(always)]
-                |v| side(&v[at..at + n]),
-            );
-            put(&mut out[at..at + n], soft(&a, &f, &s, &z, &grid));
+    let rows = out.chunks_exact_mut(lanes).zip(alpha.chunks_exact(lanes)).zip(floor.chunks_exact(lanes));
+    for (r, ((out, alpha), floor)) in rows.enumerate() {
+        let (scale, zero_point) = grid.of_row(shape, first + r);
+        let (out, alpha, floor) = (&mut out[..lanes], &alpha[..lanes], &floor[..lanes]);
+        for l in 0..lanes {
+            out[l] = soft(alpha[l], floor[l], scale[l], zero_point[l], &grid);
         }
     }
 }
 
 #[inline(always)]
-fn soft(
-    alpha: &[f32; SIDE],
-    floor: &[f32; SIDE],
-    scale: &[f32; SIDE],
-    zero_point: &[f32; SIDE],
-    grid: &LaneGrid<'_>,
-) -> [f32; SIDE] {
-    let mut weight = [0.0; SIDE];
-    for l in 0..SIDE {
-        let q = clamp(floor[l] + rectified_sigmoid(alpha[l]).2 + zero_point[l], grid.qmin, grid.qmax);
-        weight[l] = (q - zero_point[l]) * scale[l];
-    }
-    weight
-}
-
-/// Up to [`SIDE`] numbers; those that lack are zero, and a scale of 0 makes them count for nothing.
-#[inline(always)]
-fn side(values: &[f32]) -> [f32; SIDE] {
-    match values.try_into() {
-        Ok(all) => all,
-        Err(_) => {
-            let mut all = [0.0; SIDE];
-            all[..values.len()].copy_from_slice(values);
-            all
-        }
-    }
-}
-
-/// The reverse of [`side`].
-#[inline(always)]
-fn put(out: &mut [f32], values: [f32; SIDE]) {
-    if let Ok(all) = <&mut [f32; SIDE]>::try_from(&mut *out) {
-        // Of a length that is known: without a call.
-        *all = values;
-    } else {
-        out.copy_from_slice(&values[..out.len()]);
-    }
+fn soft(alpha: f32, floor: f32, scale: f32, zero_point: f32, grid: &LaneGrid<'_>) -> f32 {
+    (clamp(floor + rectified_sigmoid(alpha).2 + zero_point, grid.qmin, grid.qmax) - zero_point) * scale
 }
 
 /// The rounding regularizer of one step: `weight * (1 - |2h - 1|^b)`.
@@ -135,8 +97,8 @@ pub struct Learned<'a> {
     pub weight: &'a mut [f32],
 }
 
-/// One update of alpha, from the gradient of the soft weight. `sums` has room for one number for each 64
-/// rows. Returns the regularizer before the update.
+/// One update of alpha, from the gradient of the soft weight. `sums` has room for as many
+/// numbers as [`sums`] says. Returns the regularizer before the update.
 #[allow(clippy::too_many_arguments)]
 pub fn learn(
     shape: LaneShape,
@@ -149,10 +111,14 @@ pub fn learn(
     sums: &mut [f64],
 ) -> f64 {
     let update = adam.rates();
-    let lanes = shape.lanes;
-    let parts = learned.alpha.par_chunks_mut(ROWS * lanes).zip(learned.mean.par_chunks_mut(ROWS * lanes));
-    let parts = parts.zip(learned.square.par_chunks_mut(ROWS * lanes).zip(learned.weight.par_chunks_mut(ROWS * lanes)));
-    parts.zip(sums.par_iter_mut()).enumerate().for_each(|(i, (((alpha, mean), (square, weight)), sum))| {
+    let piece = ROWS * shape.lanes;
+    let learned = learned
+        .alpha
+        .par_chunks_mut(piece)
+        .zip(learned.mean.par_chunks_mut(piece))
+        .zip(learned.square.par_chunks_mut(piece).zip(learned.weight.par_chunks_mut(piece)));
+    let pieces = learned.zip(floor.par_chunks(piece).zip(grad.par_chunks(piece))).zip(sums.par_iter_mut());
+    pieces.enumerate().for_each(|(i, ((((alpha, mean), (square, weight)), (floor, grad)), sum))| {
         let learned = Learned { alpha, mean, square, weight };
         *sum = vectorize(
             #[inline(always)]
@@ -166,6 +132,8 @@ pub fn learn(
     sums.iter().sum()
 }
 
+/// As [`learn`], for the rows from `first` on. Three loops, while all is in the cache: each is a chain of
+/// operations that wait for each other, and short chains overlap better.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 fn learn_rows(
@@ -178,46 +146,65 @@ fn learn_rows(
     regularizer: Option<Regularizer>,
     update: Rates,
 ) -> f64 {
+    let Learned { alpha, mean, square, weight } = learned;
     let lanes = shape.lanes;
-    let mut sum = 0.0;
-    let rows = learned.alpha.chunks_exact_mut(lanes).zip(learned.mean.chunks_exact_mut(lanes));
-    let rows = rows.zip(learned.square.chunks_exact_mut(lanes).zip(learned.weight.chunks_exact_mut(lanes)));
-    for (r, ((alpha, mean), (square, weight))) in rows.enumerate() {
-        let (row, values) = (first + r, (first + r) * lanes);
-        let (s, z) = grid.of_row(shape, row);
-        let (f, g) = (&floor[values..][..lanes], &grad[values..][..lanes]);
-        // Sums lane by lane: one sum alone would stop the wide instructions.
-        let mut terms = [0.0_f32; SIDE];
-        for at in (0..lanes).step_by(SIDE) {
-            let n = SIDE.min(lanes - at);
-            let [mut a, mut m, mut v] = [&*alpha, &*mean, &*square].map(
-                #[inline(always)]
-                |v| side(&v[at..at + n]),
-            );
-            let [f, g, s, z] = [f, g, s, z].map(
-                #[inline(always)]
-                |v| side(&v[at..at + n]),
-            );
-            let (mut gradients, mut row_terms) = ([0.0; SIDE], [0.0; SIDE]);
-            for l in 0..SIDE {
-                let (da, term) = gradient(a[l], f[l], g[l], s[l], z[l], &grid, regularizer);
-                gradients[l] = da;
-                row_terms[l] = term;
-            }
-            for l in 0..SIDE {
-                terms[l] += row_terms[l];
-            }
-            for l in 0..SIDE {
-                update.apply(&mut a[l], &mut m[l], &mut v[l], gradients[l]);
-            }
-            put(&mut alpha[at..at + n], a);
-            put(&mut mean[at..at + n], m);
-            put(&mut square[at..at + n], v);
-            put(&mut weight[at..at + n], soft(&a, &f, &s, &z, &grid));
-        }
-        sum += terms.iter().map(|t| f64::from(*t)).sum::<f64>();
+    let mut sum = [0.0; SIDE];
+    // The gradients lie for a moment where the weights will.
+    let rows = alpha.chunks_exact(lanes).zip(weight.chunks_exact_mut(lanes));
+    let rows = rows.zip(floor.chunks_exact(lanes).zip(grad.chunks_exact(lanes)));
+    for (r, ((alpha, gradient), (floor, grad))) in rows.enumerate() {
+        let (scale, zero_point) = grid.of_row(shape, first + r);
+        gradients([alpha, floor, grad, scale, zero_point], gradient, &grid, regularizer, &mut sum);
     }
-    sum
+    let state = alpha.iter_mut().zip(mean).zip(square.iter_mut().zip(&*weight));
+    for ((alpha, mean), (square, gradient)) in state {
+        update.apply(alpha, mean, square, *gradient);
+    }
+    soft_rows(shape, first, alpha, floor, grid, weight);
+    sum.iter().sum()
+}
+
+/// The gradients of a row of alphas. `sum` takes terms of the regularizer lane by lane: one sum alone would stop
+/// the wide instructions.
+#[inline(always)]
+fn gradients(
+    numbers: [&[f32]; 5],
+    out: &mut [f32],
+    grid: &LaneGrid<'_>,
+    regularizer: Option<Regularizer>,
+    sum: &mut [f64; SIDE],
+) {
+    let (out, out_rest) = out.as_chunks_mut();
+    let parts = numbers.map(|n| n.as_chunks());
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = side(parts.map(|(whole, _)| &whole[i]), grid, regularizer, sum);
+    }
+    if !out_rest.is_empty() {
+        // What lacks is zero, and a scale of 0 makes it count for nothing.
+        let mut padded = [[0.0; SIDE]; 5];
+        for (padded, (_, rest)) in padded.iter_mut().zip(parts) {
+            padded[..rest.len()].copy_from_slice(rest);
+        }
+        let gradients = side(padded.each_ref(), grid, regularizer, sum);
+        out_rest.copy_from_slice(&gradients[..out_rest.len()]);
+    }
+}
+
+#[inline(always)]
+fn side(
+    [alpha, floor, grad, scale, zero_point]: [&[f32; SIDE]; 5],
+    grid: &LaneGrid<'_>,
+    regularizer: Option<Regularizer>,
+    sum: &mut [f64; SIDE],
+) -> [f32; SIDE] {
+    let (mut gradients, mut terms) = ([0.0; SIDE], [0.0; SIDE]);
+    for l in 0..SIDE {
+        (gradients[l], terms[l]) = gradient(alpha[l], floor[l], grad[l], scale[l], zero_point[l], grid, regularizer);
+    }
+    for l in 0..SIDE {
+        sum[l] += f64::from(terms[l]);
+    }
+    gradients
 }
 
 /// The gradient of one alpha, and its term of the regularizer.
