@@ -8,7 +8,7 @@ use crate::rounding::clamp;
 use crate::simd::vectorize;
 use rayon::prelude::*;
 
-/// Rows that are processed by one task.
+/// Rows that are processed by one task: what is known of them stays in the cache nearest to the processor.
 const ROWS: usize = 32;
 /// Numbers that are processed side by side.
 const SIDE: usize = 16;
@@ -47,6 +47,7 @@ impl LaneGrid<'_> {
 
 /// `(clamp(floor + h(alpha) + zero_point, qmin, qmax) - zero_point) * scale`.
 pub fn soft_weight(shape: LaneShape, alpha: &[f32], floor: &[f32], grid: LaneGrid<'_>, out: &mut [f32]) {
+    assert_eq!([alpha.len(), floor.len()], [out.len(); 2], "weights");
     let piece = ROWS * shape.lanes;
     let pieces = out.par_chunks_mut(piece).zip(alpha.par_chunks(piece)).zip(floor.par_chunks(piece));
     pieces.enumerate().for_each(|(i, ((out, alpha), floor))| {
@@ -97,8 +98,8 @@ pub struct Learned<'a> {
     pub weight: &'a mut [f32],
 }
 
-/// One update of alpha, from the gradient of the soft weight. `sums` has room for as many
-/// numbers as [`sums`] says. Returns the regularizer before the update.
+/// One update of alpha, from the gradient of the soft weight. `room` is that of [`sums`]. Returns the regularizer
+/// before the update.
 #[allow(clippy::too_many_arguments)]
 pub fn learn(
     shape: LaneShape,
@@ -108,8 +109,11 @@ pub fn learn(
     grid: LaneGrid<'_>,
     regularizer: Option<Regularizer>,
     adam: AdamStep,
-    sums: &mut [f64],
+    room: &mut [f64],
 ) -> f64 {
+    let len = learned.alpha.len();
+    assert_eq!([learned.mean.len(), learned.square.len(), learned.weight.len()], [len; 3], "what is learned");
+    assert_eq!([floor.len(), grad.len(), room.len()], [len, len, sums(shape, len)], "weights");
     let update = adam.rates();
     let piece = ROWS * shape.lanes;
     let learned = learned
@@ -117,7 +121,7 @@ pub fn learn(
         .par_chunks_mut(piece)
         .zip(learned.mean.par_chunks_mut(piece))
         .zip(learned.square.par_chunks_mut(piece).zip(learned.weight.par_chunks_mut(piece)));
-    let pieces = learned.zip(floor.par_chunks(piece).zip(grad.par_chunks(piece))).zip(sums.par_iter_mut());
+    let pieces = learned.zip(floor.par_chunks(piece).zip(grad.par_chunks(piece))).zip(room.par_iter_mut());
     pieces.enumerate().for_each(|(i, ((((alpha, mean), (square, weight)), (floor, grad)), sum))| {
         let learned = Learned { alpha, mean, square, weight };
         *sum = vectorize(
@@ -129,7 +133,7 @@ pub fn learn(
             },
         );
     });
-    sums.iter().sum()
+    room.iter().sum()
 }
 
 /// As [`learn`], for the rows from `first` on. Three loops, while all is in the cache: each is a chain of
