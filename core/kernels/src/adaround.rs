@@ -25,6 +25,12 @@ pub(crate) fn rectified_sigmoid(alpha: f32) -> (f32, f32, f32) {
     (s, raw, clamp(raw, 0.0, 1.0))
 }
 
+/// `(clamp(floor + h(alpha) + zero_point, qmin, qmax) - zero_point) * scale`, with `floor = floor(w / scale)`.
+#[inline(always)]
+pub(crate) fn soft_value(alpha: f32, floor: f32, scale: f32, zero_point: f32, [qmin, qmax]: [f32; 2]) -> f32 {
+    (clamp(floor + rectified_sigmoid(alpha).2 + zero_point, qmin, qmax) - zero_point) * scale
+}
+
 /// `h(alpha)`, the share of the way from rounding down to rounding up.
 pub fn soft_rounding(alpha: &[f32], out: &mut [f32]) {
     for_each_piece(out, |first, out| {
@@ -50,8 +56,7 @@ pub fn forward(alpha: &[f32], floor: &[f32], grid: Grid<'_>, out: &mut [f32]) {
                     let (s, z) = (grid.scale[channel], grid.zero_point[channel]);
                     let run = &mut out[start - first..end - first];
                     for ((o, a), f) in run.iter_mut().zip(&alpha[start..end]).zip(&floor[start..end]) {
-                        let q = clamp(f + rectified_sigmoid(*a).2 + z, grid.qmin, grid.qmax);
-                        *o = (q - z) * s;
+                        *o = soft_value(*a, *f, s, z, [grid.qmin, grid.qmax]);
                     }
                 }
             },

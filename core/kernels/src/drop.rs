@@ -8,7 +8,7 @@ use rayon::prelude::*;
 /// Values whose choices are drawn together.
 pub const GROUP: usize = PARTS * LANES;
 /// Lanes that vector instructions take together.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 /// Parts of a group, one bit of a lane each.
 const PARTS: usize = 8;
 /// Binary digits of a probability that count.
@@ -107,15 +107,10 @@ pub fn mask_of_planes(keep: Keep<'_>, [images, channels, height, width]: [usize;
         let mut choices = vec![Choices::default(); groups];
         for y in 0..height {
             let row_number = n * height + y;
-            vectorize(
-                #[inline(always)]
-                || {
-                    for (g, choices) in choices.iter_mut().enumerate() {
-                        let count = GROUP.min(row - g * GROUP);
-                        *choices = keep.group(row_number * groups + g, row_number * row + g * GROUP, count);
-                    }
-                },
-            );
+            for (g, choices) in choices.iter_mut().enumerate() {
+                let count = GROUP.min(row - g * GROUP);
+                *choices = keep.group(row_number * groups + g, row_number * row + g * GROUP, count);
+            }
             for c in 0..channels {
                 let line = &mut mask[(c * height + y) * width..][..width];
                 for (x, m) in line.iter_mut().enumerate() {

@@ -275,12 +275,12 @@ impl FusedUnit {
             found.ok_or_else(|| Error::message(format!("the interrupted state has no '{name}'")))
         };
         for weight in self.weights() {
-            let Some(name) = weight.rounding.as_ref().map(|r| r.name.clone()) else { continue };
-            weight.restore(of(&name)?)?;
+            if let Some(rounding) = &weight.rounding {
+                weight.restore(of(&rounding.name)?)?;
+            }
         }
         for number in self.numbers() {
-            let name = number.name.clone();
-            number.restore(of(&name)?)?;
+            number.restore(of(&number.name)?)?;
         }
         self.steps = steps;
         Ok(())

@@ -2,9 +2,8 @@
 //! Adam update and the next soft weight.
 
 use crate::adam::{AdamStep, Rates};
-use crate::adaround::{rectified_sigmoid, GAMMA, ZETA};
+use crate::adaround::{rectified_sigmoid, soft_value, GAMMA, ZETA};
 use crate::math::power;
-use crate::rounding::clamp;
 use crate::simd::vectorize;
 use rayon::prelude::*;
 
@@ -67,14 +66,9 @@ fn soft_rows(shape: LaneShape, first: usize, alpha: &[f32], floor: &[f32], grid:
         let (scale, zero_point) = grid.of_row(shape, first + r);
         let (out, alpha, floor) = (&mut out[..lanes], &alpha[..lanes], &floor[..lanes]);
         for l in 0..lanes {
-            out[l] = soft(alpha[l], floor[l], scale[l], zero_point[l], &grid);
+            out[l] = soft_value(alpha[l], floor[l], scale[l], zero_point[l], [grid.qmin, grid.qmax]);
         }
     }
-}
-
-#[inline(always)]
-fn soft(alpha: f32, floor: f32, scale: f32, zero_point: f32, grid: &LaneGrid<'_>) -> f32 {
-    (clamp(floor + rectified_sigmoid(alpha).2 + zero_point, grid.qmin, grid.qmax) - zero_point) * scale
 }
 
 /// The rounding regularizer of one step: `weight * (1 - |2h - 1|^b)`.

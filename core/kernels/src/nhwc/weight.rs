@@ -54,7 +54,7 @@ impl WeightPlan {
         let (x, grad, all) =
             if whole { (one_row(x), one_row(grad), pixels) } else { (x, grad, grad.height * grad.width) };
         let [sy, sx] = shape.stride;
-        // For each place along an axis of the kernel: first and last output whose tap lies in the image.
+        // For each place along an axis of the kernel: the outputs whose tap lies in the image.
         let reached = |axis: usize, before: usize, outputs: usize, inputs: usize| -> Vec<[usize; 2]> {
             let reach = |k: usize| {
                 let offset = (k * shape.dilation[axis]) as isize - before as isize;

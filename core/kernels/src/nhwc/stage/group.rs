@@ -2,12 +2,9 @@
 
 use super::Step;
 use crate::activation::Activation;
-use crate::drop::GROUP;
+use crate::drop::{GROUP, LANES};
 use crate::rounding::{clamp, round_half_even};
 use pulp::Simd;
-
-/// Values side by side.
-const LANES: usize = 16;
 
 /// A group of values; what a row lacks at its end is zero.
 pub type Group = [f32; GROUP];
