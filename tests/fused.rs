@@ -1,12 +1,13 @@
 //! The fused step computes what the generic path computes, for every unit of the published networks.
 
 use crate::support::*;
+use qdrop_core::engine::UnitSamples;
 use qdrop_core::graph::{fold_batch_norm, quantization_sites, SiteKind, Unit};
 use qdrop_core::model::{Precision, QuantModel, QuantSite};
 use qdrop_core::prelude::*;
 use qdrop_core::progress::{Event, Progress, Silent};
 use qdrop_core::random::SeededRandom;
-use qdrop_core::reconstructor::{Forget, UnitData, UnitSamples};
+use qdrop_core::reconstructor::Forget;
 use qdrop_plugins::reconstructors::{optimize, QdropParams};
 use std::collections::HashMap;
 
@@ -60,16 +61,12 @@ pub fn model(name: &str, params: &str, activation: &str) -> QuantModel {
 
 /// Cached values of a unit: noise, and what the full-precision unit makes of it.
 fn samples(model: &QuantModel, unit: &Unit) -> UnitSamples {
-    let input = model.graph().unit_input(unit).unwrap();
-    let output = model.graph().unit_output(unit).unwrap();
-    let dims = [&[SAMPLES], model.graph().node(input).shape.as_slice()].concat();
-    let float_input = noise(&dims, 500).affine(1.0, 0.3).unwrap();
-    let mut values = HashMap::from([(input, float_input.clone())]);
-    let compute = |id, inputs: &[&Tensor]| model.node_value(id, inputs, Precision::Float);
-    model.run(&unit.nodes, &mut values, output, compute).unwrap();
-    let float_output = values.remove(&output).unwrap();
+    let input = model.graph().node(unit.subgraph.inputs()[0]);
+    let float_input = noise(&[&[SAMPLES], input.shape.as_slice()].concat(), 500).affine(1.0, 0.3).unwrap();
+    let float_outputs = model.run(&unit.subgraph, std::slice::from_ref(&float_input), Precision::Float).unwrap();
     let quantized_input = ((&float_input * 8.0).unwrap().round().unwrap() / 8.0).unwrap();
-    UnitSamples::in_memory(&UnitData { quantized_input, float_input, float_output }).unwrap()
+    let data = UnitData { quantized_inputs: vec![quantized_input], float_inputs: vec![float_input], float_outputs };
+    UnitSamples::in_memory(&data).unwrap()
 }
 
 /// Losses of each step, and everything that was learned.
@@ -81,7 +78,7 @@ fn run(
 ) -> (Vec<LossPoint>, Vec<(String, Vec<f32>)>) {
     let samples = samples(model, unit);
     let mut task = UnitTask::new(model, unit, 3, samples).unwrap();
-    task.begin().unwrap();
+    task.begin(&params.groups()).unwrap();
     let random = SeededRandom { seed: 7 };
     let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
     let losses = optimize(&task, params, &context).unwrap();
@@ -181,10 +178,10 @@ fn other_units_go_the_generic_way_and_say_why() {
     let unit = model.graph().units()[1].clone();
     let samples = samples(&model, &unit);
     let mut task = UnitTask::new(&mut model, &unit, 0, samples).unwrap();
-    task.begin().unwrap();
+    let settings = QdropParams { iters: 1, batch_size: 2, ..Default::default() };
+    task.begin(&settings.groups()).unwrap();
     let (random, reasons) = (SeededRandom { seed: 1 }, Reasons::default());
     let mut context = Context { random: &random, progress: &reasons, interruption: &Forget, engine: Engine::Auto };
-    let settings = QdropParams { iters: 1, batch_size: 2, ..Default::default() };
     optimize(&task, &settings, &context).unwrap();
     let said = reasons.0.lock().unwrap().clone();
     assert_eq!(said.len(), 1);

@@ -2,13 +2,14 @@
 //! drop masks.
 
 use crate::support::*;
+use qdrop_core::engine::UnitSamples;
 use qdrop_core::graph::{quantization_sites, SiteKind};
 use qdrop_core::model::{QuantModel, QuantSite};
 use qdrop_core::ops::Keep;
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Silent;
 use qdrop_core::random::RandomSource;
-use qdrop_core::reconstructor::{Forget, UnitData, UnitSamples};
+use qdrop_core::reconstructor::Forget;
 use qdrop_plugins::reconstructors::{optimize, QdropParams};
 use std::collections::HashMap;
 
@@ -85,7 +86,7 @@ fn replay(file: &str, variant: &str, graph: Graph, params: &QdropParams, device:
         parameters.insert(name.clone(), on_device(&format!("init.{node}.module.{own}")));
     }
     // The block's output counts as an activation here: it is not the output of a network.
-    let last = graph.output();
+    let last = graph.outputs()[0];
     let mut model = QuantModel::new(graph.clone(), parameters, device.clone());
     let place = |quantizer_name: &str, spec: QuantSpec, key: &str, name: &str| {
         let mut quantizer = quantizer(quantizer_name, &spec);
@@ -117,15 +118,11 @@ fn replay(file: &str, variant: &str, graph: Graph, params: &QdropParams, device:
         }
     }
     let random = Replay { batches: get("batch_index").to_vec2().unwrap(), masks };
-    let data = UnitData {
-        quantized_input: on_device("inp_quant"),
-        float_input: on_device("inp_fp"),
-        float_output: on_device("out_fp"),
-    };
+    let data = UnitData::single(on_device("inp_quant"), on_device("inp_fp"), on_device("out_fp"));
     let unit = graph.units()[0].clone();
-    let inputs = data.quantized_input.clone();
+    let inputs = data.quantized_inputs.clone();
     let mut task = UnitTask::new(&mut model, &unit, 0, UnitSamples::in_memory(&data).unwrap()).unwrap();
-    task.begin().unwrap();
+    task.begin(&params.groups()).unwrap();
     let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
     let losses = optimize(&task, params, &context).unwrap();
 
@@ -144,7 +141,7 @@ fn replay(file: &str, variant: &str, graph: Graph, params: &QdropParams, device:
         assert!(error < TOLERANCE, "{file} {variant} {key}: relative difference {error}");
     }
     task.finish().unwrap();
-    let output = task.forward(&inputs, &|_| Keep::All).unwrap();
+    let output = task.forward(&inputs, &|_| Keep::All).unwrap().remove(0);
     drop(task);
     for (name, weight) in model.parameters() {
         if let Some(layer) = name.strip_suffix(".weight") {

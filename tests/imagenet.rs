@@ -25,7 +25,7 @@ fn session(weights: &Path, data: &Path) -> Session<'static> {
 fn logits(model: &QuantModel, images: &[Vec<f32>]) -> Tensor {
     let pixels: Vec<f32> = images.concat();
     let images = Tensor::from_vec(pixels, (images.len(), 3, 224, 224), &Device::Cpu).unwrap();
-    model.forward(&images, Precision::Float).unwrap()
+    model.forward(&images, Precision::Float).unwrap().remove(0)
 }
 
 fn top1(logits: &Tensor) -> Vec<u32> {

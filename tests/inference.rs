@@ -24,8 +24,8 @@ fn check(name: &str, model: &QuantModel) {
     let images = noise(&dims(11), 77);
     for (precision, tolerance) in [(Precision::Float, 2e-5), (Precision::Quantized, 5e-3)] {
         let mut inference = Inference::of_network(model, precision).unwrap();
-        let got = inference.forward(&images).unwrap();
-        let want = model.forward(&images, precision).unwrap();
+        let got = inference.forward(&images).unwrap().remove(0);
+        let want = model.forward(&images, precision).unwrap().remove(0);
         assert_eq!(got.dims(), want.dims(), "{name}");
         let (all, want) = (vec(&got), vec(&want));
         let size = want.iter().map(|v| v.abs()).fold(0.0, f32::max);
@@ -33,10 +33,10 @@ fn check(name: &str, model: &QuantModel) {
         assert!(error <= tolerance, "{name}, {precision:?}: {error}");
         // Neither the number of images nor the threads change a bit.
         let classes = all.len() / 11;
-        let one = inference.forward(&images.narrow(0, 9, 1).unwrap()).unwrap();
+        let one = inference.forward(&images.narrow(0, 9, 1).unwrap()).unwrap().remove(0);
         assert_eq!(vec(&one), all[9 * classes..10 * classes], "{name}");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-        assert_eq!(vec(&pool.install(|| inference.forward(&images)).unwrap()), all, "{name}");
+        assert_eq!(vec(&pool.install(|| inference.forward(&images)).unwrap()[0]), all, "{name}");
     }
 }
 

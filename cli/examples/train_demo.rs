@@ -185,7 +185,7 @@ impl Network {
             };
             values.push(value);
         }
-        Ok(values.swap_remove(self.graph.output().index()))
+        Ok(values.swap_remove(self.graph.outputs()[0].index()))
     }
 
     /// Normalizes with the batch's statistics and updates the running ones.

@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use qdrop_core::fused::Engine;
+use qdrop_core::engine::Engine;
 use std::path::PathBuf;
 
 /// Post-training quantization of vision networks to 2, 3 or 4 bits with QDrop.

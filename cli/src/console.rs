@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use qdrop_core::progress::{Event, Progress};
-use qdrop_core::reconstructor::LossPoint;
+use qdrop_core::report::LossPoint;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;

@@ -2,8 +2,8 @@
 
 use crate::error::Result;
 use crate::graph::Graph;
+use crate::guard::Origin;
 use crate::params::Params;
-use crate::plugin::guard::{GuardedArchitecture, Origin};
 use crate::registry::{define_kind, Entry};
 use crate::weights::KeyMap;
 
@@ -24,6 +24,22 @@ pub trait Architecture: Send + Sync {
     fn key_maps(&self, graph: &Graph) -> Result<Vec<KeyMap>> {
         let _ = graph;
         Ok(Vec::new())
+    }
+}
+
+/// An architecture of a registry entry.
+struct GuardedArchitecture {
+    origin: Origin,
+    inner: Box<dyn Architecture>,
+}
+
+impl Architecture for GuardedArchitecture {
+    fn graph(&self, params: &Params) -> Result<Graph> {
+        self.origin.call("graph", || self.inner.graph(params))
+    }
+
+    fn key_maps(&self, graph: &Graph) -> Result<Vec<KeyMap>> {
+        self.origin.call("key_maps", || self.inner.key_maps(graph))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Datasets: images and labels for calibration and evaluation.
 
 use crate::error::Result;
+use crate::guard::Origin;
 use crate::params::Params;
-use crate::plugin::guard::{GuardedDataset, Origin};
 use crate::registry::{define_kind, Entry};
 use std::path::PathBuf;
 
@@ -56,6 +56,30 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// The image cannot be read; the error names it.
     fn sample(&self, index: usize) -> Result<Sample>;
+}
+
+/// A dataset of a registry entry.
+struct GuardedDataset {
+    origin: Origin,
+    len: usize,
+    inner: Box<dyn Dataset>,
+}
+
+impl GuardedDataset {
+    fn new(origin: Origin, inner: Box<dyn Dataset>) -> Result<Self> {
+        let len = origin.ask("len", || inner.len())?;
+        Ok(Self { origin, len, inner })
+    }
+}
+
+impl Dataset for GuardedDataset {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn sample(&self, index: usize) -> Result<Sample> {
+        self.origin.call("sample", || self.inner.sample(index))
+    }
 }
 
 define_kind!(

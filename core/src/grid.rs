@@ -72,6 +72,14 @@ impl QuantSpec {
     }
 }
 
+impl QuantSpec {
+    /// What LSQ multiplies the gradients of scale and zero point by: `1 / sqrt(n * qmax)`, where n is the number of
+    /// elements that share the scale (arXiv 1902.08153, section 2.2).
+    pub fn lsq_gradient_scale(&self, elements: usize) -> f64 {
+        1.0 / (elements as f64 * f64::from(self.qmax().max(1.0))).sqrt()
+    }
+}
+
 /// The observed range of a tensor: one minimum and maximum for each channel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Range {

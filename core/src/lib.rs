@@ -13,10 +13,11 @@ pub mod cache;
 pub mod conformance;
 pub mod dataset;
 pub mod device;
+pub mod engine;
 pub mod error;
-pub mod fused;
 pub mod graph;
 pub mod grid;
+mod guard;
 pub mod inference;
 pub mod model;
 pub mod observer;
@@ -31,6 +32,7 @@ pub mod random;
 pub mod recipe;
 pub mod reconstructor;
 pub mod registry;
+pub mod report;
 pub mod run_directory;
 pub mod weights;
 
@@ -47,15 +49,16 @@ pub use reconstructor::Reconstructor;
 pub mod prelude {
     pub use crate::architecture::Architecture;
     pub use crate::dataset::{Dataset, DatasetRequest, Sample, Split};
+    pub use crate::engine::{Engine, Regularizer, UnitData, UnitEngine};
     pub use crate::error::{Error, Result};
-    pub use crate::fused::{Engine, FusedKernel};
     pub use crate::graph::{Conv2d, Graph, GraphBuilder, NodeId, Operator, Pool2d};
     pub use crate::grid::{Granularity, QParams, QuantSpec, Range};
     pub use crate::observer::{Consistency, Observer};
     pub use crate::ops;
     pub use crate::params::Params;
-    pub use crate::quantizer::{Parameter, ParameterGroup, Quantizer};
-    pub use crate::reconstructor::{Context, Grouping, Interrupted, LossPoint, Reconstructor, UnitReport, UnitTask};
+    pub use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel};
+    pub use crate::reconstructor::{Context, Grouping, Interrupted, Reconstructor, UnitTask};
+    pub use crate::report::{LossPoint, UnitReport};
     pub use crate::weights::KeyMap;
     pub use crate::{
         register_architecture, register_dataset, register_observer, register_quantizer, register_recipe,

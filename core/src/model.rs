@@ -1,11 +1,11 @@
 //! A network with quantizers at its sites.
 
 use crate::error::{Error, Result, TensorContext};
-use crate::graph::{execute, Graph, NodeId};
+use crate::graph::{execute, Graph, NodeId, Subgraph};
 use crate::grid::QParams;
 use crate::ops::{self, Keep};
-use crate::quantizer::{Parameter, Quantizer};
-use candle_core::{Device, Tensor};
+use crate::quantizer::{groups, Parameter, Quantizer};
+use candle_core::{Device, Tensor, Var};
 use std::collections::{BTreeMap, HashMap};
 
 /// Which arithmetic a forward pass uses.
@@ -31,13 +31,16 @@ pub struct QuantModel {
     parameters: HashMap<String, Tensor>,
     weights: BTreeMap<NodeId, QuantSite>,
     activations: BTreeMap<NodeId, QuantSite>,
+    /// Biases that are learned now, by the names of their parameters.
+    learned_biases: BTreeMap<String, Var>,
     device: Device,
 }
 
 impl QuantModel {
     /// A model without quantizers. `parameters` must hold all of the graph's parameters.
     pub fn new(graph: Graph, parameters: HashMap<String, Tensor>, device: Device) -> Self {
-        Self { graph, parameters, weights: BTreeMap::new(), activations: BTreeMap::new(), device }
+        let (weights, activations, learned_biases) = Default::default();
+        Self { graph, parameters, weights, activations, learned_biases, device }
     }
 
     /// The network.
@@ -73,6 +76,21 @@ impl QuantModel {
 
     fn weight_name(&self, node: NodeId) -> String {
         format!("{}.weight", self.graph.node(node).name)
+    }
+
+    fn bias_name(&self, node: NodeId) -> String {
+        format!("{}.bias", self.graph.node(node).name)
+    }
+
+    /// The variable of a node's bias while it is learned, with its name.
+    pub(crate) fn learned_bias(&self, node: NodeId) -> Option<(String, &Var)> {
+        let name = self.bias_name(node);
+        self.learned_biases.get(&name).map(|var| (name, var))
+    }
+
+    /// The bias of a node, if it has one.
+    pub fn bias(&self, node: NodeId) -> Option<&Tensor> {
+        self.parameters.get(&self.bias_name(node))
     }
 
     /// Replaces a node's weight.
@@ -157,47 +175,21 @@ impl QuantModel {
         }
     }
 
-    /// Computes nodes in order, starting from the values in `values` and adding theirs. A value is
-    /// dropped after its last reader among all nodes, unless it is `keep`.
+    /// The outputs of some nodes, from values for their inputs (N, ...).
     ///
     /// # Errors
-    /// The tensor library's, with the node's name.
-    pub fn run(
-        &self,
-        nodes: &[NodeId],
-        values: &mut HashMap<NodeId, Tensor>,
-        keep: NodeId,
-        mut compute: impl FnMut(NodeId, &[&Tensor]) -> Result<Tensor>,
-    ) -> Result<()> {
-        for id in nodes {
-            let node = self.graph.node(*id);
-            let inputs: Vec<&Tensor> = node.inputs.iter().filter_map(|i| values.get(i)).collect();
-            if inputs.len() != node.inputs.len() {
-                return Err(Error::graph(&node.name, "an input of this node was not computed"));
-            }
-            let value = compute(*id, &inputs)?;
-            for input in &node.inputs {
-                let done = self.graph.consumers(*input).iter().all(|c| c <= id);
-                if done && *input != keep {
-                    values.remove(input);
-                }
-            }
-            values.insert(*id, value);
-        }
-        Ok(())
+    /// The inputs do not fit; an operation fails, and the error names its node.
+    pub fn run(&self, part: &Subgraph, inputs: &[Tensor], precision: Precision) -> Result<Vec<Tensor>> {
+        part.run(&self.graph, inputs, |id, read| self.node_value(id, read, precision))
     }
 
-    /// The network's output for a batch of images (N, C, H, W).
+    /// The network's outputs for a batch of images (N, C, H, W).
     ///
     /// # Errors
     /// The images do not fit the network's input.
-    pub fn forward(&self, images: &Tensor, precision: Precision) -> Result<Tensor> {
+    pub fn forward(&self, images: &Tensor, precision: Precision) -> Result<Vec<Tensor>> {
         self.check_input(images)?;
-        let nodes: Vec<NodeId> = self.graph.nodes().skip(1).map(|(id, _)| id).collect();
-        let output = self.graph.output();
-        let mut values = HashMap::from([(self.graph.input(), images.clone())]);
-        self.run(&nodes, &mut values, output, |id, inputs| self.node_value(id, inputs, precision))?;
-        values.remove(&output).ok_or_else(|| Error::message("the network computed no output"))
+        self.run(&self.graph.whole(), std::slice::from_ref(images), precision)
     }
 
     /// Checks that a batch of images fits the network.
@@ -215,27 +207,27 @@ impl QuantModel {
         Ok(())
     }
 
+    /// The outputs of a unit with quantized weights and activations. `keep(i)` says which elements of
+    /// activation site `i` (from 1, in the order of execution) keep their quantized value.
     pub(crate) fn unit_forward(
         &self,
-        nodes: &[NodeId],
-        input: NodeId,
-        output: NodeId,
-        x: &Tensor,
+        unit: &Subgraph,
+        inputs: &[Tensor],
         keep: &dyn Fn(usize) -> Keep,
-    ) -> Result<Tensor> {
-        let mut values = HashMap::from([(input, x.clone())]);
+    ) -> Result<Vec<Tensor>> {
         let mut site = 0;
-        self.run(nodes, &mut values, output, |id, inputs| {
-            let value = self.raw_value(id, inputs, Precision::Quantized)?;
+        unit.run(&self.graph, inputs, |id, read| {
+            let value = self.raw_value(id, read, Precision::Quantized)?;
             let Some(quantizer) = self.activations.get(&id) else { return Ok(value) };
             site += 1;
             let quantized = quantizer.quantizer.fake_quantize(&value)?;
             ops::drop(&quantized, &value, &keep(site)).doing(format!("drop at '{}'", quantizer.name))
-        })?;
-        values.remove(&output).ok_or_else(|| Error::message("the unit computed no output"))
+        })
     }
 
-    pub(crate) fn begin_reconstruction(&mut self, nodes: &[NodeId]) -> Result<()> {
+    /// Lets the quantizers of `nodes` begin to learn; with `learn_bias` the biases of their layers become
+    /// variables.
+    pub(crate) fn begin_reconstruction(&mut self, nodes: &[NodeId], learn_bias: bool) -> Result<()> {
         for id in nodes {
             let weight = self.parameters.get(&self.weight_name(*id));
             if let (Some(site), Some(weight)) = (self.weights.get_mut(id), weight) {
@@ -244,10 +236,18 @@ impl QuantModel {
             if let Some(site) = self.activations.get_mut(id) {
                 site.quantizer.begin_reconstruction(None)?;
             }
+            let name = self.bias_name(*id);
+            if let (true, Some(bias)) = (learn_bias, self.parameters.get(&name)) {
+                // The parameter is the variable itself: gradients reach it, and updates are seen at once.
+                let var = Var::from_tensor(bias)?;
+                self.parameters.insert(name.clone(), var.as_tensor().clone());
+                self.learned_biases.insert(name, var);
+            }
         }
         Ok(())
     }
 
+    /// Ends learning in `nodes`: hard weights and what was learned of biases become the model's parameters.
     pub(crate) fn finish_reconstruction(&mut self, nodes: &[NodeId]) -> Result<()> {
         for id in nodes {
             let name = self.weight_name(*id);
@@ -258,6 +258,10 @@ impl QuantModel {
             }
             if let Some(site) = self.activations.get_mut(id) {
                 site.quantizer.finish_reconstruction(None)?;
+            }
+            let name = self.bias_name(*id);
+            if let Some(var) = self.learned_biases.remove(&name) {
+                self.parameters.insert(name, var.as_tensor().copy()?);
             }
         }
         Ok(())
@@ -275,13 +279,16 @@ impl QuantModel {
         Ok(tensors)
     }
 
-    /// The weights of the sites of `nodes`, by name.
-    pub(crate) fn site_weights(&self, nodes: &[NodeId]) -> Result<BTreeMap<String, Tensor>> {
-        let sites = nodes.iter().filter(|id| self.weights.contains_key(id));
-        sites.map(|id| Ok((self.weight_name(*id), self.weight(*id)?.clone()))).collect()
+    /// The parameters of `nodes` that reconstruction may change, by name: weights with a quantizer, and biases of
+    /// layers.
+    pub(crate) fn learned_parameters(&self, nodes: &[NodeId]) -> BTreeMap<String, Tensor> {
+        let weights = nodes.iter().filter(|id| self.weights.contains_key(id)).map(|id| self.weight_name(*id));
+        let biases = nodes.iter().filter(|id| self.graph.node(**id).op.has_weight()).map(|id| self.bias_name(*id));
+        let named = |name: String| Some((name.clone(), self.parameters.get(&name)?.clone()));
+        weights.chain(biases).filter_map(named).collect()
     }
 
-    /// Takes back what [`grids`](Self::grids) and [`site_weights`](Self::site_weights) gave.
+    /// Takes back what [`grids`](Self::grids) and [`learned_parameters`](Self::learned_parameters) gave.
     pub(crate) fn restore(&mut self, nodes: &[NodeId], tensors: &BTreeMap<String, Tensor>) -> Result<()> {
         let vector = |name: String| -> Result<Vec<f32>> {
             let tensor = tensors.get(&name).ok_or_else(|| Error::message(format!("'{name}' is missing")))?;
@@ -295,8 +302,10 @@ impl QuantModel {
                 let params = QParams { scale: part("scale")?, zero_point: part("zero_point")? };
                 site.quantizer.set_qparams(&params, &device)?;
             }
-            if let Some(weight) = tensors.get(&self.weight_name(*id)) {
-                self.set_weight(*id, weight.clone())?;
+            for name in [self.weight_name(*id), self.bias_name(*id)] {
+                if let Some(value) = tensors.get(&name) {
+                    self.set_parameter(&name, value.clone())?;
+                }
             }
         }
         Ok(())
@@ -314,6 +323,10 @@ impl QuantModel {
         for (kind, site) in self.unit_sites(nodes) {
             let parameters = site.quantizer.parameters()?;
             all.extend(parameters.into_iter().map(|p| (format!("{}.{kind}.{}", site.name, p.name), p)));
+        }
+        for name in nodes.iter().map(|id| self.bias_name(*id)) {
+            let learned = self.learned_biases.get(&name);
+            all.extend(learned.map(|var| (name, Parameter { name: "bias", var: var.clone(), group: groups::BIAS })));
         }
         Ok(all)
     }

@@ -2,8 +2,8 @@
 
 use crate::error::Result;
 use crate::grid::{QuantSpec, Range};
+use crate::guard::Origin;
 use crate::params::Params;
-use crate::plugin::guard::{GuardedObserver, Origin};
 use crate::registry::{define_kind, Entry};
 use candle_core::Tensor;
 
@@ -40,6 +40,26 @@ pub enum Consistency {
     Calls,
     /// The order of the calls too.
     Order,
+}
+
+/// An observer of a registry entry.
+struct GuardedObserver {
+    origin: Origin,
+    inner: Box<dyn Observer>,
+}
+
+impl Observer for GuardedObserver {
+    fn observe(&mut self, x: &Tensor) -> Result<()> {
+        self.origin.call("observe", || self.inner.observe(x))
+    }
+
+    fn range(&self) -> Result<Range> {
+        self.origin.call("range", || self.inner.range())
+    }
+
+    fn consistency(&self) -> Result<Consistency> {
+        self.origin.call("consistency", || self.inner.consistency())
+    }
 }
 
 define_kind!(

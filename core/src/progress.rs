@@ -1,6 +1,6 @@
 //! What the library tells its caller while it works. The library itself never prints.
 
-use crate::reconstructor::{LossPoint, UnitReport};
+use crate::report::{LossPoint, UnitReport};
 
 /// Something that happened.
 #[derive(Debug)]

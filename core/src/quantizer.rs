@@ -1,20 +1,25 @@
 //! Quantizers: the mapping to the grid, and what of it is learned.
 
 use crate::error::Result;
-use crate::fused::FusedKernel;
 use crate::grid::{QParams, QuantSpec, Range};
+use crate::guard::Origin;
 use crate::params::Params;
-use crate::plugin::guard::{GuardedQuantizer, Origin};
 use crate::registry::{define_kind, Entry};
 use candle_core::{Device, Tensor, Var};
 
-/// Which learning rate of the reconstructor applies to a parameter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ParameterGroup {
+/// Names of the groups of parameters that the framework and the built-in quantizers have. A reconstructor maps the
+/// name of a group to a learning rate; a quantizer may name groups of its own, which its reconstructor must know.
+pub mod groups {
     /// Rounding variables, such as AdaRound's alpha.
-    Rounding,
-    /// Grid parameters, such as LSQ's scale.
-    Scale,
+    pub const ROUNDING: &str = "rounding";
+    /// Scales of activations, such as LSQ's, and other parameters of a grid that learn like them.
+    pub const SCALE: &str = "scale";
+    /// Zero points, such as those of LSQ+.
+    pub const ZERO_POINT: &str = "zero_point";
+    /// Scales of weights that are learned beside the rounding (Genie-M, arXiv 2212.04780).
+    pub const WEIGHT_SCALE: &str = "weight_scale";
+    /// Biases of layers. They belong to no quantizer: they are learned where the reconstructor has a rate for them.
+    pub const BIAS: &str = "bias";
 }
 
 /// A learnable variable of a quantizer.
@@ -24,8 +29,40 @@ pub struct Parameter {
     pub name: &'static str,
     /// The variable.
     pub var: Var,
-    /// Its learning rate.
-    pub group: ParameterGroup,
+    /// Which of the reconstructor's learning rates applies: a name such as those of [`groups`].
+    pub group: &'static str,
+}
+
+/// What a quantizer computes while it learns, for those that the engines' kernels know. Scale and zero point
+/// are those of [`Quantizer::qparams`], unless they are learned.
+#[derive(Debug, Clone)]
+pub enum QuantizerKernel {
+    /// Rounds to nearest and learns nothing.
+    Nearest,
+    /// Learns the scale as LSQ does: its gradient times
+    /// [`lsq_gradient_scale`](crate::grid::QuantSpec::lsq_gradient_scale), its value at least the epsilon of f32.
+    LearnedScale {
+        /// The scale, one element.
+        scale: Var,
+    },
+    /// Learns scale and zero point as LSQ+ does; the zero point is rounded straight-through and clamped to
+    /// the grid.
+    LearnedScaleAndZeroPoint {
+        /// The scale, one element.
+        scale: Var,
+        /// The zero point, one element.
+        zero_point: Var,
+    },
+    /// Learns the rounding of a weight as AdaRound does, and its scale as Genie-M does where that is wanted.
+    SoftRounding {
+        /// The rounding variables, of the weight's shape.
+        alpha: Var,
+        /// `floor(weight / scale)`, with the scale that learning begins with.
+        floor: Tensor,
+        /// The scale, if it is learned: one element for each output channel, or a single one. Its value is at least
+        /// the epsilon of f32.
+        scale: Option<Var>,
+    },
 }
 
 /// Maps a tensor to its quantization grid and back.
@@ -51,7 +88,7 @@ pub trait Quantizer: Send + Sync {
     /// Takes scale and zero point as they are, one for each channel.
     ///
     /// # Errors
-    /// The tensor library's.
+    /// A tensor cannot be made on the device.
     fn set_qparams(&mut self, params: &QParams, device: &Device) -> Result<()>;
 
     /// Scale and zero point, one for each channel. Outside of reconstruction they are the whole state:
@@ -91,19 +128,20 @@ pub trait Quantizer: Send + Sync {
     /// `None`. `b` is the sharpness that the reconstructor anneals (AdaRound, equation 24).
     ///
     /// # Errors
-    /// The tensor library's.
+    /// An operation fails.
     fn regularizer(&self, b: f32) -> Result<Option<Tensor>> {
         let _ = b;
         Ok(None)
     }
 
-    /// What it computes, if the kernels know it. Between begin and finish it must compute just that, with
-    /// what [`parameters`](Self::parameters) learns; at other times a quantizer of activations that answers
-    /// rounds to the nearest point of the grid of [`qparams`](Self::qparams).
+    /// What it computes, if the engines' kernels know it; without an answer the unit goes through candle. Between
+    /// begin and finish it must compute just that, with all that [`parameters`](Self::parameters) learns; at other
+    /// times a quantizer of activations that answers rounds to the nearest point of the grid of
+    /// [`qparams`](Self::qparams). The conformance suite holds it to its answer.
     ///
     /// # Errors
     /// No range was set yet.
-    fn kernel(&self) -> Result<Option<FusedKernel>> {
+    fn kernel(&self) -> Result<Option<QuantizerKernel>> {
         Ok(None)
     }
 
@@ -111,9 +149,66 @@ pub trait Quantizer: Send + Sync {
     /// from then on [`fake_quantize`](Self::fake_quantize) must return it unchanged.
     ///
     /// # Errors
-    /// The tensor library's.
+    /// An operation fails.
     fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {
         weight.map(|w| Ok(self.fake_quantize(w)?.detach())).transpose()
+    }
+}
+
+/// A quantizer of a registry entry.
+struct GuardedQuantizer {
+    origin: Origin,
+    spec: QuantSpec,
+    inner: Box<dyn Quantizer>,
+}
+
+impl GuardedQuantizer {
+    fn new(origin: Origin, inner: Box<dyn Quantizer>) -> Result<Self> {
+        // The grid never changes.
+        let spec = origin.ask("spec", || *inner.spec())?;
+        Ok(Self { origin, spec, inner })
+    }
+}
+
+impl Quantizer for GuardedQuantizer {
+    fn spec(&self) -> &QuantSpec {
+        &self.spec
+    }
+
+    fn set_range(&mut self, range: &Range, device: &Device) -> Result<()> {
+        self.origin.call("set_range", || self.inner.set_range(range, device))
+    }
+
+    fn set_qparams(&mut self, params: &QParams, device: &Device) -> Result<()> {
+        self.origin.call("set_qparams", || self.inner.set_qparams(params, device))
+    }
+
+    fn qparams(&self) -> Result<QParams> {
+        self.origin.call("qparams", || self.inner.qparams())
+    }
+
+    fn fake_quantize(&self, x: &Tensor) -> Result<Tensor> {
+        self.origin.call("fake_quantize", || self.inner.fake_quantize(x))
+    }
+
+    fn begin_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<()> {
+        self.origin.call("begin_reconstruction", || self.inner.begin_reconstruction(weight))
+    }
+
+    fn parameters(&self) -> Result<Vec<Parameter>> {
+        self.origin.call("parameters", || self.inner.parameters())
+    }
+
+    fn regularizer(&self, b: f32) -> Result<Option<Tensor>> {
+        self.origin.call("regularizer", || self.inner.regularizer(b))
+    }
+
+    fn kernel(&self) -> Result<Option<QuantizerKernel>> {
+        self.origin.call("kernel", || self.inner.kernel())
+    }
+
+    fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {
+        self.origin.call("finish_reconstruction", || self.inner.finish_reconstruction(weight))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a step of a fused unit allocates. A binary of its own: it counts for the whole process.
 
-use qdrop_core::fused::Rates;
+use qdrop_core::engine::UnitSamples;
 use qdrop_core::kernels::{in_pool, random::Stream};
 use qdrop_core::model::{QuantModel, QuantSite};
 use qdrop_core::ops::Keep;
@@ -8,7 +8,7 @@ use qdrop_core::pipeline::Registries;
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Silent;
 use qdrop_core::random::SeededRandom;
-use qdrop_core::reconstructor::{Forget, UnitData, UnitSamples};
+use qdrop_core::reconstructor::Forget;
 use qdrop_plugins::reconstructors::{optimize, QdropParams};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::HashMap;
@@ -98,9 +98,9 @@ fn with_task(body: impl FnOnce(&UnitTask<'_>)) {
     let unit = model.graph().units()[0].clone();
     let input = noise(&[12, 32, 12, 12], 90);
     let output = noise(&[12, 40, 6, 6], 91);
-    let data = UnitData { quantized_input: input.clone(), float_input: input, float_output: output };
+    let data = UnitData::single(input.clone(), input, output);
     let mut task = UnitTask::new(&mut model, &unit, 0, UnitSamples::in_memory(&data).unwrap()).unwrap();
-    task.begin().unwrap();
+    task.begin(&[groups::ROUNDING, groups::SCALE]).unwrap();
     body(&task);
 }
 
@@ -110,15 +110,16 @@ fn a_step_allocates_nothing() {
     with_task(|task| {
         let random = SeededRandom { seed: 1 };
         let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: Engine::Fused };
-        let mut unit = task.fused(7, &context).unwrap().unwrap();
+        let mut unit = task.engine(7, &context).unwrap();
         let indices = [0, 11, 3, 3, 7, 5, 2];
         let mut step = |number: u32| {
             let keep = |site: usize| Keep::Random {
                 stream: Stream { seed: 5, id: [number, site as u32, 0] },
                 probability: 0.5,
             };
-            let rates = Rates { rounding: 1e-3, scale: 4e-5 };
-            unit.step(&indices, &keep, Some((0.01, 20.0)), rates).unwrap()
+            unit.loss(&indices, &keep).unwrap();
+            let rates = [(groups::ROUNDING, 1e-3), (groups::SCALE, 4e-5)];
+            unit.update(&rates, Some(Regularizer { weight: 0.01, b: 20.0 })).unwrap();
         };
         // From a thread of the pool: waking the pool takes memory of its own now and then.
         in_pool(|| {

@@ -55,18 +55,18 @@ pub fn describe(arguments: &RecipeArguments, output: Output) -> Result<Value> {
             .nodes()
             .map(|(id, _)| id)
             .skip(1)
-            .filter(|id| unit.nodes.first().is_some_and(|first| id < first) && !listed[id.index()])
+            .filter(|id| unit.nodes().first().is_some_and(|first| id < first) && !listed[id.index()])
             .collect();
         for id in between {
             listed[id.index()] = true;
             output.print(&table.line(id, ""));
         }
         output.print(&format!("{}\n", unit.name));
-        for id in &unit.nodes {
+        for id in unit.nodes() {
             listed[id.index()] = true;
             output.print(&table.line(*id, "  "));
         }
-        let layers: Vec<Value> = unit.nodes.iter().map(|id| table.json(*id)).collect();
+        let layers: Vec<Value> = unit.nodes().iter().map(|id| table.json(*id)).collect();
         units.push(json!({ "name": unit.name, "layers": layers }));
     }
     Ok(json!({

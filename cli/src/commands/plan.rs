@@ -5,7 +5,7 @@ use crate::console::{duration, Console};
 use crate::memory::peak_resident_bytes;
 use anyhow::{Context, Result};
 use qdrop_core::dataset::Split;
-use qdrop_core::fused::Engine;
+use qdrop_core::engine::Engine;
 use qdrop_core::model::QuantModel;
 use qdrop_core::pipeline::Session;
 use serde_json::{json, Value};

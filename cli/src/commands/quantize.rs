@@ -208,6 +208,7 @@ impl Stages<'_> {
             random: &session.random(),
             progress: self.progress,
             engine: session.recipe().engine,
+            merge: &session.recipe().reconstruction.merge,
             checkpoints: checkpoints.as_ref(),
         };
         let model = session.float_model().context("loading the float network")?;

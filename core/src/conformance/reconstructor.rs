@@ -2,15 +2,16 @@
 
 use super::toy::{Toy, SAMPLES};
 use super::{require, Report};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::fused::Engine;
 use crate::params::Params;
 use crate::progress::{Event, Progress, Silent};
 use crate::random::SeededRandom;
 use crate::reconstructor::{
-    Context, Forget, Grouping, Interrupted, Interruption, Reconstructor, ReconstructorKind, UnitReport, UnitTask,
+    Context, Forget, Grouping, Interrupted, Interruption, Reconstructor, ReconstructorKind, UnitTask,
 };
 use crate::registry::Entry;
+use crate::report::UnitReport;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
 
@@ -36,48 +37,78 @@ pub fn check(entry: &'static Entry<ReconstructorKind>, report: &mut Report) {
     if reconstructor.grouping() == Grouping::None {
         return report.skip("reconstructs a unit", "it reconstructs nothing");
     }
+    // A reconstructor sees one interface; every engine behind it must do.
+    for (engine, names) in [(Engine::Generic, &GENERIC), (Engine::Fused, &FUSED)] {
+        check_on(engine, names, &build, report);
+    }
+}
+
+/// What is checked, under the names that reports show.
+struct Names {
+    lowers: &'static str,
+    on_grid: &'static str,
+    again: &'static str,
+    resumes: &'static str,
+}
+
+const GENERIC: Names = Names {
+    lowers: "lowers the reconstruction loss of a unit",
+    on_grid: "leaves weights on the grid",
+    again: "gives the same result again",
+    resumes: "goes on after an interruption with the same result",
+};
+
+const FUSED: Names = Names {
+    lowers: "fused: lowers the reconstruction loss of a unit",
+    on_grid: "fused: leaves weights on the grid",
+    again: "fused: gives the same result again",
+    resumes: "fused: goes on after an interruption with the same result",
+};
+
+fn check_on(engine: Engine, names: &Names, build: &dyn Fn() -> Result<Box<dyn Reconstructor>>, report: &mut Report) {
     let mut result = None;
-    report.run("lowers the reconstruction loss of a unit", || {
+    let mut steps = 0;
+    report.run(names.lowers, || {
+        let reconstructor = build()?;
         reconstructor.check_samples(SAMPLES)?;
         let mut toy = Toy::new()?;
         let before = toy.loss()?;
-        let reported = run(&*reconstructor, &mut toy, &Silent, &Forget)?;
+        let reported = run(&*reconstructor, engine, &mut toy, &Silent, &Forget)?;
         let after = toy.loss()?;
         require(after < before, || format!("the loss was {before:.5} and became {after:.5}"))?;
-        require(reported.losses.len() == reconstructor.steps(), || {
-            format!("{} steps are announced, and {} reported", reconstructor.steps(), reported.losses.len())
+        steps = reconstructor.steps();
+        require(reported.losses.len() == steps, || {
+            format!("{steps} steps are announced, and {} reported", reported.losses.len())
         })?;
         result = Some(toy.weights()?);
         Ok(())
     });
     let Some((weights, off_grid)) = result else { return };
-    report.run("leaves weights on the grid", || {
-        require(off_grid <= OFF_GRID, || format!("a weight is {off_grid} steps off its grid"))
-    });
-    report.run("gives the same result again", || {
+    report
+        .run(names.on_grid, || require(off_grid <= OFF_GRID, || format!("a weight is {off_grid} steps off its grid")));
+    report.run(names.again, || {
         let mut toy = Toy::new()?;
-        run(&*build()?, &mut toy, &Silent, &Forget)?;
+        run(&*build()?, engine, &mut toy, &Silent, &Forget)?;
         require(toy.weights()?.0 == weights, || "the weights differ".into())
     });
-    let name = "goes on after an interruption with the same result";
-    if reconstructor.steps() < 4 {
-        return report.skip(name, "it takes fewer than 4 steps");
+    if steps < 4 {
+        return report.skip(names.resumes, "it takes fewer than 4 steps");
     }
-    report.run(name, || {
-        let stop = StopAfter { steps: reconstructor.steps() / 2, seen: AtomicUsize::new(0) };
+    report.run(names.resumes, || {
+        let stop = StopAfter { steps: steps / 2, seen: AtomicUsize::new(0) };
         let state = Kept(Mutex::new(None));
-        let stopped = run(&*reconstructor, &mut Toy::new()?, &stop, &state);
+        let stopped = run(&*build()?, engine, &mut Toy::new()?, &stop, &state);
         require(matches!(stopped, Err(Error::Cancelled)), || "it did not stop when it was asked to".into())?;
         require(state.resume()?.is_some(), || "it kept no state when it stopped".into())?;
         let mut toy = Toy::new()?;
-        run(&*build()?, &mut toy, &Silent, &state)?;
+        run(&*build()?, engine, &mut toy, &Silent, &state)?;
         require(toy.weights()?.0 == weights, || "the weights differ".into())
     });
 }
 
-/// Runs it on the generic path, which every strategy has.
 fn run(
     reconstructor: &dyn Reconstructor,
+    engine: Engine,
     toy: &mut Toy,
     progress: &dyn Progress,
     interruption: &dyn Interruption,
@@ -86,7 +117,7 @@ fn run(
     let samples = toy.samples.clone();
     let mut task = UnitTask::new(&mut toy.model, &unit, 0, samples)?;
     let random = SeededRandom { seed: 1005 };
-    reconstructor.reconstruct(&mut task, &Context { random: &random, progress, interruption, engine: Engine::Generic })
+    reconstructor.reconstruct(&mut task, &Context { random: &random, progress, interruption, engine })
 }
 
 /// Asks to stop after some steps.

@@ -6,9 +6,10 @@ use crate::graph::{Conv2d, Graph, GraphBuilder, Operator};
 use crate::grid::{QParams, QuantSpec, Range};
 use crate::observer::{Consistency, Observer, ObserverKind};
 use crate::params::Params;
-use crate::quantizer::{Quantizer, QuantizerKind};
-use crate::reconstructor::{Context, Grouping, Reconstructor, ReconstructorKind, UnitReport, UnitTask};
+use crate::quantizer::{groups, Quantizer, QuantizerKind};
+use crate::reconstructor::{Context, Grouping, Reconstructor, ReconstructorKind, UnitTask};
 use crate::registry::Entry;
+use crate::report::UnitReport;
 use crate::weights::KeyMap;
 use crate::{ops, Error};
 use candle_core::{Device, Tensor};
@@ -147,7 +148,7 @@ impl Reconstructor for WrongReconstructor {
     }
 
     fn reconstruct(&self, unit: &mut UnitTask<'_>, _: &Context<'_>) -> Result<UnitReport> {
-        unit.begin()?;
+        unit.begin(&[groups::ROUNDING, groups::SCALE])?;
         unit.finish()?;
         Ok(UnitReport { name: unit.name.into(), losses: Vec::new(), seconds: 0.0 })
     }

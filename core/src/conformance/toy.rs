@@ -1,13 +1,13 @@
-//! A small unit with quantizers of its own, for checks of reconstructors.
+//! A small unit with quantizers of its own, for checks of reconstructors and of quantizers' kernels.
 
 use super::normal;
+use crate::engine::{UnitData, UnitSamples};
 use crate::error::{Error, Result};
 use crate::graph::{quantization_sites, Conv2d, GraphBuilder, SiteKind};
 use crate::grid::{Granularity, QParams, QuantSpec, Range};
 use crate::model::{Precision, QuantModel, QuantSite};
 use crate::ops;
-use crate::quantizer::{Parameter, ParameterGroup, Quantizer};
-use crate::reconstructor::{UnitData, UnitSamples};
+use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel};
 use candle_core::{Device, Tensor, Var};
 use qdrop_kernels::adaround::alpha_of;
 use std::collections::HashMap;
@@ -26,8 +26,17 @@ pub struct Toy {
     data: UnitData,
 }
 
+/// What quantizes a site of the toy: the grid, and whether it is that of a weight.
+pub type Build<'a> = &'a dyn Fn(&QuantSpec, SiteKind) -> Result<Box<dyn Quantizer>>;
+
 impl Toy {
+    /// The toy with quantizers that learn roundings and scales.
     pub fn new() -> Result<Self> {
+        Self::with(&|spec, _| Ok(Box::new(ToyQuantizer { spec: *spec, grid: None, learned: None, learning: false })))
+    }
+
+    /// The toy with quantizers made by `build`.
+    pub fn with(build: Build<'_>) -> Result<Self> {
         let mut b = GraphBuilder::new([4, 6, 6]);
         let image = b.input();
         let out = b.unit("toy", |b| {
@@ -43,14 +52,13 @@ impl Toy {
         }
         let mut model = QuantModel::new(graph.clone(), parameters, Device::Cpu);
         let input = Tensor::from_vec(normal(SAMPLES * 4 * 36, 60), (SAMPLES, 4, 6, 6), &Device::Cpu)?;
-        let float_output = model.forward(&input, Precision::Float)?;
+        let float_outputs = model.forward(&input, Precision::Float)?;
         for site in quantization_sites(&graph) {
             let granularity = match site.kind {
                 SiteKind::Weight => Granularity::PerAxis(0),
                 SiteKind::Activation => Granularity::PerTensor,
             };
-            let spec = QuantSpec { bits: BITS, symmetric: false, granularity };
-            let mut quantizer = ToyQuantizer { spec, grid: None, learned: None };
+            let mut quantizer = build(&QuantSpec { bits: BITS, symmetric: false, granularity }, site.kind)?;
             // Weights lie within 3 deviations of 0.2; values after ReLU within 0 and 4.
             let range = match site.kind {
                 SiteKind::Weight => Range { min: vec![-0.6; 8], max: vec![0.6; 8] },
@@ -59,21 +67,25 @@ impl Toy {
             let channels = if site.kind == SiteKind::Weight { model.weight(site.node)?.dim(0)? } else { 1 };
             let cut = |v: &[f32]| v[..channels].to_vec();
             quantizer.set_range(&Range { min: cut(&range.min), max: cut(&range.max) }, &Device::Cpu)?;
-            let placed = QuantSite { name: site.name.clone(), quantizer: Box::new(quantizer) };
+            let placed = QuantSite { name: site.name.clone(), quantizer };
             match site.kind {
                 SiteKind::Weight => model.set_weight_quantizer(site.node, placed),
                 SiteKind::Activation => model.set_activation_quantizer(site.node, placed),
             }
         }
-        let data = UnitData { quantized_input: input.clone(), float_input: input, float_output };
+        let inputs = vec![input];
+        let data = UnitData { quantized_inputs: inputs.clone(), float_inputs: inputs, float_outputs };
         Ok(Self { model, samples: UnitSamples::in_memory(&data)?, data })
     }
 
     /// The reconstruction loss of the quantized network over all samples.
     pub fn loss(&self) -> Result<f64> {
-        let output = self.model.forward(&self.data.quantized_input, Precision::Quantized)?;
-        let loss = ops::reconstruction_loss(&output, &self.data.float_output)?;
-        Ok(f64::from(loss.to_scalar::<f32>()?))
+        let outputs = self.model.run(&self.model.graph().whole(), &self.data.quantized_inputs, Precision::Quantized)?;
+        let mut sum = 0.0;
+        for (output, target) in outputs.iter().zip(&self.data.float_outputs) {
+            sum += f64::from(ops::reconstruction_loss(output, target)?.to_scalar::<f32>()?);
+        }
+        Ok(sum)
     }
 
     /// The weights of both layers, and how far each is from its grid in steps at most.
@@ -91,11 +103,13 @@ impl Toy {
     }
 }
 
-/// Learns the rounding of a weight (AdaRound), or the scale of an activation.
+/// Learns the rounding of a weight (AdaRound), or the scale of an activation (LSQ).
 struct ToyQuantizer {
     spec: QuantSpec,
     grid: Option<(Var, Tensor)>,
     learned: Option<(Var, Tensor)>,
+    /// Whether the scale of an activation is learned now.
+    learning: bool,
 }
 
 impl ToyQuantizer {
@@ -122,17 +136,22 @@ impl Quantizer for ToyQuantizer {
 
     fn fake_quantize(&self, x: &Tensor) -> Result<Tensor> {
         let (scale, zero_point) = self.grid()?;
-        match &self.learned {
-            Some((alpha, floor)) => {
-                let scale = scale.as_detached_tensor();
-                Ok(ops::adaround(alpha.as_tensor(), floor, &scale, zero_point, &(&self.spec).into())?)
-            }
-            None => Ok(ops::fake_quantize(x, scale.as_tensor(), zero_point, &(&self.spec).into())?),
+        let grid = (&self.spec).into();
+        if let Some((alpha, floor)) = &self.learned {
+            return Ok(ops::adaround(alpha.as_tensor(), floor, &scale.as_detached_tensor(), zero_point, &grid)?);
         }
+        let scale = match self.learning {
+            true => ops::scale_gradient(scale.as_tensor(), self.spec.lsq_gradient_scale(x.elem_count()))?,
+            false => scale.as_detached_tensor(),
+        };
+        Ok(ops::fake_quantize(x, &scale, zero_point, &grid)?)
     }
 
     fn begin_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<()> {
-        let Some(weight) = weight else { return Ok(()) };
+        let Some(weight) = weight else {
+            self.learning = true;
+            return Ok(());
+        };
         // The toy's channels share one scale.
         let scale = self.qparams()?.scale[0];
         let steps = ops::host_values(weight, |w| w.iter().map(|v| v / scale).collect::<Vec<f32>>())?;
@@ -145,8 +164,8 @@ impl Quantizer for ToyQuantizer {
 
     fn parameters(&self) -> Result<Vec<Parameter>> {
         let (name, var, group) = match &self.learned {
-            Some((alpha, _)) => ("alpha", alpha.clone(), ParameterGroup::Rounding),
-            None => ("scale", self.grid()?.0.clone(), ParameterGroup::Scale),
+            Some((alpha, _)) => ("alpha", alpha.clone(), groups::ROUNDING),
+            None => ("scale", self.grid()?.0.clone(), groups::SCALE),
         };
         Ok(vec![Parameter { name, var, group }])
     }
@@ -156,7 +175,17 @@ impl Quantizer for ToyQuantizer {
         Ok(term.transpose()?)
     }
 
+    fn kernel(&self) -> Result<Option<QuantizerKernel>> {
+        Ok(Some(match &self.learned {
+            Some((alpha, floor)) => {
+                QuantizerKernel::SoftRounding { alpha: alpha.clone(), floor: floor.clone(), scale: None }
+            }
+            None => QuantizerKernel::LearnedScale { scale: self.grid()?.0.clone() },
+        }))
+    }
+
     fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {
+        self.learning = false;
         let Some((alpha, floor)) = self.learned.take() else { return Ok(None) };
         let scale = f64::from(self.qparams()?.scale[0]);
         let up = alpha.as_detached_tensor().ge(0.0)?.to_dtype(floor.dtype())?;

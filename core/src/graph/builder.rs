@@ -1,6 +1,6 @@
 //! What the author of an architecture writes.
 
-use super::{CustomOperator, Graph, Node, NodeId, Op, Operator, Unit};
+use super::{CustomOperator, Graph, Node, NodeId, Op, Operator};
 use crate::error::{Error, Result};
 use crate::ops::{Activation, Conv2dGeometry, Padding, Pool2dGeometry};
 use qdrop_kernels::conv::Conv2dShape;
@@ -128,7 +128,7 @@ impl Pool2d {
 pub struct GraphBuilder {
     nodes: Vec<Node>,
     names: HashSet<String>,
-    units: Vec<Unit>,
+    units: Vec<(String, Vec<NodeId>)>,
     in_unit: Option<String>,
 }
 
@@ -356,8 +356,8 @@ impl GraphBuilder {
         self.push(name, Op::Custom(operator), inputs, shape)
     }
 
-    /// Declares the nodes that `body` adds to be one unit of block reconstruction. It must read
-    /// one value from outside and compute one value that is read outside.
+    /// Declares the nodes that `body` adds to be one unit of block reconstruction. It reads at least one value from
+    /// outside and computes at least one that is read outside.
     ///
     /// # Errors
     /// Units nest, or `body` fails.
@@ -370,15 +370,23 @@ impl GraphBuilder {
         let result = body(self);
         self.in_unit = None;
         let nodes = (first..self.nodes.len()).map(NodeId).collect();
-        self.units.push(Unit { name: name.into(), nodes });
+        self.units.push((name.into(), nodes));
         result
     }
 
-    /// The finished graph.
+    /// The finished graph of a network with one output.
     ///
     /// # Errors
-    /// A unit has no single input or output.
+    /// A unit reads no value, or nothing reads a value of it.
     pub fn finish(self, output: NodeId) -> Result<Graph> {
-        Graph::new(self.nodes, output, self.units)
+        self.finish_with_outputs(&[output])
+    }
+
+    /// The finished graph of a network with several outputs.
+    ///
+    /// # Errors
+    /// There is no output; a unit reads no value, or nothing reads a value of it.
+    pub fn finish_with_outputs(self, outputs: &[NodeId]) -> Result<Graph> {
+        Graph::new(self.nodes, outputs.to_vec(), self.units)
     }
 }

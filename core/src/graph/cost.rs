@@ -13,7 +13,19 @@ impl Graph {
         let each = match &node.op {
             Op::Conv2d { kernel, geometry, .. } => channels / geometry.groups * kernel[0] * kernel[1],
             Op::Linear { .. } => channels,
-            _ => 0,
+            Op::Input
+            | Op::BatchNorm { .. }
+            | Op::Activation(_)
+            | Op::Add
+            | Op::Mul
+            | Op::MaxPool(_)
+            | Op::AveragePool(_)
+            | Op::GlobalAveragePool
+            | Op::Pad(_)
+            | Op::Concat
+            | Op::Flatten
+            | Op::UpsampleNearest { .. }
+            | Op::Custom(_) => 0,
         };
         (outputs * each) as u64
     }

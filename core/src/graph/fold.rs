@@ -1,6 +1,6 @@
 //! Folding batch normalization into the convolution before it.
 
-use super::{Graph, Node, NodeId, Op, Unit};
+use super::{Graph, Node, NodeId, Op};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 use std::collections::HashMap;
@@ -53,7 +53,7 @@ fn fold_one(bn: &str, conv: &str, eps: f64, bias: bool, parameters: &mut HashMap
 
 /// The graph without the nodes that are keys of `replaced`; their readers read the value instead.
 fn remove(graph: Graph, replaced: &HashMap<NodeId, NodeId>) -> Result<Graph> {
-    let (nodes, output, units) = graph.into_parts();
+    let (nodes, outputs, units) = graph.into_parts();
     let mut new_id: HashMap<NodeId, usize> = HashMap::new();
     let mut kept: Vec<Node> = Vec::new();
     for (i, mut node) in nodes.into_iter().enumerate() {
@@ -72,12 +72,10 @@ fn remove(graph: Graph, replaced: &HashMap<NodeId, NodeId>) -> Result<Graph> {
         new_id.insert(id, kept.len());
         kept.push(node);
     }
+    let renamed = |id: &NodeId| NodeId(new_id[id]);
     let units = units
         .into_iter()
-        .map(|unit| {
-            let nodes = unit.nodes.iter().filter(|n| !replaced.contains_key(n));
-            Unit { name: unit.name, nodes: nodes.map(|n| NodeId(new_id[n])).collect() }
-        })
+        .map(|(name, nodes)| (name, nodes.iter().filter(|n| !replaced.contains_key(n)).map(renamed).collect()))
         .collect();
-    Graph::new(kept, NodeId(new_id[&output]), units)
+    Graph::new(kept, outputs.iter().map(renamed).collect(), units)
 }

@@ -5,9 +5,11 @@ mod builder;
 mod cost;
 mod execute;
 mod fold;
+pub(crate) mod geometry;
 mod op;
 mod operator;
 mod sites;
+mod subgraph;
 mod units;
 
 pub use builder::{Conv2d, GraphBuilder, Pool2d};
@@ -16,7 +18,8 @@ pub use fold::fold_batch_norm;
 pub use op::Op;
 pub use operator::{CustomOperator, Operator};
 pub use sites::{quantization_sites, Site, SiteKind};
-pub use units::{layer_units, Unit};
+pub use subgraph::Subgraph;
+pub use units::{layer_units, merge_units, Unit};
 
 use crate::error::{Error, Result};
 
@@ -48,21 +51,22 @@ pub struct Node {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Graph {
     nodes: Vec<Node>,
-    output: NodeId,
+    outputs: Vec<NodeId>,
     units: Vec<Unit>,
 }
 
 impl Graph {
-    /// Checks and assembles a graph.
+    /// Checks and assembles a graph; `units` are names with their nodes.
     ///
     /// # Errors
-    /// A unit has no single input and output.
-    pub(crate) fn new(nodes: Vec<Node>, output: NodeId, units: Vec<Unit>) -> Result<Self> {
-        let graph = Self { nodes, output, units };
-        for unit in &graph.units {
-            graph.unit_input(unit)?;
-            graph.unit_output(unit)?;
+    /// There is no output; a unit reads no value, or nothing reads a value of it.
+    pub(crate) fn new(nodes: Vec<Node>, outputs: Vec<NodeId>, units: Vec<(String, Vec<NodeId>)>) -> Result<Self> {
+        if outputs.is_empty() {
+            return Err(Error::message("a network needs at least one output"));
         }
+        let mut graph = Self { nodes, outputs, units: Vec::new() };
+        let cut = |(name, nodes)| Unit::new(&graph, name, nodes);
+        graph.units = units.into_iter().map(cut).collect::<Result<_>>()?;
         Ok(graph)
     }
 
@@ -91,14 +95,14 @@ impl Graph {
         &self.nodes[0].shape
     }
 
-    /// The network's output.
-    pub fn output(&self) -> NodeId {
-        self.output
+    /// The network's outputs; a classifier has one, its logits.
+    pub fn outputs(&self) -> &[NodeId] {
+        &self.outputs
     }
 
-    /// Number of classes: the features of the output.
+    /// Number of classes: the features of the first output.
     pub fn classes(&self) -> usize {
-        self.node(self.output).shape.iter().product()
+        self.outputs.first().map_or(0, |output| self.node(*output).shape.iter().product())
     }
 
     /// The units of block reconstruction in network order.
@@ -123,48 +127,10 @@ impl Graph {
         shapes
     }
 
-    /// The one value from outside that the nodes of `unit` read.
-    ///
-    /// # Errors
-    /// The unit reads none or several.
-    pub fn unit_input(&self, unit: &Unit) -> Result<NodeId> {
-        let mut outside: Vec<NodeId> = unit
-            .nodes
-            .iter()
-            .flat_map(|n| &self.node(*n).inputs)
-            .filter(|i| !unit.nodes.contains(i))
-            .copied()
-            .collect();
-        outside.sort_unstable();
-        outside.dedup();
-        match outside.as_slice() {
-            [one] => Ok(*one),
-            many => {
-                let names: Vec<_> = many.iter().map(|i| self.node(*i).name.as_str()).collect();
-                Err(Error::graph(&unit.name, format!("a unit reads one value from outside, this one reads {names:?}")))
-            }
-        }
-    }
-
-    /// The one value of `unit` that is read outside of it (or is the network's output).
-    ///
-    /// # Errors
-    /// The unit has none or several.
-    pub fn unit_output(&self, unit: &Unit) -> Result<NodeId> {
-        let read_outside =
-            |id: &NodeId| *id == self.output || self.consumers(*id).iter().any(|c| !unit.nodes.contains(c));
-        let outputs: Vec<NodeId> = unit.nodes.iter().copied().filter(read_outside).collect();
-        match outputs.as_slice() {
-            [one] => Ok(*one),
-            many => {
-                let names: Vec<_> = many.iter().map(|i| self.node(*i).name.as_str()).collect();
-                Err(Error::graph(&unit.name, format!("a unit has one output, this one has {names:?}")))
-            }
-        }
-    }
-
-    pub(crate) fn into_parts(self) -> (Vec<Node>, NodeId, Vec<Unit>) {
-        (self.nodes, self.output, self.units)
+    /// Nodes, outputs, and the units as names with their nodes.
+    pub(crate) fn into_parts(self) -> (Vec<Node>, Vec<NodeId>, Vec<(String, Vec<NodeId>)>) {
+        let units = self.units.into_iter().map(|u| (u.name, u.subgraph.nodes().to_vec()));
+        (self.nodes, self.outputs, units.collect())
     }
 }
 

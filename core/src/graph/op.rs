@@ -78,7 +78,17 @@ impl Op {
                 .into_iter()
                 .map(|name| (name, vec![channels]))
                 .collect(),
-            _ => Vec::new(),
+            Self::Input
+            | Self::Activation(_)
+            | Self::Add
+            | Self::Mul
+            | Self::MaxPool(_)
+            | Self::AveragePool(_)
+            | Self::GlobalAveragePool
+            | Self::Pad(_)
+            | Self::Concat
+            | Self::Flatten
+            | Self::UpsampleNearest { .. } => Vec::new(),
         }
     }
 
@@ -88,7 +98,39 @@ impl Op {
         match self {
             Self::Add | Self::Mul => true,
             Self::Custom(operator) => !operator.moves_only(),
-            _ => false,
+            Self::Input
+            | Self::Conv2d { .. }
+            | Self::Linear { .. }
+            | Self::BatchNorm { .. }
+            | Self::Activation(_)
+            | Self::MaxPool(_)
+            | Self::AveragePool(_)
+            | Self::GlobalAveragePool
+            | Self::Pad(_)
+            | Self::Concat
+            | Self::Flatten
+            | Self::UpsampleNearest { .. } => false,
+        }
+    }
+
+    /// Whether the value, alone, stands for that of the layer before it: batch normalization and activation
+    /// functions, which belong to the layer whose value they read.
+    pub fn completes_layer(&self) -> bool {
+        match self {
+            Self::BatchNorm { .. } | Self::Activation(_) => true,
+            Self::Input
+            | Self::Conv2d { .. }
+            | Self::Linear { .. }
+            | Self::Add
+            | Self::Mul
+            | Self::MaxPool(_)
+            | Self::AveragePool(_)
+            | Self::GlobalAveragePool
+            | Self::Pad(_)
+            | Self::Concat
+            | Self::Flatten
+            | Self::UpsampleNearest { .. }
+            | Self::Custom(_) => false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Operations that a plugin defines.
 
 use crate::error::{Error, Result};
-use crate::plugin::guard::Origin;
+use crate::guard::Origin;
 use candle_core::Tensor;
 use std::fmt;
 use std::sync::Arc;

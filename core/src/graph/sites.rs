@@ -31,7 +31,7 @@ pub struct Site {
 /// Weights: every convolution and linear layer. Activations: the value of each layer (after its
 /// batch normalization and activation function) and of each addition or product (after its
 /// activation function). Not a layer without activation function whose value goes straight into an
-/// addition, not the network's input, and not its output.
+/// addition, not the network's input, and not its outputs.
 pub fn quantization_sites(graph: &Graph) -> Vec<Site> {
     let mut sites = Vec::new();
     for (id, node) in graph.nodes() {
@@ -62,11 +62,11 @@ fn activation_site(graph: &Graph, head: NodeId) -> Option<NodeId> {
     let mut value = head;
     let mut activated = false;
     while let [next] = graph.consumers(value)[..] {
-        match graph.node(next).op {
-            Op::BatchNorm { .. } => {}
-            Op::Activation(_) => activated = true,
-            _ => break,
+        let op = &graph.node(next).op;
+        if !op.completes_layer() {
+            break;
         }
+        activated |= matches!(op, Op::Activation(_));
         value = next;
     }
     let is_layer = graph.node(head).op.has_weight();
@@ -76,10 +76,10 @@ fn activation_site(graph: &Graph, head: NodeId) -> Option<NodeId> {
     (!skipped && !reaches_output(graph, value)).then_some(value)
 }
 
-/// Whether the value is the network's output, reshaped at most.
+/// Whether the value is an output of the network, reshaped at most.
 fn reaches_output(graph: &Graph, mut value: NodeId) -> bool {
     loop {
-        if value == graph.output() {
+        if graph.outputs().contains(&value) {
             return true;
         }
         match graph.consumers(value)[..] {

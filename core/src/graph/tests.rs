@@ -68,7 +68,7 @@ fn run(graph: &Graph, parameters: &HashMap<String, Tensor>, x: &Tensor) -> Vec<f
         assert_eq!(value.dims()[1..], node.shape);
         values.push(value);
     }
-    values[graph.output().index()].flatten_all().unwrap().to_vec1().unwrap()
+    values[graph.outputs()[0].index()].flatten_all().unwrap().to_vec1().unwrap()
 }
 
 #[test]
@@ -108,12 +108,106 @@ fn folding_keeps_the_logits() {
 #[test]
 fn layers_become_units_with_their_activation() {
     let graph = network();
-    let units = layer_units(&graph);
+    let units = layer_units(&graph).unwrap();
     assert_eq!(units.len(), 7);
-    assert_eq!(units[1].nodes.len(), 3);
+    assert_eq!(units[1].nodes().len(), 3);
     for unit in &units {
-        graph.unit_input(unit).unwrap();
-        graph.unit_output(unit).unwrap();
+        assert_eq!((unit.subgraph.inputs().len(), unit.subgraph.outputs().len()), (1, 1), "{}", unit.name);
+    }
+}
+
+/// Two branches of different sizes that cross in a unit of two inputs and two outputs.
+fn crossing() -> Graph {
+    let mut b = GraphBuilder::new([3, 8, 8]);
+    let x = b.input();
+    let wide = b.unit("wide", |b| b.conv2d("wide", x, Conv2d::new(4, 3).padding(1).bias())).unwrap();
+    let small = b.unit("small", |b| b.conv2d("small", x, Conv2d::new(6, 3).stride(2).padding(1).bias())).unwrap();
+    let (up, down) = b
+        .unit("cross", |b| {
+            let raised = b.conv2d("raised", small, Conv2d::new(4, 1).bias())?;
+            let raised = b.upsample_nearest("enlarged", raised, [2, 2])?;
+            let up = b.add("up", wide, raised)?;
+            let down = b.conv2d("down", up, Conv2d::new(6, 3).stride(2).padding(1).bias())?;
+            Ok((up, b.add("both", down, small)?))
+        })
+        .unwrap();
+    let first = b.unit("first", |b| b.conv2d("first", up, Conv2d::new(2, 1).bias())).unwrap();
+    let second = b.unit("second", |b| b.conv2d("second", down, Conv2d::new(2, 1).bias())).unwrap();
+    b.finish_with_outputs(&[first, second]).unwrap()
+}
+
+#[test]
+fn subgraphs_have_the_values_that_cross_their_border() {
+    let graph = crossing();
+    let names = |ids: &[NodeId]| ids.iter().map(|id| graph.node(*id).name.as_str()).collect::<Vec<_>>();
+    let unit = &graph.units()[2];
+    assert_eq!(
+        (names(unit.subgraph.inputs()), names(unit.subgraph.outputs())),
+        (vec!["wide", "small"], vec!["up", "both"])
+    );
+    let whole = graph.whole();
+    assert_eq!((names(whole.inputs()), names(whole.outputs())), (vec!["input"], vec!["first", "second"]));
+    // After `wide` alone, `small` still has to be computed from the image.
+    let rest = graph.after(&graph.units()[0].subgraph);
+    assert_eq!((names(rest.inputs()), rest.nodes().len()), (vec!["input", "wide"], graph.nodes().count() - 2));
+    let rest = graph.after(&unit.subgraph);
+    assert_eq!((names(rest.nodes()), names(rest.inputs())), (vec!["first", "second"], vec!["up", "both"]));
+    // An output inside is wanted outside too.
+    assert_eq!(names(graph.subgraph(graph.nodes().skip(8).map(|(id, _)| id)).outputs()), ["first", "second"]);
+}
+
+#[test]
+fn subgraphs_compute_what_the_network_computes() {
+    let graph = crossing();
+    let parameters = random_parameters(&graph);
+    let x = Tensor::from_vec((0..2 * 3 * 64).map(|i| (i as f32 * 0.31).cos()).collect(), (2, 3, 8, 8), &Device::Cpu)
+        .unwrap();
+    let compute = |id: NodeId, inputs: &[&Tensor]| execute(graph.node(id), inputs, &parameters, None);
+    let want = graph.whole().run(&graph, &[x.clone()], compute).unwrap();
+    let unit = &graph.units()[2].subgraph;
+    let before = graph.subgraph_with_outputs(graph.nodes().skip(1).take(2).map(|(id, _)| id), unit.inputs().to_vec());
+    let inputs = before.run(&graph, &[x], compute).unwrap();
+    let outputs = unit.run(&graph, &inputs, compute).unwrap();
+    assert_eq!((outputs[0].dims(), outputs[1].dims()), (&[2, 4, 8, 8][..], &[2, 6, 4, 4][..]));
+    let got = graph.after(unit).run(&graph, &outputs, compute).unwrap();
+    for (got, want) in got.iter().zip(&want) {
+        let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(got), values(want));
+    }
+    let error = unit.run(&graph, &inputs[..1], compute).unwrap_err().to_string();
+    assert!(error.contains("1 values were given for the inputs [\"wide\", \"small\"]"), "{error}");
+    let error = unit.run(&graph, &[inputs[1].clone(), inputs[1].clone()], compute).unwrap_err().to_string();
+    assert!(error.contains("graph node 'wide': has the shape [2, 6, 4, 4]"), "{error}");
+}
+
+#[test]
+fn neighbouring_units_are_merged() {
+    let graph = network();
+    let merge = |groups: &[&[&str]]| {
+        let groups: Vec<Vec<String>> = groups.iter().map(|g| g.iter().map(|n| n.to_string()).collect()).collect();
+        merge_units(&graph, graph.units().to_vec(), &groups, "reconstruction.merge")
+    };
+    let names: Vec<String> = graph.units().iter().map(|u| u.name.clone()).collect();
+    let merged = merge(&[&[&names[1], &names[2]]]).unwrap();
+    assert_eq!(merged.len(), names.len() - 1);
+    assert_eq!(merged[1].name, format!("{}+{}", names[1], names[2]));
+    // What lies between two units is part of the larger one.
+    let all = merge(&[&["*"]]).unwrap();
+    assert_eq!((all.len(), &all[0].subgraph), (1, &graph.whole()));
+    for (groups, want) in [
+        (
+            &[&["nothing", "*"][..]][..],
+            "reconstruction.merge[0]: 'nothing' matches no unit of the network; its units: ",
+        ),
+        (&[&[names[0].as_str()][..]][..], "name two units at least"),
+        (&[&[names[0].as_str(), names[2].as_str()][..]][..], "its units are not neighbours"),
+        (
+            &[&[names[0].as_str(), names[1].as_str()][..], &[names[1].as_str(), names[2].as_str()][..]][..],
+            "is in two groups",
+        ),
+    ] {
+        let error = merge(groups).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
     }
 }
 
@@ -132,12 +226,12 @@ fn mistakes_are_named() {
     assert!(error.contains("does not fit"), "{error}");
     let error = b.conv2d("d", a, Conv2d::new(4, 1).groups(3)).unwrap_err().to_string();
     assert!(error.contains("3 groups do not divide"), "{error}");
-    let two = b.unit("two", |b| {
-        let y = b.relu("r", a)?;
-        let z = b.relu("s", x)?;
-        let z = b.conv2d("t", z, Conv2d::new(4, 3))?;
-        b.add("u", y, z)
-    });
-    let error = b.finish(two.unwrap()).unwrap_err().to_string();
-    assert!(error.contains("reads one value from outside"), "{error}");
+    let nothing = b.unit("nothing", |b| b.relu("r", a));
+    let error = b.finish(a).unwrap_err().to_string();
+    assert!(
+        nothing.is_ok() && error.contains("'nothing': nothing outside of this unit reads a value of it"),
+        "{error}"
+    );
+    let error = GraphBuilder::new([3, 8, 8]).finish_with_outputs(&[]).unwrap_err().to_string();
+    assert!(error.contains("at least one output"), "{error}");
 }

@@ -1,65 +1,29 @@
 //! From nodes of a graph to a plan.
 
 use super::plan::{Convolution, Plan, Slot, Step};
+use super::weights::Weights;
 use crate::error::{Error, Result};
-use crate::fused::shape::{border, convolution, image};
-use crate::fused::{FusedKernel, Packing};
-use crate::graph::{Graph, NodeId, Op};
+use crate::graph::geometry::{border, convolution, image};
+use crate::graph::{Graph, NodeId, Op, Subgraph};
 use crate::grid::Granularity;
 use crate::model::{Precision, QuantModel};
-use crate::ops::host_values;
+use crate::quantizer::QuantizerKernel;
 use qdrop_kernels::nhwc::stage::{Stage, Step as Grid};
-use qdrop_kernels::nhwc::{transformed, transformed_len, winograd_applies, Buffer, Layout, RowPlan, WinogradPlan};
+use qdrop_kernels::nhwc::{winograd_applies, Buffer, Layout, Packing, RowPlan, WinogradPlan};
 use std::collections::HashMap;
-
-/// A layer's weight as its convolution reads it.
-pub struct LayerWeight {
-    pub value: Buffer,
-    pub bias: Option<Buffer>,
-}
-
-/// The weights of all layers.
-#[derive(Default)]
-pub struct Weights(HashMap<NodeId, LayerWeight>);
-
-impl Weights {
-    pub fn new(model: &QuantModel, precision: Precision, nodes: &[NodeId]) -> Result<Self> {
-        let graph = model.graph();
-        let mut all = HashMap::new();
-        for id in nodes {
-            let Some(shape) = convolution(graph, *id, 1) else { continue };
-            let weight = model.weight(*id)?;
-            let weight = match model.weight_site(*id).filter(|_| precision == Precision::Quantized) {
-                Some(site) => site.quantizer.fake_quantize(weight)?,
-                None => weight.clone(),
-            };
-            let packing = Packing::of(&shape);
-            let mut value = host_values(&weight, |v| packing.pack(v))?;
-            if let (Packing::Tiles(packed), true) = (packing, winograd_applies(&shape)) {
-                let mut spread = Buffer::zeros(transformed_len(&packed));
-                transformed(&packed, &value, &mut spread);
-                value = spread;
-            }
-            let bias = model.parameters().get(&format!("{}.bias", graph.node(*id).name));
-            let bias = bias.map(|b| host_values(b, |v| packing.pack_lanes(v))).transpose()?;
-            all.insert(*id, LayerWeight { value, bias });
-        }
-        Ok(Self(all))
-    }
-
-    pub fn get(&self, node: NodeId) -> Result<&LayerWeight> {
-        self.0.get(&node).ok_or_else(|| Error::message("the forward pass: a weight was not prepared"))
-    }
-}
 
 /// The grid of a node's quantizer, if the kernels know what it computes.
 fn grid(model: &QuantModel, id: NodeId) -> Result<Option<Grid>> {
     let Some(site) = model.activation_site(id) else { return Ok(None) };
     let (spec, kernel) = (site.quantizer.spec(), site.quantizer.kernel()?);
-    let nearest = matches!(
-        kernel,
-        Some(FusedKernel::Nearest | FusedKernel::LearnedScale { .. } | FusedKernel::LearnedScaleAndZeroPoint { .. })
-    );
+    let nearest = match kernel {
+        Some(
+            QuantizerKernel::Nearest
+            | QuantizerKernel::LearnedScale { .. }
+            | QuantizerKernel::LearnedScaleAndZeroPoint { .. },
+        ) => true,
+        Some(QuantizerKernel::SoftRounding { .. }) | None => false,
+    };
     if !nearest || spec.granularity != Granularity::PerTensor {
         return Ok(None);
     }
@@ -87,17 +51,17 @@ struct Builder<'a> {
 pub fn compile(
     model: &QuantModel,
     precision: Precision,
-    (nodes, inputs, outputs): (&[NodeId], &[NodeId], &[NodeId]),
+    part: &Subgraph,
     weights: &Weights,
     batch: usize,
 ) -> Result<Plan> {
     let graph = model.graph();
-    let mut b = Builder::new(graph, nodes, batch);
-    for (input, id) in inputs.iter().enumerate() {
+    let mut b = Builder::new(graph, part, batch);
+    for (input, id) in part.inputs().iter().enumerate() {
         let to = b.new_slot(*id);
         b.steps.push(Step::Read { input, to });
     }
-    for id in nodes {
+    for id in part.nodes() {
         let node = graph.node(*id);
         let sources: Option<Vec<Slot>> = node.inputs.iter().map(|i| b.slots.get(i).copied()).collect();
         let sources = sources.ok_or_else(|| Error::graph(&node.name, "an input of this node was not computed"))?;
@@ -113,7 +77,7 @@ pub fn compile(
                 None => b.steps.push(Step::Quantize { node: *id, slot }),
             }
         }
-        if let Some(output) = outputs.iter().position(|o| o == id) {
+        if let Some(output) = part.outputs().iter().position(|o| o == id) {
             b.steps.push(Step::Write { slot: b.slots[id], output });
         }
         b.finish(*id, &sources);
@@ -123,9 +87,9 @@ pub fn compile(
 }
 
 impl<'a> Builder<'a> {
-    fn new(graph: &'a Graph, nodes: &[NodeId], batch: usize) -> Self {
+    fn new(graph: &'a Graph, part: &Subgraph, batch: usize) -> Self {
         let (mut borders, mut readers) = (HashMap::new(), HashMap::new());
-        for id in nodes.iter().rev() {
+        for id in part.nodes().iter().rev() {
             let own = borders.get(id).copied().unwrap_or(0);
             let needed = match convolution(graph, *id, batch) {
                 Some(shape) => border(&shape),

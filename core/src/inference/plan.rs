@@ -1,6 +1,6 @@
 //! The steps of a forward pass for one number of images.
 
-use super::compile::Weights;
+use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::model::{Precision, QuantModel};

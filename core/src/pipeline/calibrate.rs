@@ -2,13 +2,13 @@
 
 use super::{Registries, SitePlan};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, NodeId, SiteKind};
+use crate::graph::{Graph, NodeId, SiteKind, Subgraph};
 use crate::grid::Range;
 use crate::inference::Inference;
 use crate::model::{Precision, QuantModel, QuantSite};
 use crate::progress::{Event, Progress};
 use candle_core::Tensor;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 /// Gives the planned quantizers, which the model holds, their ranges: weights from the weights,
 /// activations from one batch of images through the full-precision network.
@@ -46,8 +46,8 @@ pub fn calibrate(
     model.check_input(images)?;
     let mut values = HashMap::from([(model.graph().input(), images.clone())]);
     for segment in segments(model.graph(), |id| by_node.contains_key(&id)) {
+        let Some(site) = segment.nodes().last() else { continue };
         compute(model, &segment, &mut values)?;
-        let Some(site) = segment.last() else { continue };
         if let (Some(plan), Some(value)) = (by_node.get(site), values.get(site)) {
             ranges.push((*plan, observe(plan, registries, value)?));
             finished(progress)?;
@@ -63,8 +63,8 @@ pub fn calibrate(
     Ok(())
 }
 
-/// The network's nodes, cut after each that `is_end`.
-fn segments(graph: &Graph, is_end: impl Fn(NodeId) -> bool) -> Vec<Vec<NodeId>> {
+/// The network, cut after each node that `is_end`. The value of a segment's last node is among its outputs.
+fn segments(graph: &Graph, is_end: impl Fn(NodeId) -> bool) -> Vec<Subgraph> {
     let mut all = vec![Vec::new()];
     for (id, _) in graph.nodes().skip(1) {
         if let Some(last) = all.last_mut() {
@@ -74,23 +74,31 @@ fn segments(graph: &Graph, is_end: impl Fn(NodeId) -> bool) -> Vec<Vec<NodeId>> 
             all.push(Vec::new());
         }
     }
-    all.retain(|segment| !segment.is_empty());
-    all
+    all.into_iter().filter(|nodes| !nodes.is_empty()).map(|nodes| cut(graph, nodes)).collect()
 }
 
-/// Computes a segment in full precision: adds its last value and those that later nodes read, and forgets
-/// those that no later node reads.
-fn compute(model: &QuantModel, segment: &[NodeId], values: &mut HashMap<NodeId, Tensor>) -> Result<()> {
+fn cut(graph: &Graph, nodes: Vec<NodeId>) -> Subgraph {
+    let part = graph.subgraph(nodes.iter().copied());
+    match nodes.last() {
+        Some(last) if !part.outputs().contains(last) => {
+            let outputs = part.outputs().iter().chain([last]).copied().collect();
+            graph.subgraph_with_outputs(nodes, outputs)
+        }
+        _ => part,
+    }
+}
+
+/// Computes a segment in full precision: adds its outputs, and forgets the values that no later node reads.
+fn compute(model: &QuantModel, segment: &Subgraph, values: &mut HashMap<NodeId, Tensor>) -> Result<()> {
     let graph = model.graph();
-    let Some(last) = segment.last() else { return Ok(()) };
-    let read_later = |id: &NodeId| graph.consumers(*id).iter().any(|c| c > last);
-    let outputs: Vec<NodeId> = segment.iter().copied().filter(|id| id == last || read_later(id)).collect();
-    let sources: BTreeSet<NodeId> = segment.iter().flat_map(|id| &graph.node(*id).inputs).copied().collect();
-    let inputs: Vec<NodeId> = sources.into_iter().filter(|id| values.contains_key(id)).collect();
-    let tensors: Vec<&Tensor> = inputs.iter().filter_map(|id| values.get(id)).collect();
-    let computed = Inference::new(model, Precision::Float, segment, &inputs, &outputs)?.run(&tensors)?;
-    values.retain(|id, _| read_later(id));
-    values.extend(outputs.into_iter().zip(computed));
+    let Some(last) = segment.nodes().last() else { return Ok(()) };
+    let input = |id: &NodeId| {
+        values.get(id).cloned().ok_or_else(|| Error::graph(&graph.node(*id).name, "its value was not computed"))
+    };
+    let inputs = segment.inputs().iter().map(input).collect::<Result<Vec<_>>>()?;
+    let computed = Inference::new(model, Precision::Float, segment.clone())?.run(&inputs)?;
+    values.retain(|id, _| graph.consumers(*id).iter().any(|c| c > last));
+    values.extend(segment.outputs().iter().copied().zip(computed));
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use super::reconstruct::units_of;
 use super::Session;
+use crate::engine::{UnitData, UnitSamples};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, Unit};
 use crate::grid::Range;
@@ -9,7 +10,7 @@ use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
 use crate::progress::{Event, Progress};
 use crate::random::{stream, Purpose};
-use crate::reconstructor::{Context, Forget, UnitData, UnitSamples, UnitTask};
+use crate::reconstructor::{Context, Forget, UnitTask};
 use candle_core::Tensor;
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -73,7 +74,7 @@ impl Session<'_> {
     pub fn estimate(&self, mut model: QuantModel, progress: &dyn Progress) -> Result<Estimate> {
         let mut reconstructor = self.build_reconstructor()?;
         let steps = reconstructor.steps();
-        let units = units_of(model.graph(), reconstructor.grouping())?;
+        let units = units_of(model.graph(), reconstructor.grouping(), &self.recipe().reconstruction.merge)?;
         let samples = self.recipe().calibration.images;
         let value_size = self.recipe().cache.dtype.size();
         let mut estimate = Estimate {
@@ -92,12 +93,13 @@ impl Session<'_> {
         let forward = start.elapsed().as_secs_f64() / IMAGES as f64;
         progress.event(Event::Started { stage: "estimating the time", total: units.len() });
         for (index, unit) in units.iter().enumerate() {
-            let value = |id: NodeId| {
-                values.get(&id).cloned().ok_or_else(|| Error::graph(&unit.name, "its value was not computed"))
+            let of = |ids: &[NodeId]| -> Result<Vec<Tensor>> {
+                let missing = || Error::graph(&unit.name, "a value of it was not computed");
+                ids.iter().map(|id| values.get(id).cloned().ok_or_else(missing)).collect()
             };
-            let input = value(model.graph().unit_input(unit)?)?;
-            let output = value(model.graph().unit_output(unit)?)?;
-            let data = UnitData { quantized_input: input.clone(), float_input: input, float_output: output };
+            let inputs = of(unit.subgraph.inputs())?;
+            let float_outputs = of(unit.subgraph.outputs())?;
+            let data = UnitData { quantized_inputs: inputs.clone(), float_inputs: inputs, float_outputs };
             let mut task = UnitTask::new(&mut model, unit, index, UnitSamples::in_memory(&data)?)?;
             let clock = Clock { progress, steps: Mutex::default() };
             let context = Context {
@@ -135,13 +137,13 @@ impl Session<'_> {
         let dims = [&[IMAGES], model.graph().input_shape()].concat();
         let random = stream(0, Purpose::Calibration, 0, 0);
         let noise: Vec<f32> = (0..dims.iter().product()).map(|i| random.uniform(i) as f32 * 4.0 - 2.0).collect();
-        let mut values = HashMap::from([(model.graph().input(), Tensor::from_vec(noise, dims, model.device())?)]);
+        let images = Tensor::from_vec(noise, dims, model.device())?;
+        // The values of all nodes.
         let ids: Vec<NodeId> = model.graph().nodes().skip(1).map(|(id, _)| id).collect();
-        for id in &ids {
-            let inputs: Vec<&Tensor> = model.graph().node(*id).inputs.iter().filter_map(|i| values.get(i)).collect();
-            let value = model.node_value(*id, &inputs, Precision::Float)?;
-            values.insert(*id, value);
-        }
+        let all = model.graph().subgraph_with_outputs(ids.iter().copied(), ids.clone());
+        let computed = model.run(&all, std::slice::from_ref(&images), Precision::Float)?;
+        let mut values: HashMap<NodeId, Tensor> = ids.iter().copied().zip(computed).collect();
+        values.insert(model.graph().input(), images);
         let device = model.device().clone();
         for id in &ids {
             if model.weight_site_mut(*id).is_some() {
@@ -179,8 +181,8 @@ fn cached_values(graph: &Graph, units: &[Unit]) -> usize {
     let mut done: HashSet<NodeId> = HashSet::from([graph.input()]);
     let mut peak = 0;
     for unit in units {
-        let Some(first) = unit.nodes.first() else { continue };
-        for nodes in [graph.nodes().map(|(id, _)| id).filter(|id| id < first).collect(), unit.nodes.clone()] {
+        let Some(first) = unit.nodes().first() else { continue };
+        for nodes in [graph.nodes().map(|(id, _)| id).filter(|id| id < first).collect(), unit.nodes().to_vec()] {
             let before: HashSet<NodeId> = done.iter().filter(|id| is_read(graph, id, &done)).copied().collect();
             done.extend(nodes);
             let after = done.iter().filter(|id| !before.contains(id) && is_read(graph, id, &done));
@@ -192,7 +194,7 @@ fn cached_values(graph: &Graph, units: &[Unit]) -> usize {
 
 /// Whether a node that is not done reads the value, or the value is the network's output.
 fn is_read(graph: &Graph, id: &NodeId, done: &HashSet<NodeId>) -> bool {
-    *id == graph.output() || graph.consumers(*id).iter().any(|c| !done.contains(c))
+    graph.outputs().contains(id) || graph.consumers(*id).iter().any(|c| !done.contains(c))
 }
 
 /// Most values per image that a float forward pass holds at once.

@@ -51,7 +51,9 @@ pub fn evaluate(
         for message in batch.broken {
             progress.event(Event::Warning(format!("not counted: {message}")));
         }
-        let logits = inference.forward(&batch.images)?.flatten_from(1)?.to_vec2::<f32>()?;
+        let outputs = inference.forward(&batch.images)?;
+        let [logits] = outputs.as_slice() else { return Err(Error::message("a classifier has one output")) };
+        let logits = logits.flatten_from(1)?.to_vec2::<f32>()?;
         for (logits, label) in logits.iter().zip(&batch.labels) {
             let rank = rank(logits, *label);
             seen += 1;

@@ -32,7 +32,7 @@ pub fn plan_sites(graph: &Graph, quant: &QuantRecipe) -> Result<Vec<SitePlan>> {
     let mut used = vec![false; matchers.len()];
     let mut plans = Vec::new();
     for site in quantization_sites(graph) {
-        let unit = graph.units().iter().find(|u| u.nodes.contains(&site.node)).map(|u| u.name.as_str());
+        let unit = graph.units().iter().find(|u| u.subgraph.contains(site.node)).map(|u| u.name.as_str());
         let mut plan = Some(base_plan(site, quant));
         for (i, (o, matcher)) in quant.overrides.iter().zip(&matchers).enumerate() {
             let Some(current) = &mut plan else { break };

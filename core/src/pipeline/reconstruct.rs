@@ -1,19 +1,18 @@
 //! Unit by unit reconstruction over cached values that move forward through the network.
 
 use crate::cache::{CacheBudget, CachedValues, CACHED_BATCH};
+use crate::engine::{Engine, UnitSamples};
 use crate::error::{Error, Result};
-use crate::fused::Engine;
-use crate::graph::{layer_units, Graph, NodeId, Unit};
+use crate::graph::{layer_units, merge_units, Graph, NodeId, Subgraph, Unit};
 use crate::inference::Inference;
 use crate::model::{Precision, QuantModel};
 use crate::progress::{Event, Progress};
 use crate::random::RandomSource;
-use crate::reconstructor::{
-    Context, Forget, Grouping, Interrupted, Interruption, Reconstructor, UnitReport, UnitSamples, UnitTask,
-};
+use crate::reconstructor::{Context, Forget, Grouping, Interrupted, Interruption, Reconstructor, UnitTask};
+use crate::report::UnitReport;
 use crate::run_directory::CheckpointFolder;
 use candle_core::Device;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,26 +26,28 @@ pub struct Resources<'a> {
     pub random: &'a dyn RandomSource,
     /// Where progress goes and where requests to stop come from.
     pub progress: &'a dyn Progress,
-    /// Which path reconstructs a unit.
+    /// Which engine reconstructs a unit.
     pub engine: Engine,
+    /// Groups of neighbouring units, by name or pattern, that are reconstructed as one.
+    pub merge: &'a [Vec<String>],
     /// Where finished units are kept; a run goes on after those that are there.
     pub checkpoints: Option<&'a CheckpointFolder>,
 }
 
-/// The units that a network is divided into.
+/// The units that a network is divided into, those of each group merged.
 ///
 /// # Errors
-/// The architecture declares none.
-pub(super) fn units_of(graph: &Graph, grouping: Grouping) -> Result<Vec<Unit>> {
+/// The architecture declares none, or a group does not fit them.
+pub(super) fn units_of(graph: &Graph, grouping: Grouping, merge: &[Vec<String>]) -> Result<Vec<Unit>> {
     let units = match grouping {
         Grouping::None => return Ok(Vec::new()),
         Grouping::Block => graph.units().to_vec(),
-        Grouping::Layer => layer_units(graph),
+        Grouping::Layer => layer_units(graph)?,
     };
     if units.is_empty() {
         return Err(Error::message("the architecture declares no units to reconstruct"));
     }
-    Ok(units)
+    merge_units(graph, units, merge, "reconstruction.merge")
 }
 
 /// Reconstructs every unit of the calibrated model in network order, from the calibration images.
@@ -58,7 +59,7 @@ pub fn reconstruct(
     reconstructor: &dyn Reconstructor,
     resources: &Resources<'_>,
 ) -> Result<Vec<UnitReport>> {
-    let units = units_of(model.graph(), reconstructor.grouping())?;
+    let units = units_of(model.graph(), reconstructor.grouping(), resources.merge)?;
     let progress = resources.progress;
     let input = model.graph().input();
     let mut values = MovingValues {
@@ -70,14 +71,14 @@ pub fn reconstruct(
     let mut reports = Vec::new();
     let mut start = Instant::now();
     for (index, unit) in units.iter().enumerate() {
-        let Some(first) = unit.nodes.first() else { continue };
+        let Some(first) = unit.nodes().first() else { continue };
         let kept = match resources.checkpoints {
             Some(folder) => folder.unit(index, &unit.name, model.device())?,
             None => None,
         };
         let (last, was_kept) = (index + 1 == units.len(), kept.is_some());
         if !(last && was_kept) {
-            let between = values.pending_before(model, *first);
+            let between = model.graph().subgraph(values.pending_before(model, *first));
             values.advance(model, &between, Precision::Float)?;
             values.advance(model, &between, Precision::Quantized)?;
             values.forget_unread(model);
@@ -86,9 +87,9 @@ pub fn reconstruct(
             Some((tensors, report)) => {
                 // Before the hard weights replace the float ones.
                 if !last {
-                    values.advance(model, &unit.nodes, Precision::Float)?;
+                    values.advance(model, &unit.subgraph, Precision::Float)?;
                 }
-                model.restore(&unit.nodes, &tensors).map_err(|e| Error::graph(&unit.name, e))?;
+                model.restore(unit.nodes(), &tensors).map_err(|e| Error::graph(&unit.name, e))?;
                 report
             }
             None => {
@@ -100,15 +101,15 @@ pub fn reconstruct(
         };
         start = Instant::now();
         if let (Some(folder), false) = (resources.checkpoints, was_kept) {
-            let mut tensors = model.grids(&unit.nodes)?;
-            tensors.extend(model.site_weights(&unit.nodes)?);
+            let mut tensors = model.grids(unit.nodes())?;
+            tensors.extend(model.learned_parameters(unit.nodes()));
             folder.keep_unit(index, &tensors, &report)?;
         }
         progress.event(Event::Unit { number: index + 1, of: units.len(), report: &report });
         reports.push(report);
         if !last {
-            values.advance(model, &unit.nodes, Precision::Quantized)?;
-            values.done.extend(&unit.nodes);
+            values.advance(model, &unit.subgraph, Precision::Quantized)?;
+            values.done.extend(unit.nodes());
             values.forget_unread(model);
         }
     }
@@ -122,16 +123,20 @@ fn reconstruct_unit(
     unit: &Unit,
     index: usize,
 ) -> Result<UnitReport> {
-    let (input, output) = (model.graph().unit_input(unit)?, model.graph().unit_output(unit)?);
-    let get = |values: &HashMap<NodeId, Arc<CachedValues>>, id: NodeId| {
-        values.get(&id).cloned().ok_or_else(|| Error::graph(&unit.name, "a cached value is missing"))
+    let get = |values: &HashMap<NodeId, Arc<CachedValues>>, ids: &[NodeId]| -> Result<Vec<_>> {
+        let missing = || Error::graph(&unit.name, "a cached value is missing");
+        ids.iter().map(|id| values.get(id).cloned().ok_or_else(missing)).collect()
     };
-    let float_input = get(&values.float, input)?;
-    values.advance(model, &unit.nodes, Precision::Float)?;
+    let part = &unit.subgraph;
+    let float_inputs = get(&values.float, part.inputs())?;
+    values.advance(model, part, Precision::Float)?;
+    let rest = model.graph().after(part);
+    let passing = rest.inputs().iter().filter(|id| !part.outputs().contains(id));
     let samples = UnitSamples {
-        quantized_input: get(&values.quantized, input)?,
-        float_input,
-        float_output: get(&values.float, output)?,
+        quantized_inputs: get(&values.quantized, part.inputs())?,
+        float_inputs,
+        float_outputs: get(&values.float, part.outputs())?,
+        passing: passing.filter_map(|id| Some((*id, values.float.get(id)?.clone()))).collect(),
     };
     let Resources { random, progress, checkpoints, engine, .. } = *values.resources;
     let keeper = checkpoints.map(|folder| Keeper { folder, unit: &unit.name, device: model.device().clone() });
@@ -175,13 +180,13 @@ impl MovingValues<'_> {
         pending
     }
 
-    /// Computes `nodes` for all samples, batch by batch, and keeps the values that are read outside.
-    fn advance(&mut self, model: &QuantModel, nodes: &[NodeId], precision: Precision) -> Result<()> {
+    /// Computes a part of the network for all samples, batch by batch, and keeps the values that are read outside.
+    fn advance(&mut self, model: &QuantModel, part: &Subgraph, precision: Precision) -> Result<()> {
         let values = match precision {
             Precision::Float => &mut self.float,
             Precision::Quantized => &mut self.quantized,
         };
-        advance(model, nodes, values, precision, self.resources)
+        advance(model, part, values, precision, self.resources)
     }
 
     /// Forgets values that nothing reads any more.
@@ -194,42 +199,32 @@ impl MovingValues<'_> {
 
 fn advance(
     model: &QuantModel,
-    nodes: &[NodeId],
+    part: &Subgraph,
     values: &mut HashMap<NodeId, Arc<CachedValues>>,
     precision: Precision,
     resources: &Resources<'_>,
 ) -> Result<()> {
     let graph = model.graph();
-    let inside: HashSet<NodeId> = nodes.iter().copied().collect();
-    let exits: Vec<NodeId> = nodes
-        .iter()
-        .copied()
-        .filter(|id| *id == graph.output() || graph.consumers(*id).iter().any(|c| !inside.contains(c)))
-        .collect();
-    let entries: BTreeSet<NodeId> =
-        nodes.iter().flat_map(|id| &graph.node(*id).inputs).filter(|i| !inside.contains(i)).copied().collect();
-    let entries: Vec<NodeId> = entries.into_iter().collect();
-    let Some(samples) = entries.iter().find_map(|e| Some(values.get(e)?.samples())) else {
+    let Some(samples) = part.inputs().iter().find_map(|input| Some(values.get(input)?.samples())) else {
         return Ok(());
     };
-    let mut inference = Inference::new(model, precision, nodes, &entries, &exits)?;
+    let mut inference = Inference::new(model, precision, part.clone())?;
     let empty = || CachedValues::new(resources.cache.clone(), model.device().clone());
-    let mut computed: Vec<(NodeId, CachedValues)> = exits.iter().map(|exit| (*exit, empty())).collect();
+    let mut computed: Vec<(NodeId, CachedValues)> = part.outputs().iter().map(|output| (*output, empty())).collect();
     for start in (0..samples).step_by(CACHED_BATCH) {
         if resources.progress.cancelled() {
             return Err(Error::Cancelled);
         }
         let count = CACHED_BATCH.min(samples - start);
-        let read = |entry: &NodeId| {
+        let read = |input: &NodeId| {
             let all = values
-                .get(entry)
-                .ok_or_else(|| Error::graph(&graph.node(*entry).name, "its cached value is missing"))?;
+                .get(input)
+                .ok_or_else(|| Error::graph(&graph.node(*input).name, "its cached value is missing"))?;
             all.range(start, count)
         };
-        let batch = entries.iter().map(read).collect::<Result<Vec<_>>>()?;
-        let outputs = inference.run(&batch.iter().collect::<Vec<_>>())?;
-        for ((exit, all), value) in computed.iter_mut().zip(outputs) {
-            all.push(&value).map_err(|e| Error::graph(&graph.node(*exit).name, e))?;
+        let batch = part.inputs().iter().map(read).collect::<Result<Vec<_>>>()?;
+        for ((output, all), value) in computed.iter_mut().zip(inference.run(&batch)?) {
+            all.push(&value).map_err(|e| Error::graph(&graph.node(*output).name, e))?;
         }
     }
     values.extend(computed.into_iter().map(|(id, all)| (id, Arc::new(all))));

@@ -58,7 +58,9 @@ impl Session<'_> {
                 return Err(Error::Cancelled);
             }
             host_values(&batch.images, |values| evidence.add_inputs(values))?;
-            let logits = inference.forward(&batch.images)?.flatten_from(1)?.to_vec2::<f32>()?;
+            let outputs = inference.forward(&batch.images)?;
+            let [logits] = outputs.as_slice() else { return Err(Error::message("a classifier has one output")) };
+            let logits = logits.flatten_from(1)?.to_vec2::<f32>()?;
             for (logits, label) in logits.iter().zip(&batch.labels) {
                 evidence.add(logits, *label);
             }

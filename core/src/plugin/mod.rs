@@ -13,10 +13,8 @@
 //!    its own, tensor identities would collide and gradients would be silently wrong.
 //! 4. What it declared must have appeared in this program's registries.
 //!
-//! A plugin is never unloaded. Whatever panics in it becomes an [`Error`](crate::Error) that names
-//! it ([`guard`]).
+//! A plugin is never unloaded. Whatever panics in it becomes an [`Error`](crate::Error) that names it.
 
-pub(crate) mod guard;
 mod inspect;
 mod load;
 mod record;

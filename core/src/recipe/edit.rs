@@ -25,7 +25,7 @@ pub(super) fn set_path(recipe: &mut Value, path: &str, new: Value) -> Result<()>
         if key.is_empty() {
             return Err(Error::setting(path, "an empty key; write a path such as quant.weight.bits"));
         }
-        if let (Value::String(name), true) = (&*at, matches!(*key, "params" | "name")) {
+        if let (Value::String(name), true) = (&*at, matches!(*key, "params" | "name" | "merge")) {
             let mut strategy = Mapping::new();
             strategy.insert("name".into(), name.clone().into());
             *at = Value::Mapping(strategy);
@@ -52,7 +52,8 @@ pub(super) fn set_path(recipe: &mut Value, path: &str, new: Value) -> Result<()>
 
 /// Whether both are strategies, and different ones.
 fn are_other_strategies(base: &Mapping, over: &Mapping) -> bool {
-    let is_strategy = |m: &Mapping| m.contains_key("name") && m.keys().all(|k| k == "name" || k == "params");
+    let is_strategy =
+        |m: &Mapping| m.contains_key("name") && m.keys().all(|k| k == "name" || k == "params" || k == "merge");
     is_strategy(base) && is_strategy(over) && base.get("name") != over.get("name")
 }
 

@@ -2,78 +2,21 @@
 
 mod edit;
 mod registered;
+mod strategy;
 
 pub use edit::{apply_set, merge};
 pub use registered::RecipeKind;
+pub use strategy::{ReconstructionRecipe, Strategy};
 
 use crate::cache::CacheType;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::fused::Engine;
-use crate::params::{join, parse_value, Params};
+
+use crate::params::{join, parse_value};
 use bytesize::ByteSize;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
-use serde::ser::{SerializeMap, Serializer};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_yaml::Value;
 use std::path::{Path, PathBuf};
-
-/// A registered strategy by name, with its parameters: `mse` or `{name: mse, params: {...}}`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Strategy {
-    /// Name or alias.
-    pub name: String,
-    /// Its parameters, not yet read.
-    pub params: Value,
-}
-
-impl Strategy {
-    /// The parameters with their place in the recipe, given the strategy's own.
-    pub fn params_at(&self, path: &str) -> Params {
-        Params::new(join(path, "params"), self.params.clone())
-    }
-}
-
-impl<'de> Deserialize<'de> for Strategy {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct StrategyVisitor;
-        impl<'de> Visitor<'de> for StrategyVisitor {
-            type Value = Strategy;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a name or a mapping with `name` and `params`")
-            }
-
-            fn visit_str<E: de::Error>(self, name: &str) -> Result<Strategy, E> {
-                Ok(Strategy { name: name.into(), params: Value::Null })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Strategy, A::Error> {
-                let (mut name, mut params) = (None, Value::Null);
-                while let Some(key) = map.next_key::<String>()? {
-                    match key.as_str() {
-                        "name" => name = Some(map.next_value()?),
-                        "params" => params = map.next_value()?,
-                        other => return Err(de::Error::unknown_field(other, &["name", "params"])),
-                    }
-                }
-                Ok(Strategy { name: name.ok_or_else(|| de::Error::missing_field("name"))?, params })
-            }
-        }
-        deserializer.deserialize_any(StrategyVisitor)
-    }
-}
-
-impl Serialize for Strategy {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.params.is_null() {
-            return serializer.serialize_str(&self.name);
-        }
-        let mut map = serializer.serialize_map(Some(2))?;
-        map.serialize_entry("name", &self.name)?;
-        map.serialize_entry("params", &self.params)?;
-        map.end()
-    }
-}
 
 /// Everything that determines a quantization run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -105,13 +48,13 @@ pub struct Recipe {
     /// How calibration values are kept.
     #[serde(default)]
     pub cache: CacheRecipe,
-    /// The reconstructor.
-    pub reconstruction: Strategy,
+    /// The reconstructor, and units that it reconstructs together.
+    pub reconstruction: ReconstructionRecipe,
     /// Shorten the reconstruction of each unit to so many iterations, with the learning rates
     /// scaled up; the result is not comparable with a full run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_iters: Option<usize>,
-    /// Which path reconstructs a unit: `auto` (fused where a unit allows it), `generic` or `fused`.
+    /// Which engine reconstructs a unit: `auto` (fused where a unit allows it), `generic` or `fused`.
     #[serde(default, skip_serializing_if = "is_auto")]
     pub engine: Engine,
     /// How accuracy is measured.

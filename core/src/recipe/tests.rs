@@ -73,6 +73,17 @@ fn setting_a_parameter_of_a_bare_name_keeps_the_name() {
 }
 
 #[test]
+fn units_are_merged_by_the_reconstruction_alone() {
+    let recipe = edited("reconstruction.merge=[[a, b], ['c.*']]").unwrap();
+    assert_eq!((recipe.reconstruction.name.as_str(), recipe.reconstruction.merge.len()), ("qdrop", 2));
+    assert_eq!(read(&recipe.to_yaml().unwrap()).unwrap(), recipe);
+    let error = edited("quant.weight.observer={name: mse, merge: []}").unwrap_err().to_string();
+    assert!(error.contains("quant.weight.observer: unknown field `merge`"), "{error}");
+    // Without groups the recipe is written as before.
+    assert!(read(MINIMAL).unwrap().to_yaml().unwrap().contains("reconstruction: qdrop\n"));
+}
+
+#[test]
 fn variants_change_a_copy() {
     let mut recipe = read(MINIMAL).unwrap();
     let set = serde_yaml::from_str("{reconstruction.params.drop_prob: 1.0}").unwrap();

@@ -2,7 +2,8 @@
 
 use super::{files, tensor_file};
 use crate::error::{Error, Result};
-use crate::reconstructor::{Interrupted, LossPoint, UnitReport};
+use crate::reconstructor::Interrupted;
+use crate::report::{LossPoint, UnitReport};
 use candle_core::{Device, Tensor};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,7 @@
 use super::*;
 use crate::progress::{Event, Progress, Silent};
-use crate::reconstructor::{Interrupted, LossPoint, UnitReport};
+use crate::reconstructor::Interrupted;
+use crate::report::{LossPoint, UnitReport};
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
 

@@ -1,11 +1,22 @@
-//! Learned rounding of weights (AdaRound, arXiv 2004.10568).
+//! Learned rounding of weights (AdaRound, arXiv 2004.10568), with a learned scale if wanted (Genie-M, arXiv 2212.04780,
+//! section 3.2).
 
 use super::grid_state::GridState;
 use qdrop_core::kernels::adaround::alpha_of;
 use qdrop_core::prelude::*;
 
+/// Parameters: `quantizer: {name: adaround, params: {learn_scale: true}}`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AdaRoundParams {
+    /// Also learn the scale of each channel, in the group `weight_scale`. The integers that the rounding chooses
+    /// between stay those of the first scale: the weight is `(clamp(floor(w / s0) + h(alpha) + z) - z) * s`.
+    learn_scale: bool,
+}
+
 struct AdaRound {
     spec: QuantSpec,
+    learn_scale: bool,
     grid: GridState,
     learned: Option<Learned>,
 }
@@ -13,8 +24,25 @@ struct AdaRound {
 /// What is learned during reconstruction.
 struct Learned {
     alpha: Var,
-    /// `floor(weight / scale)`.
+    /// `floor(weight / scale)`, with the scale that learning began with.
     floor: Tensor,
+}
+
+impl AdaRound {
+    /// The scale in a shape that broadcasts to a weight of so many dimensions.
+    fn broadcast(&self, scale: &Tensor, rank: usize) -> Result<Tensor> {
+        let mut dims = vec![1; rank];
+        if let Granularity::PerAxis(axis) = self.spec.granularity {
+            dims[axis] = scale.elem_count();
+        }
+        Ok(scale.reshape(dims)?)
+    }
+
+    /// Brings a learned scale back into its domain.
+    fn project(&self) -> Result<()> {
+        let (scale, _) = self.grid.get()?;
+        Ok(scale.set(&scale.as_detached_tensor().abs()?.maximum(f64::from(f32::EPSILON))?)?)
+    }
 }
 
 impl Quantizer for AdaRound {
@@ -34,6 +62,13 @@ impl Quantizer for AdaRound {
     fn fake_quantize(&self, x: &Tensor) -> Result<Tensor> {
         match &self.learned {
             None => self.grid.fake_quantize(x, &self.spec),
+            Some(Learned { alpha, floor }) if self.learn_scale => {
+                self.project()?;
+                let (scale, zero_point) = self.grid.get()?;
+                let one = scale.ones_like()?;
+                let steps = ops::adaround(alpha.as_tensor(), floor, &one, zero_point, &(&self.spec).into())?;
+                Ok(steps.broadcast_mul(&self.broadcast(scale, floor.rank())?)?)
+            }
             Some(Learned { alpha, floor }) => {
                 let (scale, zero_point) = self.grid.fixed()?;
                 Ok(ops::adaround(alpha.as_tensor(), floor, &scale, &zero_point, &(&self.spec).into())?)
@@ -55,8 +90,13 @@ impl Quantizer for AdaRound {
     }
 
     fn parameters(&self) -> Result<Vec<Parameter>> {
-        let alpha = self.learned.iter().map(|l| l.alpha.clone());
-        Ok(alpha.map(|var| Parameter { name: "alpha", var, group: ParameterGroup::Rounding }).collect())
+        let Some(Learned { alpha, .. }) = &self.learned else { return Ok(Vec::new()) };
+        let mut parameters = vec![Parameter { name: "alpha", var: alpha.clone(), group: groups::ROUNDING }];
+        if self.learn_scale {
+            let var = self.grid.get()?.0.clone();
+            parameters.push(Parameter { name: "scale", var, group: groups::WEIGHT_SCALE });
+        }
+        Ok(parameters)
     }
 
     fn regularizer(&self, b: f32) -> Result<Option<Tensor>> {
@@ -64,23 +104,23 @@ impl Quantizer for AdaRound {
         Ok(term.transpose()?)
     }
 
-    fn kernel(&self) -> Result<Option<FusedKernel>> {
-        let learned = self.learned.as_ref();
-        Ok(learned.map(|l| FusedKernel::SoftRounding { alpha: l.alpha.clone(), floor: l.floor.clone() }))
+    fn kernel(&self) -> Result<Option<QuantizerKernel>> {
+        let Some(Learned { alpha, floor }) = &self.learned else { return Ok(None) };
+        let scale = match self.learn_scale {
+            true => Some(self.grid.get()?.0.clone()),
+            false => None,
+        };
+        Ok(Some(QuantizerKernel::SoftRounding { alpha: alpha.clone(), floor: floor.clone(), scale }))
     }
 
     fn finish_reconstruction(&mut self, _weight: Option<&Tensor>) -> Result<Option<Tensor>> {
         let Some(Learned { alpha, floor }) = self.learned.take() else { return Ok(None) };
+        if self.learn_scale {
+            self.project()?;
+        }
         let up = alpha.as_detached_tensor().ge(0.0)?.to_dtype(floor.dtype())?;
         let (scale, _) = self.grid.fixed()?;
-        let scale = match self.spec.granularity {
-            Granularity::PerTensor => scale.reshape(vec![1; floor.rank()])?,
-            Granularity::PerAxis(axis) => {
-                let mut dims = vec![1; floor.rank()];
-                dims[axis] = scale.elem_count();
-                scale.reshape(dims)?
-            }
-        };
+        let scale = self.broadcast(&scale, floor.rank())?;
         // On the grid before clamping; rounding to nearest then only clamps.
         let rounded = (floor + up)?.broadcast_mul(&scale)?;
         Ok(Some(self.grid.fake_quantize(&rounded, &self.spec)?.detach()))
@@ -90,7 +130,7 @@ impl Quantizer for AdaRound {
 register_quantizer! {
     name: "adaround", aliases: ["AdaRoundFakeQuantize"], summary: "learns for each weight whether to round up or down",
     build: |spec, params| {
-        params.expect_none()?;
-        Ok(Box::new(AdaRound { spec: *spec, grid: GridState::default(), learned: None }))
+        let AdaRoundParams { learn_scale } = params.parse()?;
+        Ok(Box::new(AdaRound { spec: *spec, learn_scale, grid: GridState::default(), learned: None }))
     }
 }

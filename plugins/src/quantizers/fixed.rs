@@ -21,8 +21,8 @@ impl Quantizer for Fixed {
         self.grid.qparams()
     }
 
-    fn kernel(&self) -> Result<Option<FusedKernel>> {
-        Ok(Some(FusedKernel::Nearest))
+    fn kernel(&self) -> Result<Option<QuantizerKernel>> {
+        Ok(Some(QuantizerKernel::Nearest))
     }
 
     fn fake_quantize(&self, x: &Tensor) -> Result<Tensor> {

@@ -12,12 +12,6 @@ struct Lsq {
 }
 
 impl Lsq {
-    /// LSQ's gradient scale `1 / sqrt(n * qmax)`, n the elements that share a step (section 2.2).
-    fn gradient_scale(&self, x: &Tensor, channels: usize) -> f64 {
-        let elements = (x.elem_count() / channels.max(1)) as f64;
-        1.0 / (elements * f64::from(self.spec.qmax().max(1.0))).sqrt()
-    }
-
     /// Brings learned values back into their domain before they are used.
     fn project(&self, scale: &Var, zero_point: &Var) -> Result<()> {
         scale.set(&scale.as_detached_tensor().abs()?.maximum(f64::from(f32::EPSILON))?)?;
@@ -52,7 +46,7 @@ impl Quantizer for Lsq {
             return Ok(ops::fake_quantize(x, &scale.as_detached_tensor(), &rounded, &(&self.spec).into())?);
         }
         self.project(scale, zero_point)?;
-        let factor = self.gradient_scale(x, scale.elem_count());
+        let factor = self.spec.lsq_gradient_scale(x.elem_count() / scale.elem_count().max(1));
         let z = zero_point.as_tensor();
         let rounded = ops::composite::round_half_even(&z.detach())?;
         let z = if self.learn_zero_point {
@@ -72,20 +66,20 @@ impl Quantizer for Lsq {
 
     fn parameters(&self) -> Result<Vec<Parameter>> {
         let (scale, zero_point) = self.grid.get()?;
-        let parameter = |name, var: &Var| Parameter { name, var: var.clone(), group: ParameterGroup::Scale };
-        let mut parameters = vec![parameter("scale", scale)];
+        let parameter = |name, var: &Var, group| Parameter { name, var: var.clone(), group };
+        let mut parameters = vec![parameter("scale", scale, groups::SCALE)];
         if self.learn_zero_point {
-            parameters.push(parameter("zero_point", zero_point));
+            parameters.push(parameter("zero_point", zero_point, groups::ZERO_POINT));
         }
         Ok(parameters)
     }
 
-    fn kernel(&self) -> Result<Option<FusedKernel>> {
+    fn kernel(&self) -> Result<Option<QuantizerKernel>> {
         let (scale, zero_point) = self.grid.get()?;
         let (scale, zero_point) = (scale.clone(), zero_point.clone());
         Ok(Some(match self.learn_zero_point {
-            true => FusedKernel::LearnedScaleAndZeroPoint { scale, zero_point },
-            false => FusedKernel::LearnedScale { scale },
+            true => QuantizerKernel::LearnedScaleAndZeroPoint { scale, zero_point },
+            false => QuantizerKernel::LearnedScale { scale },
         }))
     }
 

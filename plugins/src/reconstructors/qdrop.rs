@@ -1,9 +1,8 @@
 //! QDrop's reconstruction (arXiv 2203.05740, algorithm 1), block by block or layer by layer.
 
-use super::paths::{Path, StepPlan};
-use qdrop_core::fused::Rates;
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Event;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Parameters of the optimization; the defaults are those of the published recipes.
@@ -22,8 +21,12 @@ pub struct QdropParams {
     pub drop_prob: f32,
     /// Learning rate of rounding variables.
     pub lr: f64,
-    /// Initial learning rate of scales; decays to 0 with the cosine of the progress.
+    /// Initial learning rate of scales, and of zero points unless `rates` has one for them; decays to 0 with the cosine
+    /// of the progress.
     pub scale_lr: f64,
+    /// Initial learning rates of further groups of parameters, which decay likewise: `weight_scale`, `zero_point`, what a
+    /// plugin's quantizer names, and `bias`, with which the biases of layers are learned.
+    pub rates: BTreeMap<String, f64>,
     /// Weight of the rounding regularizer (lambda).
     pub weight: f64,
     /// Share of the steps without regularizer.
@@ -41,6 +44,7 @@ impl Default for QdropParams {
             drop_prob: 0.5,
             lr: 1e-3,
             scale_lr: 4e-5,
+            rates: BTreeMap::new(),
             weight: 0.01,
             warm_up: 0.2,
             b_range: [20.0, 2.0],
@@ -56,6 +60,7 @@ impl QdropParams {
             ("drop_prob", (0.0..=1.0).contains(&self.drop_prob), "is a probability between 0 and 1"),
             ("lr", self.lr >= 0.0 && self.lr.is_finite(), "must not be negative"),
             ("scale_lr", self.scale_lr >= 0.0 && self.scale_lr.is_finite(), "must not be negative"),
+            ("rates", self.rates.values().all(|r| *r >= 0.0 && r.is_finite()), "must not be negative"),
             ("weight", self.weight >= 0.0 && self.weight.is_finite(), "must not be negative"),
             ("warm_up", (0.0..1.0).contains(&self.warm_up), "is a share between 0 and 1"),
             ("b_range", self.b_range.iter().all(|b| *b > 0.0 && b.is_finite()), "must be positive"),
@@ -86,36 +91,58 @@ impl QdropParams {
     }
 }
 
+impl QdropParams {
+    /// The groups of parameters that there are rates for.
+    pub fn groups(&self) -> Vec<&str> {
+        let own = [groups::ROUNDING, groups::SCALE, groups::ZERO_POINT];
+        let further = self.rates.keys().map(String::as_str).filter(|group| !own.contains(group));
+        own.into_iter().chain(further).collect()
+    }
+
+    /// Writes the learning rates of a step (counted from 0) to `rates`, group by group.
+    fn rates_at(&self, step: usize, rates: &mut [(&str, f64)]) {
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / self.steps() as f64).cos());
+        for (group, rate) in rates {
+            *rate = match *group {
+                groups::ROUNDING => self.lr * self.rate_factor(),
+                other => self.rates.get(other).unwrap_or(&self.scale_lr) * self.rate_factor() * cosine,
+            };
+        }
+    }
+}
+
 /// Learns the parameters of a unit that has begun reconstruction, going on from where it was
 /// interrupted if it was; returns the losses of each step.
 ///
 /// # Errors
 /// The losses diverged, or the run was cancelled.
 pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>) -> Result<Vec<LossPoint>> {
-    let mut path = Path::new(unit, params, context)?;
+    let mut engine = unit.engine(params.batch_size, context)?;
     let steps = params.steps();
     let mut losses = Vec::with_capacity(steps);
     if let Some(state) = context.interruption.resume()? {
-        path.restore(unit, &state).map_err(|e| unit.error(e))?;
+        engine.restore(state.losses.len(), &state.tensors).map_err(|e| unit.error(e))?;
         losses = state.losses;
     }
+    let mut rates: Vec<(&str, f64)> = params.groups().into_iter().map(|group| (group, 0.0)).collect();
+    let random = context.random;
     context.progress.event(Event::Started { stage: unit.name, total: steps });
     for step in losses.len()..steps {
         if context.progress.cancelled() {
-            context.interruption.keep(&path.state(&losses)?)?;
+            context.interruption.keep(&Interrupted { losses, tensors: engine.state()? })?;
             return Err(Error::Cancelled);
         }
-        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / steps as f64).cos());
-        let rates = Rates {
-            rounding: params.lr * params.rate_factor(),
-            scale: params.scale_lr * params.rate_factor() * cosine,
-        };
-        let plan = StepPlan { step, sharpness: params.sharpness(step + 1), rates };
-        let point = path.step(unit, params, context, &plan)?;
+        params.rates_at(step, &mut rates);
+        let sharpness = params.sharpness(step + 1);
+        let samples = random.batch(unit.index, step, params.batch_size, unit.sample_count());
+        let keep = |site| random.keep(unit.index, step, site, params.drop_prob);
+        let reconstruction = engine.loss(&samples, &keep)?;
+        let rounding = engine.update(&rates, sharpness.map(|b| Regularizer { weight: params.weight, b }))?;
+        let point = LossPoint { reconstruction, rounding, b: sharpness.unwrap_or(params.b_range[0]) };
         losses.push(point);
         context.progress.event(Event::Step { step: step + 1, loss: point });
     }
-    path.finish()?;
+    engine.finish()?;
     context.progress.event(Event::Finished);
     Ok(losses)
 }
@@ -164,7 +191,7 @@ impl Reconstructor for Qdrop {
 
     fn reconstruct(&self, unit: &mut UnitTask<'_>, context: &Context<'_>) -> Result<UnitReport> {
         let start = Instant::now();
-        unit.begin()?;
+        unit.begin(&self.params.groups())?;
         let losses = optimize(unit, &self.params, context)?;
         unit.finish()?;
         Ok(UnitReport { name: unit.name.into(), losses, seconds: start.elapsed().as_secs_f64() })

@@ -1,14 +1,14 @@
 //! Single blocks of the published networks (W2A4), with weights of noise.
 
-use anyhow::{Context as _, Result};
-use qdrop_core::fused::Rates;
+use anyhow::Result;
+use qdrop_core::engine::UnitSamples;
 use qdrop_core::graph::{quantization_sites, Op, SiteKind};
 use qdrop_core::model::{QuantModel, QuantSite};
 use qdrop_core::pipeline::Registries;
 use qdrop_core::prelude::*;
 use qdrop_core::progress::{Event, Progress, Silent};
 use qdrop_core::random::{RandomSource, SeededRandom};
-use qdrop_core::reconstructor::{Forget, UnitData, UnitSamples};
+use qdrop_core::reconstructor::Forget;
 use qdrop_plugins::reconstructors::{optimize, QdropParams};
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -141,7 +141,8 @@ impl Block {
         };
         let mut model = QuantModel::new(graph.clone(), parameters, Device::Cpu);
         let mut sites: Vec<_> = quantization_sites(&graph).into_iter().map(|s| (s.node, s.kind, s.name)).collect();
-        sites.push((graph.output(), SiteKind::Activation, "output".into()));
+        let output = graph.outputs()[0];
+        sites.push((output, SiteKind::Activation, "output".into()));
         for (node, kind, name) in sites {
             if kind == SiteKind::Weight {
                 let mut quantizer = build("adaround", &weights)?;
@@ -151,7 +152,7 @@ impl Block {
                 model.set_weight_quantizer(node, QuantSite { name, quantizer });
             } else {
                 let mut quantizer = build("lsq", &activations)?;
-                let signed = node == graph.output() && !self.final_relu;
+                let signed = node == output && !self.final_relu;
                 let range = if signed { (-2.0, 2.0) } else { (0.0, 4.0) };
                 quantizer.set_range(&Range { min: vec![range.0], max: vec![range.1] }, &Device::Cpu)?;
                 model.set_activation_quantizer(node, QuantSite { name, quantizer });
@@ -165,11 +166,11 @@ impl Block {
         let mut model = self.model(registries)?;
         let unit = model.graph().units()[0].clone();
         let float_input = noise(&[SAMPLES, self.channels, self.size, self.size], 1000)?;
-        let output = model.forward(&float_input, qdrop_core::model::Precision::Float)?;
+        let float_outputs = model.forward(&float_input, qdrop_core::model::Precision::Float)?;
         let quantized_input = ((&float_input * 4.0)?.round()? / 4.0)?;
-        let data = UnitData { quantized_input, float_input, float_output: output };
+        let data = UnitData { quantized_inputs: vec![quantized_input], float_inputs: vec![float_input], float_outputs };
         let mut task = UnitTask::new(&mut model, &unit, 0, UnitSamples::in_memory(&data)?)?;
-        task.begin()?;
+        task.begin(&[groups::ROUNDING, groups::SCALE])?;
         body(&task)
     }
 
@@ -199,13 +200,15 @@ impl Block {
         let random = SeededRandom { seed: 1 };
         let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: Engine::Fused };
         self.with_task(registries, |task| {
-            let mut unit = task.fused(BATCH, &context)?.context("the block has no fused step")?;
+            let mut unit = task.engine(BATCH, &context)?;
             let indices: Vec<usize> = (0..BATCH).collect();
-            let rates = Rates { rounding: 1e-3, scale: 4e-5 };
+            let rates = [(groups::ROUNDING, 1e-3), (groups::SCALE, 4e-5)];
+            let regularizer = Regularizer { weight: self.lambda, b: 20.0 };
             let (mut forward, mut backward) = (Vec::new(), Vec::new());
             let mut before = unit.times();
             for step in 0..iters + WARM_UP {
-                unit.step(&indices, &|site| random.keep(0, step, site, 0.5), Some((self.lambda, 20.0)), rates)?;
+                unit.loss(&indices, &|site| random.keep(0, step, site, 0.5))?;
+                unit.update(&rates, Some(regularizer))?;
                 let now = unit.times();
                 if step >= WARM_UP {
                     forward.push((now.forward - before.forward).as_secs_f64() * 1e3);

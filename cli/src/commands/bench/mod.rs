@@ -11,7 +11,7 @@ use against::Other;
 use anyhow::{bail, Result};
 use blocks::{blocks, Block, BATCH};
 use networks::{estimated, evaluated};
-use qdrop_core::fused::Engine;
+use qdrop_core::engine::Engine;
 use qdrop_core::pipeline::Registries;
 use serde_json::{json, Value};
 

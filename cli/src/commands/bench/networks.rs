@@ -3,7 +3,7 @@
 use super::blocks::median;
 use crate::recipes;
 use anyhow::{Context, Result};
-use qdrop_core::fused::Engine;
+use qdrop_core::engine::Engine;
 use qdrop_core::inference::Inference;
 use qdrop_core::model::Precision;
 use qdrop_core::pipeline::{Estimate, Registries, Session};

@@ -75,7 +75,7 @@ impl Quantizer for FlexRound {
         let Some(Factors { element, channel }) = &self.learned else { return Ok(Vec::new()) };
         let named = [("scale", scale), ("element", element), ("channel", channel)];
         // Factors lie near 1 and scales are steps: both learn at the rate of scales.
-        Ok(named.map(|(name, var)| Parameter { name, var: var.clone(), group: ParameterGroup::Scale }).into())
+        Ok(named.map(|(name, var)| Parameter { name, var: var.clone(), group: groups::SCALE }).into())
     }
 
     fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {

@@ -87,7 +87,7 @@ impl Quantizer for PanickingQuantizer {
         Ok(None)
     }
 
-    fn kernel(&self) -> Result<Option<FusedKernel>> {
+    fn kernel(&self) -> Result<Option<QuantizerKernel>> {
         self.0.here("kernel");
         Ok(None)
     }
@@ -136,7 +136,7 @@ impl Reconstructor for PanickingReconstructor {
         if unit.index == 2 {
             self.0.here("reconstruct");
         }
-        unit.begin()?;
+        unit.begin(&[groups::ROUNDING, groups::SCALE])?;
         unit.finish()?;
         Ok(UnitReport { name: unit.name.into(), losses: Vec::new(), seconds: 0.0 })
     }

@@ -1,27 +1,12 @@
-//! A weight of a fused unit, in the form that its convolution computes with.
+//! How a convolution is computed.
 
-use super::learned::{Packing, Rounding};
-use crate::error::Result;
-use candle_core::Tensor;
-use qdrop_kernels::adam::AdamStep;
 use qdrop_kernels::conv::Conv2dShape;
-use qdrop_kernels::nhwc::rounding::Regularizer;
+use qdrop_kernels::nhwc::stage::Read;
 use qdrop_kernels::nhwc::{
     depthwise_backward_input, depthwise_backward_weight, depthwise_forward, gradient_of_weight, mirrored, rotate,
-    transformed, transformed_len, winograd_applies, Buffer, Layout, PackedShape, RowPlan, WeightPlan, WinogradPlan,
-    WinogradWeightPlan,
+    transformed, transformed_len, winograd_applies, Buffer, Layout, PackedShape, Packing, RowPlan, WeightPlan,
+    WinogradPlan, WinogradWeightPlan,
 };
-
-/// A weight and how it is used.
-pub struct Weight {
-    pub shape: Conv2dShape,
-    /// What is learned of it, if anything.
-    pub rounding: Option<Rounding>,
-    value: Buffer,
-    grad: Buffer,
-    bias: Option<Buffer>,
-    form: Form,
-}
 
 /// How a convolution is computed. The gradient of the weight has a plan where something is learned, that of
 /// the input where it is needed.
@@ -98,80 +83,50 @@ impl Form {
     }
 }
 
-impl Weight {
-    /// A weight for images of these layouts; `value` is what it is where nothing is learned.
-    pub fn new(
-        shape: Conv2dShape,
-        layouts: Layouts,
-        value: &[f32],
-        bias: Option<&[f32]>,
-        rounding: Option<Rounding>,
-    ) -> Self {
-        let packing = Packing::of(&shape);
-        let form = Form::new(&shape, layouts, rounding.is_some());
-        let value = packing.pack(value);
-        let grad = Buffer::zeros(if rounding.is_some() { packing.len() } else { 0 });
-        let mut weight = Self { value, grad, bias: bias.map(|b| packing.pack_lanes(b)), shape, rounding, form };
-        weight.prepare();
-        weight
+/// A convolution of a step.
+pub struct Convolution {
+    shape: Conv2dShape,
+    form: Form,
+}
+
+impl Convolution {
+    pub fn new(shape: &Conv2dShape, layouts: Layouts, learns: bool) -> Self {
+        Self { shape: *shape, form: Form::new(shape, layouts, learns) }
     }
 
-    /// Computes the weight from what is learned of it.
-    fn prepare(&mut self) {
-        if let Some(rounding) = &self.rounding {
-            rounding.soft_weight(&mut self.value);
-        }
-        self.form.prepare(&self.shape, &self.value);
+    pub fn prepare(&mut self, weight: &[f32]) {
+        self.form.prepare(&self.shape, weight);
     }
 
-    pub fn forward(&self, x: (&[f32], Layout), z: (&mut [f32], Layout)) {
-        let bias = self.bias.as_deref();
+    pub fn forward(&self, x: Read<'_>, weight: &[f32], bias: Option<&[f32]>, z: (&mut [f32], Layout)) {
         match &self.form {
-            Form::Depthwise => depthwise_forward(&self.shape, x, &self.value, bias, z),
-            Form::Direct { forward, .. } => forward.run(x.0, &self.value, bias, z.0),
+            Form::Depthwise => depthwise_forward(&self.shape, x, weight, bias, z),
+            Form::Direct { forward, .. } => forward.run(x.0, weight, bias, z.0),
             Form::Winograd { forward, value, .. } => forward.run(x.0, value, bias, z.0),
         }
     }
 
-    pub fn backward_input(&self, gz: (&[f32], Layout), gx: (&mut [f32], Layout)) {
+    pub fn backward_input(&self, gz: Read<'_>, weight: &[f32], gx: (&mut [f32], Layout)) {
         match &self.form {
-            Form::Depthwise => depthwise_backward_input(&self.shape, gz, &self.value, gx),
+            Form::Depthwise => depthwise_backward_input(&self.shape, gz, weight, gx),
             Form::Direct { backward_input: Some((plan, rotated)), .. } => plan.run(gz.0, rotated, None, gx.0),
             Form::Winograd { backward_input: Some((plan, _, spread)), .. } => plan.run(gz.0, spread, None, gx.0),
             _ => {}
         }
     }
 
-    /// Adds to the weight's gradient, or replaces it.
-    pub fn backward_weight(&mut self, x: (&[f32], Layout), gz: (&[f32], Layout), replace: bool) {
-        if self.rounding.is_none() {
-            return;
-        }
+    pub fn backward_weight(&mut self, x: Read<'_>, gz: Read<'_>, grad: &mut [f32], replace: bool) {
         match &mut self.form {
-            Form::Depthwise => depthwise_backward_weight(&self.shape, x, gz, &mut self.grad, replace),
-            Form::Direct { backward_weight: Some(plan), .. } => plan.run(x.0, gz.0, &mut self.grad, replace),
+            Form::Depthwise => depthwise_backward_weight(&self.shape, x, gz, grad, replace),
+            Form::Direct { backward_weight: Some(plan), .. } => plan.run(x.0, gz.0, grad, replace),
             Form::Winograd { backward_weight: Some((plan, spread)), .. } => plan.run(x.0, gz.0, spread, replace),
             _ => {}
         }
     }
 
-    /// One update of what is learned, from the gradient that was summed; returns the regularizer before it.
-    pub fn learn(&mut self, regularizer: Option<Regularizer>, adam: AdamStep) -> f64 {
-        let Some(rounding) = &mut self.rounding else { return 0.0 };
+    pub fn finish_gradient(&self, grad: &mut [f32]) {
         if let Form::Winograd { backward_weight: Some((_, spread)), .. } = &self.form {
-            gradient_of_weight(&PackedShape::of(&self.shape), spread, &mut self.grad);
+            gradient_of_weight(&PackedShape::of(&self.shape), spread, grad);
         }
-        let sum = rounding.learn(&self.grad, &mut self.value, regularizer, adam);
-        self.form.prepare(&self.shape, &self.value);
-        sum
-    }
-
-    /// Goes on from this [`state`](Rounding::state) of what is learned.
-    pub fn restore(&mut self, state: [&Tensor; 3]) -> Result<()> {
-        if let Some(rounding) = &mut self.rounding {
-            rounding.restore(state)?;
-        }
-        self.prepare();
-        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The convolutions of a graph in the terms of the kernels.
 
-use crate::graph::{Graph, NodeId, Op};
+use super::{Graph, NodeId, Op};
 use qdrop_kernels::conv::{Conv2dShape, Padding};
 
 /// Channels, height and width of a node's value.
@@ -40,7 +40,19 @@ pub fn convolution(graph: &Graph, id: NodeId, batch: usize) -> Option<Conv2dShap
             };
             (kernel[0] <= 7 && kernel[1] <= 7).then_some(shape)
         }
-        _ => None,
+        Op::Input
+        | Op::BatchNorm { .. }
+        | Op::Activation(_)
+        | Op::Add
+        | Op::Mul
+        | Op::MaxPool(_)
+        | Op::AveragePool(_)
+        | Op::GlobalAveragePool
+        | Op::Pad(_)
+        | Op::Concat
+        | Op::Flatten
+        | Op::UpsampleNearest { .. }
+        | Op::Custom(_) => None,
     }
 }
 

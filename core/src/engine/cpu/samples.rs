@@ -1,9 +1,9 @@
-//! Where a fused step gets its images from.
+//! Where a step gets its images from.
 
-use super::layer::Images;
+use super::images::Images;
 use crate::cache::{CachedValues, Reservation};
-use crate::error::Result;
-use crate::reconstructor::UnitSamples;
+use crate::engine::UnitSamples;
+use crate::error::{Error, Result};
 use qdrop_kernels::drop::Keep;
 use qdrop_kernels::nhwc::{from_planes, stage, Buffer, Layout};
 use std::sync::Arc;
@@ -76,10 +76,15 @@ impl Samples {
     /// The samples for inputs and outputs of these layouts.
     pub fn new(samples: &UnitSamples, input: Layout, output: Layout) -> Result<Self> {
         let [input, output] = [input, output].map(|layout| Layout { border: 0, ..layout });
+        // A chain has one input and one output.
+        let source = |values: &[Arc<CachedValues>], layout| match values {
+            [one] => Source::new(one, layout),
+            _ => Err(Error::message(format!("cached values of {} values for a chain, which has one", values.len()))),
+        };
         Ok(Self {
-            quantized_input: Source::new(&samples.quantized_input, input)?,
-            float_input: Source::new(&samples.float_input, input)?,
-            float_output: Source::new(&samples.float_output, output)?,
+            quantized_input: source(&samples.quantized_inputs, input)?,
+            float_input: source(&samples.float_inputs, input)?,
+            float_output: source(&samples.float_outputs, output)?,
             input,
             output,
         })

@@ -1,0 +1,269 @@
+//! A unit as a chain of layers, described without naming a device: what every fused engine computes.
+//!
+//! A chain begins with the unit's input. Each layer (convolution or fully connected layer) is followed by its stage:
+//! activation function, quantizer and drop. At the end the unit's input, or a layer of it, may be added before the last
+//! stage.
+
+mod parts;
+mod refusal;
+
+pub use refusal::{Refusal, Rejected};
+
+use super::variable::Variable;
+use crate::error::{Error, Result};
+use crate::graph::geometry::{convolution, image};
+use crate::graph::{NodeId, Subgraph};
+use crate::grid::{Granularity, QParams, QuantSpec};
+use crate::model::QuantModel;
+use crate::ops::{host_values, Activation};
+use crate::quantizer::{Parameter, QuantizerKernel};
+use candle_core::{Tensor, Var};
+use parts::{Link, Parts};
+use qdrop_kernels::conv::Conv2dShape;
+use std::collections::HashMap;
+
+/// A unit as a chain of layers.
+pub struct Chain {
+    /// Channels, height and width of its input.
+    pub input: [usize; 3],
+    /// Channels, height and width of its output.
+    pub output: [usize; 3],
+    /// Whether the output is an image (N, C, H, W); otherwise it is flat (N, features).
+    pub output_is_image: bool,
+    /// Its layers, one at least. With a shortcut, the stage of the last one comes after the addition.
+    pub layers: Vec<ChainLayer>,
+    pub shortcut: ChainShortcut,
+}
+
+/// What is added to the last layer's value.
+pub enum ChainShortcut {
+    None,
+    /// The unit's input.
+    Identity,
+    /// A layer of the unit's input.
+    Projection(Box<ChainConvolution>),
+}
+
+/// A layer with the stage after it.
+pub struct ChainLayer {
+    pub convolution: ChainConvolution,
+    pub stage: ChainStage,
+}
+
+/// A convolution; a fully connected layer is one of 1 x 1 pixels.
+pub struct ChainConvolution {
+    /// Its geometry, for one image.
+    pub shape: Conv2dShape,
+    pub weight: ChainWeight,
+    pub bias: Option<ChainBias>,
+}
+
+/// A weight (O, I / groups, KH, KW).
+pub enum ChainWeight {
+    /// Nothing of it is learned.
+    Fixed(Vec<f32>),
+    /// Its rounding is learned.
+    SoftRounding(SoftRounding),
+}
+
+/// The learned rounding of a weight: `(clamp(floor + h(alpha) + zero_point, qmin, qmax) - zero_point) * scale`
+/// (AdaRound, arXiv 2004.10568, equations 22 and 23).
+pub struct SoftRounding {
+    pub alpha: Variable,
+    /// `floor(weight / scale)`, of the weight's shape.
+    pub floor: Tensor,
+    /// For each output channel.
+    pub scale: Vec<f32>,
+    /// For each output channel.
+    pub zero_point: Vec<f32>,
+    /// The scale's variable where it is learned too (Genie-M, arXiv 2212.04780, section 3.2): one element for each
+    /// output channel, or a single one.
+    pub learned_scale: Option<Variable>,
+    pub qmin: f32,
+    pub qmax: f32,
+}
+
+/// A bias, one number for each output channel.
+pub struct ChainBias {
+    pub value: Vec<f32>,
+    pub learned: Option<Variable>,
+}
+
+/// Activation function and quantizer.
+pub struct ChainStage {
+    pub activation: Option<Activation>,
+    pub quantizer: Option<ChainQuantizer>,
+    /// Number of the site in the order of execution, from 1; 0 without a quantizer.
+    pub site: usize,
+}
+
+/// A quantizer that rounds to nearest, with one scale for the whole tensor.
+pub struct ChainQuantizer {
+    pub spec: QuantSpec,
+    pub scale: f32,
+    pub zero_point: f32,
+    pub learned_scale: Option<Variable>,
+    /// Straight-through from the rounded value (LSQ+, arXiv 2004.09576).
+    pub learned_zero_point: Option<Variable>,
+}
+
+impl Chain {
+    /// Describes a unit whose quantizers have begun to learn.
+    pub fn of(model: &QuantModel, unit: &Subgraph) -> Result<Self, Rejected> {
+        if !model.device().is_cpu() {
+            return Err(Refusal::Device.into());
+        }
+        let parts = Parts::of(model.graph(), unit)?;
+        let mut describer = Describer::new(model, unit)?;
+        let chain = describer.chain(&parts)?;
+        describer.check_all_known()?;
+        Ok(chain)
+    }
+}
+
+/// Describes the parts of a unit.
+struct Describer<'a> {
+    model: &'a QuantModel,
+    /// Everything that is learned and was not yet described.
+    parameters: Vec<(String, Parameter)>,
+    /// Numbers of the activation sites in the order of execution.
+    sites: HashMap<NodeId, usize>,
+}
+
+impl<'a> Describer<'a> {
+    fn new(model: &'a QuantModel, unit: &Subgraph) -> Result<Self> {
+        let sites = unit.nodes().iter().filter(|id| model.activation_site(**id).is_some());
+        let sites = sites.enumerate().map(|(i, id)| (*id, i + 1)).collect();
+        Ok(Self { model, parameters: model.unit_parameters(unit.nodes())?, sites })
+    }
+
+    fn name(&self, node: NodeId) -> String {
+        self.model.graph().node(node).name.clone()
+    }
+
+    /// Takes the parameter that a variable belongs to.
+    fn variable(&mut self, var: &Var, node: &str) -> Result<Variable> {
+        let found = self.parameters.iter().position(|(_, p)| p.var.as_tensor().id() == var.as_tensor().id());
+        let place = found.ok_or_else(|| {
+            Error::graph(node, "the kernel of a quantizer learns a variable that its `parameters` do not name")
+        })?;
+        let (name, parameter) = self.parameters.swap_remove(place);
+        Ok(Variable { name, var: parameter.var, group: parameter.group })
+    }
+
+    fn check_all_known(mut self) -> Result<(), Refusal> {
+        match self.parameters.pop() {
+            Some((parameter, _)) => Err(Refusal::UnknownParameter { parameter }),
+            None => Ok(()),
+        }
+    }
+
+    fn chain(&mut self, parts: &Parts) -> Result<Chain, Rejected> {
+        let graph = self.model.graph();
+        let mut layers = Vec::new();
+        for (i, link) in parts.chain.iter().enumerate() {
+            let convolution = self.convolution(link.node)?;
+            // With an addition, the chain's last value has no stage of its own.
+            let own = match &parts.end {
+                Some(end) if i + 1 == parts.chain.len() => {
+                    if link.activation.is_some() || self.model.activation_site(link.value).is_some() {
+                        return Err(Refusal::BeforeAddition { node: self.name(link.node) }.into());
+                    }
+                    end
+                }
+                _ => link,
+            };
+            layers.push(ChainLayer { convolution, stage: self.stage(own)? });
+        }
+        let shortcut = match parts.projection {
+            Some(node) => {
+                if self.model.activation_site(node).is_some() {
+                    return Err(Refusal::BeforeAddition { node: self.name(node) }.into());
+                }
+                ChainShortcut::Projection(Box::new(self.convolution(node)?))
+            }
+            None if parts.identity => ChainShortcut::Identity,
+            None => ChainShortcut::None,
+        };
+        Ok(Chain {
+            input: image(graph, parts.input),
+            output: image(graph, parts.output),
+            output_is_image: graph.node(parts.output).shape.len() == 3,
+            layers,
+            shortcut,
+        })
+    }
+
+    fn convolution(&mut self, node: NodeId) -> Result<ChainConvolution, Rejected> {
+        let shape = convolution(self.model.graph(), node, 1);
+        let shape = shape.ok_or_else(|| Refusal::LargeKernel { node: self.name(node) })?;
+        let weight = self.weight(node, &shape)?;
+        let value = self.model.bias(node).map(|b| host_values(b, <[f32]>::to_vec)).transpose()?;
+        let learned = match self.model.learned_bias(node) {
+            Some((_, var)) => Some(self.variable(&var.clone(), &self.name(node))?),
+            None => None,
+        };
+        Ok(ChainConvolution { shape, weight, bias: value.map(|value| ChainBias { value, learned }) })
+    }
+
+    fn weight(&mut self, node: NodeId, shape: &Conv2dShape) -> Result<ChainWeight, Rejected> {
+        let model = self.model;
+        let (name, tensor) = (self.name(node), model.weight(node)?);
+        let fixed =
+            |x: &Tensor| -> Result<ChainWeight, Rejected> { Ok(ChainWeight::Fixed(host_values(x, <[f32]>::to_vec)?)) };
+        let Some(placed) = model.weight_site(node) else { return fixed(tensor) };
+        let spec = *placed.quantizer.spec();
+        match placed.quantizer.kernel()? {
+            Some(QuantizerKernel::Nearest) => fixed(&placed.quantizer.fake_quantize(tensor)?),
+            Some(QuantizerKernel::SoftRounding { alpha, floor, scale }) => {
+                let QParams { scale: scales, zero_point } = placed.quantizer.qparams()?;
+                let channels = shape.out_channels;
+                let (scales, zero_point) = match spec.granularity {
+                    Granularity::PerTensor => (vec![scales[0]; channels], vec![zero_point[0]; channels]),
+                    Granularity::PerAxis(0) => (scales, zero_point),
+                    Granularity::PerAxis(_) => return Err(Refusal::WeightAxis { node: name }.into()),
+                };
+                Ok(ChainWeight::SoftRounding(SoftRounding {
+                    alpha: self.variable(&alpha, &name)?,
+                    floor,
+                    scale: scales,
+                    zero_point,
+                    learned_scale: scale.map(|scale| self.variable(&scale, &name)).transpose()?,
+                    qmin: spec.qmin(),
+                    qmax: spec.qmax(),
+                }))
+            }
+            Some(QuantizerKernel::LearnedScale { .. } | QuantizerKernel::LearnedScaleAndZeroPoint { .. }) | None => {
+                Err(Refusal::WeightQuantizer { node: name }.into())
+            }
+        }
+    }
+
+    fn stage(&mut self, link: &Link) -> Result<ChainStage, Rejected> {
+        let Some(placed) = self.model.activation_site(link.value) else {
+            return Ok(ChainStage { activation: link.activation, quantizer: None, site: 0 });
+        };
+        let (spec, name) = (*placed.quantizer.spec(), &placed.name);
+        if spec.granularity != Granularity::PerTensor {
+            return Err(Refusal::ActivationPerChannel { node: name.clone() }.into());
+        }
+        let (scale, zero_point) = match placed.quantizer.kernel()? {
+            Some(QuantizerKernel::Nearest) => (None, None),
+            Some(QuantizerKernel::LearnedScale { scale }) => (Some(scale), None),
+            Some(QuantizerKernel::LearnedScaleAndZeroPoint { scale, zero_point }) => (Some(scale), Some(zero_point)),
+            Some(QuantizerKernel::SoftRounding { .. }) | None => {
+                return Err(Refusal::ActivationQuantizer { node: name.clone() }.into());
+            }
+        };
+        let params = placed.quantizer.qparams()?;
+        let quantizer = ChainQuantizer {
+            spec,
+            scale: params.scale[0],
+            zero_point: params.zero_point[0],
+            learned_scale: scale.map(|var| self.variable(&var, name)).transpose()?,
+            learned_zero_point: zero_point.map(|var| self.variable(&var, name)).transpose()?,
+        };
+        let site = self.sites.get(&link.value).copied().unwrap_or_default();
+        Ok(ChainStage { activation: link.activation, quantizer: Some(quantizer), site })
+    }
+}

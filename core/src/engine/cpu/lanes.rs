@@ -1,0 +1,75 @@
+//! Learned numbers of output channels: a weight's scales, a bias.
+
+use super::number::Update;
+use crate::engine::variable::Variable;
+use crate::engine::EngineState;
+use crate::error::Result;
+use crate::ops::host_values;
+use candle_core::Tensor;
+use qdrop_kernels::adam;
+
+/// One learned number for each output channel, or a single one that all channels share.
+pub struct ChannelVariable {
+    variable: Variable,
+    values: Vec<f32>,
+    mean: Vec<f32>,
+    square: Vec<f32>,
+    /// Sums of the gradient, one for each channel.
+    pub sums: Vec<f64>,
+    gradient: Vec<f32>,
+}
+
+impl ChannelVariable {
+    pub fn new(variable: Variable, channels: usize) -> Result<Self> {
+        let values = host_values(variable.var.as_tensor(), <[f32]>::to_vec)?;
+        let zeros = vec![0.0; values.len()];
+        Ok(Self {
+            variable,
+            mean: zeros.clone(),
+            square: zeros.clone(),
+            gradient: zeros,
+            sums: vec![0.0; channels],
+            values,
+        })
+    }
+
+    /// The number of an output channel.
+    pub fn of_channel(&self, channel: usize) -> f32 {
+        self.values[if self.values.len() == 1 { 0 } else { channel }]
+    }
+
+    /// One update from the sums, after which every number is brought into its domain.
+    pub fn learn(&mut self, update: Update<'_>, domain: impl Fn(f32) -> f32) -> Result<()> {
+        let adam = update.of(&self.variable)?;
+        if let [one] = &mut self.gradient[..] {
+            *one = self.sums.iter().sum::<f64>() as f32;
+        } else {
+            self.gradient.iter_mut().zip(&self.sums).for_each(|(g, sum)| *g = *sum as f32);
+        }
+        adam::update(&mut self.values, &self.gradient, &mut self.mean, &mut self.square, adam);
+        self.values.iter_mut().for_each(|v| *v = domain(*v));
+        Ok(())
+    }
+
+    fn tensor(&self, values: &[f32]) -> Result<Tensor> {
+        Ok(Tensor::from_slice(values, self.variable.var.shape(), self.variable.var.device())?)
+    }
+
+    pub fn keep(&self, state: &mut EngineState) -> Result<()> {
+        let tensors = [self.tensor(&self.values)?, self.tensor(&self.mean)?, self.tensor(&self.square)?];
+        self.variable.keep(state, tensors);
+        Ok(())
+    }
+
+    pub fn restore(&mut self, state: &EngineState) -> Result<()> {
+        let kept = self.variable.kept(state)?;
+        for (own, tensor) in [&mut self.values, &mut self.mean, &mut self.square].into_iter().zip(kept) {
+            *own = host_values(tensor, <[f32]>::to_vec)?;
+        }
+        Ok(())
+    }
+
+    pub fn write_back(&self) -> Result<()> {
+        Ok(self.variable.var.set(&self.tensor(&self.values)?)?)
+    }
+}

@@ -1,0 +1,103 @@
+//! From a chain to buffers and plans: sizes of chunks, layouts, borders.
+
+use super::convolution::Layouts;
+use super::images::Images;
+use super::samples::Samples;
+use super::stage::{Layer, Site};
+use super::unit::Shortcut;
+use super::weight::Weight;
+use crate::engine::chain::{Chain, ChainConvolution, ChainShortcut};
+use crate::engine::UnitSamples;
+use crate::error::Result;
+use crate::graph::geometry::border;
+use qdrop_kernels::conv::Conv2dShape;
+use qdrop_kernels::drop::Choices;
+use qdrop_kernels::nhwc::stage::{groups_of_row, Sums};
+use qdrop_kernels::nhwc::{border_of_gradient, Layout};
+
+/// Bytes that the buffers of one chunk should not exceed: what a share of the last-level cache holds.
+const CACHE: usize = 10 << 20;
+
+/// What a unit computes with.
+pub struct Plan {
+    /// Images that pass through the unit together.
+    pub chunk: usize,
+    pub samples: Samples,
+    /// The unit's input.
+    pub x: Images,
+    pub layers: Vec<Layer>,
+    pub shortcut: Shortcut,
+}
+
+/// Layout of images (C, H, W) with a border.
+fn layout(batch: usize, [channels, height, width]: [usize; 3], border: usize) -> Layout {
+    Layout { batch, height, width, channels, border }
+}
+
+/// Channels, height and width of a convolution's value.
+fn output(shape: &Conv2dShape) -> [usize; 3] {
+    [shape.out_channels, shape.out_height(), shape.out_width()]
+}
+
+impl Plan {
+    /// Makes the plan of a chain for batches of a size.
+    pub fn new(chain: Chain, samples: &UnitSamples, batch: usize) -> Result<Self> {
+        let size = |image: [usize; 3]| image.iter().product::<usize>();
+        let values: Vec<[usize; 3]> = chain.layers.iter().map(|l| output(&l.convolution.shape)).collect();
+        // In the chunk's buffers: input, target, and for every layer its value, its stage's and a gradient.
+        let each = 2 * size(chain.input) + 2 * size(chain.output) + values.iter().map(|v| 3 * size(*v)).sum::<usize>();
+        let fits = (CACHE / size_of::<f32>() / each.max(1)).clamp(1, batch);
+        let chunk = (1..=fits).rev().find(|c| batch.is_multiple_of(*c)).unwrap_or(1);
+
+        let shapes: Vec<Conv2dShape> = chain.layers.iter().map(|l| of_chunk(&l.convolution.shape, chunk)).collect();
+        let projection = match &chain.shortcut {
+            ChainShortcut::Projection(projection) => Some(&projection.shape),
+            ChainShortcut::None | ChainShortcut::Identity => None,
+        };
+        let x_border = shapes.first().into_iter().chain(projection).map(border).max().unwrap_or(0);
+        let x_layout = layout(chunk, chain.input, x_border);
+        let mut layers: Vec<Layer> = Vec::new();
+        let mut x = x_layout;
+        for (i, layer) in chain.layers.into_iter().enumerate() {
+            let z = layout(chunk, values[i], 0);
+            let gz = layout(chunk, values[i], border_of_gradient(&shapes[i]));
+            let gx = layers.last().map(|l| l.gz.layout);
+            let a = match shapes.get(i + 1) {
+                Some(next) => layout(chunk, values[i], border(next)),
+                None => layout(0, values[i], 0),
+            };
+            layers.push(Layer {
+                weight: Weight::new(layer_of_chunk(layer.convolution, chunk), Layouts { x, z, gz, gx })?,
+                site: Site::new(layer.stage, batch * size(values[i]))?,
+                z: Images::new(z),
+                a: Images::new(a),
+                gz: Images::new(gz),
+                kept: vec![Choices::default(); chunk * z.height * groups_of_row(z)],
+                rows: vec![Sums::default(); chunk * z.height],
+                sums: Sums::default(),
+            });
+            x = a;
+        }
+        let last = layers.last().map_or(x_layout, |l| l.gz.layout);
+        let shortcut = match chain.shortcut {
+            ChainShortcut::None => Shortcut::None,
+            ChainShortcut::Identity => Shortcut::Identity,
+            ChainShortcut::Projection(projection) => {
+                let z = layout(chunk, output(&projection.shape), 0);
+                let layouts = Layouts { x: x_layout, z, gz: last, gx: None };
+                let weight = Weight::new(layer_of_chunk(*projection, chunk), layouts)?;
+                Shortcut::Projection(Box::new(weight), Images::new(z))
+            }
+        };
+        let samples = Samples::new(samples, x_layout, layout(chunk, chain.output, 0))?;
+        Ok(Self { chunk, samples, x: Images::new(x_layout), layers, shortcut })
+    }
+}
+
+fn of_chunk(shape: &Conv2dShape, chunk: usize) -> Conv2dShape {
+    Conv2dShape { batch: chunk, ..*shape }
+}
+
+fn layer_of_chunk(layer: ChainConvolution, chunk: usize) -> ChainConvolution {
+    ChainConvolution { shape: of_chunk(&layer.shape, chunk), ..layer }
+}

@@ -1,0 +1,142 @@
+//! The learned rounding of one weight, in the packed layout that its convolution reads.
+
+use super::lanes::ChannelVariable;
+use super::number::Update;
+use crate::engine::chain::SoftRounding;
+use crate::engine::variable::Variable;
+use crate::engine::EngineState;
+use crate::error::Result;
+use crate::ops::host_values;
+use candle_core::Tensor;
+use qdrop_kernels::nhwc::rounding::{self, LaneGrid, Learned, Regularizer};
+use qdrop_kernels::nhwc::{Buffer, Packing};
+
+/// The rounding of one weight.
+pub struct Rounding {
+    variable: Variable,
+    packing: Packing,
+    alpha: Buffer,
+    floor: Buffer,
+    mean: Buffer,
+    square: Buffer,
+    /// Scales and zero points by lane.
+    scale: Buffer,
+    zero_point: Buffer,
+    bounds: [f32; 2],
+    /// Partial sums of the regularizer.
+    sums: Vec<f64>,
+    learned_scale: Option<LearnedScale>,
+}
+
+/// Scales that are learned with the rounding.
+struct LearnedScale {
+    channels: ChannelVariable,
+    /// The scales before the update, by lane.
+    before: Buffer,
+    /// Gradients by lane.
+    sums: Vec<f64>,
+}
+
+impl LearnedScale {
+    /// Writes the scales by lane.
+    fn lanes(&self, packing: &Packing, out: &mut Buffer) {
+        for channel in 0..self.channels.sums.len() {
+            out[packing.lane(channel)] = self.channels.of_channel(channel);
+        }
+    }
+}
+
+/// The grid of each lane; a function of the fields, so that other fields can be borrowed beside it.
+fn grid<'a>(scale: &'a [f32], zero_point: &'a [f32], bounds: [f32; 2]) -> LaneGrid<'a> {
+    LaneGrid { scale, zero_point, qmin: bounds[0], qmax: bounds[1] }
+}
+
+impl Rounding {
+    pub fn new(rounding: SoftRounding, packing: Packing) -> Result<Self> {
+        let packed = |x: &Tensor| host_values(x, |v| packing.pack(v));
+        let scale = packing.pack_lanes(&rounding.scale);
+        let learned_scale = match rounding.learned_scale {
+            None => None,
+            Some(variable) => Some(LearnedScale {
+                channels: ChannelVariable::new(variable, rounding.scale.len())?,
+                before: scale.clone(),
+                sums: vec![0.0; packing.lanes()],
+            }),
+        };
+        Ok(Self {
+            alpha: packed(rounding.alpha.var.as_tensor())?,
+            floor: packed(&rounding.floor)?,
+            mean: Buffer::zeros(packing.len()),
+            square: Buffer::zeros(packing.len()),
+            zero_point: packing.pack_lanes(&rounding.zero_point),
+            bounds: [rounding.qmin, rounding.qmax],
+            sums: vec![0.0; rounding::sums(packing.lane_shape(), packing.len())],
+            variable: rounding.alpha,
+            scale,
+            packing,
+            learned_scale,
+        })
+    }
+
+    /// The soft weight.
+    pub fn soft_weight(&self, out: &mut [f32]) {
+        let grid = grid(&self.scale, &self.zero_point, self.bounds);
+        rounding::soft_weight(self.packing.lane_shape(), &self.alpha, &self.floor, grid, out);
+    }
+
+    /// One update from the gradient of the soft weight, which `weight` takes; returns the regularizer before it.
+    pub fn learn(
+        &mut self,
+        grad: &[f32],
+        weight: &mut [f32],
+        regularizer: Option<Regularizer>,
+        update: Update<'_>,
+    ) -> Result<f64> {
+        let shape = self.packing.lane_shape();
+        let adam = update.of(&self.variable)?;
+        if let Some(learned) = &mut self.learned_scale {
+            learned.before.copy_from_slice(&self.scale);
+            let before = grid(&learned.before, &self.zero_point, self.bounds);
+            rounding::scale_gradient(shape, &self.alpha, &self.floor, grad, before, &mut learned.sums);
+            for channel in 0..learned.channels.sums.len() {
+                learned.channels.sums[channel] = learned.sums[self.packing.lane(channel)];
+            }
+            learned.channels.learn(update, |scale| scale.abs().max(f32::EPSILON))?;
+            learned.lanes(&self.packing, &mut self.scale);
+        }
+        // The gradient of alpha belongs to the scales that the step was computed with.
+        let used = self.learned_scale.as_ref().map_or(&self.scale, |l| &l.before);
+        let (used, next) =
+            (grid(used, &self.zero_point, self.bounds), grid(&self.scale, &self.zero_point, self.bounds));
+        let learned = Learned { alpha: &mut self.alpha, mean: &mut self.mean, square: &mut self.square, weight };
+        Ok(rounding::learn(shape, learned, &self.floor, grad, used, next, regularizer, adam, &mut self.sums))
+    }
+
+    fn tensor(&self, packed: &[f32]) -> Result<Tensor> {
+        let var = &self.variable.var;
+        Ok(Tensor::from_vec(self.packing.unpack(packed), var.shape(), var.device())?)
+    }
+
+    pub fn keep(&self, state: &mut EngineState) -> Result<()> {
+        let tensors = [self.tensor(&self.alpha)?, self.tensor(&self.mean)?, self.tensor(&self.square)?];
+        self.variable.keep(state, tensors);
+        self.learned_scale.as_ref().map_or(Ok(()), |l| l.channels.keep(state))
+    }
+
+    pub fn restore(&mut self, state: &EngineState) -> Result<()> {
+        let kept = self.variable.kept(state)?;
+        for (own, tensor) in [&mut self.alpha, &mut self.mean, &mut self.square].into_iter().zip(kept) {
+            *own = host_values(tensor, |v| self.packing.pack(v))?;
+        }
+        if let Some(learned) = &mut self.learned_scale {
+            learned.channels.restore(state)?;
+            learned.lanes(&self.packing, &mut self.scale);
+        }
+        Ok(())
+    }
+
+    pub fn write_back(&self) -> Result<()> {
+        self.variable.var.set(&self.tensor(&self.alpha)?)?;
+        self.learned_scale.as_ref().map_or(Ok(()), |l| l.channels.write_back())
+    }
+}

@@ -1,0 +1,106 @@
+//! The stage after a convolution or at the unit's end, and a layer with its buffers.
+
+use super::images::Images;
+use super::number::{Number, Update};
+use super::weight::Weight;
+use crate::engine::chain::ChainStage;
+use crate::error::Result;
+use qdrop_kernels::activation::Activation;
+use qdrop_kernels::drop::Choices;
+use qdrop_kernels::nhwc::stage::{Stage, Step, Sums};
+use qdrop_kernels::rounding::round_half_even;
+
+/// Activation function and quantizer.
+pub struct Site {
+    activation: Option<Activation>,
+    /// The grid, if there is a quantizer; learned numbers replace its scale and zero point.
+    grid: Option<Step>,
+    scale: Option<Number>,
+    zero_point: Option<Number>,
+    /// Number of the site in the order of execution, from 1.
+    pub number: usize,
+}
+
+impl Site {
+    /// `elements` is the size of a batch's value there.
+    pub fn new(stage: ChainStage, elements: usize) -> Result<Self> {
+        let mut site =
+            Self { activation: stage.activation, grid: None, scale: None, zero_point: None, number: stage.site };
+        if let Some(quantizer) = stage.quantizer {
+            let (spec, scale, zero_point) = (quantizer.spec, quantizer.scale, quantizer.zero_point);
+            site.grid = Some(Step { scale, zero_point, qmin: spec.qmin(), qmax: spec.qmax() });
+            let factor = spec.lsq_gradient_scale(elements);
+            site.scale = quantizer.learned_scale.map(|v| Number::new(v, factor)).transpose()?;
+            site.zero_point = quantizer.learned_zero_point.map(|v| Number::new(v, factor)).transpose()?;
+        }
+        Ok(site)
+    }
+
+    pub fn is_quantized(&self) -> bool {
+        self.grid.is_some()
+    }
+
+    /// Brings learned numbers into their domain.
+    pub fn prepare(&mut self) {
+        if let Some(grid) = &mut self.grid {
+            if let Some(scale) = &mut self.scale {
+                scale.set(scale.value().abs().max(f32::EPSILON));
+                grid.scale = scale.value();
+            }
+            if let Some(zero_point) = &mut self.zero_point {
+                zero_point.set(zero_point.value().clamp(grid.qmin, grid.qmax));
+                grid.zero_point = round_half_even(zero_point.value());
+            }
+        }
+    }
+
+    pub fn stage(&self) -> Stage {
+        Stage { activation: self.activation, step: self.grid }
+    }
+
+    pub fn learn(&mut self, sums: Sums, update: Update<'_>) -> Result<()> {
+        if let Some(scale) = &mut self.scale {
+            scale.learn(sums.scale, update)?;
+        }
+        if let Some(zero_point) = &mut self.zero_point {
+            zero_point.learn(sums.zero_point, update)?;
+        }
+        Ok(())
+    }
+
+    /// Its learned numbers.
+    pub fn numbers(&self) -> impl Iterator<Item = &Number> {
+        self.scale.iter().chain(&self.zero_point)
+    }
+
+    /// Its learned numbers, to be changed.
+    pub fn numbers_mut(&mut self) -> impl Iterator<Item = &mut Number> {
+        self.scale.iter_mut().chain(self.zero_point.iter_mut())
+    }
+}
+
+/// A convolution of the chain with the stage after it.
+pub struct Layer {
+    pub weight: Weight,
+    /// The stage; that of the last layer comes after the shortcut's addition.
+    pub site: Site,
+    /// The convolution's value.
+    pub z: Images,
+    /// The stage's value, which the next layer reads; empty for the last layer.
+    pub a: Images,
+    /// The gradient with respect to `a`, then that with respect to `z`.
+    pub gz: Images,
+    /// What the stage's drop chose, for the backward pass.
+    pub kept: Vec<Choices>,
+    /// Sums of the current chunk, row by row.
+    pub rows: Vec<Sums>,
+    /// Sums of the batch so far.
+    pub sums: Sums,
+}
+
+impl Layer {
+    /// Adds the sums of the current chunk to those of the batch.
+    pub fn add_up(&mut self) {
+        self.sums = self.rows.iter().fold(self.sums, |sum, row| sum + *row);
+    }
+}

@@ -1,0 +1,366 @@
+//! A unit with its plan, and its steps.
+
+use super::images::Images;
+use super::number::Update;
+use super::plan::Plan;
+use super::samples::Samples;
+use super::stage::Layer;
+use super::weight::Weight;
+use crate::engine::chain::Chain;
+use crate::engine::{check_batch, check_gradients, diverged, no_gradients};
+use crate::engine::{EngineState, Regularizer, StepTimes, UnitEngine, UnitSamples};
+use crate::error::{Error, Result};
+use crate::ops::{host_values, Keep};
+use candle_core::{DType, Device, Tensor};
+use qdrop_kernels::drop as kernel;
+use qdrop_kernels::in_pool;
+use qdrop_kernels::nhwc::stage::{self, Read, Sums};
+use qdrop_kernels::nhwc::{from_planes, rounding, to_planes, Layout};
+use std::time::Instant;
+
+/// What is added to the chain's value at the unit's end.
+pub enum Shortcut {
+    None,
+    /// The unit's input.
+    Identity,
+    /// A layer of the unit's input, with its value.
+    Projection(Box<Weight>, Images),
+}
+
+impl Shortcut {
+    /// The value that is added.
+    fn value<'a>(&'a self, x: &'a Images) -> Option<Read<'a>> {
+        match self {
+            Self::None => None,
+            Self::Identity => Some(x.read()),
+            Self::Projection(_, z) => Some(z.read()),
+        }
+    }
+}
+
+/// A unit on the CPU engine, for one batch size.
+pub struct CpuUnit {
+    batch: usize,
+    chunk: usize,
+    /// Shape of the output, the batch included.
+    output: Vec<usize>,
+    samples: Samples,
+    x: Images,
+    layers: Vec<Layer>,
+    shortcut: Shortcut,
+    /// What is kept in this step: of the input, then of every layer.
+    choices: Vec<Choice>,
+    /// The samples of a forward pass whose gradient the caller will give, and room for the output of a chunk.
+    pending: Option<Vec<usize>>,
+    value: Option<Images>,
+    /// Whether there are gradients that no update has used.
+    has_gradients: bool,
+    times: StepTimes,
+    /// Updates done.
+    updates: usize,
+}
+
+/// Where a chunk's gradient of the unit's output comes from.
+enum Ending<'a> {
+    /// The built-in loss.
+    Loss,
+    /// The caller, as planes (C, H, W) of all images of the batch.
+    Given(&'a [f32]),
+}
+
+impl CpuUnit {
+    /// A unit that is a chain, whose quantizers have begun to learn, for batches of this size.
+    ///
+    /// # Errors
+    /// Cached values cannot be read.
+    pub fn new(chain: Chain, samples: &UnitSamples, batch: usize) -> Result<Self> {
+        let dims = if chain.output_is_image { &chain.output[..] } else { &chain.output[..1] };
+        let output = [&[batch], dims].concat();
+        let Plan { chunk, samples, x, layers, shortcut } = Plan::new(chain, samples, batch)?;
+        if layers.is_empty() {
+            return Err(Error::message("a chain without layers cannot be computed"));
+        }
+        Ok(Self {
+            batch,
+            chunk,
+            output,
+            samples,
+            x,
+            choices: Vec::with_capacity(layers.len() + 1),
+            layers,
+            shortcut,
+            pending: None,
+            value: None,
+            has_gradients: false,
+            times: StepTimes::default(),
+            updates: 0,
+        })
+    }
+
+    /// One over the positions that the loss is averaged over.
+    fn factor(&self) -> f32 {
+        let layout = self.layers.last().map_or(self.x.layout, |l| l.z.layout);
+        (1.0 / (self.batch * layout.height * layout.width) as f64) as f32
+    }
+
+    /// Begins a step: what its sites keep, learned numbers in their domain, empty sums.
+    fn begin(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<()> {
+        check_batch(samples, self.batch)?;
+        self.pending = None;
+        let sites = self.layers.iter().map(|l| (l.site.is_quantized().then_some(l.site.number), l.z.layout));
+        self.choices.clear();
+        for (site, layout) in std::iter::once((Some(0), self.x.layout)).chain(sites) {
+            self.choices.push(site.map_or(Ok(Choice::All), |s| Choice::new(keep(s), layout.channels))?);
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self) {
+        for layer in &mut self.layers {
+            layer.site.prepare();
+            layer.sums = Sums::default();
+        }
+    }
+
+    /// Computes the values of a chunk up to those that the end of the unit reads; `first` counts the images before.
+    fn chunk_forward(&mut self, indices: &[usize], first: usize) -> Result<()> {
+        let Self { samples, x, layers, shortcut, choices, .. } = self;
+        samples.mixed_input(indices, choices[0].keep(), first, x)?;
+        let last = layers.len() - 1;
+        for i in 0..=last {
+            let (before, rest) = layers.split_at_mut(i);
+            let layer = &mut rest[0];
+            layer.weight.forward(before.last().map_or(x.read(), |l| l.a.read()), layer.z.write());
+            if i < last {
+                let keep = choices[i + 1].keep();
+                let first_row = first * layer.z.layout.height;
+                let Layer { site, z, a, kept, .. } = layer;
+                stage::forward(site.stage(), z.read(), None, keep, first_row, a.write(), kept);
+            }
+        }
+        if let Shortcut::Projection(weight, z) = shortcut {
+            weight.forward(x.read(), z.write());
+        }
+        Ok(())
+    }
+
+    /// The end of the unit, and the backward pass of a chunk.
+    fn chunk_backward(&mut self, indices: &[usize], first: usize, ending: &Ending<'_>) -> Result<()> {
+        let start = Instant::now();
+        // After a forward pass of the whole batch at once, its values are still there.
+        let computed = matches!(ending, Ending::Given(_)) && self.chunk == self.batch;
+        if !computed {
+            self.chunk_forward(indices, first)?;
+        }
+        let factor = self.factor();
+        let Self { samples, x, layers, shortcut, choices, value, times, .. } = self;
+        let last = layers.len() - 1;
+        let end = &mut layers[last];
+        let added = shortcut.value(x);
+        let rows = first * end.z.layout.height;
+        match ending {
+            Ending::Loss => {
+                let (target, target_layout) = samples.outputs(indices)?;
+                stage::end(
+                    end.site.stage(),
+                    end.z.read(),
+                    added,
+                    (&|i| target.image(i), target_layout),
+                    factor,
+                    choices[last + 1].keep(),
+                    rows,
+                    end.gz.write(),
+                    &mut end.rows,
+                );
+            }
+            Ending::Given(planes) => {
+                let layout = end.gz.layout;
+                let each = layout.height * layout.values();
+                let planes = planes[first * each..].chunks_exact(each);
+                for (planes, image) in planes.zip(end.gz.values.chunks_exact_mut(layout.image())) {
+                    from_planes(planes, Layout { batch: 1, ..layout }, image);
+                }
+                if let (false, Some(value)) = (computed, value) {
+                    let keep = choices[last + 1].keep();
+                    stage::forward(end.site.stage(), end.z.read(), added, keep, rows, value.write(), &mut end.kept);
+                }
+                stage::backward(end.site.stage(), end.z.read(), added, &end.kept, end.gz.write(), &mut end.rows);
+            }
+        }
+        end.add_up();
+        let middle = Instant::now();
+        let replace = first == 0;
+        if let Shortcut::Projection(weight, _) = shortcut {
+            weight.backward_weight(x.read(), end.gz.read(), replace);
+        }
+        for i in (0..=last).rev() {
+            let (before, rest) = layers.split_at_mut(i);
+            let layer = &mut rest[0];
+            let read = before.last().map_or(x.read(), |l| l.a.read());
+            layer.weight.backward_weight(read, layer.gz.read(), replace);
+            if let Some(previous) = before.last_mut() {
+                layer.weight.backward_input(layer.gz.read(), previous.gz.write());
+                let Layer { site, z, gz, kept, rows, .. } = previous;
+                stage::backward(site.stage(), z.read(), None, kept, gz.write(), rows);
+                previous.add_up();
+            }
+        }
+        times.forward += middle - start;
+        times.backward += middle.elapsed();
+        Ok(())
+    }
+
+    /// All chunks of a batch, forward and backward.
+    fn pass(&mut self, indices: &[usize], ending: &Ending<'_>) -> Result<()> {
+        in_pool(|| {
+            self.prepare();
+            let size = self.chunk;
+            let mut chunks = indices.chunks(size).enumerate();
+            chunks.try_for_each(|(i, chunk)| self.chunk_backward(chunk, i * size, ending))
+        })
+    }
+
+    fn weights(&self) -> impl Iterator<Item = &Weight> {
+        let projection = match &self.shortcut {
+            Shortcut::Projection(weight, _) => Some(&**weight),
+            Shortcut::None | Shortcut::Identity => None,
+        };
+        self.layers.iter().map(|l| &l.weight).chain(projection)
+    }
+
+    fn weights_mut(&mut self) -> impl Iterator<Item = &mut Weight> {
+        let projection = match &mut self.shortcut {
+            Shortcut::Projection(weight, _) => Some(&mut **weight),
+            Shortcut::None | Shortcut::Identity => None,
+        };
+        self.layers.iter_mut().map(|l| &mut l.weight).chain(projection)
+    }
+}
+
+impl UnitEngine for CpuUnit {
+    fn forward(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<Vec<Tensor>> {
+        let start = Instant::now();
+        self.begin(samples, keep)?;
+        let mut value = self.value.take().unwrap_or_else(|| {
+            let layout = self.layers.last().map_or(self.x.layout, |l| l.z.layout);
+            Images::new(layout)
+        });
+        let each = value.layout.height * value.layout.values();
+        let mut planes = vec![0.0; self.batch * each];
+        let run = || {
+            self.prepare();
+            for (i, (indices, out)) in samples.chunks(self.chunk).zip(planes.chunks_mut(self.chunk * each)).enumerate()
+            {
+                let first = i * self.chunk;
+                self.chunk_forward(indices, first)?;
+                let (Some(end), Some(choice)) = (self.layers.last_mut(), self.choices.last()) else { continue };
+                let (stage, rows) = (end.site.stage(), first * end.z.layout.height);
+                let (added, keep) = (self.shortcut.value(&self.x), choice.keep());
+                stage::forward(stage, end.z.read(), added, keep, rows, value.write(), &mut end.kept);
+                let one = Layout { batch: 1, ..value.layout };
+                for (image, planes) in value.values.chunks_exact(one.image()).zip(out.chunks_exact_mut(each)) {
+                    to_planes(image, one, planes);
+                }
+            }
+            Ok::<(), Error>(())
+        };
+        in_pool(run)?;
+        (self.value, self.pending) = (Some(value), Some(samples.to_vec()));
+        self.times.forward += start.elapsed();
+        Ok(vec![Tensor::from_vec(planes, self.output.as_slice(), &Device::Cpu)?])
+    }
+
+    /// The chunks pass through the unit a second time: their values were not kept.
+    fn backward(&mut self, gradients: &[Tensor]) -> Result<()> {
+        let outputs: &[&[usize]] = if self.pending.is_some() { &[&self.output] } else { &[] };
+        check_gradients(gradients.iter().map(Tensor::dims), outputs.iter().copied())?;
+        let (Some(samples), [gradient]) = (self.pending.take(), gradients) else { return Ok(()) };
+        host_values(gradient, |planes| self.pass(&samples, &Ending::Given(planes)))??;
+        self.has_gradients = true;
+        Ok(())
+    }
+
+    fn loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64> {
+        self.begin(samples, keep)?;
+        self.pass(samples, &Ending::Loss)?;
+        let sum = self.layers.last().map_or(0.0, |l| l.sums.loss);
+        let loss = sum * f64::from(self.factor());
+        if !loss.is_finite() {
+            return Err(diverged("reconstruction loss", loss));
+        }
+        self.has_gradients = true;
+        Ok(loss)
+    }
+
+    fn update(&mut self, rates: &[(&str, f64)], regularizer: Option<Regularizer>) -> Result<f64> {
+        if !std::mem::take(&mut self.has_gradients) {
+            return Err(no_gradients());
+        }
+        self.updates += 1;
+        let update = Update { rates, number: self.updates };
+        let regularizer = regularizer.map(|r| rounding::Regularizer { weight: r.weight as f32, b: r.b as f32 });
+        in_pool(|| {
+            for layer in &mut self.layers {
+                layer.site.learn(layer.sums, update)?;
+            }
+            self.weights_mut().map(|w| w.learn(regularizer, update)).sum()
+        })
+    }
+
+    fn state(&mut self) -> Result<EngineState> {
+        let mut state = EngineState::new();
+        self.weights().try_for_each(|w| w.keep(&mut state))?;
+        self.layers.iter().flat_map(|l| l.site.numbers()).try_for_each(|n| n.keep(&mut state))?;
+        Ok(state)
+    }
+
+    fn restore(&mut self, updates: usize, state: &EngineState) -> Result<()> {
+        self.weights_mut().try_for_each(|w| w.restore(state))?;
+        self.layers.iter_mut().flat_map(|l| l.site.numbers_mut()).try_for_each(|n| n.restore(state))?;
+        self.updates = updates;
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.weights().try_for_each(Weight::write_back)?;
+        self.layers.iter().flat_map(|l| l.site.numbers()).try_for_each(|n| n.write_back())
+    }
+
+    fn times(&self) -> StepTimes {
+        self.times
+    }
+}
+
+/// The choices of one site for a whole batch.
+enum Choice {
+    All,
+    Random(qdrop_kernels::random::Stream, f32),
+    /// In the order (image, row, column, channel).
+    Mask(Vec<u8>),
+}
+
+impl Choice {
+    fn new(keep: Keep, channels: usize) -> Result<Self> {
+        Ok(match keep {
+            Keep::All => Self::All,
+            Keep::Random { probability, .. } if probability >= 1.0 => Self::All,
+            Keep::Random { stream, probability } => Self::Random(stream, probability),
+            Keep::Mask(mask) => {
+                let planes = mask.dims().iter().skip(2).product::<usize>();
+                let mask: Vec<u8> = mask.to_dtype(DType::U8)?.flatten_all()?.to_vec1()?;
+                let image = (channels * planes).max(1);
+                // From planes to channels-last.
+                let at = |i: usize| i / image * image + i % image % channels * planes + i % image / channels;
+                Self::Mask((0..mask.len()).map(|i| mask[at(i)]).collect())
+            }
+        })
+    }
+
+    fn keep(&self) -> kernel::Keep<'_> {
+        match self {
+            Self::All => kernel::Keep::All,
+            Self::Random(stream, probability) => kernel::Keep::Random { stream: *stream, probability: *probability },
+            Self::Mask(mask) => kernel::Keep::Mask(mask),
+        }
+    }
+}

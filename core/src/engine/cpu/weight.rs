@@ -1,0 +1,119 @@
+//! A weight of a fused unit with its bias and its convolution.
+
+use super::convolution::{Convolution, Layouts};
+use super::lanes::ChannelVariable;
+use super::number::Update;
+use super::rounding::Rounding;
+use crate::engine::chain::{ChainConvolution, ChainWeight};
+use crate::engine::EngineState;
+use crate::error::Result;
+use qdrop_kernels::nhwc::rounding::Regularizer;
+use qdrop_kernels::nhwc::stage::Read;
+use qdrop_kernels::nhwc::{bias_gradient, Buffer, Layout, Packing};
+
+/// A weight and how it is used.
+pub struct Weight {
+    convolution: Convolution,
+    packing: Packing,
+    /// The packed weight, and the gradient of it where something is learned.
+    value: Buffer,
+    grad: Buffer,
+    rounding: Option<Rounding>,
+    /// By lane.
+    bias: Option<Buffer>,
+    learned_bias: Option<ChannelVariable>,
+}
+
+impl Weight {
+    /// A weight for images of these layouts.
+    pub fn new(convolution: ChainConvolution, layouts: Layouts) -> Result<Self> {
+        let ChainConvolution { shape, weight, bias } = convolution;
+        let packing = Packing::of(&shape);
+        let (value, rounding) = match weight {
+            ChainWeight::Fixed(value) => (packing.pack(&value), None),
+            ChainWeight::SoftRounding(rounding) => {
+                (Buffer::zeros(packing.len()), Some(Rounding::new(rounding, packing)?))
+            }
+        };
+        let (bias, learned) = bias.map_or((None, None), |b| (Some(packing.pack_lanes(&b.value)), b.learned));
+        let mut weight = Self {
+            convolution: Convolution::new(&shape, layouts, rounding.is_some()),
+            grad: Buffer::zeros(if rounding.is_some() { packing.len() } else { 0 }),
+            learned_bias: learned.map(|v| ChannelVariable::new(v, shape.out_channels)).transpose()?,
+            packing,
+            value,
+            rounding,
+            bias,
+        };
+        weight.prepare();
+        Ok(weight)
+    }
+
+    /// Computes the weight from what is learned of it.
+    fn prepare(&mut self) {
+        if let Some(rounding) = &self.rounding {
+            rounding.soft_weight(&mut self.value);
+        }
+        self.convolution.prepare(&self.value);
+        self.prepare_bias();
+    }
+
+    fn prepare_bias(&mut self) {
+        if let (Some(learned), Some(bias)) = (&self.learned_bias, &mut self.bias) {
+            for channel in 0..learned.sums.len() {
+                bias[self.packing.lane(channel)] = learned.of_channel(channel);
+            }
+        }
+    }
+
+    pub fn forward(&self, x: Read<'_>, z: (&mut [f32], Layout)) {
+        self.convolution.forward(x, &self.value, self.bias.as_deref(), z);
+    }
+
+    pub fn backward_input(&self, gz: Read<'_>, gx: (&mut [f32], Layout)) {
+        self.convolution.backward_input(gz, &self.value, gx);
+    }
+
+    /// Adds to the gradients of weight and bias, or replaces them.
+    pub fn backward_weight(&mut self, x: Read<'_>, gz: Read<'_>, replace: bool) {
+        if let Some(bias) = &mut self.learned_bias {
+            if replace {
+                bias.sums.fill(0.0);
+            }
+            bias_gradient(gz, &mut bias.sums);
+        }
+        if self.rounding.is_some() {
+            self.convolution.backward_weight(x, gz, &mut self.grad, replace);
+        }
+    }
+
+    /// One update of what is learned, from the gradients that were summed; returns the regularizer before it.
+    pub fn learn(&mut self, regularizer: Option<Regularizer>, update: Update<'_>) -> Result<f64> {
+        if let Some(bias) = &mut self.learned_bias {
+            bias.learn(update, |bias| bias)?;
+            self.prepare_bias();
+        }
+        let Some(rounding) = &mut self.rounding else { return Ok(0.0) };
+        self.convolution.finish_gradient(&mut self.grad);
+        let sum = rounding.learn(&self.grad, &mut self.value, regularizer, update)?;
+        self.convolution.prepare(&self.value);
+        Ok(sum)
+    }
+
+    pub fn keep(&self, state: &mut EngineState) -> Result<()> {
+        self.rounding.as_ref().map_or(Ok(()), |r| r.keep(state))?;
+        self.learned_bias.as_ref().map_or(Ok(()), |b| b.keep(state))
+    }
+
+    pub fn restore(&mut self, state: &EngineState) -> Result<()> {
+        self.rounding.as_mut().map_or(Ok(()), |r| r.restore(state))?;
+        self.learned_bias.as_mut().map_or(Ok(()), |b| b.restore(state))?;
+        self.prepare();
+        Ok(())
+    }
+
+    pub fn write_back(&self) -> Result<()> {
+        self.rounding.as_ref().map_or(Ok(()), Rounding::write_back)?;
+        self.learned_bias.as_ref().map_or(Ok(()), ChannelVariable::write_back)
+    }
+}

@@ -1,0 +1,177 @@
+//! The generic engine: a unit through candle. It knows any operation and any quantizer, and defines what a step is.
+
+use super::samples::{input_site, UnitSamples};
+use super::variable::Variable;
+use super::{
+    check_batch, check_gradients, memory, no_gradients, rate_of, EngineState, Regularizer, StepTimes, UnitEngine,
+};
+use crate::error::{Error, Result};
+use crate::graph::Unit;
+use crate::model::QuantModel;
+use crate::ops::{self, Keep};
+use crate::optim::{finite_scalar, Adam};
+use candle_core::backprop::GradStore;
+use candle_core::Tensor;
+use std::time::Instant;
+
+/// A unit on the generic engine.
+pub struct GenericUnit<'a> {
+    model: &'a QuantModel,
+    unit: &'a Unit,
+    samples: UnitSamples,
+    batch: usize,
+    /// Everything that is learned, group by group.
+    groups: Vec<Group>,
+    /// Outputs of the last forward pass, with what is needed to go back from them.
+    outputs: Vec<Tensor>,
+    gradients: Option<GradStore>,
+    times: StepTimes,
+}
+
+/// The variables that share a learning rate.
+struct Group {
+    name: &'static str,
+    variables: Vec<Variable>,
+    adam: Adam,
+}
+
+impl<'a> GenericUnit<'a> {
+    /// A unit whose quantizers have begun to learn, for batches of this size.
+    ///
+    /// # Errors
+    /// A quantizer fails, or a step needs more memory than there is.
+    pub fn new(model: &'a QuantModel, unit: &'a Unit, samples: UnitSamples, batch: usize) -> Result<Self> {
+        memory::check(model.graph(), unit, batch)?;
+        let mut groups: Vec<(&'static str, Vec<Variable>)> = Vec::new();
+        for (name, parameter) in model.unit_parameters(unit.nodes())? {
+            let variable = Variable { name, var: parameter.var, group: parameter.group };
+            match groups.iter_mut().find(|(group, _)| *group == variable.group) {
+                Some((_, variables)) => variables.push(variable),
+                None => groups.push((variable.group, vec![variable])),
+            }
+        }
+        let group = |(name, variables): (&'static str, Vec<Variable>)| -> Result<Group> {
+            Ok(Group { name, adam: Adam::new(variables.iter().map(|v| v.var.clone()).collect())?, variables })
+        };
+        let groups = groups.into_iter().map(group).collect::<Result<_>>()?;
+        Ok(Self {
+            model,
+            unit,
+            samples,
+            batch,
+            groups,
+            outputs: Vec::new(),
+            gradients: None,
+            times: StepTimes::default(),
+        })
+    }
+}
+
+impl UnitEngine for GenericUnit<'_> {
+    fn forward(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<Vec<Tensor>> {
+        check_batch(samples, self.batch)?;
+        let start = Instant::now();
+        let mut inputs = Vec::new();
+        for (i, (quantized, float)) in self.samples.quantized_inputs.iter().zip(&self.samples.float_inputs).enumerate()
+        {
+            let (quantized, float) = (quantized.gather(samples)?, float.gather(samples)?);
+            inputs.push(ops::drop(&quantized, &float, &keep(input_site(i)))?);
+        }
+        self.outputs = self.model.unit_forward(&self.unit.subgraph, &inputs, keep)?;
+        self.times.forward += start.elapsed();
+        Ok(self.outputs.iter().map(Tensor::detach).collect())
+    }
+
+    fn backward(&mut self, gradients: &[Tensor]) -> Result<()> {
+        let start = Instant::now();
+        check_gradients(gradients.iter().map(Tensor::dims), self.outputs.iter().map(Tensor::dims))?;
+        // The gradient of sum(output * g) with respect to the output is g.
+        let mut sum: Option<Tensor> = None;
+        for (output, gradient) in self.outputs.drain(..).zip(gradients) {
+            let term = (output * gradient.detach())?.sum_all()?;
+            sum = Some(match sum {
+                Some(sum) => (sum + term)?,
+                None => term,
+            });
+        }
+        self.gradients = sum.map(|sum| sum.backward()).transpose()?;
+        self.times.backward += start.elapsed();
+        Ok(())
+    }
+
+    fn loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64> {
+        self.forward(samples, keep)?;
+        let start = Instant::now();
+        let mut loss: Option<Tensor> = None;
+        for (output, target) in self.outputs.drain(..).zip(self.samples.targets(samples)?) {
+            let own = ops::reconstruction_loss(&output, &target)?;
+            loss = Some(match loss {
+                Some(loss) => (loss + own)?,
+                None => own,
+            });
+        }
+        let loss = loss.ok_or_else(|| Error::graph(&self.unit.name, "has no output"))?;
+        let value = finite_scalar(&loss, "reconstruction loss")?;
+        self.gradients = Some(loss.backward()?);
+        self.times.backward += start.elapsed();
+        Ok(value)
+    }
+
+    fn update(&mut self, rates: &[(&str, f64)], regularizer: Option<Regularizer>) -> Result<f64> {
+        let mut gradients = self.gradients.take().ok_or_else(no_gradients)?;
+        let mut value = 0.0;
+        if let Some(Regularizer { weight, b }) = regularizer {
+            if let Some(term) = self.model.unit_regularizer(self.unit.nodes(), b as f32)? {
+                let term = (term * weight)?;
+                value = finite_scalar(&term, "rounding loss")?;
+                let own = term.backward()?;
+                for variable in self.groups.iter().flat_map(|g| &g.variables) {
+                    let var = variable.var.as_tensor();
+                    if let Some(gradient) = own.get(var) {
+                        let sum = match gradients.get(var) {
+                            Some(other) => (other + gradient)?,
+                            None => gradient.clone(),
+                        };
+                        gradients.insert(var, sum);
+                    }
+                }
+            }
+        }
+        for group in &mut self.groups {
+            group.adam.step(&gradients, rate_of(rates, group.name)?)?;
+        }
+        Ok(value)
+    }
+
+    fn state(&mut self) -> Result<EngineState> {
+        let mut state = EngineState::new();
+        for group in &self.groups {
+            for (variable, (mean, square)) in group.variables.iter().zip(group.adam.moments()?) {
+                variable.keep(&mut state, [variable.var.as_detached_tensor(), mean, square]);
+            }
+        }
+        Ok(state)
+    }
+
+    fn restore(&mut self, updates: usize, state: &EngineState) -> Result<()> {
+        for group in &mut self.groups {
+            let mut moments = Vec::new();
+            for variable in &group.variables {
+                let [value, mean, square] = variable.kept(state)?;
+                variable.var.set(value)?;
+                moments.push((mean.clone(), square.clone()));
+            }
+            group.adam.restore(updates, &moments)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        // Updates changed the quantizers' variables themselves.
+        Ok(())
+    }
+
+    fn times(&self) -> StepTimes {
+        self.times
+    }
+}

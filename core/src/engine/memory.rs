@@ -1,0 +1,55 @@
+//! Whether a step fits into the machine's memory.
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Unit};
+
+/// Tensors of a value's size that a step of the generic engine holds at once: the value, its activation, its
+/// quantized form and their mix, and a gradient on the way back for each.
+const COPIES: usize = 8;
+
+/// Checks that a step of the generic engine fits into the memory that is free.
+///
+/// # Errors
+/// It does not; the message says how much is needed.
+pub fn check(graph: &Graph, unit: &Unit, batch: usize) -> Result<()> {
+    let values: usize = unit.nodes().iter().map(|id| graph.node(*id).shape.iter().product::<usize>()).sum();
+    let needed = (values * batch * COPIES * size_of::<f32>()) as u64;
+    fits(&unit.name, batch, needed, available())
+}
+
+fn fits(unit: &str, batch: usize, needed: u64, available: Option<u64>) -> Result<()> {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    match available {
+        Some(free) if needed > free => {
+            let message = format!(
+                "a step of {batch} samples needs about {:.1} GiB of memory, and {:.1} GiB are free; merge fewer units, or \
+                 lower batch_size",
+                gib(needed),
+                gib(free)
+            );
+            Err(Error::graph(unit, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that programs can still take; `None` where the system does not tell.
+fn available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_is_too_large_says_what_it_needs() {
+        let error = fits("a+b", 64, 3 << 30, Some(1 << 30)).unwrap_err().to_string();
+        let want =
+            "graph node 'a+b': a step of 64 samples needs about 3.0 GiB of memory, and 1.0 GiB are free; merge fewer";
+        assert!(error.starts_with(want), "{error}");
+        assert!(fits("a", 1, 5, Some(5)).is_ok() && fits("a", 1, u64::MAX, None).is_ok());
+    }
+}

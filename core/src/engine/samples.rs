@@ -1,0 +1,108 @@
+//! The cached values that a unit is reconstructed from.
+
+use crate::cache::CachedValues;
+use crate::error::{Error, Result};
+use crate::graph::NodeId;
+use candle_core::Tensor;
+use std::sync::Arc;
+
+/// The cached values of all samples that a unit is reconstructed from. Inputs and outputs are in the order of the
+/// unit's subgraph.
+#[derive(Debug, Clone)]
+pub struct UnitSamples {
+    /// The unit's inputs in the network quantized so far.
+    pub quantized_inputs: Vec<Arc<CachedValues>>,
+    /// The unit's inputs in the full-precision network.
+    pub float_inputs: Vec<Arc<CachedValues>>,
+    /// The unit's outputs in the full-precision network.
+    pub float_outputs: Vec<Arc<CachedValues>>,
+    /// Earlier values of the full-precision network that later nodes read too, past the unit.
+    pub passing: Vec<(NodeId, Arc<CachedValues>)>,
+}
+
+impl UnitSamples {
+    /// All values of `data`, in memory; no values pass the unit.
+    ///
+    /// # Errors
+    /// There is no sample.
+    pub fn in_memory(data: &UnitData) -> Result<Self> {
+        let cached = |values: &[Tensor]| values.iter().map(CachedValues::in_memory).collect::<Result<Vec<_>>>();
+        Ok(Self {
+            quantized_inputs: cached(&data.quantized_inputs)?,
+            float_inputs: cached(&data.float_inputs)?,
+            float_outputs: cached(&data.float_outputs)?,
+            passing: Vec::new(),
+        })
+    }
+
+    /// Number of samples.
+    pub fn count(&self) -> usize {
+        self.float_outputs.first().map_or(0, |values| values.samples())
+    }
+
+    /// The values of the given samples.
+    ///
+    /// # Errors
+    /// A sample does not exist, or cached values cannot be read.
+    pub fn batch(&self, samples: &[usize]) -> Result<UnitData> {
+        Ok(UnitData {
+            quantized_inputs: gathered(&self.quantized_inputs, samples)?,
+            float_inputs: gathered(&self.float_inputs, samples)?,
+            float_outputs: self.targets(samples)?,
+        })
+    }
+
+    /// The float network's outputs of the given samples.
+    ///
+    /// # Errors
+    /// A sample does not exist, or cached values cannot be read.
+    pub fn targets(&self, samples: &[usize]) -> Result<Vec<Tensor>> {
+        gathered(&self.float_outputs, samples)
+    }
+
+    /// A value of the float network that passes the unit, for the given samples.
+    ///
+    /// # Errors
+    /// The value is not kept, or cached values cannot be read.
+    pub fn passing(&self, value: NodeId, samples: &[usize]) -> Result<Tensor> {
+        let found = self.passing.iter().find(|(id, _)| *id == value);
+        let (_, cached) = found.ok_or_else(|| Error::message("a value that passes the unit is not cached"))?;
+        cached.gather(samples)
+    }
+}
+
+fn gathered(values: &[Arc<CachedValues>], samples: &[usize]) -> Result<Vec<Tensor>> {
+    values.iter().map(|v| v.gather(samples)).collect()
+}
+
+/// The values of some samples that a unit is reconstructed from; the first axis counts samples. Inputs and outputs are
+/// in the order of the unit's subgraph.
+#[derive(Debug, Clone)]
+pub struct UnitData {
+    /// The unit's inputs in the network quantized so far.
+    pub quantized_inputs: Vec<Tensor>,
+    /// The unit's inputs in the full-precision network.
+    pub float_inputs: Vec<Tensor>,
+    /// The unit's outputs in the full-precision network.
+    pub float_outputs: Vec<Tensor>,
+}
+
+impl UnitData {
+    /// The values of a unit with one input and one output.
+    pub fn single(quantized_input: Tensor, float_input: Tensor, float_output: Tensor) -> Self {
+        Self {
+            quantized_inputs: vec![quantized_input],
+            float_inputs: vec![float_input],
+            float_outputs: vec![float_output],
+        }
+    }
+}
+
+/// The number of the site at which a unit's input is mixed from quantized and float values: 0 for the first input,
+/// numbers from 65,535 downwards for further ones. Activation quantizers have those from 1 upwards.
+pub fn input_site(input: usize) -> usize {
+    match input {
+        0 => 0,
+        further => usize::from(u16::MAX) - (further - 1),
+    }
+}

@@ -1,0 +1,133 @@
+//! Some nodes of a graph with the values that they read from outside and the values that are read outside.
+
+use super::{Graph, NodeId};
+use crate::error::{Error, Result};
+use candle_core::Tensor;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// Some nodes of a graph, cut out: what they read from outside, and which of their values are wanted outside.
+///
+/// Units of reconstruction, the parts of a calibration pass and the nodes between units are all subgraphs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subgraph {
+    nodes: Vec<NodeId>,
+    inputs: Vec<NodeId>,
+    outputs: Vec<NodeId>,
+}
+
+impl Graph {
+    /// Cuts out `nodes`. Outputs are the values that other nodes read, and outputs of the network.
+    pub fn subgraph(&self, nodes: impl IntoIterator<Item = NodeId>) -> Subgraph {
+        let inside: BTreeSet<NodeId> = nodes.into_iter().collect();
+        let mut read_outside: HashSet<NodeId> = self.outputs().iter().copied().collect();
+        for (_, node) in self.nodes().filter(|(id, _)| !inside.contains(id)) {
+            read_outside.extend(&node.inputs);
+        }
+        let outputs: Vec<NodeId> = inside.iter().copied().filter(|id| read_outside.contains(id)).collect();
+        self.subgraph_with_outputs(inside, outputs)
+    }
+
+    /// Cuts out `nodes` where the values of `outputs`, in this order, are wanted.
+    pub fn subgraph_with_outputs(&self, nodes: impl IntoIterator<Item = NodeId>, outputs: Vec<NodeId>) -> Subgraph {
+        let inside: BTreeSet<NodeId> = nodes.into_iter().collect();
+        let read: BTreeSet<NodeId> = inside.iter().flat_map(|id| &self.node(*id).inputs).copied().collect();
+        let inputs = read.difference(&inside).copied().collect();
+        Subgraph { nodes: inside.into_iter().collect(), inputs, outputs }
+    }
+
+    /// The whole network: from its input to its outputs.
+    pub fn whole(&self) -> Subgraph {
+        self.subgraph_with_outputs(self.nodes().skip(1).map(|(id, _)| id), self.outputs().to_vec())
+    }
+
+    /// What is left of the network after `part`: every node outside of it, from its first node on, that the
+    /// network's outputs depend on. It reads the outputs of `part`, and earlier values where branches pass by.
+    pub fn after(&self, part: &Subgraph) -> Subgraph {
+        let first = part.nodes.first().copied().unwrap_or(NodeId(0));
+        let mut needed: BTreeSet<NodeId> = self.outputs().iter().copied().collect();
+        let mut nodes = BTreeSet::new();
+        // In the reverse of the topological order: readers come before what they read.
+        while let Some(id) = needed.pop_last() {
+            if id > first && !part.contains(id) {
+                nodes.insert(id);
+                needed.extend(&self.node(id).inputs);
+            }
+        }
+        self.subgraph_with_outputs(nodes, self.outputs().to_vec())
+    }
+}
+
+impl Subgraph {
+    /// Its nodes in topological order.
+    pub fn nodes(&self) -> &[NodeId] {
+        &self.nodes
+    }
+
+    /// The values from outside that its nodes read, in topological order.
+    pub fn inputs(&self) -> &[NodeId] {
+        &self.inputs
+    }
+
+    /// The values that are wanted outside.
+    pub fn outputs(&self) -> &[NodeId] {
+        &self.outputs
+    }
+
+    /// Whether a node is one of its nodes.
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.nodes.binary_search(&node).is_ok()
+    }
+
+    /// Computes its outputs from its inputs (N, ...), both in their order. `compute` gives the value of one
+    /// node from those of the node's inputs. A value is dropped after its last reader.
+    ///
+    /// # Errors
+    /// The inputs are not as many as needed or have another shape; an error of `compute`.
+    pub fn run(
+        &self,
+        graph: &Graph,
+        inputs: &[Tensor],
+        mut compute: impl FnMut(NodeId, &[&Tensor]) -> Result<Tensor>,
+    ) -> Result<Vec<Tensor>> {
+        self.check_inputs(graph, inputs.iter().map(Tensor::dims))?;
+        let mut last_reader: HashMap<NodeId, NodeId> = HashMap::new();
+        for id in &self.nodes {
+            last_reader.extend(graph.node(*id).inputs.iter().map(|input| (*input, *id)));
+        }
+        let mut values: HashMap<NodeId, Tensor> = self.inputs.iter().copied().zip(inputs.iter().cloned()).collect();
+        for id in &self.nodes {
+            let node = graph.node(*id);
+            let read: Vec<&Tensor> = node.inputs.iter().filter_map(|input| values.get(input)).collect();
+            if read.len() != node.inputs.len() {
+                return Err(Error::graph(&node.name, "an input of this node was not computed"));
+            }
+            let value = compute(*id, &read)?;
+            for input in &node.inputs {
+                if last_reader.get(input) == Some(id) && !self.outputs.contains(input) {
+                    values.remove(input);
+                }
+            }
+            values.insert(*id, value);
+        }
+        let missing = |id: &NodeId| Error::graph(&graph.node(*id).name, "its value was not computed");
+        self.outputs.iter().map(|id| values.get(id).cloned().ok_or_else(|| missing(id))).collect()
+    }
+
+    /// Checks the shapes (N, ...) of values for its inputs; returns the batch size N.
+    pub(crate) fn check_inputs<'a>(&self, graph: &Graph, shapes: impl Iterator<Item = &'a [usize]>) -> Result<usize> {
+        let shapes: Vec<&[usize]> = shapes.collect();
+        if shapes.len() != self.inputs.len() {
+            let names: Vec<&str> = self.inputs.iter().map(|id| graph.node(*id).name.as_str()).collect();
+            return Err(Error::message(format!("{} values were given for the inputs {names:?}", shapes.len())));
+        }
+        let batch = shapes.first().and_then(|dims| dims.first()).copied().unwrap_or_default();
+        for (id, dims) in self.inputs.iter().zip(&shapes) {
+            let node = graph.node(*id);
+            let want = [&[batch], node.shape.as_slice()].concat();
+            if *dims != want {
+                return Err(Error::graph(&node.name, format!("has the shape {dims:?} where {want:?} is expected")));
+            }
+        }
+        Ok(batch)
+    }
+}

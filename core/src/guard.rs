@@ -1,0 +1,75 @@
+//! Panics of strategies become errors that name the strategy and its crate.
+//!
+//! Every strategy is built through its registry entry, which wraps it in a guard: the type beside the trait that
+//! passes every call on through [`Origin::call`]. Built-in strategies are no exception.
+
+use crate::error::{Error, Result};
+use crate::registry::{Entry, Kind};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+/// Whose code runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    /// The crate.
+    pub plugin: &'static str,
+    /// What it is, such as "observer".
+    pub kind: &'static str,
+    /// Its name.
+    pub name: &'static str,
+}
+
+impl Origin {
+    pub(crate) fn of<F: Kind>(entry: &Entry<F>) -> Self {
+        Self { plugin: entry.defined_in, kind: F::NAME, name: entry.name }
+    }
+
+    /// Runs `body`; its panic becomes an error. What it was working on may be in any state
+    /// afterwards, so the error ends the run; files are written as a whole or not at all.
+    pub(crate) fn call<R>(self, call: &'static str, body: impl FnOnce() -> Result<R>) -> Result<R> {
+        catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
+            let text = payload.downcast_ref::<&str>().map(|s| (*s).to_string());
+            let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+            let Self { plugin, kind, name } = self;
+            let message = text.unwrap_or_else(|| "no message".into());
+            Err(Error::Panicked { plugin, kind, name, call, message })
+        })
+    }
+
+    /// As [`call`](Self::call), for functions that cannot fail otherwise.
+    pub(crate) fn ask<R>(self, call: &'static str, body: impl FnOnce() -> R) -> Result<R> {
+        self.call(call, || Ok(body()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// Names of the functions between the line that begins with `start` and the next line that is `}`.
+    fn functions(source: &str, start: &str) -> BTreeSet<String> {
+        let lines = source.lines().skip_while(|line| !line.starts_with(start)).take_while(|line| *line != "}");
+        let name = |line: &str| Some(line.strip_prefix("    fn ")?.split(['(', '<']).next()?.to_string());
+        lines.filter_map(name).collect()
+    }
+
+    /// A guard that forgets a function with a default body would compile, and answer in place of the strategy.
+    #[test]
+    fn guards_pass_on_every_function_of_their_trait() {
+        for (name, source) in [
+            ("Architecture", include_str!("architecture.rs")),
+            ("Dataset", include_str!("dataset.rs")),
+            ("Observer", include_str!("observer.rs")),
+            ("Quantizer", include_str!("quantizer.rs")),
+            ("Reconstructor", include_str!("reconstructor/mod.rs")),
+        ] {
+            let of_trait = functions(source, &format!("pub trait {name}"));
+            let mut of_guard = functions(source, &format!("impl {name} for Guarded{name}"));
+            if name == "Dataset" {
+                // Follows from `len`.
+                of_guard.insert("is_empty".into());
+            }
+            assert!(!of_trait.is_empty(), "{name}");
+            assert_eq!(of_trait, of_guard, "{name}");
+        }
+    }
+}

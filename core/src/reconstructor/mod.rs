@@ -1,0 +1,144 @@
+//! Reconstructors: the optimization that recovers a unit's output.
+
+mod context;
+mod task;
+
+pub use context::{Context, Forget, Interrupted, Interruption};
+pub use task::{Rest, UnitTask};
+
+use crate::error::Result;
+use crate::guard::Origin;
+use crate::params::Params;
+use crate::registry::{define_kind, Entry};
+use crate::report::UnitReport;
+
+/// How a network is divided for reconstruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grouping {
+    /// No reconstruction at all.
+    None,
+    /// The architecture's units (blocks).
+    Block,
+    /// Every layer by itself.
+    Layer,
+}
+
+/// Optimizes what the quantizers of a unit learn.
+pub trait Reconstructor: Send + Sync {
+    /// How the network is divided.
+    fn grouping(&self) -> Grouping;
+
+    /// Checks, before anything runs, that so many calibration samples are enough.
+    ///
+    /// # Errors
+    /// They are not.
+    fn check_samples(&self, samples: usize) -> Result<()> {
+        let _ = samples;
+        Ok(())
+    }
+
+    /// Run only so many iterations, with the learning rates scaled up so that iterations x rate
+    /// stays the same. The default is for reconstructors that do not iterate: nothing changes.
+    ///
+    /// # Errors
+    /// The number is not possible.
+    fn shorten(&mut self, iters: usize) -> Result<()> {
+        let _ = iters;
+        Ok(())
+    }
+
+    /// Optimizer steps for each unit, for estimates of the time; 0 for those that do not iterate.
+    fn steps(&self) -> usize {
+        0
+    }
+
+    /// Anything that the user must know before the run, such as that results are not comparable.
+    fn notice(&self) -> Option<String> {
+        None
+    }
+
+    /// Reconstructs one unit: begin, optimize, finish.
+    ///
+    /// # Errors
+    /// The optimization diverged, or the run was cancelled.
+    fn reconstruct(&self, unit: &mut UnitTask<'_>, context: &Context<'_>) -> Result<UnitReport>;
+}
+
+/// A reconstructor of a registry entry. What it says of itself is asked once.
+struct GuardedReconstructor {
+    origin: Origin,
+    grouping: Grouping,
+    steps: usize,
+    notice: Option<String>,
+    inner: Box<dyn Reconstructor>,
+}
+
+impl GuardedReconstructor {
+    fn new(origin: Origin, inner: Box<dyn Reconstructor>) -> Result<Self> {
+        let mut guarded = Self { origin, grouping: Grouping::None, steps: 0, notice: None, inner };
+        guarded.ask_again()?;
+        Ok(guarded)
+    }
+
+    fn ask_again(&mut self) -> Result<()> {
+        self.grouping = self.origin.ask("grouping", || self.inner.grouping())?;
+        self.steps = self.origin.ask("steps", || self.inner.steps())?;
+        self.notice = self.origin.ask("notice", || self.inner.notice())?;
+        Ok(())
+    }
+}
+
+impl Reconstructor for GuardedReconstructor {
+    fn grouping(&self) -> Grouping {
+        self.grouping
+    }
+
+    fn check_samples(&self, samples: usize) -> Result<()> {
+        self.origin.call("check_samples", || self.inner.check_samples(samples))
+    }
+
+    fn shorten(&mut self, iters: usize) -> Result<()> {
+        self.origin.call("shorten", || self.inner.shorten(iters))?;
+        self.ask_again()
+    }
+
+    fn steps(&self) -> usize {
+        self.steps
+    }
+
+    fn notice(&self) -> Option<String> {
+        self.notice.clone()
+    }
+
+    fn reconstruct(&self, unit: &mut UnitTask<'_>, context: &Context<'_>) -> Result<UnitReport> {
+        self.origin.call("reconstruct", || self.inner.reconstruct(unit, context))
+    }
+}
+
+define_kind!(
+    /// Constructor of a reconstructor.
+    ReconstructorKind,
+    "reconstructor",
+    fn(&Params) -> Result<Box<dyn Reconstructor>>
+);
+
+impl Entry<ReconstructorKind> {
+    /// A new reconstructor.
+    ///
+    /// # Errors
+    /// A parameter is wrong.
+    pub fn build(&self, params: &Params) -> Result<Box<dyn Reconstructor>> {
+        let origin = Origin::of(self);
+        let inner = origin.call("build", || (self.constructor.0)(params))?;
+        Ok(Box::new(GuardedReconstructor::new(origin, inner)?))
+    }
+}
+
+/// Registers a reconstructor; the fields are those of
+/// [`register_observer!`](crate::register_observer), `build` takes the parameters alone.
+#[macro_export]
+macro_rules! register_reconstructor {
+    (name: $name:expr, aliases: [$($alias:expr),*], summary: $summary:expr, build: $build:expr) => {
+        $crate::__register!($crate::reconstructor::ReconstructorKind, $name, [$($alias),*], $summary, $build);
+    };
+}

@@ -1,0 +1,172 @@
+//! A unit under reconstruction, as a reconstructor sees it.
+
+use super::context::Context;
+use crate::engine::{self, input_site, UnitData, UnitEngine, UnitSamples};
+use crate::error::{Error, Result};
+use crate::graph::{NodeId, Subgraph, Unit};
+use crate::model::{Precision, QuantModel};
+use crate::ops::{self, Keep};
+use crate::progress::Event;
+use crate::quantizer::{groups, Parameter};
+use candle_core::Tensor;
+
+/// A unit under reconstruction.
+pub struct UnitTask<'a> {
+    /// Name of the unit.
+    pub name: &'a str,
+    /// Position of the unit in the network.
+    pub index: usize,
+    /// Cached inputs and outputs.
+    pub samples: UnitSamples,
+    model: &'a mut QuantModel,
+    unit: &'a Unit,
+}
+
+impl<'a> UnitTask<'a> {
+    /// A task for `unit` of `model`.
+    ///
+    /// # Errors
+    /// The cached values are not as many as the unit's inputs and outputs.
+    pub fn new(model: &'a mut QuantModel, unit: &'a Unit, index: usize, samples: UnitSamples) -> Result<Self> {
+        let (inputs, outputs) = (unit.subgraph.inputs().len(), unit.subgraph.outputs().len());
+        let cached = [samples.quantized_inputs.len(), samples.float_inputs.len(), samples.float_outputs.len()];
+        if cached != [inputs, inputs, outputs] {
+            let message = format!("has {inputs} inputs and {outputs} outputs, but values are cached for {cached:?}");
+            return Err(Error::graph(&unit.name, message));
+        }
+        Ok(Self { name: &unit.name, index, samples, model, unit })
+    }
+
+    /// Number of cached samples.
+    pub fn sample_count(&self) -> usize {
+        self.samples.count()
+    }
+
+    /// The cached values of the given samples.
+    ///
+    /// # Errors
+    /// A sample does not exist, or cached values cannot be read.
+    pub fn batch(&self, samples: &[usize]) -> Result<UnitData> {
+        self.samples.batch(samples)
+    }
+
+    /// The float network's outputs of the given samples: what a loss compares with.
+    ///
+    /// # Errors
+    /// A sample does not exist, or cached values cannot be read.
+    pub fn targets(&self, samples: &[usize]) -> Result<Vec<Tensor>> {
+        self.samples.targets(samples)
+    }
+
+    /// The unit's inputs for a training step: cached quantized and float values mixed element by element, each at
+    /// the site that [`input_site`] tells.
+    ///
+    /// # Errors
+    /// A mask has another shape than its input.
+    pub fn mixed_inputs(&self, batch: &UnitData, keep: &dyn Fn(usize) -> Keep) -> Result<Vec<Tensor>> {
+        let pairs = batch.quantized_inputs.iter().zip(&batch.float_inputs).enumerate();
+        pairs.map(|(i, (quantized, float))| Ok(ops::drop(quantized, float, &keep(input_site(i)))?)).collect()
+    }
+
+    /// The unit's outputs with quantized weights and activations. `keep(i)` says which elements of
+    /// activation site `i` (from 1, in the order of execution) keep their quantized value.
+    ///
+    /// # Errors
+    /// The inputs do not fit, or an operation fails; the error names its node.
+    pub fn forward(&self, inputs: &[Tensor], keep: &dyn Fn(usize) -> Keep) -> Result<Vec<Tensor>> {
+        self.model.unit_forward(&self.unit.subgraph, inputs, keep)
+    }
+
+    /// Lets all quantizers of the unit begin to learn. `rates` are the groups of parameters that the reconstructor has
+    /// learning rates for; with the group `bias` among them, the biases of the unit's layers are learned too.
+    ///
+    /// # Errors
+    /// A quantizer cannot learn here, or learns parameters of a group that has no rate.
+    pub fn begin(&mut self, rates: &[&str]) -> Result<()> {
+        self.model.begin_reconstruction(self.unit.nodes(), rates.contains(&groups::BIAS))?;
+        match self.parameters()?.iter().find(|(_, p)| !rates.contains(&p.group)) {
+            Some((name, parameter)) => Err(self.error(format!(
+                "its parameter '{name}' is of the group '{}', for which the reconstructor has no learning rate; it has \
+                 rates for {}",
+                parameter.group,
+                rates.join(", ")
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The engine that computes the unit's steps for batches of this size, once reconstruction has begun. Where the
+    /// context's engine is `auto` and the unit has no fused step, an event says why.
+    ///
+    /// # Errors
+    /// The engine is to be fused and the unit has no fused step; a step needs more memory than there is; a quantizer
+    /// fails.
+    pub fn engine(&self, batch: usize, context: &Context<'_>) -> Result<Box<dyn UnitEngine + '_>> {
+        let (engine, refusal) = engine::open(context.engine, self.model, self.unit, &self.samples, batch)?;
+        if let Some(why) = refusal {
+            context.progress.event(Event::Generic { unit: self.name, why: &why.to_string() });
+        }
+        Ok(engine)
+    }
+
+    /// Everything that is learned in the unit, with a unique name.
+    ///
+    /// # Errors
+    /// A quantizer has no range.
+    pub fn parameters(&self) -> Result<Vec<(String, Parameter)>> {
+        self.model.unit_parameters(self.unit.nodes())
+    }
+
+    /// The sum of the quantizers' regularizers, unweighted; `None` when none has one.
+    ///
+    /// # Errors
+    /// A quantizer's operation fails.
+    pub fn regularizer(&self, b: f32) -> Result<Option<Tensor>> {
+        self.model.unit_regularizer(self.unit.nodes(), b)
+    }
+
+    /// The rest of the float network, from the unit's outputs to the network's.
+    pub fn rest(&self) -> Rest<'_> {
+        Rest { part: self.model.graph().after(&self.unit.subgraph), task: self }
+    }
+
+    /// Ends learning and writes the hard weights into the model.
+    ///
+    /// # Errors
+    /// A quantizer's operation fails.
+    pub fn finish(&mut self) -> Result<()> {
+        self.model.finish_reconstruction(self.unit.nodes())
+    }
+
+    /// An error that names the unit.
+    pub fn error(&self, message: impl std::fmt::Display) -> Error {
+        Error::graph(self.name, message)
+    }
+}
+
+/// The rest of the float network after a unit: what losses on the network's outputs need, such as the prediction
+/// difference of PD-Quant (arXiv 2212.07048).
+pub struct Rest<'a> {
+    task: &'a UnitTask<'a>,
+    part: Subgraph,
+}
+
+impl Rest<'_> {
+    /// The network's outputs from outputs of the unit (N, ...), in full precision; gradients reach the outputs that are
+    /// given. `samples` are those that the outputs belong to: values that pass the unit are theirs.
+    ///
+    /// # Errors
+    /// The outputs do not fit, a value that passes the unit is not cached, or an operation fails.
+    pub fn forward(&self, outputs: &[Tensor], samples: &[usize]) -> Result<Vec<Tensor>> {
+        let own = self.task.unit.subgraph.outputs();
+        let input = |id: &NodeId| match own.iter().position(|output| output == id) {
+            Some(place) => outputs
+                .get(place)
+                .cloned()
+                .ok_or_else(|| self.task.error(format!("{} outputs were given, it has {}", outputs.len(), own.len()))),
+            None => self.task.samples.passing(*id, samples).map_err(|e| self.task.error(e)),
+        };
+        let inputs = self.part.inputs().iter().map(input).collect::<Result<Vec<_>>>()?;
+        self.task.model.run(&self.part, &inputs, Precision::Float)
+    }
+}
