@@ -23,8 +23,13 @@ pub const NETWORKS: [(&str, &str); 6] = [
     ("mnasnet", "{image_size: 32}"),
 ];
 
-/// A network with weights of noise and its quantizers in place.
+/// A network with weights of noise, AdaRound at weights and a quantizer at activations.
 pub fn model(name: &str, params: &str, activation: &str) -> QuantModel {
+    model_with(name, params, ["adaround", activation])
+}
+
+/// A network with weights of noise, and quantizers at weights and activations.
+pub fn model_with(name: &str, params: &str, [weight, activation]: [&str; 2]) -> QuantModel {
     let architecture = registries().architectures.get(name, "test").unwrap().build().unwrap();
     let graph = architecture.graph(&Params::new("test", serde_yaml::from_str(params).unwrap())).unwrap();
     let parameter = |(i, (name, shape)): (usize, (String, Vec<usize>))| {
@@ -44,7 +49,7 @@ pub fn model(name: &str, params: &str, activation: &str) -> QuantModel {
     for site in quantization_sites(&graph) {
         let name = site.name.clone();
         if site.kind == SiteKind::Weight {
-            let mut quantizer = quantizer("adaround", &spec(2, false, Granularity::PerAxis(0)));
+            let mut quantizer = quantizer(weight, &spec(2, false, Granularity::PerAxis(0)));
             let rows = model.weight(site.node).unwrap().flatten_from(1).unwrap();
             let bound = |x: Tensor| x.affine(0.7, 0.0).unwrap().to_vec1().unwrap();
             let range = Range { min: bound(rows.min(1).unwrap()), max: bound(rows.max(1).unwrap()) };
@@ -60,7 +65,7 @@ pub fn model(name: &str, params: &str, activation: &str) -> QuantModel {
 }
 
 /// Cached values of a unit: noise, and what the full-precision unit makes of it.
-fn samples(model: &QuantModel, unit: &Unit) -> UnitSamples {
+pub fn samples(model: &QuantModel, unit: &Unit) -> UnitSamples {
     let input = model.graph().node(unit.subgraph.inputs()[0]);
     let float_input = noise(&[&[SAMPLES], input.shape.as_slice()].concat(), 500).affine(1.0, 0.3).unwrap();
     let float_outputs = model.run(&unit.subgraph, std::slice::from_ref(&float_input), Precision::Float).unwrap();
@@ -70,40 +75,57 @@ fn samples(model: &QuantModel, unit: &Unit) -> UnitSamples {
 }
 
 /// Losses of each step, and everything that was learned.
-fn run(
+pub type Learned = (Vec<LossPoint>, Vec<(String, Vec<f32>)>);
+
+/// Lets a reconstructor's optimization run on an engine.
+pub fn run_with(
     model: &mut QuantModel,
     unit: &Unit,
-    params: &QdropParams,
     engine: Engine,
-) -> (Vec<LossPoint>, Vec<(String, Vec<f32>)>) {
+    groups: &[&str],
+    optimize: impl FnOnce(&UnitTask<'_>, &Context<'_>) -> Result<Vec<LossPoint>>,
+) -> Learned {
     let samples = samples(model, unit);
     let mut task = UnitTask::new(model, unit, 3, samples).unwrap();
-    task.begin(&params.groups()).unwrap();
+    task.begin(groups).unwrap();
     let random = SeededRandom { seed: 7 };
     let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
-    let losses = optimize(&task, params, &context).unwrap();
+    let losses = optimize(&task, &context).unwrap();
     let learned = task.parameters().unwrap().into_iter().map(|(name, p)| (name, vec(p.var.as_tensor()))).collect();
     (losses, learned)
 }
 
-fn compare(name: &str, params: &str, unit: &str, activation: &str, settings: &QdropParams) {
-    let mut results = [Engine::Generic, Engine::Fused].map(|engine| {
-        let mut model = model(name, params, activation);
-        let unit = model.graph().units().iter().find(|u| u.name == unit).unwrap_or_else(|| panic!("{unit}")).clone();
-        run(&mut model, &unit, settings, engine)
-    });
-    let [generic, fused] = &mut results;
+fn run(model: &mut QuantModel, unit: &Unit, params: &QdropParams, engine: Engine) -> Learned {
+    run_with(model, unit, engine, &params.groups(), |task, context| optimize(task, params, context))
+}
+
+/// The unit of this name.
+pub fn unit(model: &QuantModel, name: &str) -> Unit {
+    model.graph().units().iter().find(|u| u.name == name).unwrap_or_else(|| panic!("{name}")).clone()
+}
+
+/// Checks that both engines learned the same.
+pub fn agree(what: &str, generic: &Learned, fused: &Learned) {
     assert_eq!(generic.0.len(), fused.0.len());
     for (step, (g, f)) in generic.0.iter().zip(&fused.0).enumerate() {
         let pair = |p: &LossPoint| [p.reconstruction as f32, p.rounding as f32, p.b as f32];
-        assert!(worst(&pair(f), &pair(g), 1e-6) < 1e-3, "{name} {unit} step {step}: {f:?}, generic {g:?}");
+        assert!(worst(&pair(f), &pair(g), 1e-6) < 1e-3, "{what} step {step}: {f:?}, generic {g:?}");
     }
     for ((key, g), (other, f)) in generic.1.iter().zip(&fused.1) {
         assert_eq!(key, other);
         // A gradient that is 0 in one order of summation and tiny in another moves its alpha by the full rate.
         let apart = g.iter().zip(f).filter(|(g, f)| (*g - *f).abs() > 1e-3 * g.abs().max(0.1)).count();
-        assert!(apart * 1000 <= g.len(), "{name} {unit} {key}: {apart} of {} differ", g.len());
+        assert!(apart * 1000 <= g.len(), "{what} {key}: {apart} of {} differ", g.len());
     }
+}
+
+fn compare(name: &str, params: &str, unit_name: &str, activation: &str, settings: &QdropParams) {
+    let [generic, fused] = [Engine::Generic, Engine::Fused].map(|engine| {
+        let mut model = model(name, params, activation);
+        let unit = unit(&model, unit_name);
+        run(&mut model, &unit, settings, engine)
+    });
+    agree(&format!("{name} {unit_name}"), &generic, &fused);
 }
 
 #[test]
@@ -150,7 +172,7 @@ fn threads_do_not_change_a_bit() {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let mut model = model(network, "{image_size: 32}", "lsq");
-                let unit = model.graph().units().iter().find(|u| u.name == unit).unwrap().clone();
+                let unit = self::unit(&model, unit);
                 run(&mut model, &unit, &settings, Engine::Fused)
             })
         };

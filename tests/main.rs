@@ -4,6 +4,9 @@ mod architectures;
 mod bad_input;
 mod cli;
 mod conformance;
+#[path = "plugins/cosine/src/lib.rs"]
+mod cosine;
+mod engines;
 mod fused;
 mod golden_observers;
 mod golden_quantizers;

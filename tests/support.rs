@@ -55,9 +55,11 @@ pub fn spec(bits: u32, symmetric: bool, granularity: Granularity) -> QuantSpec {
     QuantSpec::new(bits, symmetric, granularity, "bits").unwrap()
 }
 
-/// A quantizer by name.
+/// A quantizer by name, or by name and parameters: `adaround {learn_scale: true}`.
 pub fn quantizer(name: &str, spec: &QuantSpec) -> Box<dyn Quantizer> {
-    registries().quantizers.get(name, "test").unwrap().build(spec, &Params::none("test")).unwrap()
+    let (name, params) = name.split_once(' ').unwrap_or((name, "{}"));
+    let params = Params::new("test", serde_yaml::from_str(params).unwrap());
+    registries().quantizers.get(name, "test").unwrap().build(spec, &params).unwrap()
 }
 
 /// A file of the data folder that lies beside the repository on some machines. Where it is missing

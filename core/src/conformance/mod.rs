@@ -5,6 +5,7 @@
 //! without parameters to be checked.
 
 mod architecture;
+mod kernel;
 mod observer;
 mod quantizer;
 mod reconstructor;
@@ -42,7 +43,11 @@ pub fn check(registries: &Registries, kind: &str, name: &str) -> Result<Vec<Chec
     let mut report = Report::default();
     match kind {
         "observer" => observer::check(registries.observers.get(name, kind)?, &mut report),
-        "quantizer" => quantizer::check(registries.quantizers.get(name, kind)?, &mut report),
+        "quantizer" => {
+            let entry = registries.quantizers.get(name, kind)?;
+            quantizer::check(entry, &mut report);
+            kernel::check(entry, &mut report);
+        }
         "architecture" => architecture::check(registries.architectures.get(name, kind)?, &mut report),
         "reconstructor" => reconstructor::check(registries.reconstructors.get(name, kind)?, &mut report),
         _ => report.skip("has a suite", format!("there are no checks for a {kind} without its data")),

@@ -6,13 +6,13 @@ use crate::graph::{Conv2d, Graph, GraphBuilder, Operator};
 use crate::grid::{QParams, QuantSpec, Range};
 use crate::observer::{Consistency, Observer, ObserverKind};
 use crate::params::Params;
-use crate::quantizer::{groups, Quantizer, QuantizerKind};
+use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel, QuantizerKind};
 use crate::reconstructor::{Context, Grouping, Reconstructor, ReconstructorKind, UnitTask};
 use crate::registry::Entry;
 use crate::report::UnitReport;
 use crate::weights::KeyMap;
 use crate::{ops, Error};
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, Var};
 
 fn entry<F>(constructor: F) -> &'static Entry<F> {
     Box::leak(Box::new(Entry {
@@ -90,6 +90,51 @@ fn a_wrong_quantizer_fails() {
     let failed = failures(quantizer::check, build);
     assert!(failed.contains(&"values lie on the grid, within qmin and qmax"), "{failed:?}");
     assert!(failed.contains(&"the gradient passes where values are not clamped, and only there"), "{failed:?}");
+}
+
+/// Learns a scale, but twice as fast as the kernel that it names.
+struct Liar(QuantSpec, Option<(Var, Tensor)>);
+
+impl Quantizer for Liar {
+    fn spec(&self) -> &QuantSpec {
+        &self.0
+    }
+
+    fn set_qparams(&mut self, params: &QParams, device: &Device) -> Result<()> {
+        let scale = Var::from_tensor(&Tensor::new(params.scale.as_slice(), device)?)?;
+        self.1 = Some((scale, Tensor::new(params.zero_point.as_slice(), device)?));
+        Ok(())
+    }
+
+    fn qparams(&self) -> Result<QParams> {
+        let (scale, zero_point) = self.1.as_ref().ok_or_else(|| Error::message("no range"))?;
+        Ok(QParams { scale: scale.to_vec1()?, zero_point: zero_point.to_vec1()? })
+    }
+
+    fn fake_quantize(&self, x: &Tensor) -> Result<Tensor> {
+        let (scale, zero_point) = self.1.as_ref().ok_or_else(|| Error::message("no range"))?;
+        let factor = 2.0 * self.0.lsq_gradient_scale(x.elem_count() / scale.elem_count());
+        let scale = ops::scale_gradient(scale.as_tensor(), factor)?;
+        Ok(ops::fake_quantize(x, &scale, zero_point, &(&self.0).into())?)
+    }
+
+    fn parameters(&self) -> Result<Vec<Parameter>> {
+        let var = self.1.as_ref().map(|(scale, _)| scale.clone());
+        Ok(var.map(|var| Parameter { name: "scale", var, group: groups::SCALE }).into_iter().collect())
+    }
+
+    fn kernel(&self) -> Result<Option<QuantizerKernel>> {
+        Ok(self.1.as_ref().map(|(scale, _)| QuantizerKernel::LearnedScale { scale: scale.clone() }))
+    }
+}
+
+#[test]
+fn a_quantizer_that_names_another_kernel_fails() {
+    let build = || QuantizerKind::new(|spec, _| Ok(Box::new(Liar(*spec, None))));
+    let failed = failures(quantizer::check, build());
+    assert!(failed.is_empty(), "its own gradients are right up to a factor: {failed:?}");
+    let failed = failures(kernel::check, build());
+    assert_eq!(failed, ["activations: while it learns, it computes what its kernel says"]);
 }
 
 /// Doubles its input, and says that its gradient is one.

@@ -32,7 +32,7 @@ pub type Build<'a> = &'a dyn Fn(&QuantSpec, SiteKind) -> Result<Box<dyn Quantize
 impl Toy {
     /// The toy with quantizers that learn roundings and scales.
     pub fn new() -> Result<Self> {
-        Self::with(&|spec, _| Ok(Box::new(ToyQuantizer { spec: *spec, grid: None, learned: None, learning: false })))
+        Self::with(&|spec, _| Ok(toy_quantizer(spec)))
     }
 
     /// The toy with quantizers made by `build`.
@@ -103,7 +103,11 @@ impl Toy {
     }
 }
 
-/// Learns the rounding of a weight (AdaRound), or the scale of an activation (LSQ).
+/// A quantizer that learns the rounding of a weight (AdaRound), or the scale of an activation (LSQ).
+pub fn toy_quantizer(spec: &QuantSpec) -> Box<dyn Quantizer> {
+    Box::new(ToyQuantizer { spec: *spec, grid: None, learned: None, learning: false })
+}
+
 struct ToyQuantizer {
     spec: QuantSpec,
     grid: Option<(Var, Tensor)>,

@@ -147,7 +147,8 @@ impl UnitEngine for GenericUnit<'_> {
         let mut state = EngineState::new();
         for group in &self.groups {
             for (variable, (mean, square)) in group.variables.iter().zip(group.adam.moments()?) {
-                variable.keep(&mut state, [variable.var.as_detached_tensor(), mean, square]);
+                // A copy: later updates change the variable in place.
+                variable.keep(&mut state, [variable.var.as_tensor().copy()?.detach(), mean, square]);
             }
         }
         Ok(state)

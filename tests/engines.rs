@@ -1,0 +1,247 @@
+//! What reconstructors can do with an engine, fused as well as generic: losses of their own, learned scales of weights,
+//! learned biases, a state to go on from, the rest of the network.
+
+use crate::cosine::{Cosine, CosineParams};
+use crate::fused::{agree, model, model_with, run_with, samples, unit};
+use crate::support::*;
+use qdrop_core::model::{Precision, QuantModel};
+use qdrop_core::ops::Keep;
+use qdrop_core::prelude::*;
+use qdrop_core::progress::Silent;
+use qdrop_core::random::{RandomSource, SeededRandom};
+use qdrop_core::reconstructor::Forget;
+use qdrop_plugins::reconstructors::{optimize, QdropParams};
+use std::collections::BTreeMap;
+
+const SMALL: &str = "{image_size: 32}";
+const ENGINES: [Engine; 2] = [Engine::Generic, Engine::Fused];
+
+#[test]
+fn a_loss_of_a_plugin_learns_the_same_on_both_engines() {
+    // A batch that passes in several chunks, and shortcuts of all kinds.
+    for (network, name) in [("resnet18", "layer2.0"), ("resnet18", "layer1.1"), ("mobilenet_v2", "features.3")] {
+        let [generic, fused] = ENGINES.map(|engine| {
+            let mut model = model(network, SMALL, "lsq");
+            let unit = unit(&model, name);
+            let samples = samples(&model, &unit);
+            let mut task = UnitTask::new(&mut model, &unit, 3, samples).unwrap();
+            let random = SeededRandom { seed: 7 };
+            let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
+            let cosine = Cosine(CosineParams { iters: 20, batch_size: 6, lr: 0.01, drop_prob: 0.5 });
+            let report = cosine.reconstruct(&mut task, &context).unwrap();
+            drop(task);
+            let weights = model.weight_sites().filter(|(id, _)| unit.subgraph.contains(*id));
+            let weights = weights.map(|(id, site)| (site.name.clone(), vec(model.weight(id).unwrap()))).collect();
+            (report.losses, weights)
+        });
+        assert!(fused.0.last().unwrap().reconstruction < fused.0[0].reconstruction, "{name}: {:?}", fused.0);
+        agree(name, &generic, &fused);
+    }
+}
+
+#[test]
+fn a_gradient_of_the_built_in_loss_gives_what_the_built_in_loss_gives() {
+    for engine in ENGINES {
+        let states = [false, true].map(|own| {
+            let mut model = model("mobilenet_v2", SMALL, "lsq_plus");
+            let unit = unit(&model, "features.3");
+            let samples = samples(&model, &unit);
+            let mut task = UnitTask::new(&mut model, &unit, 0, samples).unwrap();
+            task.begin(&[groups::ROUNDING, groups::SCALE, groups::ZERO_POINT]).unwrap();
+            let random = SeededRandom { seed: 7 };
+            let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
+            let mut unit = task.engine(6, &context).unwrap();
+            let rates = [(groups::ROUNDING, 0.01), (groups::SCALE, 1e-3), (groups::ZERO_POINT, 1e-3)];
+            for step in 0..3 {
+                let batch = random.batch(0, step, 6, task.sample_count());
+                let keep = |site| random.keep(0, step, site, 0.5);
+                if own {
+                    let output = unit.forward(&batch, &keep).unwrap().remove(0);
+                    let target = task.targets(&batch).unwrap().remove(0);
+                    let positions = (output.elem_count() / output.dim(1).unwrap()) as f64;
+                    unit.backward(&[((output - target).unwrap() * (2.0 / positions)).unwrap()]).unwrap();
+                } else {
+                    unit.loss(&batch, &keep).unwrap();
+                }
+                unit.update(&rates, None).unwrap();
+            }
+            unit.state().unwrap()
+        });
+        assert!(states[0].keys().eq(states[1].keys()));
+        for (name, want) in &states[0] {
+            let (got, want) = (vec(&states[1][name]), vec(want));
+            let apart = got.iter().zip(&want).filter(|(g, w)| (*g - *w).abs() > 1e-3 * w.abs().max(1e-3)).count();
+            assert!(apart * 100 <= got.len(), "{engine:?} {name}: {apart} of {} differ", got.len());
+        }
+    }
+}
+
+/// Parameters with which scales of weights and biases are learned too (Genie-M).
+fn genie() -> QdropParams {
+    let rates = BTreeMap::from([(groups::WEIGHT_SCALE.into(), 1e-3), (groups::BIAS.into(), 2e-3)]);
+    QdropParams { iters: 30, batch_size: 6, weight: 0.1, rates, ..Default::default() }
+}
+
+#[test]
+fn scales_of_weights_and_biases_learn_the_same_on_both_engines() {
+    let params = genie();
+    let learn = |network: &str, name: &str, quantizers: [&str; 2]| {
+        let learned = ENGINES.map(|engine| {
+            let mut model = model_with(network, SMALL, quantizers);
+            let unit = unit(&model, name);
+            let before: BTreeMap<String, Vec<f32>> =
+                model.parameters().iter().map(|(name, x)| (name.clone(), vec(x))).collect();
+            let learned =
+                run_with(&mut model, &unit, engine, &params.groups(), |task, context| optimize(task, &params, context));
+            for (parameter, values) in &learned.1 {
+                if parameter.ends_with(".bias") {
+                    assert!(before[parameter] != *values, "{parameter} was not learned");
+                }
+            }
+            learned
+        });
+        agree(&format!("{network} {name}"), &learned[0], &learned[1]);
+        let names = |end: &str| learned[0].1.iter().filter(|(name, _)| name.ends_with(end)).count();
+        (names(".weight.scale"), names(".bias"))
+    };
+    let learned_scale = "adaround {learn_scale: true}";
+    // Winograd, direct and a projection; depthwise; a fully connected layer.
+    assert_eq!(learn("resnet18", "layer2.0", [learned_scale, "lsq"]), (3, 3));
+    assert_eq!(learn("mobilenet_v2", "features.3", [learned_scale, "lsq"]), (3, 3));
+    assert_eq!(learn("resnet18", "fc", [learned_scale, "lsq"]), (1, 1));
+    // Biases alone, also of layers whose weights learn nothing.
+    assert_eq!(learn("resnet18", "layer1.0", ["fixed", "lsq"]), (0, 2));
+}
+
+#[test]
+fn hard_weights_lie_on_the_grid_of_the_learned_scale_and_biases_stay() {
+    for engine in ENGINES {
+        let params = genie();
+        let mut model = model_with("mobilenet_v2", SMALL, ["adaround {learn_scale: true}", "lsq"]);
+        let unit = unit(&model, "features.3");
+        let before = model.site_scales(&unit);
+        let samples = samples(&model, &unit);
+        let mut task = UnitTask::new(&mut model, &unit, 3, samples).unwrap();
+        task.begin(&params.groups()).unwrap();
+        let random = SeededRandom { seed: 7 };
+        let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
+        optimize(&task, &params, &context).unwrap();
+        let biases: Vec<_> =
+            task.parameters().unwrap().into_iter().filter(|(name, _)| name.ends_with(".bias")).collect();
+        task.finish().unwrap();
+        drop(task);
+        assert!(before != model.site_scales(&unit), "no scale was learned");
+        for (name, bias) in biases {
+            assert_eq!(vec(model.parameter(&name).unwrap()), vec(bias.var.as_tensor()), "{name}");
+        }
+        for (node, site) in model.weight_sites().filter(|(id, _)| unit.subgraph.contains(*id)) {
+            let weight = model.weight(node).unwrap();
+            let again = site.quantizer.fake_quantize(weight).unwrap();
+            assert!(worst(&vec(&again), &vec(weight), 1e-6) < 1e-5, "{}", site.name);
+        }
+    }
+}
+
+trait Scales {
+    fn site_scales(&self, unit: &qdrop_core::graph::Unit) -> Vec<Vec<f32>>;
+}
+
+impl Scales for QuantModel {
+    fn site_scales(&self, unit: &qdrop_core::graph::Unit) -> Vec<Vec<f32>> {
+        let sites = self.weight_sites().filter(|(id, _)| unit.subgraph.contains(*id));
+        sites.map(|(_, site)| site.quantizer.qparams().unwrap().scale).collect()
+    }
+}
+
+#[test]
+fn a_kept_state_goes_on_bit_for_bit() {
+    for engine in ENGINES {
+        let ends = [0, 3].map(|stop| {
+            let mut model = model_with("resnet18", SMALL, ["adaround {learn_scale: true}", "lsq_plus"]);
+            let unit = unit(&model, "layer2.0");
+            let samples = samples(&model, &unit);
+            let mut task = UnitTask::new(&mut model, &unit, 0, samples).unwrap();
+            let rates = [groups::ROUNDING, groups::SCALE, groups::ZERO_POINT, groups::WEIGHT_SCALE, groups::BIAS];
+            task.begin(&rates).unwrap();
+            let rates = rates.map(|group| (group, 1e-3));
+            let random = SeededRandom { seed: 7 };
+            let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
+            let mut unit = task.engine(6, &context).unwrap();
+            for step in 0..6 {
+                if stop > 0 && step == stop {
+                    let state = unit.state().unwrap().into_iter().map(|(name, x)| (name, x.copy().unwrap())).collect();
+                    unit = task.engine(6, &context).unwrap();
+                    unit.restore(stop, &state).unwrap();
+                }
+                unit.loss(&random.batch(0, step, 6, 8), &|site| random.keep(0, step, site, 0.5)).unwrap();
+                unit.update(&rates, Some(Regularizer { weight: 0.1, b: 10.0 })).unwrap();
+            }
+            unit.state().unwrap().into_iter().map(|(name, x)| (name, vec(&x))).collect::<BTreeMap<_, _>>()
+        });
+        assert!(ends[0] == ends[1], "{engine:?}");
+    }
+}
+
+#[test]
+fn misuse_of_an_engine_is_named() {
+    for engine in ENGINES {
+        let mut model = model("resnet18", SMALL, "lsq");
+        let unit = unit(&model, "layer1.0");
+        let samples = samples(&model, &unit);
+        let mut task = UnitTask::new(&mut model, &unit, 0, samples).unwrap();
+        let error = task.begin(&[groups::ROUNDING]).unwrap_err().to_string();
+        assert!(
+            error.contains("'layer1.0': its parameter 'layer1.0.conv1.activation.scale' is of the group 'scale'"),
+            "{error}"
+        );
+        assert!(error.contains("it has rates for rounding"), "{error}");
+        task.begin(&[groups::ROUNDING, groups::SCALE]).unwrap();
+        let random = SeededRandom { seed: 7 };
+        let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
+        let mut unit = task.engine(4, &context).unwrap();
+        let (keep, rates) = (|_| Keep::All, [(groups::ROUNDING, 1e-3), (groups::SCALE, 1e-3)]);
+        let error = |result: Result<f64>| result.unwrap_err().to_string();
+        assert!(error(unit.loss(&[0, 1, 2], &keep))
+            .contains("a step of 3 samples, but the engine was made for batches of 4"));
+        assert!(error(unit.update(&rates, None)).contains("an update without gradients"));
+        let gradient = noise(&[4, 64, 8, 8], 1);
+        let nothing = unit.backward(std::slice::from_ref(&gradient)).unwrap_err().to_string();
+        assert!(nothing.contains("there is no forward pass to go back from"), "{nothing}");
+        let output = unit.forward(&[0, 1, 2, 3], &keep).unwrap().remove(0);
+        let wrong = unit.backward(&[output.narrow(1, 0, 2).unwrap()]).unwrap_err().to_string();
+        assert!(wrong.contains("a gradient of the shape [4, 2, "), "{wrong}");
+        unit.loss(&[0, 1, 2, 3], &keep).unwrap();
+        assert!(error(unit.update(&rates[..1], None)).contains("the parameters' group 'scale' has no learning rate"));
+        let missing = unit.restore(1, &BTreeMap::new()).unwrap_err().to_string();
+        assert!(missing.contains("the kept state has no 'layer1.0.conv"), "{missing}");
+    }
+}
+
+#[test]
+fn the_rest_of_the_network_passes_gradients_to_a_unit() {
+    let mut model = model("resnet18", SMALL, "lsq");
+    let unit = unit(&model, "layer4.0");
+    let cached = samples(&model, &unit);
+    let dims = [&[8], model.graph().input_shape()].concat();
+    let whole = model.forward(&noise(&dims, 3), Precision::Float).unwrap();
+    let task = UnitTask::new(&mut model, &unit, 0, cached).unwrap();
+    let batch = [1, 4];
+    let target = task.targets(&batch).unwrap().remove(0);
+    let output = Var::from_tensor(&target).unwrap();
+    let logits = task.rest().forward(&[output.as_tensor().clone()], &batch).unwrap().remove(0);
+    assert_eq!(logits.dims()[1..], whole[0].dims()[1..]);
+    let upstream = noise(logits.dims(), 4);
+    let gradient = (logits * &upstream).unwrap().sum_all().unwrap().backward().unwrap();
+    let gradient = gradient.get(output.as_tensor()).unwrap();
+    // Finite differences along the gradient: there the kinks of activation functions matter least.
+    let size = vec(gradient).iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+    let along = |by: f64| -> f64 {
+        let moved = (&target + (gradient * (by / size)).unwrap()).unwrap();
+        let logits = vec(&task.rest().forward(&[moved], &batch).unwrap()[0]);
+        logits.iter().zip(vec(&upstream)).map(|(l, u)| f64::from(*l) * f64::from(u)).sum()
+    };
+    let difference = (along(1e-2) - along(-1e-2)) / 2e-2;
+    assert!((difference - size).abs() <= 1e-2 * size, "{difference} {size}");
+    let error = task.rest().forward(&[], &batch).unwrap_err().to_string();
+    assert!(error.contains("0 outputs were given, it has 1"), "{error}");
+}
