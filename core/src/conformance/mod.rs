@@ -8,6 +8,7 @@ mod architecture;
 mod observer;
 mod quantizer;
 mod reconstructor;
+mod task;
 mod toy;
 
 use crate::error::{Error, Result};
@@ -45,6 +46,7 @@ pub fn check(registries: &Registries, kind: &str, name: &str) -> Result<Vec<Chec
         "quantizer" => quantizer::check(registries.quantizers.get(name, kind)?, &mut report),
         "architecture" => architecture::check(registries.architectures.get(name, kind)?, &mut report),
         "reconstructor" => reconstructor::check(registries.reconstructors.get(name, kind)?, &mut report),
+        "task" => task::check(registries.tasks.get(name, kind)?, &mut report),
         _ => report.skip("has a suite", format!("there are no checks for a {kind} without its data")),
     }
     Ok(report.checks)

@@ -4,7 +4,6 @@
 //! exception.
 
 use crate::architecture::Architecture;
-use crate::dataset::{Dataset, Sample};
 use crate::error::{Error, Result};
 use crate::fused::FusedKernel;
 use crate::graph::Graph;
@@ -47,7 +46,7 @@ impl Origin {
     }
 
     /// As [`call`](Self::call), for functions that cannot fail otherwise.
-    fn ask<R>(self, call: &'static str, body: impl FnOnce() -> R) -> Result<R> {
+    pub(crate) fn ask<R>(self, call: &'static str, body: impl FnOnce() -> R) -> Result<R> {
         self.call(call, || Ok(body()))
     }
 }
@@ -193,29 +192,5 @@ impl Architecture for GuardedArchitecture {
 
     fn key_maps(&self, graph: &Graph) -> Result<Vec<KeyMap>> {
         self.origin.call("key_maps", || self.inner.key_maps(graph))
-    }
-}
-
-/// A dataset of a registry entry.
-pub(crate) struct GuardedDataset {
-    origin: Origin,
-    len: usize,
-    inner: Box<dyn Dataset>,
-}
-
-impl GuardedDataset {
-    pub fn new(origin: Origin, inner: Box<dyn Dataset>) -> Result<Self> {
-        let len = origin.ask("len", || inner.len())?;
-        Ok(Self { origin, len, inner })
-    }
-}
-
-impl Dataset for GuardedDataset {
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn sample(&self, index: usize) -> Result<Sample> {
-        self.origin.call("sample", || self.inner.sample(index))
     }
 }
