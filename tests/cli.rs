@@ -133,6 +133,7 @@ fn lists_name_everything_with_its_origin() {
     assert_eq!(names("quantizers"), ["adaround", "fixed", "lsq", "lsq_plus"]);
     assert_eq!(names("reconstructors"), ["layerwise", "none", "qdrop"]);
     assert_eq!(names("datasets"), ["idx", "image_folder"]);
+    assert_eq!(names("tasks"), ["classification"]);
     let architectures = [
         "mnasnet",
         "mobilenet_v2",

@@ -35,6 +35,11 @@ fn built_in_reconstructors_conform() {
 }
 
 #[test]
+fn built_in_tasks_conform() {
+    all_conform("task", names(&registries().tasks));
+}
+
+#[test]
 fn built_in_architectures_conform() {
     all_conform("architecture", names(&registries().architectures));
 }

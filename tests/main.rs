@@ -15,6 +15,7 @@ mod inference;
 mod recipes;
 mod resume;
 mod support;
+mod tasks;
 mod weights;
 
 use qdrop_models as _;

@@ -11,9 +11,9 @@
 use anyhow::{bail, Context, Result};
 use qdrop_core::candle_core::Device;
 use qdrop_core::dataset::{DatasetRequest, Split};
-use qdrop_core::target::TargetSpec;
 use qdrop_core::params::Params;
 use qdrop_core::pipeline::{load_ahead, Registries};
+use qdrop_core::target::TargetSpec;
 use qdrop_plugins as _;
 use std::path::PathBuf;
 use std::time::Instant;

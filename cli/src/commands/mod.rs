@@ -87,8 +87,7 @@ fn evaluate_command(arguments: &EvaluateArguments, output: Output) -> Result<Val
     let (measured, metrics) = if arguments.float {
         let session = session(target, recipe, &registries)?;
         let model = session.float_model().context("loading the float network")?;
-        let measured =
-            session.evaluate(&model, Precision::Float, &console).context("evaluating the float network")?;
+        let measured = session.evaluate(&model, Precision::Float, &console).context("evaluating the float network")?;
         (measured, session.task().metrics())
     } else {
         let device = device::open(&target.device)?;

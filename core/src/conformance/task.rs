@@ -118,7 +118,9 @@ fn measure(task: &dyn Task, outputs: &Tensor, targets: &[Target], size: usize) -
 
 fn close(a: &Measurement, b: &Measurement, size: usize) -> Result<()> {
     let equal = |(x, y): (&f64, &f64)| (x - y).abs() <= TOLERANCE * x.abs().max(y.abs());
-    let same = a.images == b.images && a.values.keys().eq(b.values.keys()) && a.values.values().zip(b.values.values()).all(equal);
+    let same = a.images == b.images
+        && a.values.keys().eq(b.values.keys())
+        && a.values.values().zip(b.values.values()).all(equal);
     require(same, || format!("{:?} at once, {:?} in batches of {size}", a.values, b.values))
 }
 

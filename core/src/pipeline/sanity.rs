@@ -85,8 +85,7 @@ impl Session<'_> {
         let measured =
             pass.measure(&order, |batch, outputs| comparison.observe(&batch.images, outputs, &batch.targets))?;
         if let Some(problem) = comparison.problem(&measured)? {
-            let message =
-                format!("{problem}; if this is meant, run without the comparison: --set published=null");
+            let message = format!("{problem}; if this is meant, run without the comparison: --set published=null");
             return Err(Error::setting("published.float", message));
         }
         let metric = self.first_metric()?;

@@ -138,8 +138,7 @@ mod tests {
 
     fn build(constructor: fn(&Params) -> Result<Box<dyn Task>>) -> Result<Box<dyn Task>> {
         let constructor = TaskKind::new(constructor);
-        let entry =
-            Entry { name: "given", aliases: &[], summary: "", defined_in: "tests", record: &[], constructor };
+        let entry = Entry { name: "given", aliases: &[], summary: "", defined_in: "tests", record: &[], constructor };
         Box::leak(Box::new(entry)).build(&Params::none("task"))
     }
 
@@ -148,7 +147,8 @@ mod tests {
         let built = |f: fn(&Params) -> Result<Box<dyn Task>>| build(f).err().map(|e| e.to_string()).unwrap_or_default();
         let error = built(|_| Ok(Box::new(Given(Vec::new(), Vec::new()))));
         assert_eq!(error, "plugin 'tests': its task 'given' names no metric");
-        let error = built(|_| Ok(Box::new(Given(vec![Metric::number("a", "A"), Metric::number("a", "B")], Vec::new()))));
+        let error =
+            built(|_| Ok(Box::new(Given(vec![Metric::number("a", "A"), Metric::number("a", "B")], Vec::new()))));
         assert_eq!(error, "plugin 'tests': its task 'given' has two values called 'a'");
         let error = built(|_| Ok(Box::new(Given(vec![Metric::number("images", "I")], Vec::new()))));
         assert_eq!(error, "plugin 'tests': its task 'given' has two values called 'images'");

@@ -121,14 +121,18 @@ mod tests {
         let sure = [9.0, 0.0, 0.0];
         assert_eq!(problem(51.3, [-1.0, 1.0], &sure), None);
         let message = problem(51.2, [-1.0, 1.0], &sure).unwrap();
-        assert!(message.starts_with("the float network classifies 51.2 % of 100 images correctly, 70.0 % are published"));
+        assert!(
+            message.starts_with("the float network classifies 51.2 % of 100 images correctly, 70.0 % are published")
+        );
         assert!(message.contains("check that the checkpoint is the published one"), "{message}");
     }
 
     #[test]
     fn the_cause_follows_from_inputs_and_confidence() {
         let sure = [9.0, 0.0, 0.0];
-        assert!(problem(2.0, [0.0, 255.0], &sure).unwrap().contains("the mean 127.50 and the standard deviation 127.50"));
+        assert!(problem(2.0, [0.0, 255.0], &sure)
+            .unwrap()
+            .contains("the mean 127.50 and the standard deviation 127.50"));
         assert!(problem(2.0, [-1.0, 1.0], &sure).unwrap().contains("numbered in another order"));
         // Softmax of equal logits of five classes: 0.2.
         let unsure = problem(2.0, [-1.0, 1.0], &[0.0; 5]).unwrap();
