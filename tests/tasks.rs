@@ -274,7 +274,10 @@ fn another_task_goes_the_whole_way() {
     assert!(text.contains(&format!("\"mae\": {}", quantized.values["mae"])), "{text}");
     std::fs::write(&file, text.replace("\"mae\"", "\"top1\"")).unwrap();
     let error = load_saved(&out, registries(), &Device::Cpu).err().unwrap().to_string();
-    assert!(error.contains("summary.json: there is no 'mae' among the measured values (mae_error, top1)"), "{error}");
+    let want =
+        "summary.json: there is no 'mae' among the measured values (mae_error, top1): it is not a result of the \
+                recipe's task 'mean_absolute_error'";
+    assert!(error.contains(want), "{error}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub struct Row {
     pub name: String,
     /// Its bit widths.
     pub bits: String,
-    /// What was measured; files call it by the name of the oldest task's.
+    /// What was measured. Files say `accuracy`, as those of earlier versions.
     #[serde(rename = "accuracy")]
     pub measured: Measurement,
     /// Time of quantization, if any.

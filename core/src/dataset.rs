@@ -71,7 +71,7 @@ pub trait Dataset: Send + Sync {
         self.len() == 0
     }
 
-    /// The targets of all images.
+    /// Which targets the images have; the same for all.
     fn targets(&self) -> TargetSpec;
 
     /// Image `index`. Called from several threads; the result depends on nothing but the index.

@@ -60,7 +60,7 @@ pub mod prelude {
     pub use crate::quantizer::{Parameter, ParameterGroup, Quantizer};
     pub use crate::reconstructor::{Context, Grouping, Interrupted, LossPoint, Reconstructor, UnitReport, UnitTask};
     pub use crate::target::{Target, TargetSpec};
-    pub use crate::task::{Comparison, Measurement, Meter, Metric, Task, Unit};
+    pub use crate::task::{Comparison, Measurement, Meter, Metric, MetricUnit, Task};
     pub use crate::weights::KeyMap;
     pub use crate::{
         register_architecture, register_dataset, register_observer, register_quantizer, register_recipe,

@@ -88,7 +88,8 @@ impl Session<'_> {
             let message = format!("{problem}; if this is meant, run without the comparison: --set published=null");
             return Err(Error::setting("published.float", message));
         }
-        let metric = self.first_metric()?;
+        let none = || Error::setting("task", format!("the task '{}' names no metric", recipe.task.name));
+        let metric = task.metrics().into_iter().next().ok_or_else(none)?;
         let value = measured.value(&metric)?;
         Ok(Some(FloatSample { metric, value, published: published.float, images: measured.images }))
     }

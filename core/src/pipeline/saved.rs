@@ -139,7 +139,10 @@ pub fn load_saved(dir: &Path, registries: &Registries, device: &Device) -> Resul
     let session = Session::new(recipe, registries, device.clone())?;
     for metric in session.task().metrics() {
         for measured in [&summary.float, &summary.quantized] {
-            measured.value(&metric).map_err(|e| Error::data(&summary_file, e))?;
+            measured.value(&metric).map_err(|e| {
+                let task = &session.recipe().task.name;
+                Error::data(&summary_file, format!("{e}: it is not a result of the recipe's task '{task}'"))
+            })?;
         }
     }
     let mut model = session.empty_model()?;

@@ -16,7 +16,7 @@ use crate::random::SeededRandom;
 use crate::recipe::Recipe;
 use crate::reconstructor::{Reconstructor, UnitReport};
 use crate::target::TargetSpec;
-use crate::task::{Measurement, Metric, Task};
+use crate::task::{Measurement, Task};
 use crate::weights;
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
@@ -94,15 +94,6 @@ impl<'a> Session<'a> {
     /// What the network is for.
     pub fn task(&self) -> &dyn Task {
         &*self.task
-    }
-
-    /// The metric that is compared with published values.
-    ///
-    /// # Errors
-    /// The task names no metric.
-    pub fn first_metric(&self) -> Result<Metric> {
-        let none = || Error::setting("task", format!("the task '{}' names no metric", self.recipe.task.name));
-        self.task.metrics().into_iter().next().ok_or_else(none)
     }
 
     /// Anything that the user must know before the run.

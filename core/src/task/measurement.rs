@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 /// What the numbers of a metric count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Unit {
+pub enum MetricUnit {
     /// Percent, from 0 to 100.
     Percent,
     /// Numbers without a unit, or whose unit the title says.
     Number,
 }
 
-impl Unit {
+impl MetricUnit {
     /// Digits after the decimal point in reports.
     pub fn digits(self) -> usize {
         match self {
@@ -51,25 +51,25 @@ pub struct Metric {
     /// Title in tables, such as `top-1`.
     pub title: String,
     /// What its numbers count.
-    pub unit: Unit,
+    pub unit: MetricUnit,
 }
 
 impl Metric {
     /// A metric in percent.
     pub fn percent(key: impl Into<String>, title: impl Into<String>) -> Self {
-        Self { key: key.into(), title: title.into(), unit: Unit::Percent }
+        Self { key: key.into(), title: title.into(), unit: MetricUnit::Percent }
     }
 
     /// A metric without a unit.
     pub fn number(key: impl Into<String>, title: impl Into<String>) -> Self {
-        Self { key: key.into(), title: title.into(), unit: Unit::Number }
+        Self { key: key.into(), title: title.into(), unit: MetricUnit::Number }
     }
 
     /// Heading of its column in a table, such as `top-1 %`.
     pub fn heading(&self) -> String {
         match self.unit {
-            Unit::Percent => format!("{} %", self.title),
-            Unit::Number => self.title.clone(),
+            MetricUnit::Percent => format!("{} %", self.title),
+            MetricUnit::Number => self.title.clone(),
         }
     }
 }
@@ -186,8 +186,8 @@ mod tests {
         let measured = Measurement::new(64, [("top1", 93.284), ("mae", 0.01234), ("more", 1.0)]);
         assert_eq!(measured.text(&metrics).unwrap(), "top-1 93.28 %, mean absolute error 0.0123 of 64 images");
         assert_eq!(metrics.map(|m| m.heading()), ["top-1 %", "mean absolute error"]);
-        assert_eq!(Unit::Percent.difference(0.516), "0.52 points");
-        assert_eq!(Unit::Number.difference(0.00056), "0.0006");
+        assert_eq!(MetricUnit::Percent.difference(0.516), "0.52 points");
+        assert_eq!(MetricUnit::Number.difference(0.00056), "0.0006");
         let error = Measurement::new(1, [("b", 1.0)]).value(&Metric::number("a", "A")).unwrap_err().to_string();
         assert_eq!(error, "there is no 'a' among the measured values (b)");
     }

@@ -4,7 +4,7 @@
 mod guard;
 mod measurement;
 
-pub use measurement::{Measurement, Metric, Unit};
+pub use measurement::{Measurement, Metric, MetricUnit};
 
 use crate::error::Result;
 use crate::params::Params;
