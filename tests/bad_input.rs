@@ -128,7 +128,8 @@ const IDX: &str = "{train_images: train-images-idx3-ubyte.gz, train_labels: trai
                    test_images: t10k-images-idx3-ubyte.gz, test_labels: t10k-labels-idx1-ubyte.gz}";
 
 fn request(input: &[usize; 3], classes: usize, root: Option<std::path::PathBuf>) -> DatasetRequest {
-    DatasetRequest { split: Split::Evaluation, seed: 1, input: *input, classes, root, base_dir: "".into() }
+    let targets = TargetSpec::Class { classes };
+    DatasetRequest { split: Split::Evaluation, seed: 1, input: *input, targets, root, base_dir: "".into() }
 }
 
 fn open(name: &str, params: &str, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
@@ -156,9 +157,36 @@ fn damaged_idx_files() {
     std::fs::write(&images, b"hello").unwrap();
     let error = open("idx", IDX, &request).err().unwrap().to_string();
     assert!(error.contains("is no idx file"), "{error}");
-    let few = DatasetRequest { classes: 5, root: Some(fixture("../cli/demo")), ..request };
+    let few = DatasetRequest {
+        targets: TargetSpec::Class { classes: 5 },
+        root: Some(fixture("../cli/demo")),
+        ..request.clone()
+    };
     let error = open("idx", IDX, &few).err().unwrap().to_string();
     assert!(error.contains("the classifier has 5 classes"), "{error}");
+}
+
+#[test]
+fn a_task_that_compares_with_something_else() {
+    let mut other = request(&[1, 28, 28], 10, Some(fixture("../cli/demo")));
+    other.targets = TargetSpec::Values { count: 3 };
+    let error = open("idx", IDX, &other).err().unwrap().to_string();
+    let want =
+        "data: this dataset gives a class with each image, but the task compares with 3 numbers; choose another \
+                dataset or another `task`";
+    assert_eq!(error, want);
+    other.input = [3, 32, 32];
+    assert_eq!(open("image_folder", "{root: /nowhere}", &other).err().unwrap().to_string(), want);
+}
+
+#[test]
+fn tasks_that_do_not_exist_and_published_values_that_cannot_be() {
+    says(&demo(&["task=clasification"]), &["task: unknown task 'clasification', did you mean 'classification'?"]);
+    says(&demo(&["task={name: classification, params: {k: 1}}"]), &["task.params.k: unknown field `k`"]);
+    says(&demo(&["published={float: 7106}"]), &["published.float: 7106 is not a top-1 accuracy in percent"]);
+    let run = demo(&["published={float: 71.06, quantized: -1}"]);
+    says(&run, &["published.quantized: -1 is not a top-1 accuracy in percent, from 0 to 100"]);
+    says(&demo(&["evaluation.images=0"]), &["evaluation.images: must be at least 1"]);
 }
 
 /// Writes a JPEG of one colour.
@@ -182,7 +210,8 @@ fn image_folders_that_cannot_be_right() {
     assert!(error("{resize: 20}").contains("data.params.resize: 20 is smaller than the network's input of 32"));
     let data = open("image_folder", "{resize: 36, mean: [0, 0, 0], std: [1, 1, 1]}", &request).unwrap();
     let sample = data.sample(1).unwrap();
-    assert_eq!((data.len(), sample.label, sample.image.len()), (2, 1, 3 * 32 * 32));
+    assert_eq!((data.len(), sample.target, sample.image.len()), (2, Target::Class(1), 3 * 32 * 32));
+    assert_eq!(data.targets(), TargetSpec::Class { classes: 2 });
     assert!((sample.image[1024] - 200.0 / 255.0).abs() < 0.02);
     write_jpeg(&val.join("emu/1.jpg"), [10, 10, 200]);
     assert!(error("{resize: 36}").contains("has 3 class folders, but the classifier has 2 classes"));
@@ -207,7 +236,7 @@ fn broken_images_are_named_and_counted() {
     let request = request(&[3, 32, 32], 2, Some(dir.path().into()));
     let data = open("image_folder", "{resize: 36}", &request).unwrap();
     let batch = load_batch(&*data, &[0, 1, 2], &[3, 32, 32], &Device::Cpu).unwrap();
-    assert_eq!(batch.labels, [0, 1]);
+    assert_eq!(batch.targets, [0, 1].map(Target::Class));
     assert_eq!(batch.broken.len(), 1);
     assert!(batch.broken[0].contains("dog/2.jpg: cannot be decoded"), "{}", batch.broken[0]);
     let error = load_batch(&*data, &[2], &[3, 32, 32], &Device::Cpu).err().unwrap().to_string();

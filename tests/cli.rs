@@ -45,6 +45,10 @@ fn a_run_is_saved_and_evaluates_to_the_same_accuracy() {
     let again = qdrop(&["evaluate", text(&out), "--json"]).json();
     assert_eq!(again["top1"], saved["quantized"]["top1"]);
     assert_eq!(again["top5"], saved["quantized"]["top5"]);
+    assert_eq!((&again["images"], &again["broken"]), (&200.into(), &0.into()));
+    let percent = |key: &str| again[key].as_f64().unwrap();
+    let line = format!("top-1 {:.2} %, top-5 {:.2} % of 200 images\n", percent("top1"), percent("top5"));
+    assert_eq!(qdrop(&["evaluate", text(&out)]).stdout, line);
     // The saved weights are integers.
     let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -133,6 +137,7 @@ fn lists_name_everything_with_its_origin() {
     assert_eq!(names("quantizers"), ["adaround", "fixed", "lsq", "lsq_plus"]);
     assert_eq!(names("reconstructors"), ["layerwise", "none", "qdrop"]);
     assert_eq!(names("datasets"), ["idx", "image_folder"]);
+    assert_eq!(names("tasks"), ["classification"]);
     let architectures = [
         "mnasnet",
         "mobilenet_v2",

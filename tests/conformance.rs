@@ -35,6 +35,18 @@ fn built_in_reconstructors_conform() {
 }
 
 #[test]
+fn tasks_conform() {
+    let names = names(&registries().tasks);
+    // The built-in one, and that of `tasks.rs`: one compares with classes, the other with numbers.
+    assert_eq!(names, ["classification", "mean_absolute_error"]);
+    for name in &names {
+        let checks = check(registries(), "task", name).unwrap();
+        assert_eq!(checks.iter().filter(|c| c.outcome == Outcome::Passed).count(), 6, "{name}: {checks:?}");
+    }
+    all_conform("task", names);
+}
+
+#[test]
 fn built_in_architectures_conform() {
     all_conform("architecture", names(&registries().architectures));
 }

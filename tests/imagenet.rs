@@ -80,5 +80,5 @@ fn logits_pixels_and_accuracy_are_the_reference_ones() {
 
     let accuracy = session.evaluate(&model, Precision::Float, &Silent).unwrap();
     assert_eq!((accuracy.images, accuracy.broken), (650, 0));
-    assert!((accuracy.top1 - 79.54).abs() <= 0.31, "{accuracy:?}");
+    assert!((accuracy.values["top1"] - 79.54).abs() <= 0.31, "{accuracy:?}");
 }

@@ -48,7 +48,7 @@ fn folder(root: &Path) -> Box<dyn Dataset> {
         split: Split::Calibration,
         seed: 5,
         input: [3, 32, 32],
-        classes: 2,
+        targets: TargetSpec::Class { classes: 2 },
         root: Some(root.into()),
         base_dir: "".into(),
     };
@@ -74,27 +74,31 @@ fn calibration_images_depend_on_the_seed_and_not_on_the_threads() {
     assert_eq!(dataset.sample(7).unwrap().image, dataset.sample(7).unwrap().image);
 }
 
-/// Counts the images that were asked for.
-struct Counting(AtomicUsize);
+/// Counts the images that were asked for; promises one of so many classes.
+struct Counting(AtomicUsize, usize);
 
 impl Dataset for Counting {
     fn len(&self) -> usize {
         1000
     }
 
+    fn targets(&self) -> TargetSpec {
+        TargetSpec::Class { classes: self.1 }
+    }
+
     fn sample(&self, index: usize) -> Result<Sample> {
         self.0.fetch_add(1, Ordering::SeqCst);
-        Ok(Sample { image: vec![index as f32], label: index })
+        Ok(Sample { image: vec![index as f32], target: Target::Class(index) })
     }
 }
 
 #[test]
 fn loading_stays_a_few_batches_ahead_and_keeps_the_order() {
-    let dataset = Counting(AtomicUsize::new(0));
+    let dataset = Counting(AtomicUsize::new(0), 1000);
     let indices: Vec<usize> = (0..dataset.len()).collect();
     let mut seen = 0;
     load_ahead(&dataset, indices.chunks(10), &[1], &Device::Cpu, |batch| {
-        assert_eq!(batch.labels, (seen..seen + 10).collect::<Vec<_>>());
+        assert_eq!(batch.targets, (seen..seen + 10).map(Target::Class).collect::<Vec<_>>());
         std::thread::sleep(std::time::Duration::from_micros(200));
         seen += 10;
         // This batch, one in the queue, one that waits for the queue and one in the making.
@@ -103,8 +107,11 @@ fn loading_stays_a_few_batches_ahead_and_keeps_the_order() {
     })
     .unwrap();
     assert_eq!(seen, 1000);
-    let dataset = Counting(AtomicUsize::new(0));
+    let dataset = Counting(AtomicUsize::new(0), 1000);
     let error = load_ahead(&dataset, indices.chunks(10), &[1], &Device::Cpu, |_| Err(Error::message("enough")));
     assert_eq!(error.unwrap_err().to_string(), "enough");
     assert!(dataset.0.load(Ordering::SeqCst) <= 50, "nothing more is loaded after an error");
+    let dataset = Counting(AtomicUsize::new(0), 3);
+    let error = load_ahead(&dataset, indices.chunks(10), &[1], &Device::Cpu, |_| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("promises one of 3 classes with each image, but gave class 3;"), "{error}");
 }

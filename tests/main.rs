@@ -18,6 +18,7 @@ mod inference;
 mod recipes;
 mod resume;
 mod support;
+mod tasks;
 mod weights;
 
 use qdrop_models as _;

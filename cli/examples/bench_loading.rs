@@ -13,6 +13,7 @@ use qdrop_core::candle_core::Device;
 use qdrop_core::dataset::{DatasetRequest, Split};
 use qdrop_core::params::Params;
 use qdrop_core::pipeline::{load_ahead, Registries};
+use qdrop_core::target::TargetSpec;
 use qdrop_plugins as _;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -32,7 +33,7 @@ fn own(registries: &Registries, root: &str, split: Split) -> Result<f64> {
         split,
         seed: 1,
         input: [3, 224, 224],
-        classes: 1000,
+        targets: TargetSpec::Class { classes: 1000 },
         root: Some(root.into()),
         base_dir: PathBuf::new(),
     };
@@ -41,7 +42,7 @@ fn own(registries: &Registries, root: &str, split: Split) -> Result<f64> {
     let indices: Vec<usize> = (0..dataset.len()).collect();
     let mut images = 0;
     load_ahead(&*dataset, indices.chunks(BATCH), &request.input, &Device::Cpu, |batch| {
-        images += batch.labels.len();
+        images += batch.targets.len();
         Ok(())
     })?;
     Ok(images as f64 / start.elapsed().as_secs_f64())

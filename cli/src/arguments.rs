@@ -34,7 +34,7 @@ pub enum Command {
     },
     /// Measure a saved result, or the float network of a recipe.
     Evaluate(EvaluateArguments),
-    /// List architectures, observers, quantizers, reconstructors and datasets.
+    /// List architectures, observers, quantizers, reconstructors, datasets and tasks.
     List {
         /// Only one kind.
         kind: Option<ListKind>,
@@ -161,8 +161,10 @@ pub enum ListKind {
     Quantizers,
     /// Optimizations.
     Reconstructors,
-    /// Images and labels.
+    /// Images and their targets.
     Datasets,
+    /// What networks are for.
+    Tasks,
 }
 
 /// What a new plugin registers.

@@ -1,9 +1,10 @@
-//! Datasets: images and labels for calibration and evaluation.
+//! Datasets: images and their targets for calibration and evaluation.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guard::Origin;
 use crate::params::Params;
 use crate::registry::{define_kind, Entry};
+use crate::target::{Target, TargetSpec};
 use std::path::PathBuf;
 
 /// Which part of a dataset is wanted.
@@ -24,24 +25,43 @@ pub struct DatasetRequest {
     pub seed: u64,
     /// Shape of the network's input: channels, height, width.
     pub input: [usize; 3],
-    /// Classes of the network's output.
-    pub classes: usize,
+    /// What the task compares the network's outputs with.
+    pub targets: TargetSpec,
     /// Replaces the folder that the parameters name.
     pub root: Option<PathBuf>,
     /// Folder that relative paths of the parameters start from.
     pub base_dir: PathBuf,
 }
 
-/// One image, ready for the network, with its label.
+impl DatasetRequest {
+    /// The number of classes, for a dataset that gives a class with each image.
+    ///
+    /// # Errors
+    /// The task compares with something else.
+    pub fn classes(&self) -> Result<usize> {
+        match self.targets {
+            TargetSpec::Class { classes } => Ok(classes),
+            other => {
+                let message = format!(
+                    "this dataset gives a class with each image, but the task compares with {other}; choose another \
+                     dataset or another `task`"
+                );
+                Err(Error::setting("data", message))
+            }
+        }
+    }
+}
+
+/// One image, ready for the network, with its target.
 #[derive(Debug, Clone)]
 pub struct Sample {
     /// Pixels of shape (C, H, W), normalized.
     pub image: Vec<f32>,
-    /// Index of its class.
-    pub label: usize,
+    /// What is known of it, and the network's outputs are compared with.
+    pub target: Target,
 }
 
-/// Labelled images with random access.
+/// Images with their targets, with random access.
 pub trait Dataset: Send + Sync {
     /// Number of images.
     fn len(&self) -> usize;
@@ -51,35 +71,14 @@ pub trait Dataset: Send + Sync {
         self.len() == 0
     }
 
+    /// Which targets the images have; the same for all.
+    fn targets(&self) -> TargetSpec;
+
     /// Image `index`. Called from several threads; the result depends on nothing but the index.
     ///
     /// # Errors
     /// The image cannot be read; the error names it.
     fn sample(&self, index: usize) -> Result<Sample>;
-}
-
-/// A dataset of a registry entry.
-struct GuardedDataset {
-    origin: Origin,
-    len: usize,
-    inner: Box<dyn Dataset>,
-}
-
-impl GuardedDataset {
-    fn new(origin: Origin, inner: Box<dyn Dataset>) -> Result<Self> {
-        let len = origin.ask("len", || inner.len())?;
-        Ok(Self { origin, len, inner })
-    }
-}
-
-impl Dataset for GuardedDataset {
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn sample(&self, index: usize) -> Result<Sample> {
-        self.origin.call("sample", || self.inner.sample(index))
-    }
 }
 
 define_kind!(
@@ -97,7 +96,31 @@ impl Entry<DatasetKind> {
     pub fn build(&self, params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         let origin = Origin::of(self);
         let inner = origin.call("build", || (self.constructor.0)(params, request))?;
-        Ok(Box::new(GuardedDataset::new(origin, inner)?))
+        let len = origin.ask("len", || inner.len())?;
+        let targets = origin.ask("targets", || inner.targets())?;
+        Ok(Box::new(GuardedDataset { origin, len, targets, inner }))
+    }
+}
+
+/// A dataset of a registry entry: its panics become errors. What it says of itself is asked once.
+struct GuardedDataset {
+    origin: Origin,
+    len: usize,
+    targets: TargetSpec,
+    inner: Box<dyn Dataset>,
+}
+
+impl Dataset for GuardedDataset {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn targets(&self) -> TargetSpec {
+        self.targets
+    }
+
+    fn sample(&self, index: usize) -> Result<Sample> {
+        self.origin.call("sample", || self.inner.sample(index))
     }
 }
 

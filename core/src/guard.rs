@@ -55,15 +55,19 @@ mod tests {
     /// A guard that forgets a function with a default body would compile, and answer in place of the strategy.
     #[test]
     fn guards_pass_on_every_function_of_their_trait() {
-        for (name, source) in [
-            ("Architecture", include_str!("architecture.rs")),
-            ("Dataset", include_str!("dataset.rs")),
-            ("Observer", include_str!("observer.rs")),
-            ("Quantizer", include_str!("quantizer.rs")),
-            ("Reconstructor", include_str!("reconstructor/mod.rs")),
+        let task = [include_str!("task/mod.rs"), include_str!("task/guard.rs")];
+        for (name, [of_trait, of_guard]) in [
+            ("Architecture", [include_str!("architecture.rs"); 2]),
+            ("Dataset", [include_str!("dataset.rs"); 2]),
+            ("Observer", [include_str!("observer.rs"); 2]),
+            ("Quantizer", [include_str!("quantizer.rs"); 2]),
+            ("Reconstructor", [include_str!("reconstructor/mod.rs"); 2]),
+            ("Task", task),
+            ("Meter", task),
+            ("Comparison", task),
         ] {
-            let of_trait = functions(source, &format!("pub trait {name}"));
-            let mut of_guard = functions(source, &format!("impl {name} for Guarded{name}"));
+            let of_trait = functions(of_trait, &format!("pub trait {name}"));
+            let mut of_guard = functions(of_guard, &format!("impl {name} for Guarded{name}"));
             if name == "Dataset" {
                 // Follows from `len`.
                 of_guard.insert("is_empty".into());

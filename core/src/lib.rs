@@ -1,8 +1,8 @@
 //! qdrop-core: the framework of qdrop.
 //!
-//! The crate knows no model, observer, quantizer, reconstructor or dataset by name. It defines what
-//! each of them is ([`Observer`], [`Quantizer`], [`Reconstructor`], [`Architecture`], [`Dataset`]),
-//! how it registers itself ([`registry`]), the explicit [`graph`] of a network, the differentiable
+//! The crate knows no model, observer, quantizer, reconstructor, dataset or task by name, but for the task of
+//! recipes that name none. It defines what each of them is ([`Observer`], [`Quantizer`], [`Reconstructor`],
+//! [`Architecture`], [`Dataset`], [`Task`]), how it registers itself ([`registry`]), the explicit [`graph`] of a network, the differentiable
 //! [`ops`] with the reference's gradients, and the [`pipeline`] that calibrates, reconstructs,
 //! evaluates and saves what a [`recipe`] describes.
 //!
@@ -34,6 +34,8 @@ pub mod reconstructor;
 pub mod registry;
 pub mod report;
 pub mod run_directory;
+pub mod target;
+pub mod task;
 pub mod weights;
 
 pub use {anyhow, candle_core, candle_nn, inventory, qdrop_kernels as kernels, serde, serde_yaml};
@@ -44,6 +46,7 @@ pub use error::{Error, Result};
 pub use observer::Observer;
 pub use quantizer::Quantizer;
 pub use reconstructor::Reconstructor;
+pub use task::Task;
 
 /// All that the author of a plugin needs.
 pub mod prelude {
@@ -59,10 +62,12 @@ pub mod prelude {
     pub use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel};
     pub use crate::reconstructor::{Context, Grouping, Interrupted, Reconstructor, UnitTask};
     pub use crate::report::{LossPoint, UnitReport};
+    pub use crate::target::{Target, TargetSpec};
+    pub use crate::task::{Comparison, Measurement, Meter, Metric, MetricUnit, Task};
     pub use crate::weights::KeyMap;
     pub use crate::{
         register_architecture, register_dataset, register_observer, register_quantizer, register_recipe,
-        register_reconstructor,
+        register_reconstructor, register_task,
     };
     pub use candle_core::{self, DType, Device, Tensor, Var};
     pub use serde::{self, Deserialize};

@@ -5,3 +5,4 @@ pub mod datasets;
 pub mod observers;
 pub mod quantizers;
 pub mod reconstructors;
+pub mod tasks;

@@ -150,7 +150,7 @@ fn what_a_new_plugin_cannot_be() {
     assert!(run.error().contains("the plugin does not build") && run.stderr.contains("src/lib.rs:1"), "{}", run.stderr);
 }
 
-/// Every call of every kind of strategy, and a recipe's setting that makes it happen.
+/// Every call of every kind of strategy, and a recipe's settings that make it happen.
 const CALLS: &[(&str, &str, &[&str])] = &[
     (
         "observer 'panicking_observer'",
@@ -186,7 +186,23 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     (
         "dataset 'panicking_dataset'",
         "data={name: panicking_dataset, params: {call: CALL}}",
-        &["build", "len", "sample"],
+        &["build", "len", "targets", "sample"],
+    ),
+    (
+        "task 'panicking_task'",
+        "task={name: panicking_task, params: {call: CALL}} & published={float: 3.0}",
+        &[
+            "build",
+            "targets",
+            "metrics",
+            "meter",
+            "standard_error",
+            "comparison",
+            "update",
+            "compute",
+            "observe",
+            "problem",
+        ],
     ),
 ];
 
@@ -198,8 +214,9 @@ fn a_panic_names_the_plugin_and_leaves_the_run_directory_intact() {
         for call in *calls {
             let out = dir.path().join(format!("{}-{call}", what.split(' ').next().unwrap()));
             let set = set.replace("CALL", call);
-            let start = ["--plugin", text(&file), "quantize", "demo", "--out", text(&out), "--set", &set];
-            let run = qdrop(&[&start, SMALL].concat());
+            let start = ["--plugin", text(&file), "quantize", "demo", "--out", text(&out)];
+            let settings = set.split(" & ").flat_map(|set| ["--set", set]).collect::<Vec<_>>();
+            let run = qdrop(&[&start, &settings[..], SMALL].concat());
             let want = format!("plugin 'panics': its {what} panicked in `{call}`: boom in {call}; this is a defect");
             assert!(run.error().contains(&want), "{}", run.stderr);
             if out.join("run.json").exists() {
@@ -215,6 +232,33 @@ fn a_panic_names_the_plugin_and_leaves_the_run_directory_intact() {
     let run =
         qdrop(&["--plugin", text(&file), "quantize", "demo", "--dry-run", "--set", set, "--set", "model.weights=null"]);
     assert!(run.error().contains("plugin 'panics': its operator 'panicking' panicked in `forward`"), "{}", run.stderr);
+}
+
+/// The whole way with a task that the program does not have: run, report, saved result, evaluation.
+#[test]
+fn a_task_of_a_plugin_is_measured_reported_and_saved() {
+    let dir = outside();
+    let file = build_copy("tests/plugins/panics", dir.path());
+    let out = dir.path().join("out");
+    let set = ["--set", "task=panicking_task", "--set", "published={float: 3.0}"];
+    let start = ["--plugin", text(&file), "quantize", "demo", "--json", "--out", text(&out)];
+    let run = qdrop(&[&start, &set[..], SMALL].concat());
+    let result = run.json();
+    let size = result["quantized"]["size"].as_f64().unwrap();
+    assert!(size > 0.1 && result["quantized"]["top1"].is_null(), "{result}");
+    assert_eq!(result["rows"].as_array().unwrap().last().unwrap()["size"], size);
+    // The table goes to stderr.
+    assert!(run.stderr.contains("    bits  mean output size          time\n"), "{}", run.stderr);
+    let row = format!("  w2a4  {size:>16.4}  ");
+    assert!(run.stderr.contains(&row), "'{row}' is not in: {}", run.stderr);
+    let sample = " of a sample of 256 images, published 3.0000 of the validation set";
+    assert!(run.stderr.contains(sample), "{}", run.stderr);
+    let images = &result["quantized"]["images"];
+    assert!(run.stderr.contains(&format!("seed 1005, {images} images, peak memory")), "{}", run.stderr);
+    let saved: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(saved["quantized"], result["quantized"]);
+    let evaluated = qdrop(&["evaluate", text(&out)]);
+    assert_eq!(evaluated.stdout, format!("mean output size {size:.4} of {images} images\n"));
 }
 
 #[test]

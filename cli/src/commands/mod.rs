@@ -84,19 +84,21 @@ fn evaluate_command(arguments: &EvaluateArguments, output: Output) -> Result<Val
     }
     let recipe = recipes::load(target)?;
     let registries = Registries::collect()?;
-    let accuracy = if arguments.float {
+    let (measured, metrics) = if arguments.float {
         let session = session(target, recipe, &registries)?;
         let model = session.float_model().context("loading the float network")?;
-        session.evaluate(&model, Precision::Float, &console).context("evaluating the float network")?
+        let measured = session.evaluate(&model, Precision::Float, &console).context("evaluating the float network")?;
+        (measured, session.task().metrics())
     } else {
         let device = device::open(&target.device)?;
         let model = load_saved(dir, &registries, &device).context("loading the saved result")?.model;
         let session = session(target, recipe, &registries)?;
-        session.evaluate(&model, Precision::Quantized, &console).context("evaluating the quantized network")?
+        let measured =
+            session.evaluate(&model, Precision::Quantized, &console).context("evaluating the quantized network")?;
+        (measured, session.task().metrics())
     };
-    output
-        .print(&format!("top-1 {:.2} %, top-5 {:.2} % of {} images\n", accuracy.top1, accuracy.top5, accuracy.images));
-    Ok(serde_json::to_value(accuracy)?)
+    output.print(&format!("{}\n", measured.text(&metrics)?));
+    Ok(serde_json::to_value(measured)?)
 }
 
 fn list(kind: Option<ListKind>, output: Output) -> Result<Value> {
@@ -122,6 +124,7 @@ fn list(kind: Option<ListKind>, output: Output) -> Result<Value> {
     section(ListKind::Quantizers, "quantizers", entries(&registries.quantizers));
     section(ListKind::Reconstructors, "reconstructors", entries(&registries.reconstructors));
     section(ListKind::Datasets, "datasets", entries(&registries.datasets));
+    section(ListKind::Tasks, "tasks", entries(&registries.tasks));
     Ok(value)
 }
 

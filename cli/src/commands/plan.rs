@@ -1,4 +1,4 @@
-//! What is said before a run begins: the recipe, the float network's accuracy, the plan.
+//! What is said before a run begins: the recipe, what the float network reaches, the plan.
 
 use super::Output;
 use crate::console::{duration, Console};
@@ -56,15 +56,12 @@ pub fn header(session: &Session<'_>, console: &Console) {
     }
 }
 
-/// Compares the float network with the published accuracy, if there is one.
+/// Compares the float network with the published value, if there is one.
 pub fn check_float(session: &Session<'_>, model: &QuantModel, console: &Console) -> Result<Value> {
     let sample = session.check_float(model, console).context("checking the float network")?;
-    let (Some(sample), Some(published)) = (sample, session.recipe().published) else { return Ok(Value::Null) };
-    console.line(&format!(
-        "float network: {:.1} % of a sample of {} images, published {:.2} % of the validation set",
-        sample.top1, sample.images, published.float
-    ));
-    Ok(json!({ "top1": sample.top1, "images": sample.images }))
+    let Some(sample) = sample else { return Ok(Value::Null) };
+    console.line(&format!("float network: {}", sample.text()));
+    Ok(json!({ &sample.metric.key: sample.value, "images": sample.images }))
 }
 
 /// What a run will take.

@@ -128,11 +128,11 @@ fn run_stages(
     let stages = Stages { directory, cache, set, progress };
     let float = stages.kept_or(FLOAT_FILE, || {
         let float_model = session.float_model().context("loading the float network")?;
-        let accuracy =
+        let measured =
             session.evaluate(&float_model, Precision::Float, progress).context("evaluating the float network")?;
-        Ok(Row { name: "float".into(), bits: "w32a32".into(), accuracy, seconds: None })
+        Ok(Row { name: "float".into(), bits: "w32a32".into(), measured, seconds: None })
     })?;
-    let float_accuracy = float.accuracy;
+    let float_measured = float.measured.clone();
     let mut rows = vec![float];
     for (i, variant) in recipe.compare.iter().enumerate() {
         console.line(&format!("{}:", variant.name));
@@ -152,19 +152,24 @@ fn run_stages(
         bits: recipe.bits(),
         seed: recipe.seed,
         reconstruction: recipe.reconstruction.name.clone(),
-        float: float_accuracy,
-        quantized: row.accuracy,
+        float: float_measured,
+        quantized: row.measured.clone(),
         seconds: result.seconds,
         peak_rss_bytes: peak_resident_bytes(),
         notice: session.notice(),
     };
     rows.push(row);
-    output.print(&table(&rows, &summary));
+    output.print(&table(&rows, &summary, session.task())?);
     let mut value = serde_json::to_value(&summary)?;
-    let others = rows
-        .iter()
-        .map(|r| json!({ "name": r.name, "bits": r.bits, "top1": r.accuracy.top1, "top5": r.accuracy.top5 }));
-    value["rows"] = others.collect();
+    let metrics = session.task().metrics();
+    let others = rows.iter().map(|row| {
+        let mut other = json!({ "name": row.name, "bits": row.bits });
+        for metric in &metrics {
+            other[&metric.key] = json!(row.measured.value(metric)?);
+        }
+        Ok(other)
+    });
+    value["rows"] = others.collect::<Result<_>>()?;
     value["units"] = result
         .units
         .iter()
@@ -213,10 +218,10 @@ impl Stages<'_> {
         };
         let model = session.float_model().context("loading the float network")?;
         let result = session.quantize(model, &resources).context("quantizing")?;
-        let accuracy = session
+        let measured = session
             .evaluate(&result.model, Precision::Quantized, self.progress)
             .context("evaluating the quantized network")?;
-        let row = Row { name: name.into(), bits: session.recipe().bits(), accuracy, seconds: Some(result.seconds) };
+        let row = Row { name: name.into(), bits: session.recipe().bits(), measured, seconds: Some(result.seconds) };
         Ok((result, row))
     }
 }

@@ -9,6 +9,7 @@ mod kernel;
 mod observer;
 mod quantizer;
 mod reconstructor;
+mod task;
 mod toy;
 
 use crate::error::{Error, Result};
@@ -50,6 +51,7 @@ pub fn check(registries: &Registries, kind: &str, name: &str) -> Result<Vec<Chec
         }
         "architecture" => architecture::check(registries.architectures.get(name, kind)?, &mut report),
         "reconstructor" => reconstructor::check(registries.reconstructors.get(name, kind)?, &mut report),
+        "task" => task::check(registries.tasks.get(name, kind)?, &mut report),
         _ => report.skip("has a suite", format!("there are no checks for a {kind} without its data")),
     }
     Ok(report.checks)

@@ -10,6 +10,8 @@ use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel, QuantizerK
 use crate::reconstructor::{Context, Grouping, Reconstructor, ReconstructorKind, UnitTask};
 use crate::registry::Entry;
 use crate::report::UnitReport;
+use crate::target::{Target, TargetSpec};
+use crate::task::{Comparison, Measurement, Meter, Metric, Task, TaskKind};
 use crate::weights::KeyMap;
 use crate::{ops, Error};
 use candle_core::{Device, Tensor, Var};
@@ -203,4 +205,69 @@ impl Reconstructor for WrongReconstructor {
 fn a_wrong_reconstructor_fails() {
     let failed = failures(reconstructor::check, ReconstructorKind::new(|_| Ok(Box::new(WrongReconstructor))));
     assert!(failed.contains(&"lowers the reconstruction loss of a unit"), "{failed:?}");
+}
+
+/// Takes the mean of the batches' shares, whatever their sizes, and thinks that less is better.
+struct WrongTask;
+
+impl Task for WrongTask {
+    fn targets(&self, _: &[&[usize]]) -> Result<TargetSpec> {
+        Ok(TargetSpec::Class { classes: 10 })
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        vec![Metric::percent("right", "right")]
+    }
+
+    fn meter(&self) -> Result<Box<dyn Meter>> {
+        Ok(Box::new(WrongMeter(Vec::new())))
+    }
+
+    fn comparison(&self, published: f64) -> Result<Option<Box<dyn Comparison>>> {
+        Ok(Some(Box::new(WrongComparison(published))))
+    }
+}
+
+struct WrongMeter(Vec<f64>);
+
+impl Meter for WrongMeter {
+    fn update(&mut self, outputs: &[Tensor], targets: &[Target]) -> Result<()> {
+        let Some(output) = outputs.first() else { return Ok(()) };
+        let found = output.argmax(1)?.to_vec1::<u32>()?;
+        let right = found.iter().zip(targets).filter(|(f, t)| t.class().is_ok_and(|c| c == **f as usize)).count();
+        self.0.push(100.0 * right as f64 / targets.len() as f64);
+        Ok(())
+    }
+
+    fn compute(&self) -> Result<Measurement> {
+        let mean = self.0.iter().sum::<f64>() / self.0.len().max(1) as f64;
+        Ok(Measurement::new(self.0.len(), [("right", mean)]))
+    }
+}
+
+struct WrongComparison(f64);
+
+impl Comparison for WrongComparison {
+    fn observe(&mut self, _: &Tensor, _: &[Tensor], _: &[Target]) -> Result<()> {
+        Ok(())
+    }
+
+    fn problem(&self, measured: &Measurement) -> Result<Option<String>> {
+        Ok((measured.values["right"] > self.0).then(|| "too many are right".into()))
+    }
+}
+
+#[test]
+fn a_wrong_task_fails() {
+    let failed = failures(task::check, TaskKind::new(|_| Ok(Box::new(WrongTask))));
+    assert_eq!(
+        failed,
+        [
+            "no image at all is an error",
+            "every image counts once, and every value is there",
+            "the measurement does not depend on how images are divided into batches",
+            "outputs and targets that do not fit each other are errors",
+            "perfect outputs measure better than guesses",
+        ]
+    );
 }

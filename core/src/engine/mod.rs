@@ -72,7 +72,7 @@ pub type EngineState = BTreeMap<String, Tensor>;
 /// `samples` are numbers of cached samples, as many as the engine's batch size. `keep(i)` says which elements keep
 /// their quantized value at site `i`: 0 is the unit's first input ([`input_site`] tells those of further inputs), then
 /// come its activation quantizers, from 1, in the order of execution.
-pub trait UnitEngine {
+pub trait UnitEngine: Send {
     /// The unit's outputs (N, ...) for some samples, their inputs mixed from quantized and float values.
     ///
     /// # Errors

@@ -121,7 +121,7 @@ impl Pool2d {
 /// let x = b.flatten("flatten", x)?;
 /// let x = b.unit("fc", |b| b.linear("fc", x, 10))?;
 /// let graph = b.finish(x)?;
-/// assert_eq!(graph.classes(), 10);
+/// assert_eq!(graph.node(graph.outputs()[0]).shape, [10]);
 /// # Ok(())
 /// # }
 /// ```

@@ -100,11 +100,6 @@ impl Graph {
         &self.outputs
     }
 
-    /// Number of classes: the features of the first output.
-    pub fn classes(&self) -> usize {
-        self.outputs.first().map_or(0, |output| self.node(*output).shape.iter().product())
-    }
-
     /// The units of block reconstruction in network order.
     pub fn units(&self) -> &[Unit] {
         &self.units

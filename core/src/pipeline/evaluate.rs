@@ -1,89 +1,83 @@
-//! Measuring accuracy.
+//! Measuring a network on a dataset, as its task says.
 
-use super::load_ahead;
+use super::{load_ahead, Batch};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::inference::Inference;
 use crate::model::{Precision, QuantModel};
 use crate::progress::{Event, Progress};
-use serde::{Deserialize, Serialize};
+use crate::task::{Measurement, Task};
+use candle_core::Tensor;
 
-/// Share of correctly classified images.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Accuracy {
-    /// Percent of images whose class has the largest logit.
-    pub top1: f64,
-    /// Percent of images whose class is among the five largest logits.
-    pub top5: f64,
-    /// Number of images.
-    pub images: usize,
-    /// Images that could not be read; they do not count.
-    pub broken: usize,
-}
-
-/// Classifies the first `limit` images of the dataset (all by default).
+/// Measures the first `limit` images of the dataset (all by default).
 ///
 /// # Errors
-/// No image can be read, or the images do not fit the network.
+/// No image can be read, or images, network and task do not fit each other.
 pub fn evaluate(
     model: &QuantModel,
     dataset: &dyn Dataset,
+    task: &dyn Task,
     precision: Precision,
     batch_size: usize,
     limit: Option<usize>,
     progress: &dyn Progress,
-) -> Result<Accuracy> {
+) -> Result<Measurement> {
+    if limit == Some(0) {
+        return Err(Error::setting("evaluation.images", "must be at least 1"));
+    }
     let total = limit.map_or(dataset.len(), |l| l.min(dataset.len()));
     let stage = match precision {
         Precision::Float => "evaluating float",
         Precision::Quantized => "evaluating quantized",
     };
-    progress.event(Event::Started { stage, total });
-    let (mut seen, mut top1, mut top5, mut broken) = (0, 0, 0, 0);
     let indices: Vec<usize> = (0..total).collect();
-    let batches = indices.chunks(batch_size.max(1));
-    let mut inference = Inference::of_network(model, precision)?;
-    load_ahead(dataset, batches, model.graph().input_shape(), model.device(), |batch| {
-        if progress.cancelled() {
-            return Err(Error::Cancelled);
-        }
-        broken += batch.broken.len();
-        for message in batch.broken {
+    let pass = Pass { model, dataset, task, precision, batch_size, stage, progress };
+    pass.measure(&indices, |batch, _| {
+        for message in &batch.broken {
             progress.event(Event::Warning(format!("not counted: {message}")));
         }
-        let outputs = inference.forward(&batch.images)?;
-        let [logits] = outputs.as_slice() else { return Err(Error::message("a classifier has one output")) };
-        let logits = logits.flatten_from(1)?.to_vec2::<f32>()?;
-        for (logits, label) in logits.iter().zip(&batch.labels) {
-            let rank = rank(logits, *label);
-            seen += 1;
-            top1 += usize::from(rank == Some(0));
-            top5 += usize::from(rank.is_some_and(|r| r < 5));
-        }
-        progress.event(Event::Advanced(seen + broken));
         Ok(())
-    })?;
-    progress.event(Event::Finished);
-    let percent = |n: usize| 100.0 * n as f64 / seen.max(1) as f64;
-    Ok(Accuracy { top1: percent(top1), top5: percent(top5), images: seen, broken })
+    })
 }
 
-/// How many classes come before the label's; earlier classes win ties. `None` when the label's
-/// logit does not exist or is NaN.
-fn rank(logits: &[f32], label: usize) -> Option<usize> {
-    let own = logits.get(label).copied().filter(|v| !v.is_nan())?;
-    Some(logits.iter().enumerate().filter(|(i, v)| **v > own || (**v == own && *i < label)).count())
+/// A pass of some images through a network.
+pub(super) struct Pass<'a> {
+    pub model: &'a QuantModel,
+    pub dataset: &'a dyn Dataset,
+    pub task: &'a dyn Task,
+    pub precision: Precision,
+    pub batch_size: usize,
+    /// What the progress calls it.
+    pub stage: &'a str,
+    pub progress: &'a dyn Progress,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::rank;
-
-    #[test]
-    fn ranks_break_ties_by_index() {
-        assert_eq!(rank(&[0.1, 0.9, 0.9], 1), Some(0));
-        assert_eq!(rank(&[0.1, 0.9, 0.9], 2), Some(1));
-        assert_eq!(rank(&[f32::NAN, 1.0], 0), None);
-        assert_eq!(rank(&[1.0], 3), None);
+impl Pass<'_> {
+    /// Measures the images with these indices; `look` is shown each batch with the network's outputs.
+    pub fn measure(
+        &self,
+        indices: &[usize],
+        mut look: impl FnMut(&Batch, &[Tensor]) -> Result<()>,
+    ) -> Result<Measurement> {
+        let Self { model, dataset, task, precision, batch_size, stage, progress } = *self;
+        progress.event(Event::Started { stage, total: indices.len() });
+        let (mut done, mut broken) = (0, 0);
+        let mut meter = task.meter()?;
+        let mut inference = Inference::of_network(model, precision)?;
+        let batches = indices.chunks(batch_size.max(1));
+        load_ahead(dataset, batches, model.graph().input_shape(), model.device(), |batch| {
+            if progress.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let outputs = inference.forward(&batch.images)?;
+            meter.update(&outputs, &batch.targets)?;
+            look(&batch, &outputs)?;
+            broken += batch.broken.len();
+            done += batch.targets.len() + batch.broken.len();
+            progress.event(Event::Advanced(done));
+            Ok(())
+        })?;
+        progress.event(Event::Finished);
+        Ok(Measurement { broken, ..meter.compute()? })
     }
 }

@@ -7,17 +7,18 @@ use crate::ops::host_values;
 use crate::progress::{Event, Progress};
 use crate::random::{permutation, stream, Purpose};
 use crate::run_directory::Fingerprint;
+use crate::target::Target;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use std::sync::mpsc::sync_channel;
 use std::sync::Arc;
 
-/// Images and labels of one batch.
+/// Images and targets of one batch.
 pub struct Batch {
     /// Images (N, C, H, W).
     pub images: Tensor,
-    /// Their labels.
-    pub labels: Vec<usize>,
+    /// Their targets.
+    pub targets: Vec<Target>,
     /// Messages about images that could not be read; they are not in the batch.
     pub broken: Vec<String>,
 }
@@ -25,17 +26,24 @@ pub struct Batch {
 /// Loads the images with the given indices. An image that cannot be read is left out and reported.
 ///
 /// # Errors
-/// An image has another size than `input`, or nothing could be read.
+/// An image has another size than `input`, a target is not what the dataset promises, or nothing could be read.
 pub fn load_batch(dataset: &dyn Dataset, indices: &[usize], input: &[usize], device: &Device) -> Result<Batch> {
     let samples: Vec<Result<Sample>> = indices.par_iter().map(|i| dataset.sample(*i)).collect();
     let size: usize = input.iter().product();
     let mut pixels = Vec::with_capacity(indices.len() * size);
-    let (mut labels, mut broken) = (Vec::new(), Vec::new());
+    let promised = dataset.targets();
+    let (mut targets, mut broken) = (Vec::new(), Vec::new());
     for sample in samples {
         match sample {
             Ok(sample) if sample.image.len() == size => {
+                if !promised.contains(&sample.target) {
+                    return Err(Error::message(format!(
+                        "the dataset promises {promised} with each image, but gave {}; this is a defect of the dataset",
+                        sample.target
+                    )));
+                }
                 pixels.extend_from_slice(&sample.image);
-                labels.push(sample.label);
+                targets.push(sample.target);
             }
             Ok(sample) => {
                 return Err(Error::message(format!(
@@ -46,13 +54,13 @@ pub fn load_batch(dataset: &dyn Dataset, indices: &[usize], input: &[usize], dev
             Err(e) => broken.push(e.to_string()),
         }
     }
-    if labels.is_empty() {
+    if targets.is_empty() {
         let first = broken.first().cloned().unwrap_or_else(|| "no index was given".into());
         return Err(Error::message(format!("no image of a batch could be read: {first}")));
     }
-    let dims: Vec<usize> = std::iter::once(labels.len()).chain(input.iter().copied()).collect();
+    let dims: Vec<usize> = std::iter::once(targets.len()).chain(input.iter().copied()).collect();
     let images = Tensor::from_vec(pixels, dims, device).doing("building a batch of images")?;
-    Ok(Batch { images, labels, broken })
+    Ok(Batch { images, targets, broken })
 }
 
 /// Batches that are decoded while an earlier one is in use; bounds the memory of loading.
@@ -114,7 +122,7 @@ pub fn calibration_images(
     let mut images = Collector { cache, pending: Vec::new(), fingerprint: Fingerprint::default() };
     let (mut done, mut broken) = (0, 0);
     load_ahead(dataset, order.chunks(64), input, &device, |batch| {
-        done += batch.labels.len() + batch.broken.len();
+        done += batch.targets.len() + batch.broken.len();
         broken += batch.broken.len();
         for message in batch.broken {
             progress.event(Event::Warning(format!("skipped: {message}")));

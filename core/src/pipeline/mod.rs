@@ -13,7 +13,7 @@ mod session;
 
 pub use calibrate::calibrate;
 pub use estimate::Estimate;
-pub use evaluate::{evaluate, Accuracy};
+pub use evaluate::evaluate;
 pub use load::{calibration_images, load_ahead, load_batch, Batch, CalibrationSet};
 pub use plan::{plan_sites, SitePlan};
 pub use reconstruct::{reconstruct, Resources};

@@ -9,6 +9,7 @@ use crate::quantizer::QuantizerKind;
 use crate::recipe::RecipeKind;
 use crate::reconstructor::ReconstructorKind;
 use crate::registry::{Entry, Kind, Registry};
+use crate::task::TaskKind;
 
 /// One registry for each kind of strategy.
 pub struct Registries {
@@ -22,6 +23,8 @@ pub struct Registries {
     pub reconstructors: Registry<ReconstructorKind>,
     /// Data.
     pub datasets: Registry<DatasetKind>,
+    /// What networks are for.
+    pub tasks: Registry<TaskKind>,
     /// Recipes that come with strategies.
     pub recipes: Registry<RecipeKind>,
 }
@@ -43,6 +46,7 @@ pub(crate) fn declared() -> Vec<Declaration> {
         .chain(of::<QuantizerKind>())
         .chain(of::<ReconstructorKind>())
         .chain(of::<DatasetKind>())
+        .chain(of::<TaskKind>())
         .chain(of::<RecipeKind>())
         .collect()
 }
@@ -59,6 +63,7 @@ impl Registries {
             quantizers: Registry::collect()?,
             reconstructors: Registry::collect()?,
             datasets: Registry::collect()?,
+            tasks: Registry::collect()?,
             recipes: Registry::collect()?,
         })
     }

@@ -1,6 +1,6 @@
 //! The saved result of a run.
 
-use super::{Accuracy, Registries, Session};
+use super::{Registries, Session};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::grid::QParams;
@@ -8,6 +8,7 @@ use crate::model::{QuantModel, QuantSite};
 use crate::ops::host_values;
 use crate::recipe::Recipe;
 use crate::run_directory::{RunDirectory, MODEL_FILE, RECIPE_FILE, SUMMARY_FILE};
+use crate::task::Measurement;
 use crate::weights::{self, RawDtype, RawTensor, RawTensors};
 use candle_core::{Device, Tensor};
 use qdrop_kernels::rounding::round_half_even;
@@ -15,7 +16,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// Accuracy and conditions of a run.
+/// What was measured in a run, and its conditions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Name of the recipe.
@@ -28,10 +29,10 @@ pub struct Summary {
     pub seed: u64,
     /// Name of the reconstructor.
     pub reconstruction: String,
-    /// Accuracy of the full-precision network.
-    pub float: Accuracy,
-    /// Accuracy of the quantized network.
-    pub quantized: Accuracy,
+    /// What the full-precision network reached.
+    pub float: Measurement,
+    /// What the quantized network reached.
+    pub quantized: Measurement,
     /// Wall-clock time of calibration and reconstruction.
     pub seconds: f64,
     /// Largest resident memory of the process.
@@ -115,14 +116,15 @@ pub struct SavedModel {
     pub recipe: Recipe,
     /// The quantized network.
     pub model: QuantModel,
-    /// Accuracy and conditions of the run.
+    /// What was measured, and the conditions of the run.
     pub summary: Summary,
 }
 
 /// Reads what [`save`] wrote.
 ///
 /// # Errors
-/// A file is missing or damaged, or a strategy of the recipe is not registered.
+/// A file is missing or damaged, a strategy of the recipe is not registered, or the recipe's task did not measure
+/// the summary.
 pub fn load_saved(dir: &Path, registries: &Registries, device: &Device) -> Result<SavedModel> {
     let text = |name: &str| {
         let file = dir.join(name);
@@ -131,10 +133,18 @@ pub fn load_saved(dir: &Path, registries: &Registries, device: &Device) -> Resul
     let (recipe, recipe_file) = text(RECIPE_FILE)?;
     let (summary, summary_file) = text(SUMMARY_FILE)?;
     let recipe = Recipe::from_yaml(&recipe, &recipe_file)?;
-    let summary = serde_json::from_str(&summary).map_err(|e| Error::data(&summary_file, e))?;
+    let summary: Summary = serde_json::from_str(&summary).map_err(|e| Error::data(&summary_file, e))?;
     let file = dir.join(MODEL_FILE);
     let mut tensors = weights::read(&file)?;
     let session = Session::new(recipe, registries, device.clone())?;
+    for metric in session.task().metrics() {
+        for measured in [&summary.float, &summary.quantized] {
+            measured.value(&metric).map_err(|e| {
+                let task = &session.recipe().task.name;
+                Error::data(&summary_file, format!("{e}: it is not a result of the recipe's task '{task}'"))
+            })?;
+        }
+    }
     let mut model = session.empty_model()?;
     let weight_sites: Vec<NodeId> = model.weight_sites().map(|(n, _)| n).collect();
     let mut reader = Reader { tensors: &mut tensors, file: &file, device };

@@ -1,9 +1,9 @@
 //! A run of a recipe.
 
 use super::calibrate::place;
+use super::sanity::check_published;
 use super::{
-    calibrate, calibration_images, evaluate, plan_sites, reconstruct, Accuracy, CalibrationSet, Registries, Resources,
-    SitePlan,
+    calibrate, calibration_images, evaluate, plan_sites, reconstruct, CalibrationSet, Registries, Resources, SitePlan,
 };
 use crate::architecture::Architecture;
 use crate::cache::{CacheBudget, CachedValues};
@@ -16,6 +16,8 @@ use crate::random::SeededRandom;
 use crate::recipe::Recipe;
 use crate::reconstructor::Reconstructor;
 use crate::report::UnitReport;
+use crate::target::TargetSpec;
+use crate::task::{Measurement, Task};
 use crate::weights;
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
@@ -31,6 +33,8 @@ pub struct Session<'a> {
     architecture: Box<dyn Architecture>,
     reconstructor: Box<dyn Reconstructor>,
     graph: Graph,
+    task: Box<dyn Task>,
+    targets: TargetSpec,
 }
 
 /// A quantized network and how it came about.
@@ -47,14 +51,18 @@ impl<'a> Session<'a> {
     /// Looks up and checks everything that can be checked without reading weights or images.
     ///
     /// # Errors
-    /// A name is unknown, a parameter is wrong, or the network cannot be built.
+    /// A name is unknown, a parameter is wrong, the network cannot be built, or it is not one for the task.
     pub fn new(recipe: Recipe, registries: &'a Registries, device: Device) -> Result<Self> {
         let strategy = &recipe.model.architecture;
         let path = "model.architecture";
         let architecture = registries.architectures.get(&strategy.name, path)?.build()?;
         let graph = architecture.graph(&strategy.params_at(path))?;
         let reconstructor = build_reconstructor(&recipe, registries)?;
-        let session = Self { recipe, registries, device, architecture, reconstructor, graph };
+        let task = registries.tasks.get(&recipe.task.name, "task")?.build(&recipe.task.params_at("task"))?;
+        let outputs: Vec<&[usize]> = graph.outputs().iter().map(|id| graph.node(*id).shape.as_slice()).collect();
+        let targets = task.targets(&outputs)?;
+        check_published(&recipe, &*task)?;
+        let session = Self { recipe, registries, device, architecture, reconstructor, graph, task, targets };
         session.registries.datasets.get(&session.recipe.data.name, "data")?;
         for plan in session.plans()? {
             let (observer, path) = &plan.observer;
@@ -83,6 +91,11 @@ impl<'a> Session<'a> {
     /// The network as the architecture describes it, batch normalization included.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// What the network is for.
+    pub fn task(&self) -> &dyn Task {
+        &*self.task
     }
 
     /// Anything that the user must know before the run.
@@ -126,20 +139,31 @@ impl<'a> Session<'a> {
     /// Opens one part of the dataset.
     ///
     /// # Errors
-    /// The data cannot be found or does not fit the network.
+    /// The data cannot be found, or does not fit the network or the task.
     pub fn dataset(&self, split: Split) -> Result<Box<dyn Dataset>> {
         let data = &self.recipe.data;
         let request = DatasetRequest {
             split,
             seed: self.recipe.seed,
             input: self.graph.input_shape().try_into().map_err(|_| Error::graph("input", "is not an image"))?,
-            classes: self.graph.classes(),
+            targets: self.targets,
             root: self.recipe.data_root.as_ref().map(|root| self.recipe.resolve(root)),
             base_dir: self.recipe.base_dir.clone(),
         };
         let dataset = self.registries.datasets.get(&data.name, "data")?.build(&data.params_at("data"), &request)?;
         if dataset.is_empty() {
             return Err(Error::setting("data", "the dataset holds no image"));
+        }
+        if dataset.targets() != self.targets {
+            let message = format!(
+                "the dataset '{}' gives {} with each image, but the task '{}' compares the outputs of this network with \
+                 {}; choose a dataset and a task that fit each other",
+                data.name,
+                dataset.targets(),
+                self.recipe.task.name,
+                self.targets
+            );
+            return Err(Error::setting("data", message));
         }
         Ok(dataset)
     }
@@ -180,10 +204,10 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// The data cannot be read.
-    pub fn evaluate(&self, model: &QuantModel, precision: Precision, progress: &dyn Progress) -> Result<Accuracy> {
+    pub fn evaluate(&self, model: &QuantModel, precision: Precision, progress: &dyn Progress) -> Result<Measurement> {
         let dataset = self.dataset(Split::Evaluation)?;
         let settings = &self.recipe.evaluation;
-        evaluate(model, &*dataset, precision, settings.batch_size, settings.images, progress)
+        evaluate(model, &*dataset, self.task(), precision, settings.batch_size, settings.images, progress)
     }
 
     /// The memory budget of cached values; what does not fit goes to `spill` unless the recipe

@@ -27,9 +27,12 @@ pub struct Recipe {
     /// What the recipe is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// Published accuracies to compare with.
+    /// Published values to compare with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<Published>,
+    /// What the network is for: `classification` unless it says otherwise.
+    #[serde(default = "default_task", skip_serializing_if = "is_default_task")]
+    pub task: Strategy,
     /// Plugins to load, relative to the recipe: files, or folders of files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plugins: Vec<PathBuf>,
@@ -57,7 +60,7 @@ pub struct Recipe {
     /// Which engine reconstructs a unit: `auto` (fused where a unit allows it), `generic` or `fused`.
     #[serde(default, skip_serializing_if = "is_auto")]
     pub engine: Engine,
-    /// How accuracy is measured.
+    /// How the network is measured.
     #[serde(default)]
     pub evaluation: EvaluationRecipe,
     /// Seed of every random draw.
@@ -71,15 +74,26 @@ pub struct Recipe {
     pub base_dir: PathBuf,
 }
 
-/// Accuracies that were published for a recipe.
+/// Values of the task's first metric that were published for a recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Published {
-    /// Top-1 of the float network in percent. Before a run a sample is measured and compared.
+    /// That of the float network. Before a run a sample is measured and compared.
     pub float: f64,
-    /// Top-1 of the quantized network in percent.
+    /// That of the quantized network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantized: Option<f64>,
+}
+
+/// The task of recipes that name none.
+const DEFAULT_TASK: &str = "classification";
+
+fn default_task() -> Strategy {
+    Strategy { name: DEFAULT_TASK.into(), params: Value::Null }
+}
+
+fn is_default_task(task: &Strategy) -> bool {
+    *task == default_task()
 }
 
 fn is_empty(path: &Path) -> bool {
@@ -262,7 +276,7 @@ impl Default for CacheRecipe {
     }
 }
 
-/// How accuracy is measured.
+/// How a network is measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationRecipe {

@@ -28,6 +28,12 @@ fn defaults_and_round_trip() {
     assert_eq!(recipe.bits(), "w2a4");
     assert_eq!(recipe.resolve(Path::new("w.pth")), Path::new("dir/w.pth"));
     assert_eq!(read(&recipe.to_yaml().unwrap()).unwrap(), recipe);
+    assert_eq!((recipe.task.name.as_str(), &recipe.task.params), ("classification", &Value::Null));
+    // Recipes that were kept before there were tasks stay the same text.
+    assert!(!recipe.to_yaml().unwrap().contains("task"));
+    let other = edited("task=detection").unwrap();
+    assert!(other.to_yaml().unwrap().contains("\ntask: detection\n"));
+    assert_eq!(read(&other.to_yaml().unwrap()).unwrap(), other);
 }
 
 #[test]

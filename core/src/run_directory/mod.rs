@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 pub const MODEL_FILE: &str = "model.safetensors";
 /// The recipe as it ran.
 pub const RECIPE_FILE: &str = "recipe.yaml";
-/// Accuracy and conditions of the run.
+/// What was measured, and the conditions of the run.
 pub const SUMMARY_FILE: &str = "summary.json";
 /// What the run depends on.
 pub const MANIFEST_FILE: &str = "run.json";

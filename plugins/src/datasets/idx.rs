@@ -34,6 +34,7 @@ fn one() -> f32 {
 struct Idx {
     images: Vec<u8>,
     labels: Vec<u8>,
+    classes: usize,
     pixels: usize,
     mean: f32,
     std: f32,
@@ -44,10 +45,14 @@ impl Dataset for Idx {
         self.labels.len()
     }
 
+    fn targets(&self) -> TargetSpec {
+        TargetSpec::Class { classes: self.classes }
+    }
+
     fn sample(&self, index: usize) -> Result<Sample> {
         let pixels = &self.images[index * self.pixels..][..self.pixels];
         let image = pixels.iter().map(|p| (f32::from(*p) / 255.0 - self.mean) / self.std).collect();
-        Ok(Sample { image, label: self.labels[index].into() })
+        Ok(Sample { image, target: Target::Class(self.labels[index].into()) })
     }
 }
 
@@ -84,6 +89,7 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
     if parsed.std <= 0.0 {
         return Err(params.error("std", "must be positive"));
     }
+    let classes = request.classes()?;
     let root = request.root.clone().unwrap_or_else(|| request.base_dir.join(&parsed.root));
     let (images, labels) = match request.split {
         Split::Calibration => (&parsed.train_images, &parsed.train_labels),
@@ -103,14 +109,12 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         );
         return Err(Error::data(&images, message));
     }
-    if let Some(label) = values.iter().find(|l| usize::from(**l) >= request.classes) {
-        return Err(Error::data(
-            &labels,
-            format!("holds class {label}, but the classifier has {} classes", request.classes),
-        ));
+    if let Some(label) = values.iter().find(|l| usize::from(**l) >= classes) {
+        return Err(Error::data(&labels, format!("holds class {label}, but the classifier has {classes} classes")));
     }
     let pixel_count = dims[1..].iter().product();
-    Ok(Box::new(Idx { images: pixels, labels: values, pixels: pixel_count, mean: parsed.mean, std: parsed.std }))
+    let IdxParams { mean, std, .. } = parsed;
+    Ok(Box::new(Idx { images: pixels, labels: values, classes, pixels: pixel_count, mean, std }))
 }
 
 register_dataset! {

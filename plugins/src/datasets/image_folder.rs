@@ -44,6 +44,7 @@ impl Default for FolderParams {
 
 struct ImageFolder {
     images: Vec<(PathBuf, usize)>,
+    classes: usize,
     size: usize,
     params: FolderParams,
     augment_seed: Option<u64>,
@@ -54,8 +55,12 @@ impl Dataset for ImageFolder {
         self.images.len()
     }
 
+    fn targets(&self) -> TargetSpec {
+        TargetSpec::Class { classes: self.classes }
+    }
+
     fn sample(&self, index: usize) -> Result<Sample> {
-        let (file, label) = &self.images[index];
+        let (file, class) = &self.images[index];
         let image = pixels::decode(file)?;
         let (image, flip) = match self.augment_seed {
             Some(seed) => {
@@ -67,7 +72,7 @@ impl Dataset for ImageFolder {
             None => (pixels::center_crop(&pixels::resize_shorter(&image, self.params.resize)?, self.size), false),
         };
         let image = pixels::normalize(&image, self.params.mean, self.params.std, flip);
-        Ok(Sample { image, label: *label })
+        Ok(Sample { image, target: Target::Class(*class) })
     }
 }
 
@@ -80,6 +85,7 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         );
         return Err(Error::setting("data", message));
     }
+    let classes = request.classes()?;
     if parsed.resize < height {
         return Err(
             params.error("resize", format!("{} is smaller than the network's input of {height}", parsed.resize))
@@ -107,9 +113,9 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         let message = "there is no such folder; the data folder holds `train` and `val` unless the dataset's parameters say otherwise";
         return Err(Error::data(root.join(folder), message));
     }
-    let images = class_folders::find(&root.join(folder), class_list.as_deref(), request.classes)?;
+    let images = class_folders::find(&root.join(folder), class_list.as_deref(), classes)?;
     let augment_seed = augment.then_some(request.seed);
-    Ok(Box::new(ImageFolder { images, size: height, params: parsed, augment_seed }))
+    Ok(Box::new(ImageFolder { images, classes, size: height, params: parsed, augment_seed }))
 }
 
 register_dataset! {

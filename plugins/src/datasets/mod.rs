@@ -1,4 +1,4 @@
-//! Datasets: labelled images.
+//! Datasets: images with their classes.
 
 mod class_folders;
 mod idx;

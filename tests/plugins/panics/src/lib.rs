@@ -217,15 +217,91 @@ impl Dataset for PanickingDataset {
         100
     }
 
+    fn targets(&self) -> TargetSpec {
+        self.0.here("targets");
+        TargetSpec::Class { classes: 10 }
+    }
+
     fn sample(&self, index: usize) -> Result<Sample> {
         self.0.here("sample");
-        Ok(Sample { image: vec![index as f32 * 0.01; 28 * 28], label: index % 10 })
+        Ok(Sample { image: vec![index as f32 * 0.01; 28 * 28], target: Target::Class(index % 10) })
     }
 }
 
 register_dataset! {
     name: "panicking_dataset", aliases: [], summary: "panics",
     build: |params, _| Ok(Box::new(PanickingDataset(Where::new(params)?)))
+}
+
+/// Measures how large the outputs are.
+struct PanickingTask(Where);
+
+impl Task for PanickingTask {
+    fn targets(&self, outputs: &[&[usize]]) -> Result<TargetSpec> {
+        self.0.here("targets");
+        Ok(TargetSpec::Class { classes: outputs.iter().copied().flatten().product() })
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        self.0.here("metrics");
+        vec![Metric::number("size", "mean output size")]
+    }
+
+    fn meter(&self) -> Result<Box<dyn Meter>> {
+        self.0.here("meter");
+        Ok(Box::new(PanickingMeter { place: self.0.clone(), sum: 0.0, images: 0 }))
+    }
+
+    fn standard_error(&self, _: &Measurement) -> Result<Option<f64>> {
+        self.0.here("standard_error");
+        Ok(None)
+    }
+
+    fn comparison(&self, _: f64) -> Result<Option<Box<dyn Comparison>>> {
+        self.0.here("comparison");
+        Ok(Some(Box::new(PanickingComparison(self.0.clone()))))
+    }
+}
+
+struct PanickingMeter {
+    place: Where,
+    sum: f64,
+    images: usize,
+}
+
+impl Meter for PanickingMeter {
+    fn update(&mut self, outputs: &[Tensor], targets: &[Target]) -> Result<()> {
+        self.place.here("update");
+        for output in outputs {
+            self.sum += f64::from(output.abs()?.mean_all()?.to_scalar::<f32>()?) * targets.len() as f64;
+        }
+        self.images += targets.len();
+        Ok(())
+    }
+
+    fn compute(&self) -> Result<Measurement> {
+        self.place.here("compute");
+        Ok(Measurement::new(self.images, [("size", self.sum / self.images as f64)]))
+    }
+}
+
+struct PanickingComparison(Where);
+
+impl Comparison for PanickingComparison {
+    fn observe(&mut self, _: &Tensor, _: &[Tensor], _: &[Target]) -> Result<()> {
+        self.0.here("observe");
+        Ok(())
+    }
+
+    fn problem(&self, _: &Measurement) -> Result<Option<String>> {
+        self.0.here("problem");
+        Ok(None)
+    }
+}
+
+register_task! {
+    name: "panicking_task", aliases: [], summary: "panics",
+    build: |params| Ok(Box::new(PanickingTask(Where::new(params)?)))
 }
 
 // The tensor library of the plugin is the program's.

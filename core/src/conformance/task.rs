@@ -1,0 +1,152 @@
+//! What a task must keep to.
+
+use super::{normal, require, Report};
+use crate::error::{Error, Result};
+use crate::params::Params;
+use crate::registry::Entry;
+use crate::target::{Target, TargetSpec};
+use crate::task::{Comparison, Measurement, Task, TaskKind};
+use candle_core::{Device, Tensor};
+
+/// Images of the examples.
+const IMAGES: usize = 60;
+/// Features of the one output of the network that the task is shown.
+const FEATURES: usize = 10;
+/// Relative difference of values that count as equal.
+const TOLERANCE: f64 = 1e-9;
+
+pub fn check(entry: &'static Entry<TaskKind>, report: &mut Report) {
+    let build = || entry.build(&Params::none("conformance"));
+    report.run("is built without parameters", || build().map(|_| ()));
+    let Ok(task) = build() else { return };
+    let task = &*task;
+    report.run("no image at all is an error", || {
+        require(task.meter()?.compute().is_err(), || "there was a measurement before any image".into())
+    });
+    let examples = match Examples::of(task) {
+        Ok(examples) => examples,
+        Err(why) => {
+            return report.skip("measures examples", format!("there are no examples for this task: {why}"));
+        }
+    };
+    report.run("every image counts once, and every value is there", || {
+        let measured = measure(task, &examples.guesses, &examples.targets, IMAGES)?;
+        require(measured.images == IMAGES, || format!("{} of {IMAGES} images were counted", measured.images))?;
+        match task.standard_error(&measured)? {
+            Some(error) if !(error.is_finite() && error >= 0.0) => {
+                Err(Error::message(format!("the standard error is {error}")))
+            }
+            _ => Ok(()),
+        }
+    });
+    report.run("the measurement does not depend on how images are divided into batches", || {
+        let whole = measure(task, &examples.guesses, &examples.targets, IMAGES)?;
+        for size in [1, 7] {
+            close(&whole, &measure(task, &examples.guesses, &examples.targets, size)?, size)?;
+        }
+        Ok(())
+    });
+    report.run("outputs and targets that do not fit each other are errors", || {
+        let all = &examples.targets;
+        let other = vec![other_kind(&all[0]); all.len()];
+        for (what, outputs, targets) in [
+            ("no output", vec![], all),
+            ("too few targets", vec![examples.guesses.clone()], &all[1..].to_vec()),
+            ("targets of another kind", vec![examples.guesses.clone()], &other),
+        ] {
+            require(task.meter()?.update(&outputs, targets).is_err(), || format!("{what}: was accepted"))?;
+        }
+        Ok(())
+    });
+    report.run("perfect outputs measure better than guesses", || {
+        let perfect = measure(task, &examples.perfect, &examples.targets, IMAGES)?;
+        let guessed = measure(task, &examples.guesses, &examples.targets, IMAGES)?;
+        check_order(task, &examples, &perfect, &guessed)
+    });
+}
+
+/// Outputs of networks for some images with known targets.
+struct Examples {
+    targets: Vec<Target>,
+    /// What a network gives that is always right.
+    perfect: Tensor,
+    /// What a network gives that has learned nothing.
+    guesses: Tensor,
+}
+
+impl Examples {
+    /// For a network with one output of [`FEATURES`] features.
+    fn of(task: &dyn Task) -> Result<Self> {
+        let random = normal(IMAGES * FEATURES, 90);
+        let rows = random.chunks_exact(FEATURES);
+        let (targets, perfect): (Vec<Target>, Vec<Vec<f32>>) = match task.targets(&[&[FEATURES]])? {
+            TargetSpec::Class { classes: FEATURES } => rows
+                .enumerate()
+                .map(|(i, row)| {
+                    let class = (3 * i + i / 7) % FEATURES;
+                    // The class stands out of the noise.
+                    let logits = row.iter().enumerate().map(|(c, v)| if c == class { 9.0 } else { 0.5 * v });
+                    (Target::Class(class), logits.collect())
+                })
+                .unzip(),
+            TargetSpec::Values { count: FEATURES } => {
+                rows.map(|row| (Target::Values(row.to_vec()), row.to_vec())).unzip()
+            }
+            other => return Err(Error::message(format!("it compares {FEATURES} numbers with {other}"))),
+        };
+        let tensor = |values: Vec<f32>| Tensor::from_vec(values, (IMAGES, FEATURES), &Device::Cpu);
+        Ok(Self { targets, perfect: tensor(perfect.concat())?, guesses: tensor(normal(IMAGES * FEATURES, 91))? })
+    }
+}
+
+/// A target that is none of the same kind.
+fn other_kind(target: &Target) -> Target {
+    match target {
+        Target::Class(_) => Target::Values(vec![0.5]),
+        _ => Target::Class(0),
+    }
+}
+
+/// The measurement in batches of `size` images.
+fn measure(task: &dyn Task, outputs: &Tensor, targets: &[Target], size: usize) -> Result<Measurement> {
+    let mut meter = task.meter()?;
+    for (i, targets) in targets.chunks(size).enumerate() {
+        meter.update(&[outputs.narrow(0, i * size, targets.len())?], targets)?;
+    }
+    meter.compute()
+}
+
+fn close(a: &Measurement, b: &Measurement, size: usize) -> Result<()> {
+    let equal = |(x, y): (&f64, &f64)| (x - y).abs() <= TOLERANCE * x.abs().max(y.abs());
+    let same = a.images == b.images
+        && a.values.keys().eq(b.values.keys())
+        && a.values.values().zip(b.values.values()).all(equal);
+    require(same, || format!("{:?} at once, {:?} in batches of {size}", a.values, b.values))
+}
+
+/// Holds both measurements against each other: by the task's own comparison with published values if it
+/// has one, which also knows what is better.
+fn check_order(task: &dyn Task, examples: &Examples, perfect: &Measurement, guessed: &Measurement) -> Result<()> {
+    let metric = task.metrics().into_iter().next().ok_or_else(|| Error::message("there is no metric"))?;
+    let (best, guess) = (perfect.value(&metric)?, guessed.value(&metric)?);
+    require(best != guess, || format!("both have the {} {best}", metric.title))?;
+    let compared = |published: f64, outputs: &Tensor, measured: &Measurement| -> Result<Option<Option<String>>> {
+        let Some(mut comparison) = task.comparison(published)? else { return Ok(None) };
+        observe(&mut *comparison, outputs, &examples.targets)?;
+        comparison.problem(measured).map(Some)
+    };
+    if let Some(Some(problem)) = compared(guess, &examples.perfect, perfect)? {
+        return Err(Error::message(format!("{best} where {guess} is published is called a problem: {problem}")));
+    }
+    match compared(best, &examples.guesses, guessed)? {
+        Some(None) => Err(Error::message(format!("{guess} where {best} is published is called no problem"))),
+        Some(Some(text)) if text.trim().is_empty() => Err(Error::message("a problem is not explained")),
+        _ => Ok(()),
+    }
+}
+
+/// Shows all examples, with images of noise.
+fn observe(comparison: &mut dyn Comparison, outputs: &Tensor, targets: &[Target]) -> Result<()> {
+    let images = Tensor::from_vec(normal(IMAGES * 12, 92), (IMAGES, 3, 2, 2), &Device::Cpu)?;
+    comparison.observe(&images, std::slice::from_ref(outputs), targets)
+}

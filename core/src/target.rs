@@ -1,0 +1,100 @@
+//! Targets: what is known of an image, and what a task compares the network's outputs with.
+
+use crate::error::{Error, Result};
+use std::fmt::{self, Display};
+
+/// What is known of one image.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Target {
+    /// Index of the image's class.
+    Class(usize),
+    /// Numbers, such as the outputs that a regression should give.
+    Values(Vec<f32>),
+}
+
+impl Target {
+    /// The index of the class.
+    ///
+    /// # Errors
+    /// The target is no class.
+    pub fn class(&self) -> Result<usize> {
+        match self {
+            Self::Class(class) => Ok(*class),
+            other => Err(Error::message(format!("the target of an image is {other}, a class is expected"))),
+        }
+    }
+
+    /// The numbers.
+    ///
+    /// # Errors
+    /// The target is something else.
+    pub fn values(&self) -> Result<&[f32]> {
+        match self {
+            Self::Values(values) => Ok(values),
+            other => Err(Error::message(format!("the target of an image is {other}, numbers are expected"))),
+        }
+    }
+}
+
+impl Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Class(class) => write!(f, "class {class}"),
+            Self::Values(values) => write!(f, "{} numbers", values.len()),
+        }
+    }
+}
+
+/// Which targets a task compares with, and a dataset gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TargetSpec {
+    /// One of so many classes.
+    Class {
+        /// Number of classes.
+        classes: usize,
+    },
+    /// So many numbers.
+    Values {
+        /// Length of each target.
+        count: usize,
+    },
+}
+
+impl TargetSpec {
+    /// Whether `target` is one of these.
+    pub fn contains(&self, target: &Target) -> bool {
+        match (self, target) {
+            (Self::Class { classes }, Target::Class(class)) => class < classes,
+            (Self::Values { count }, Target::Values(values)) => values.len() == *count,
+            _ => false,
+        }
+    }
+}
+
+impl Display for TargetSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Class { classes } => write!(f, "one of {classes} classes"),
+            Self::Values { count } => write!(f, "{count} numbers"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_held_against_what_was_promised() {
+        let (ten, two) = (TargetSpec::Class { classes: 10 }, TargetSpec::Values { count: 2 });
+        assert!(ten.contains(&Target::Class(9)) && !ten.contains(&Target::Class(10)));
+        assert!(two.contains(&Target::Values(vec![0.5, 1.0])) && !two.contains(&Target::Values(vec![0.5])));
+        assert!(!ten.contains(&Target::Values(vec![1.0])) && !two.contains(&Target::Class(1)));
+        let error = Target::Values(vec![0.5; 3]).class().unwrap_err().to_string();
+        assert_eq!(error, "the target of an image is 3 numbers, a class is expected");
+        let error = Target::Class(3).values().unwrap_err().to_string();
+        assert_eq!(error, "the target of an image is class 3, numbers are expected");
+    }
+}

@@ -1,0 +1,165 @@
+//! Tasks of registry entries: their panics become errors that name them, and what they measure is checked.
+
+use super::{Comparison, Measurement, Meter, Metric, Task};
+use crate::error::{Error, Result};
+use crate::guard::Origin;
+use crate::target::{Target, TargetSpec};
+use candle_core::Tensor;
+use std::collections::BTreeSet;
+
+/// A task of a registry entry. Its metrics are asked once.
+pub(super) struct GuardedTask {
+    origin: Origin,
+    metrics: Vec<Metric>,
+    inner: Box<dyn Task>,
+}
+
+impl GuardedTask {
+    pub fn new(origin: Origin, inner: Box<dyn Task>) -> Result<Self> {
+        let metrics = origin.ask("metrics", || inner.metrics())?;
+        if metrics.is_empty() {
+            return Err(defect(origin, "names no metric"));
+        }
+        let mut keys = BTreeSet::new();
+        for Metric { key, .. } in &metrics {
+            if Measurement::COUNTS.contains(&key.as_str()) || !keys.insert(key) {
+                return Err(defect(origin, format!("has two values called '{key}'")));
+            }
+        }
+        Ok(Self { origin, metrics, inner })
+    }
+}
+
+/// What a task did that it must not do.
+fn defect(origin: Origin, what: impl std::fmt::Display) -> Error {
+    let Origin { plugin, kind, name } = origin;
+    Error::message(format!("plugin '{plugin}': its {kind} '{name}' {what}"))
+}
+
+impl Task for GuardedTask {
+    fn targets(&self, outputs: &[&[usize]]) -> Result<TargetSpec> {
+        self.origin.call("targets", || self.inner.targets(outputs))
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        self.metrics.clone()
+    }
+
+    fn meter(&self) -> Result<Box<dyn Meter>> {
+        let inner = self.origin.call("meter", || self.inner.meter())?;
+        Ok(Box::new(GuardedMeter { origin: self.origin, metrics: self.metrics.clone(), inner }))
+    }
+
+    fn standard_error(&self, measurement: &Measurement) -> Result<Option<f64>> {
+        self.origin.call("standard_error", || self.inner.standard_error(measurement))
+    }
+
+    fn comparison(&self, published: f64) -> Result<Option<Box<dyn Comparison>>> {
+        let inner = self.origin.call("comparison", || self.inner.comparison(published))?;
+        Ok(inner.map(|inner| Box::new(GuardedComparison { origin: self.origin, inner }) as Box<dyn Comparison>))
+    }
+}
+
+struct GuardedMeter {
+    origin: Origin,
+    metrics: Vec<Metric>,
+    inner: Box<dyn Meter>,
+}
+
+impl Meter for GuardedMeter {
+    fn update(&mut self, outputs: &[Tensor], targets: &[Target]) -> Result<()> {
+        self.origin.call("update", || self.inner.update(outputs, targets))
+    }
+
+    fn compute(&self) -> Result<Measurement> {
+        let measurement = self.origin.call("compute", || self.inner.compute())?;
+        if let Some(metric) = self.metrics.iter().find(|m| !measurement.values.contains_key(&m.key)) {
+            return Err(defect(self.origin, format!("measured no '{}'", metric.key)));
+        }
+        // Files cannot hold NaN, and nothing can be compared with it.
+        if let Some((key, value)) = measurement.values.iter().find(|(_, v)| !v.is_finite()) {
+            let what = format!("measured {value} as '{key}'; are the network's outputs finite?");
+            return Err(defect(self.origin, what));
+        }
+        Ok(measurement)
+    }
+}
+
+struct GuardedComparison {
+    origin: Origin,
+    inner: Box<dyn Comparison>,
+}
+
+impl Comparison for GuardedComparison {
+    fn observe(&mut self, images: &Tensor, outputs: &[Tensor], targets: &[Target]) -> Result<()> {
+        self.origin.call("observe", || self.inner.observe(images, outputs, targets))
+    }
+
+    fn problem(&self, measured: &Measurement) -> Result<Option<String>> {
+        self.origin.call("problem", || self.inner.problem(measured))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::params::Params;
+    use crate::registry::Entry;
+    use crate::task::TaskKind;
+
+    /// Measures what it was given.
+    struct Given(Vec<Metric>, Vec<(&'static str, f64)>);
+
+    impl Task for Given {
+        fn targets(&self, _: &[&[usize]]) -> Result<TargetSpec> {
+            Ok(TargetSpec::Values { count: 1 })
+        }
+
+        fn metrics(&self) -> Vec<Metric> {
+            self.0.clone()
+        }
+
+        fn meter(&self) -> Result<Box<dyn Meter>> {
+            Ok(Box::new(GivenMeter(self.1.clone())))
+        }
+    }
+
+    struct GivenMeter(Vec<(&'static str, f64)>);
+
+    impl Meter for GivenMeter {
+        fn update(&mut self, _: &[Tensor], _: &[Target]) -> Result<()> {
+            panic!("boom")
+        }
+
+        fn compute(&self) -> Result<Measurement> {
+            Ok(Measurement::new(1, self.0.clone()))
+        }
+    }
+
+    fn build(constructor: fn(&Params) -> Result<Box<dyn Task>>) -> Result<Box<dyn Task>> {
+        let constructor = TaskKind::new(constructor);
+        let entry = Entry { name: "given", aliases: &[], summary: "", defined_in: "tests", record: &[], constructor };
+        Box::leak(Box::new(entry)).build(&Params::none("task"))
+    }
+
+    #[test]
+    fn defects_of_a_task_name_it() {
+        let built = |f: fn(&Params) -> Result<Box<dyn Task>>| build(f).err().map(|e| e.to_string()).unwrap_or_default();
+        let error = built(|_| Ok(Box::new(Given(Vec::new(), Vec::new()))));
+        assert_eq!(error, "plugin 'tests': its task 'given' names no metric");
+        let error =
+            built(|_| Ok(Box::new(Given(vec![Metric::number("a", "A"), Metric::number("a", "B")], Vec::new()))));
+        assert_eq!(error, "plugin 'tests': its task 'given' has two values called 'a'");
+        let error = built(|_| Ok(Box::new(Given(vec![Metric::number("images", "I")], Vec::new()))));
+        assert_eq!(error, "plugin 'tests': its task 'given' has two values called 'images'");
+
+        let task = build(|_| Ok(Box::new(Given(vec![Metric::number("a", "A")], vec![("b", 1.0)])))).unwrap();
+        let mut meter = task.meter().unwrap();
+        assert_eq!(meter.compute().unwrap_err().to_string(), "plugin 'tests': its task 'given' measured no 'a'");
+        let error = meter.update(&[], &[]).unwrap_err().to_string();
+        assert!(error.contains("its task 'given' panicked in `update`: boom"), "{error}");
+        let task = build(|_| Ok(Box::new(Given(vec![Metric::number("a", "A")], vec![("a", f64::NAN)])))).unwrap();
+        let error = task.meter().unwrap().compute().unwrap_err().to_string();
+        assert!(error.contains("'given' measured NaN as 'a'"), "{error}");
+    }
+}

@@ -1,0 +1,194 @@
+//! What a task measured.
+
+use crate::error::{Error, Result};
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What the numbers of a metric count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MetricUnit {
+    /// Percent, from 0 to 100.
+    Percent,
+    /// Numbers without a unit, or whose unit the title says.
+    Number,
+}
+
+impl MetricUnit {
+    /// Digits after the decimal point in reports.
+    pub fn digits(self) -> usize {
+        match self {
+            Self::Percent => 2,
+            Self::Number => 4,
+        }
+    }
+
+    /// A value with its unit, such as `93.28 %`.
+    pub fn text(self, value: f64, digits: usize) -> String {
+        match self {
+            Self::Percent => format!("{value:.digits$} %"),
+            Self::Number => format!("{value:.digits$}"),
+        }
+    }
+
+    /// A difference of two values with its unit, such as `0.52 points`.
+    pub fn difference(self, value: f64) -> String {
+        let digits = self.digits();
+        match self {
+            Self::Percent => format!("{value:.digits$} points"),
+            Self::Number => format!("{value:.digits$}"),
+        }
+    }
+}
+
+/// One of the things that a task measures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metric {
+    /// Key in files and in JSON, such as `top1`.
+    pub key: String,
+    /// Title in tables, such as `top-1`.
+    pub title: String,
+    /// What its numbers count.
+    pub unit: MetricUnit,
+}
+
+impl Metric {
+    /// A metric in percent.
+    pub fn percent(key: impl Into<String>, title: impl Into<String>) -> Self {
+        Self { key: key.into(), title: title.into(), unit: MetricUnit::Percent }
+    }
+
+    /// A metric without a unit.
+    pub fn number(key: impl Into<String>, title: impl Into<String>) -> Self {
+        Self { key: key.into(), title: title.into(), unit: MetricUnit::Number }
+    }
+
+    /// Heading of its column in a table, such as `top-1 %`.
+    pub fn heading(&self) -> String {
+        match self.unit {
+            MetricUnit::Percent => format!("{} %", self.title),
+            MetricUnit::Number => self.title.clone(),
+        }
+    }
+}
+
+/// What a task measured on some images.
+///
+/// Its JSON is one mapping: the values under the keys of their metrics, `images` and `broken`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measurement {
+    /// Values by the keys of their metrics. There may be more than the metrics that the task names; they are
+    /// kept in files, but not shown.
+    pub values: BTreeMap<String, f64>,
+    /// Number of images.
+    pub images: usize,
+    /// Images that could not be read; they do not count.
+    pub broken: usize,
+}
+
+impl Measurement {
+    /// Keys of the JSON that are no metrics.
+    pub(super) const COUNTS: [&'static str; 2] = ["images", "broken"];
+
+    /// Values by the keys of their metrics, measured on `images` images.
+    pub fn new<K: Into<String>>(images: usize, values: impl IntoIterator<Item = (K, f64)>) -> Self {
+        let values = values.into_iter().map(|(key, value)| (key.into(), value)).collect();
+        Self { values, images, broken: 0 }
+    }
+
+    /// The value of a metric.
+    ///
+    /// # Errors
+    /// There is none: another task measured it.
+    pub fn value(&self, metric: &Metric) -> Result<f64> {
+        self.values.get(&metric.key).copied().ok_or_else(|| {
+            let keys: Vec<_> = self.values.keys().map(String::as_str).collect();
+            Error::message(format!("there is no '{}' among the measured values ({})", metric.key, keys.join(", ")))
+        })
+    }
+
+    /// One line for a reader, such as `top-1 93.28 %, top-5 99.92 % of 2500 images`.
+    ///
+    /// # Errors
+    /// The value of a metric is missing.
+    pub fn text(&self, metrics: &[Metric]) -> Result<String> {
+        let parts = metrics.iter().map(|metric| {
+            let value = metric.unit.text(self.value(metric)?, metric.unit.digits());
+            Ok(format!("{} {value}", metric.title))
+        });
+        Ok(format!("{} of {} images", parts.collect::<Result<Vec<_>>>()?.join(", "), self.images))
+    }
+}
+
+impl Serialize for Measurement {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.values.len() + Self::COUNTS.len()))?;
+        for (key, value) in &self.values {
+            map.serialize_entry(key, value)?;
+        }
+        let [images, broken] = Self::COUNTS;
+        map.serialize_entry(images, &self.images)?;
+        map.serialize_entry(broken, &self.broken)?;
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Measurement {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MeasurementVisitor;
+        impl<'de> Visitor<'de> for MeasurementVisitor {
+            type Value = Measurement;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a mapping with measured values, `images` and `broken`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Measurement, A::Error> {
+                let (mut values, mut counts) = (BTreeMap::new(), [None; 2]);
+                while let Some(key) = map.next_key::<String>()? {
+                    match Measurement::COUNTS.iter().position(|count| *count == key) {
+                        Some(i) => counts[i] = Some(map.next_value()?),
+                        None => {
+                            values.insert(key, map.next_value()?);
+                        }
+                    }
+                }
+                let [images, broken] = Measurement::COUNTS.map(de::Error::missing_field);
+                Ok(Measurement { values, images: counts[0].ok_or(images)?, broken: counts[1].ok_or(broken)? })
+            }
+        }
+        deserializer.deserialize_map(MeasurementVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_json_is_flat_and_is_read_back() {
+        let mut measured = Measurement::new(2500, [("top1", 93.28), ("top5", 99.92)]);
+        measured.broken = 3;
+        let json = serde_json::to_string(&measured).unwrap();
+        assert_eq!(json, r#"{"top1":93.28,"top5":99.92,"images":2500,"broken":3}"#);
+        assert_eq!(serde_json::from_str::<Measurement>(&json).unwrap(), measured);
+        let damaged = |json: &str| serde_json::from_str::<Measurement>(json).unwrap_err().to_string();
+        assert!(damaged(r#"{"top1": 1, "broken": 0}"#).contains("missing field `images`"));
+        assert!(damaged(r#"{"top1": null, "images": 1, "broken": 0}"#).contains("invalid type: null"));
+        assert!(damaged("3").contains("a mapping with measured values"));
+    }
+
+    #[test]
+    fn values_are_shown_in_their_units() {
+        let metrics = [Metric::percent("top1", "top-1"), Metric::number("mae", "mean absolute error")];
+        let measured = Measurement::new(64, [("top1", 93.284), ("mae", 0.01234), ("more", 1.0)]);
+        assert_eq!(measured.text(&metrics).unwrap(), "top-1 93.28 %, mean absolute error 0.0123 of 64 images");
+        assert_eq!(metrics.map(|m| m.heading()), ["top-1 %", "mean absolute error"]);
+        assert_eq!(MetricUnit::Percent.difference(0.516), "0.52 points");
+        assert_eq!(MetricUnit::Number.difference(0.00056), "0.0006");
+        let error = Measurement::new(1, [("b", 1.0)]).value(&Metric::number("a", "A")).unwrap_err().to_string();
+        assert_eq!(error, "there is no 'a' among the measured values (b)");
+    }
+}

@@ -1,0 +1,3 @@
+//! Tasks: what networks are for.
+
+mod classification;
