@@ -190,7 +190,7 @@ fn expected(model: &QuantModel, precision: Precision) -> (f64, f64) {
         .map(|index| {
             let (image, values) = wave(*index);
             let image = Tensor::from_vec(image, (1, 2, 8, 8), &Device::Cpu).unwrap();
-            let output = vec(&model.forward(&image, precision).unwrap());
+            let output = vec(&model.forward(&image, precision).unwrap()[0]);
             output.iter().zip(&values).map(|(o, v)| f64::from((o - v).abs())).sum::<f64>() / OUTPUTS as f64
         })
         .collect();
@@ -236,7 +236,7 @@ fn another_task_goes_the_whole_way() {
     let images = session.calibration_images(&cache, &Silent).unwrap().images;
     let random = session.random();
     let engine = session.recipe().engine;
-    let resources = Resources { images, cache, random: &random, progress: &Silent, engine, checkpoints: None };
+    let resources = Resources { images, cache, random: &random, progress: &Silent, engine, merge: &[], checkpoints: None };
     let result = session.quantize(float_model, &resources).unwrap();
     let quantized = session.evaluate(&result.model, Precision::Quantized, &Silent).unwrap();
     is_as_expected(&quantized, &result.model, Precision::Quantized);
