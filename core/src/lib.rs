@@ -47,7 +47,7 @@ pub use reconstructor::Reconstructor;
 pub mod prelude {
     pub use crate::architecture::Architecture;
     pub use crate::dataset::{Dataset, DatasetRequest, Sample, Split};
-    pub use crate::error::{Error, Result};
+    pub use crate::error::{Error, Input, Result};
     pub use crate::fused::{Engine, FusedKernel};
     pub use crate::graph::{Conv2d, Graph, GraphBuilder, NodeId, Operator, Pool2d};
     pub use crate::grid::{Granularity, QParams, QuantSpec, Range};

@@ -176,7 +176,8 @@ fn check(arguments: &RecipeArguments, output: Output) -> Result<Value> {
             session.float_model().context("checking the weights")?;
             output.print("weights: every tensor is there\n");
         }
-        Err(_) => unchecked.push("weights"),
+        Err(qdrop_core::Error::NotGiven { .. }) => unchecked.push("weights"),
+        Err(e) => return Err(e).context("checking the weights"),
     }
     match session.dataset(Split::Evaluation) {
         Ok(evaluation) => {
@@ -187,7 +188,7 @@ fn check(arguments: &RecipeArguments, output: Output) -> Result<Value> {
                 evaluation.len()
             ));
         }
-        Err(qdrop_core::Error::Setting { path, .. }) if path == "data.params.root" => unchecked.push("data"),
+        Err(qdrop_core::Error::NotGiven { .. }) => unchecked.push("data"),
         Err(e) => return Err(e).context("checking the data"),
     }
     for what in &unchecked {

@@ -36,7 +36,7 @@ pub fn dry_run(session: &Session<'_>, output: Output) -> Result<Value> {
 fn data_given(session: &Session<'_>) -> Result<bool> {
     match session.dataset(Split::Evaluation) {
         Ok(_) => Ok(true),
-        Err(qdrop_core::Error::Setting { path, .. }) if path == "data.params.root" => Ok(false),
+        Err(qdrop_core::Error::NotGiven { .. }) => Ok(false),
         Err(e) => Err(e).context("opening the data"),
     }
 }
