@@ -24,7 +24,8 @@ fn main() {
 
     let mut features: Vec<String> = std::env::vars()
         .filter_map(|(key, _)| Some(key.strip_prefix("CARGO_FEATURE_")?.to_lowercase()))
-        .filter(|feature| feature != "default")
+        // The loader is no difference: only programs that have it look at stamps.
+        .filter(|feature| feature != "default" && feature != "dynamic_plugins")
         .collect();
     features.sort();
     let features = if features.is_empty() { "none".into() } else { features.join(" ") };

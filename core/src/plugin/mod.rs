@@ -13,20 +13,36 @@
 //!    its own, tensor identities would collide and gradients would be silently wrong.
 //! 4. What it declared must have appeared in this program's registries.
 //!
+//! The loader is part of builds with the feature `dynamic-plugins` on Unix. Without it, [`load`] refuses every plugin as
+//! a static program does.
+//!
 //! A plugin is never unloaded. Whatever panics in it becomes an [`Error`](crate::Error) that names
 //! it ([`guard`]).
 
 pub(crate) mod guard;
+#[cfg(feature = "dynamic-plugins")]
 mod inspect;
+#[cfg(all(unix, feature = "dynamic-plugins"))]
 mod load;
+mod loaded;
+#[cfg(not(all(unix, feature = "dynamic-plugins")))]
+mod no_loader;
 mod record;
 mod stamp;
 
+#[cfg(feature = "dynamic-plugins")]
 pub use inspect::{PluginFile, Verdict};
-pub use load::{load, loaded, shared_library, Loaded, LIBRARY};
+#[cfg(all(unix, feature = "dynamic-plugins"))]
+pub use load::{load, shared_library};
+pub use loaded::{loaded, Loaded};
+#[cfg(not(all(unix, feature = "dynamic-plugins")))]
+pub use no_loader::{load, shared_library};
 pub use record::Declaration;
 #[doc(hidden)]
 pub use record::{record, record_len};
 pub use stamp::Stamp;
 #[doc(hidden)]
 pub use stamp::STAMP;
+
+/// Name of the framework's shared library, without prefix and extension.
+pub const LIBRARY: &str = "qdrop_dylib";
