@@ -12,6 +12,7 @@ mod gradients;
 mod imagenet;
 mod images;
 mod inference;
+mod library;
 mod recipes;
 mod resume;
 mod support;

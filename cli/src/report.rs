@@ -1,6 +1,5 @@
-//! The final table.
+//! The final table as text.
 
-use crate::console::duration;
 use qdrop_core::pipeline::{Accuracy, Summary};
 use serde::{Deserialize, Serialize};
 
@@ -45,4 +44,14 @@ pub fn table(rows: &[Row], summary: &Summary) -> String {
         text += &format!("note: {notice}\n");
     }
     text
+}
+
+/// Seconds in words, such as `2 min 05 s`.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..=59 => format!("{seconds:.1} s"),
+        60..=3599 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
 }
