@@ -341,7 +341,8 @@ fn every_command_has_a_manual_page() {
         "recipes-show",
         "resume",
     ];
-    let want: Vec<_> = commands.iter().map(|c| format!("qdrop-{c}.1")).chain(["qdrop.1".into()]).collect();
+    let mut want: Vec<_> = commands.iter().map(|c| format!("qdrop-{c}.1")).chain(["qdrop.1".into()]).collect();
+    want.sort();
     assert_eq!(names, want);
     let page = std::fs::read_to_string(folder.join("qdrop-quantize.1")).unwrap();
     // Hyphens are escaped in manual pages.
