@@ -9,7 +9,7 @@ fn main() {
     let sources =
         [core.join("src"), core.join("kernels/src"), core.join("Cargo.toml"), core.join("kernels/Cargo.toml")];
     let mut files = Vec::new();
-    for source in &sources {
+    for source in sources.iter().filter(|source| source.exists()) {
         println!("cargo:rerun-if-changed={}", source.display());
         collect(source, &mut files);
     }
@@ -24,7 +24,8 @@ fn main() {
 
     let mut features: Vec<String> = std::env::vars()
         .filter_map(|(key, _)| Some(key.strip_prefix("CARGO_FEATURE_")?.to_lowercase()))
-        .filter(|feature| feature != "default")
+        // The loader is no difference: only programs that have it look at stamps.
+        .filter(|feature| feature != "default" && feature != "dynamic_plugins")
         .collect();
     features.sort();
     let features = if features.is_empty() { "none".into() } else { features.join(" ") };
@@ -46,7 +47,9 @@ fn main() {
 fn collect(path: &Path, files: &mut Vec<PathBuf>) {
     match std::fs::read_dir(path) {
         Ok(entries) => entries.flatten().for_each(|entry| collect(&entry.path(), files)),
-        Err(_) => files.push(path.into()),
+        Err(_) if path.is_file() => files.push(path.into()),
+        // A published package has no folder of the kernels; their version is fixed by the manifest.
+        Err(_) => {}
     }
 }
 
@@ -58,9 +61,11 @@ fn rustc_version() -> String {
 
 /// The version that the lock file names.
 fn candle_version(core: &Path) -> String {
-    let lock = core.join("../Cargo.lock");
+    // The workspace's, or that of a published package.
+    let locks = [core.join("../Cargo.lock"), core.join("Cargo.lock")];
+    let Some(lock) = locks.iter().find(|lock| lock.is_file()) else { return "unknown".into() };
     println!("cargo:rerun-if-changed={}", lock.display());
-    let text = std::fs::read_to_string(&lock).unwrap_or_default();
+    let text = std::fs::read_to_string(lock).unwrap_or_default();
     let after = text.split("name = \"candle-core\"").nth(1).unwrap_or_default();
     after.split('"').nth(1).unwrap_or("unknown").into()
 }

@@ -288,6 +288,75 @@ fn a_static_build_says_that_it_cannot_load_plugins() {
 }
 
 #[test]
+fn the_version_names_commit_and_features() {
+    let run = qdrop(&["--version"]);
+    let commit = run.stdout.strip_prefix(concat!("qdrop ", env!("CARGO_PKG_VERSION"), " ("));
+    let (commit, features) = commit.and_then(|rest| rest.split_once(", ")).unwrap_or_else(|| panic!("{}", run.stdout));
+    assert_eq!(features, if cfg!(feature = "cuda") { "features: cuda)\n" } else { "features: none)\n" });
+    let head = std::process::Command::new("git").args(["rev-parse", "HEAD"]).current_dir(fixture("..")).output();
+    match head.ok().filter(|output| output.status.success() && fixture("../.git").exists()) {
+        Some(output) => assert_eq!(commit, &String::from_utf8(output.stdout).unwrap()[..7]),
+        None => assert_eq!(commit, "unknown"),
+    }
+}
+
+#[test]
+fn shells_complete_commands_and_options() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let run = qdrop(&["completions", shell]);
+        for word in ["quantize", "dry-run", "completions", "reconstructor"] {
+            assert!(run.ok && run.stdout.contains(word), "{shell}: {word}");
+        }
+    }
+    // As bash calls it when a user presses the tabulator key.
+    let complete = "source <(\"$0\" completions bash); COMP_WORDS=(qdrop quantize demo --dr); COMP_CWORD=3; \
+                    _qdrop qdrop --dr demo; echo \"${COMPREPLY[@]}\"";
+    let bash = std::process::Command::new("bash").args(["-c", complete, env!("CARGO_BIN_EXE_qdrop")]).output().unwrap();
+    assert_eq!(String::from_utf8(bash.stdout).unwrap(), "--dry-run\n", "{}", String::from_utf8_lossy(&bash.stderr));
+    assert!(qdrop(&["completions", "cmd"]).error().contains("possible values: bash"));
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("man1");
+    let written = qdrop(&["man", text(&folder), "--json"]).json();
+    let mut names: Vec<_> =
+        std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    let listed: Vec<_> = written["pages"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+    assert_eq!(listed, names.iter().map(|n| text(&folder.join(n)).to_string()).collect::<Vec<_>>());
+    let commands = [
+        "bench",
+        "check",
+        "completions",
+        "describe",
+        "evaluate",
+        "list",
+        "man",
+        "plugin",
+        "plugin-build",
+        "plugin-inspect",
+        "plugin-new",
+        "plugin-test",
+        "quantize",
+        "recipes",
+        "recipes-convert",
+        "recipes-list",
+        "recipes-show",
+        "resume",
+    ];
+    let mut want: Vec<_> = commands.iter().map(|c| format!("qdrop-{c}.1")).chain(["qdrop.1".into()]).collect();
+    want.sort();
+    assert_eq!(names, want);
+    let page = std::fs::read_to_string(folder.join("qdrop-quantize.1")).unwrap();
+    // Hyphens are escaped in manual pages.
+    assert!(page.contains("\\-\\-dry\\-run") && page.contains("Quantize a network as a recipe says"), "{page}");
+    let run = qdrop(&["man", "/dev/null/man1"]);
+    assert!(run.error().contains("creating /dev/null/man1"), "{}", run.stderr);
+}
+
+#[test]
 fn bench_measures_blocks_evaluations_and_networks() {
     let other = "echo '{\"median_ms\": 5.0}' #";
     let arguments = ["--json", "--threads", "2", "bench", "--iters", "1", "--pairs", "1", "--against", other];

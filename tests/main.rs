@@ -15,6 +15,7 @@ mod gradients;
 mod imagenet;
 mod images;
 mod inference;
+mod library;
 mod recipes;
 mod resume;
 mod support;

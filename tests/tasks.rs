@@ -236,7 +236,8 @@ fn another_task_goes_the_whole_way() {
     let images = session.calibration_images(&cache, &Silent).unwrap().images;
     let random = session.random();
     let engine = session.recipe().engine;
-    let resources = Resources { images, cache, random: &random, progress: &Silent, engine, merge: &[], checkpoints: None };
+    let resources =
+        Resources { images, cache, random: &random, progress: &Silent, engine, merge: &[], checkpoints: None };
     let result = session.quantize(float_model, &resources).unwrap();
     let quantized = session.evaluate(&result.model, Precision::Quantized, &Silent).unwrap();
     is_as_expected(&quantized, &result.model, Precision::Quantized);

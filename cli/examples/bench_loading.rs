@@ -1,7 +1,7 @@
 //! Images per second from files to batches, alone or against another loader.
 //!
 //! ```sh
-//! cargo run --release -p qdrop-cli --example bench_loading -- DIR --against "python3 cli/examples/torch_loading.py"
+//! cargo run --release -p qdrop --example bench_loading -- DIR --against "python3 cli/examples/torch_loading.py"
 //! ```
 //!
 //! `DIR` holds `train/` and `val/`. Training images are cut out and mirrored at random, validation images
@@ -14,7 +14,6 @@ use qdrop_core::dataset::{DatasetRequest, Split};
 use qdrop_core::params::Params;
 use qdrop_core::pipeline::{load_ahead, Registries};
 use qdrop_core::target::TargetSpec;
-use qdrop_plugins as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -67,7 +66,7 @@ fn main() -> Result<()> {
         Some("--against") => Some(arguments.next().context("--against takes a command")?),
         Some(option) => bail!("unknown option {option}"),
     };
-    rayon::ThreadPoolBuilder::new().num_threads(THREADS).build_global()?;
+    qdrop::set_threads(THREADS)?;
     let registries = Registries::collect()?;
     for (split, name) in [(Split::Calibration, "train"), (Split::Evaluation, "val")] {
         let (mut mine, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,7 +1,7 @@
 //! Time of the exhaustive range search, alone or against another implementation.
 //!
 //! ```sh
-//! cargo run --release -p qdrop-cli --example bench_range_search -- --against "python3 cli/examples/torch_range_search.py"
+//! cargo run --release -p qdrop --example bench_range_search -- --against "python3 cli/examples/torch_range_search.py"
 //! ```
 //!
 //! Prints nanoseconds per element and candidate on one thread: of trying every candidate on every
@@ -117,7 +117,7 @@ fn main() -> Result<()> {
         Some("--against") => Some(arguments.next().context("--against takes a command")?),
         Some(option) => bail!("unknown option {option}"),
     };
-    rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
+    qdrop::set_threads(1)?;
     for case in &CASES {
         let x = case.values();
         let candidates = case.candidates(&x);

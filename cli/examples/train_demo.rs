@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! apt-get install dataset-fashion-mnist
-//! cargo run --release -p qdrop-cli --example train_demo -- /usr/share/datasets/fashion-mnist cli/demo
+//! cargo run --release -p qdrop --example train_demo -- /usr/share/datasets/fashion-mnist cli/demo
 //! ```
 //!
 //! The network is the recipe's: ResNet-18 with 16 channels at first and a stem for small images.

@@ -1,42 +1,78 @@
-//! The `qdrop` command, as a library: a program of one's own is
-//! `use my_plugin as _; fn main() -> std::process::ExitCode { qdrop_cli::main() }`.
+//! Post-training quantization of vision networks to 2, 3 and 4 bits with QDrop (Wei et al., ICLR 2022).
+//!
+//! A [recipe](recipes) says what is quantized and how; a [`Run`] of it calibrates, reconstructs, evaluates and saves.
+//! This quantizes the embedded demo, a small ResNet on Fashion-MNIST, shortened to take a moment:
+//!
+//! ```
+//! use qdrop::recipes::Loader;
+//! use qdrop::Run;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let folder = folder.path().join("result");
+//! let recipe = Loader::new("demo")
+//!     .set("calibration={images: 64, observe: 32}")
+//!     .set("evaluation.images=200")
+//!     .set("compare=[]")
+//!     .iters(20)
+//!     .load()?;
+//! let outcome = Run::new(recipe)?.out(&folder)?.quantize()?;
+//! println!("{}", outcome.table);
+//! assert_eq!(outcome.summary.bits, "w2a4");
+//!
+//! // The saved network is the one that was measured.
+//! let measured = qdrop::evaluate(&folder)?;
+//! assert_eq!(measured, outcome.summary.quantized);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | for | see |
+//! | --- | --- |
+//! | progress, and stopping on request | [`Run::progress`], [`Evaluation::progress`] |
+//! | going on after an interruption | [`resume`], [`Run::resume`] |
+//! | what a run will take, and mistakes before it | [`Run::plan`], [`Run::check`], [`Run::check_float`] |
+//! | architectures, observers, quantizers, reconstructors and datasets of one's own | [`core`] |
+//!
+//! The library never prints. Everything that is computed runs on [rayon](https://docs.rs/rayon)'s global thread pool:
+//! [`set_threads`].
+//!
+//! # Features
+//!
+//! - `cli` (default): the command line, [`cli::main`]. Without it none of its dependencies are compiled, nor the loader
+//!   of plugins.
+//! - `cuda`: computing on CUDA GPUs.
 
-mod arguments;
-mod commands;
-mod console;
-mod convert;
+#[cfg(feature = "cli")]
+pub mod cli;
+mod error;
+mod evaluation;
 mod memory;
-mod plugins;
-mod recipes;
-mod report;
-mod sdk;
+pub mod plugins;
+pub mod recipes;
+pub mod report;
+mod run;
 
-use clap::Parser;
+pub use error::{Error, Result, Stage};
+pub use evaluation::{evaluate, Evaluated, Evaluation};
+#[doc(inline)]
+pub use qdrop_core as core;
+pub use run::{resume, summary, Check, Outcome, Plan, Run};
+
 // Linked for what they register.
 use qdrop_models as _;
 use qdrop_plugins as _;
-use std::process::ExitCode;
 
-/// Runs the command line of this process.
-pub fn main() -> ExitCode {
-    let arguments = arguments::Arguments::parse();
-    let json = arguments.json;
-    match console::stop_on_request().map_err(Into::into).and_then(|()| commands::run(arguments)) {
-        Ok(value) => {
-            if json {
-                println!("{value}");
-            }
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            if json {
-                println!("{}", serde_json::json!({ "error": format!("{error:#}") }));
-            }
-            match error.downcast_ref() {
-                Some(qdrop_core::Error::Cancelled) => ExitCode::from(console::STOPPED as u8),
-                _ => ExitCode::FAILURE,
-            }
-        }
-    }
+/// Version of the library, the commit that it was built from (`unknown` outside of a repository) and its features:
+/// `0.1.0 (26bcd6f, features: none)`.
+pub const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("QDROP_COMMIT"), ", features: ", env!("QDROP_FEATURES"), ")");
+
+/// Sets the number of worker threads (0: one for each core). Results do not depend on it.
+///
+/// # Errors
+/// The threads run already: this must come before anything is computed, and once in a process.
+pub fn set_threads(threads: usize) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.build_global().map_err(|e| Error::Threads { message: e.to_string() })
 }

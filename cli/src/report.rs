@@ -1,6 +1,5 @@
-//! The final table.
+//! The final table as text.
 
-use crate::console::duration;
 use qdrop_core::pipeline::Summary;
 use qdrop_core::task::{Measurement, Task};
 use qdrop_core::Result;
@@ -57,6 +56,16 @@ pub fn table(rows: &[Row], summary: &Summary, task: &dyn Task) -> Result<String>
         text += &format!("note: {notice}\n");
     }
     Ok(text)
+}
+
+/// Seconds in words, such as `2 min 05 s`.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..=59 => format!("{seconds:.1} s"),
+        60..=3599 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
 }
 
 #[cfg(test)]

@@ -46,6 +46,14 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
+    /// Something that the recipe leaves to its user is missing.
+    #[error("{path}: no {} is given; set it in the recipe or with {}", .what.long_name(), .what.option())]
+    NotGiven {
+        /// Path of the value in the recipe, such as `data.params.root`.
+        path: String,
+        /// What is missing.
+        what: Input,
+    },
     /// A network that cannot be built or executed.
     #[error("graph node '{node}': {message}")]
     Graph {
@@ -126,6 +134,41 @@ pub enum Error {
     Cancelled,
 }
 
+/// What a recipe may leave to its user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// The checkpoint with the float weights.
+    Weights,
+    /// The folder with the images.
+    Data,
+}
+
+impl Input {
+    fn long_name(self) -> &'static str {
+        match self {
+            Self::Weights => "checkpoint",
+            Self::Data => "data folder",
+        }
+    }
+
+    /// The option of the command line that gives it.
+    fn option(self) -> &'static str {
+        match self {
+            Self::Weights => "--weights FILE",
+            Self::Data => "--data DIR",
+        }
+    }
+}
+
+impl Display for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Weights => "weights",
+            Self::Data => "data",
+        })
+    }
+}
+
 fn did_you_mean(suggestion: &Option<String>) -> String {
     suggestion.as_ref().map(|s| format!(", did you mean '{s}'?")).unwrap_or_default()
 }
@@ -134,6 +177,11 @@ impl Error {
     /// A [`Error::Setting`].
     pub fn setting(path: impl Into<String>, message: impl Display) -> Self {
         Self::Setting { path: path.into(), message: message.to_string() }
+    }
+
+    /// A [`Error::NotGiven`].
+    pub fn not_given(path: impl Into<String>, what: Input) -> Self {
+        Self::NotGiven { path: path.into(), what }
     }
 
     /// A [`Error::Graph`].

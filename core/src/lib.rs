@@ -53,7 +53,7 @@ pub mod prelude {
     pub use crate::architecture::Architecture;
     pub use crate::dataset::{Dataset, DatasetRequest, Sample, Split};
     pub use crate::engine::{Engine, Regularizer, UnitData, UnitEngine};
-    pub use crate::error::{Error, Result};
+    pub use crate::error::{Error, Input, Result};
     pub use crate::graph::{Conv2d, Graph, GraphBuilder, NodeId, Operator, Pool2d};
     pub use crate::grid::{Granularity, QParams, QuantSpec, Range};
     pub use crate::observer::{Consistency, Observer};

@@ -39,6 +39,11 @@ pub enum Event<'a> {
         /// Why it has none.
         why: &'a str,
     },
+    /// Of several quantizations of a run, the one called `name` begins.
+    Variant {
+        /// A variant that the recipe compares with, or the reconstructor of the recipe itself.
+        name: &'a str,
+    },
     /// Something that the user should know.
     Warning(String),
 }

@@ -4,5 +4,5 @@
 use qdrop_dylib as _;
 
 fn main() -> std::process::ExitCode {
-    qdrop_cli::main()
+    qdrop::cli::main()
 }

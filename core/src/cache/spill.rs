@@ -1,9 +1,12 @@
 //! The file behind values that do not fit the memory budget.
 
 use crate::error::{Error, Result};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+#[cfg(not(unix))]
+use seeking::PositionedFile;
+#[cfg(unix)]
+use unix::PositionedFile;
 
 /// A nameless file: it vanishes with its last handle, however the process ends.
 ///
@@ -11,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// of the write (a mapped page would end the process), and what was read does not stay resident.
 #[derive(Debug)]
 pub struct SpillFile {
-    file: File,
+    file: PositionedFile,
     folder: PathBuf,
     length: u64,
 }
@@ -21,19 +24,116 @@ impl SpillFile {
     pub fn create(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(Error::io("create the cache folder", folder))?;
         let file = tempfile::tempfile_in(folder).map_err(Error::io("create a cache file in", folder))?;
-        Ok(Self { file, folder: folder.into(), length: 0 })
+        Ok(Self { file: PositionedFile::new(file), folder: folder.into(), length: 0 })
     }
 
     /// Appends bytes and tells where they begin.
     pub fn append(&mut self, bytes: &[u8]) -> Result<u64> {
         let offset = self.length;
-        self.file.write_all_at(bytes, offset).map_err(Error::io("write cached values to", &self.folder))?;
+        self.file.write(offset, bytes).map_err(Error::io("write cached values to", &self.folder))?;
         self.length += bytes.len() as u64;
         Ok(offset)
     }
 
-    /// Reads the bytes from `offset` on.
+    /// Reads the bytes from `offset` on. Several threads may read at once.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
-        self.file.read_exact_at(bytes, offset).map_err(Error::io("read cached values from", &self.folder))
+        self.file.read(offset, bytes).map_err(Error::io("read cached values from", &self.folder))
+    }
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::fs::File;
+    use std::io::Result;
+    use std::os::unix::fs::FileExt;
+
+    /// A file whose reads and writes say where they begin, in one call of the system.
+    #[derive(Debug)]
+    pub struct PositionedFile(File);
+
+    impl PositionedFile {
+        pub fn new(file: File) -> Self {
+            Self(file)
+        }
+
+        pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+            self.0.write_all_at(bytes, offset)
+        }
+
+        pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+            self.0.read_exact_at(bytes, offset)
+        }
+    }
+}
+
+#[cfg(any(test, not(unix)))]
+mod seeking {
+    use std::fs::File;
+    use std::io::{Read, Result, Seek, SeekFrom, Write};
+    use std::sync::{Mutex, MutexGuard};
+
+    /// A file whose reads and writes say where they begin. The system's file has one position, so that one
+    /// thread at a time moves it and reads.
+    #[derive(Debug)]
+    pub struct PositionedFile(Mutex<File>);
+
+    impl PositionedFile {
+        pub fn new(file: File) -> Self {
+            Self(Mutex::new(file))
+        }
+
+        fn at(&self, offset: u64) -> Result<MutexGuard<'_, File>> {
+            let mut file = self.0.lock().unwrap_or_else(|e| e.into_inner());
+            file.seek(SeekFrom::Start(offset))?;
+            Ok(file)
+        }
+
+        pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+            self.at(offset)?.write_all(bytes)
+        }
+
+        pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+            self.at(offset)?.read_exact(bytes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Threads read parts of a file that was written out of order.
+    macro_rules! reads_what_was_written {
+        ($file:ty) => {
+            let file = <$file>::new(tempfile::tempfile().unwrap());
+            let part = |i: u64| [i as u8; 64];
+            for i in [3, 0, 2, 1] {
+                file.write(i * 64, &part(i)).unwrap();
+            }
+            std::thread::scope(|scope| {
+                for i in 0..4 {
+                    let file = &file;
+                    scope.spawn(move || {
+                        for _ in 0..100 {
+                            let mut bytes = [9; 64];
+                            file.read(i * 64, &mut bytes).unwrap();
+                            assert_eq!(bytes, part(i));
+                        }
+                    });
+                }
+            });
+            assert!(file.read(4 * 64 - 1, &mut [0; 2]).is_err(), "past the end");
+        };
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn unix_files_are_read_where_they_were_written() {
+        reads_what_was_written!(unix::PositionedFile);
+    }
+
+    #[test]
+    fn files_with_one_position_are_read_where_they_were_written() {
+        reads_what_was_written!(seeking::PositionedFile);
     }
 }

@@ -17,6 +17,7 @@ pub use evaluate::evaluate;
 pub use load::{calibration_images, load_ahead, load_batch, Batch, CalibrationSet};
 pub use plan::{plan_sites, SitePlan};
 pub use reconstruct::{reconstruct, Resources};
+#[cfg(all(unix, feature = "dynamic-plugins"))]
 pub(crate) use registries::declared;
 pub use registries::Registries;
 pub use sanity::FloatSample;

@@ -4,67 +4,53 @@ use crate::architecture::ArchitectureKind;
 use crate::dataset::DatasetKind;
 use crate::error::Result;
 use crate::observer::ObserverKind;
-use crate::plugin::Declaration;
 use crate::quantizer::QuantizerKind;
 use crate::recipe::RecipeKind;
 use crate::reconstructor::ReconstructorKind;
-use crate::registry::{Entry, Kind, Registry};
+use crate::registry::Registry;
 use crate::task::TaskKind;
 
-/// One registry for each kind of strategy.
-pub struct Registries {
+/// Defines [`Registries`] and everything else that goes through all kinds.
+macro_rules! registries {
+    ($($(#[$doc:meta])* $field:ident: $kind:ty,)+) => {
+        /// One registry for each kind of strategy.
+        pub struct Registries {
+            $($(#[$doc])* pub $field: Registry<$kind>,)+
+        }
+
+        impl Registries {
+            /// Everything that the linked crates declare.
+            ///
+            /// # Errors
+            /// Two declarations share a name.
+            pub fn collect() -> Result<Self> {
+                Ok(Self { $($field: Registry::collect()?,)+ })
+            }
+        }
+
+        /// Everything that is registered in this process, twice where two crates use one name.
+        #[cfg(all(unix, feature = "dynamic-plugins"))]
+        pub(crate) fn declared() -> Vec<crate::plugin::Declaration> {
+            let mut all = Vec::new();
+            $(all.extend(inventory::iter::<crate::registry::Entry<$kind>>.into_iter().map(Into::into));)+
+            all
+        }
+    };
+}
+
+registries! {
     /// Networks.
-    pub architectures: Registry<ArchitectureKind>,
+    architectures: ArchitectureKind,
     /// Statistics.
-    pub observers: Registry<ObserverKind>,
+    observers: ObserverKind,
     /// Mappings.
-    pub quantizers: Registry<QuantizerKind>,
+    quantizers: QuantizerKind,
     /// Optimizations.
-    pub reconstructors: Registry<ReconstructorKind>,
+    reconstructors: ReconstructorKind,
     /// Data.
-    pub datasets: Registry<DatasetKind>,
+    datasets: DatasetKind,
     /// What networks are for.
-    pub tasks: Registry<TaskKind>,
+    tasks: TaskKind,
     /// Recipes that come with strategies.
-    pub recipes: Registry<RecipeKind>,
-}
-
-/// Everything that is registered in this process, twice where two crates use one name.
-pub(crate) fn declared() -> Vec<Declaration> {
-    fn of<F: Kind>() -> impl Iterator<Item = Declaration>
-    where
-        Entry<F>: inventory::Collect,
-    {
-        inventory::iter::<Entry<F>>.into_iter().map(|e| Declaration {
-            kind: F::NAME.into(),
-            name: e.name.into(),
-            defined_in: e.defined_in.into(),
-        })
-    }
-    of::<ArchitectureKind>()
-        .chain(of::<ObserverKind>())
-        .chain(of::<QuantizerKind>())
-        .chain(of::<ReconstructorKind>())
-        .chain(of::<DatasetKind>())
-        .chain(of::<TaskKind>())
-        .chain(of::<RecipeKind>())
-        .collect()
-}
-
-impl Registries {
-    /// Everything that the linked crates declare.
-    ///
-    /// # Errors
-    /// Two declarations share a name.
-    pub fn collect() -> Result<Self> {
-        Ok(Self {
-            architectures: Registry::collect()?,
-            observers: Registry::collect()?,
-            quantizers: Registry::collect()?,
-            reconstructors: Registry::collect()?,
-            datasets: Registry::collect()?,
-            tasks: Registry::collect()?,
-            recipes: Registry::collect()?,
-        })
-    }
+    recipes: RecipeKind,
 }

@@ -8,7 +8,7 @@ use super::{
 use crate::architecture::Architecture;
 use crate::cache::{CacheBudget, CachedValues};
 use crate::dataset::{Dataset, DatasetRequest, Split};
-use crate::error::{Error, Result};
+use crate::error::{Error, Input, Result};
 use crate::graph::{fold_batch_norm, Graph, NodeId};
 use crate::model::{Precision, QuantModel};
 use crate::progress::Progress;
@@ -128,11 +128,10 @@ impl<'a> Session<'a> {
     /// The checkpoint to read.
     ///
     /// # Errors
-    /// None is given.
+    /// [`Error::NotGiven`].
     pub fn weights_file(&self) -> Result<PathBuf> {
-        let file = self.recipe.model.weights.as_ref().ok_or_else(|| {
-            Error::setting("model.weights", "no checkpoint is given; set it in the recipe or with --weights FILE")
-        })?;
+        let file = self.recipe.model.weights.as_ref();
+        let file = file.ok_or_else(|| Error::not_given("model.weights", Input::Weights))?;
         Ok(self.recipe.resolve(file))
     }
 

@@ -1,37 +1,18 @@
 //! Loading plugins at run time.
 
 use super::inspect::rebuild;
-use super::{Declaration, PluginFile, Verdict};
+use super::loaded::{cannot_load, Loaded, LOADED};
+use super::{PluginFile, Verdict, LIBRARY};
 use crate::error::{Error, Result};
 use crate::pipeline::declared;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-
-/// Name of the framework's shared library, without prefix and extension.
-pub const LIBRARY: &str = "qdrop_dylib";
 
 /// Its address tells copies of this crate apart.
 #[no_mangle]
 #[doc(hidden)]
 pub static QDROP_CORE_IDENTITY: u8 = 0;
-
-/// A plugin that is part of this process now.
-#[derive(Debug, Clone)]
-pub struct Loaded {
-    /// Its file, absolute.
-    pub path: PathBuf,
-    /// What it registered.
-    pub declarations: Vec<Declaration>,
-}
-
-static LOADED: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
-
-/// The plugins of this process, in the order of loading.
-pub fn loaded() -> Vec<Loaded> {
-    LOADED.lock().unwrap_or_else(|e| e.into_inner()).clone()
-}
 
 /// The framework's shared library, if this process has one: without it plugins cannot be loaded.
 pub fn shared_library() -> Option<PathBuf> {
@@ -61,10 +42,7 @@ pub fn shared_library() -> Option<PathBuf> {
 /// is refused.
 pub fn load(path: &Path, refused: &mut dyn FnMut(Error)) -> Result<Vec<Loaded>> {
     if shared_library().is_none() {
-        let message = "this qdrop is a static build and cannot load plugins; use the distribution that `cargo run \
-                       --release -p qdrop-dynamic --example package -- DIR` makes, or link the plugin's crate into \
-                       a program of your own";
-        return Err(Error::plugin(path, message));
+        return Err(cannot_load(path));
     }
     let path = &std::fs::canonicalize(path).map_err(Error::io("find plugin", path))?;
     if !path.is_dir() {

@@ -1,5 +1,6 @@
 //! What a registration leaves in the file, to be read without running it.
 
+#[cfg(feature = "dynamic-plugins")]
 use super::Stamp;
 
 /// First line of a record.
@@ -52,7 +53,15 @@ pub struct Declaration {
     pub defined_in: String,
 }
 
+#[cfg(all(unix, feature = "dynamic-plugins"))]
+impl<F: crate::registry::Kind> From<&crate::registry::Entry<F>> for Declaration {
+    fn from(entry: &crate::registry::Entry<F>) -> Self {
+        Self { kind: F::NAME.into(), name: entry.name.into(), defined_in: entry.defined_in.into() }
+    }
+}
+
 /// The registrations in a section, with the stamps they carry.
+#[cfg(feature = "dynamic-plugins")]
 pub(super) fn parse(section: &[u8]) -> Vec<(Stamp, Declaration)> {
     let texts = section.split(|b| *b == 0).filter_map(|bytes| std::str::from_utf8(bytes).ok());
     let bodies = texts.filter_map(|text| text.strip_prefix(MAGIC));
@@ -67,7 +76,7 @@ pub(super) fn parse(section: &[u8]) -> Vec<(Stamp, Declaration)> {
         .collect()
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "dynamic-plugins"))]
 mod tests {
     use super::*;
     use crate::plugin::STAMP;

@@ -96,6 +96,7 @@ impl Progress for EventLog<'_> {
             Event::Generic { unit, why } => {
                 self.write(&mut state, "generic", json!({ "unit": unit, "why": why }));
             }
+            Event::Variant { name } => self.write(&mut state, "variant", json!({ "name": name })),
             Event::Warning(text) => self.write(&mut state, "warning", json!({ "text": text })),
         }
         drop(state);

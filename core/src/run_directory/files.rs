@@ -22,5 +22,9 @@ pub fn write(folder: &Path, name: &str, content: &[u8]) -> Result<()> {
         return Err(Error::io("write", &target)(cause));
     }
     std::fs::rename(&partial, &target).map_err(Error::io("write", &target))?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
+    // Other systems cannot open a folder, and write its entries on their own.
+    if cfg!(unix) {
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))?;
+    }
+    Ok(())
 }

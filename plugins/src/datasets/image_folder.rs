@@ -1,6 +1,7 @@
 //! Images in one folder for each class, as ImageNet is laid out.
 
 use super::{class_folders, pixels};
+use qdrop_core::params::join;
 use qdrop_core::prelude::*;
 use qdrop_core::random::{stream, Purpose};
 use std::path::PathBuf;
@@ -97,9 +98,7 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
     let root = match (&request.root, &parsed.root) {
         (Some(root), _) => root.clone(),
         (None, Some(root)) => request.base_dir.join(root),
-        (None, None) => {
-            return Err(params.error("root", "no data folder is given; set it in the recipe or with --data DIR"))
-        }
+        (None, None) => return Err(Error::not_given(join(params.path(), "root"), Input::Data)),
     };
     let class_list = parsed.class_list.as_ref().map(|list| match list.to_str() {
         Some(class_folders::IMAGENET) => list.clone(),

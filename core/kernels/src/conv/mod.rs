@@ -1,8 +1,8 @@
 //! Two-dimensional convolution: forward, and its gradients for the input and for the weight.
 //!
 //! Arrays are NCHW, weights (out channels, in channels / groups, kernel height, kernel width).
-//! Depthwise convolutions go through [`depthwise`], all others through matrix products
-//! ([`matmul`]); [`reference`] is the definition both are tested against.
+//! Depthwise convolutions go through `depthwise`, all others through matrix products
+//! (`matmul`); [`mod@reference`] is the definition both are tested against.
 
 mod depthwise;
 mod matmul;

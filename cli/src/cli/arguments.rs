@@ -1,12 +1,13 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use qdrop_core::engine::Engine;
 use std::path::PathBuf;
 
 /// Post-training quantization of vision networks to 2, 3 or 4 bits with QDrop.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "qdrop", version = crate::VERSION)]
 pub struct Arguments {
     /// End with one JSON line on stdout; everything else goes to stderr.
     #[arg(long, global = true)]
@@ -55,6 +56,16 @@ pub enum Command {
     },
     /// Show an architecture's (or a recipe's) units, layers, shapes, bits, parameters and operations.
     Describe(RecipeArguments),
+    /// Print a shell's script that completes commands and options.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write manual pages, one for each command.
+    Man {
+        /// The folder to write them to.
+        dir: PathBuf,
+    },
     /// Measure steps of single blocks, evaluations and estimates of whole networks on this machine.
     Bench(BenchArguments),
 }

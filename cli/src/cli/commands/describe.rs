@@ -1,34 +1,35 @@
 //! `describe`: a network's units and layers, and what is quantized.
 
-use super::{session, Output};
-use crate::arguments::RecipeArguments;
-use crate::recipes;
+use super::{run_of, with_changes, Output};
+use crate::cli::arguments::RecipeArguments;
+use crate::cli::console::Console;
+use crate::recipes::{is_built_in, Loader};
+use crate::Run;
 use anyhow::{Context, Result};
 use qdrop_core::graph::{Graph, NodeId, Op, SiteKind};
 use qdrop_core::pipeline::{Registries, SitePlan};
 use serde_json::{json, Value};
 use std::collections::HashMap;
+use std::path::Path;
 
 /// Quantization of a network that is described by its name alone.
 const DEFAULT_RECIPE: &str = "imagenet/_base";
 
 /// Prints units, layers, shapes, bits, parameters and multiply-accumulates.
-pub fn describe(arguments: &RecipeArguments, output: Output) -> Result<Value> {
-    let is_recipe = recipes::exists(&arguments.recipe);
-    let recipe = if is_recipe {
-        recipes::load(arguments)?
+pub fn describe(arguments: &RecipeArguments, console: &Console, output: Output) -> Result<Value> {
+    let name = &arguments.recipe;
+    let run = if is_built_in(name) || Path::new(name).exists() {
+        run_of(arguments, console)?
     } else {
-        let name = &arguments.recipe;
         Registries::collect()?.architectures.get(name, "describe").with_context(|| {
             format!(
                 "'{name}' is neither a recipe nor an architecture; see `qdrop recipes` and `qdrop list architectures`"
             )
         })?;
-        recipes::load_with(arguments, DEFAULT_RECIPE, &format!("model.architecture.name={name}"))?
+        let loader = Loader::new(DEFAULT_RECIPE).set(format!("model.architecture.name={name}"));
+        Run::new(with_changes(loader, arguments).progress(console).load()?)?.device(&arguments.device)?
     };
-    // After the recipe, whose plugins register themselves when it is read.
-    let registries = Registries::collect()?;
-    let session = session(arguments, recipe, &registries)?;
+    let session = run.session()?;
     let (recipe, graph) = (session.recipe(), session.graph());
     let plans = session.plans()?;
     let macs: u64 = graph.nodes().map(|(id, _)| graph.macs(id)).sum();

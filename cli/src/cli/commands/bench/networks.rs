@@ -18,7 +18,7 @@ const WARM_UP: usize = 1;
 
 /// A session with the W4A4 recipe of a network.
 fn session<'a>(network: &str, engine: Engine, registries: &'a Registries) -> Result<Session<'a>> {
-    let mut recipe = recipes::named(&format!("imagenet/{network}_w4a4"))?;
+    let mut recipe = recipes::load(format!("imagenet/{network}_w4a4"))?;
     recipe.engine = engine;
     Session::new(recipe, registries, Device::Cpu).with_context(|| format!("the recipe of {network}"))
 }

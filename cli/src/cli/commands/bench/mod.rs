@@ -5,8 +5,8 @@ mod blocks;
 mod networks;
 
 use super::Output;
-use crate::arguments::BenchArguments;
-use crate::console::duration;
+use crate::cli::arguments::BenchArguments;
+use crate::report::duration;
 use against::Other;
 use anyhow::{bail, Result};
 use blocks::{blocks, Block, BATCH};

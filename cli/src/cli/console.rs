@@ -1,5 +1,6 @@
 //! Progress on stderr: bars on a terminal, plain lines elsewhere.
 
+use crate::report::duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use qdrop_core::progress::{Event, Progress};
 use qdrop_core::report::LossPoint;
@@ -81,16 +82,6 @@ fn losses(loss: &LossPoint) -> String {
     format!("reconstruction {:.5} rounding {:.4}", loss.reconstruction, loss.rounding)
 }
 
-/// Seconds in words, such as `2 min 05 s`.
-pub fn duration(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    match whole {
-        0..=59 => format!("{seconds:.1} s"),
-        60..=3599 => format!("{} min {:02} s", whole / 60, whole % 60),
-        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
-    }
-}
-
 /// Set by Ctrl-C and by requests to terminate.
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -110,8 +101,10 @@ impl Progress for Console {
     }
 
     fn event(&self, event: Event<'_>) {
-        if let Event::Warning(text) = &event {
-            return self.line(&format!("warning: {text}"));
+        match &event {
+            Event::Warning(text) => return self.line(&format!("warning: {text}")),
+            Event::Variant { name } => return self.line(&format!("{name}:")),
+            _ => {}
         }
         let mut current = self.current.lock().unwrap_or_else(|e| e.into_inner());
         match event {
@@ -152,7 +145,8 @@ impl Progress for Console {
                     );
                 }
             }
-            Event::Warning(_) => {}
+            // Printed above.
+            Event::Variant { .. } | Event::Warning(_) => {}
         }
     }
 }

@@ -1,8 +1,8 @@
 //! `plugin`: makes, builds, inspects and tests plugins.
 
 use super::Output;
-use crate::arguments::{PluginAction, PluginKind};
-use crate::sdk::Sdk;
+use crate::cli::arguments::{PluginAction, PluginKind};
+use crate::cli::sdk::Sdk;
 use anyhow::{bail, Context, Result};
 use qdrop_core::conformance::{self, Outcome};
 use qdrop_core::pipeline::Registries;
@@ -20,22 +20,22 @@ struct Template {
 fn template(kind: PluginKind) -> Template {
     match kind {
         PluginKind::Architecture => Template {
-            source: include_str!("../../templates/architecture.rs.txt"),
-            more: &[("recipe.yaml", include_str!("../../templates/architecture.yaml.txt"))],
+            source: include_str!("../../../templates/architecture.rs.txt"),
+            more: &[("recipe.yaml", include_str!("../../../templates/architecture.yaml.txt"))],
             next: "quantize NAME/w4a4 --weights FILE",
         },
         PluginKind::Observer => Template {
-            source: include_str!("../../templates/observer.rs.txt"),
+            source: include_str!("../../../templates/observer.rs.txt"),
             more: &[],
             next: "quantize demo --set quant.activation.observer=NAME",
         },
         PluginKind::Quantizer => Template {
-            source: include_str!("../../templates/quantizer.rs.txt"),
+            source: include_str!("../../../templates/quantizer.rs.txt"),
             more: &[],
             next: "quantize demo --set quant.weight.quantizer=NAME",
         },
         PluginKind::Reconstructor => Template {
-            source: include_str!("../../templates/reconstructor.rs.txt"),
+            source: include_str!("../../../templates/reconstructor.rs.txt"),
             more: &[],
             next: "quantize demo --set reconstruction=NAME",
         },
@@ -69,11 +69,11 @@ fn new(path: &str, kind: PluginKind, output: Output) -> Result<Value> {
     let sdk = Sdk::find()?;
     let template = template(kind);
     let flags: Vec<String> = sdk.flags().iter().map(|f| format!("    {f:?},\n")).collect();
-    let config = include_str!("../../templates/config.toml.txt")
+    let config = include_str!("../../../templates/config.toml.txt")
         .replace("TARGET", sdk.target())
         .replace("FLAGS", &flags.concat());
     let mut files = vec![
-        ("Cargo.toml", include_str!("../../templates/Cargo.toml.txt").to_string()),
+        ("Cargo.toml", include_str!("../../../templates/Cargo.toml.txt").to_string()),
         (".gitignore", "/target\n/.cargo\n".to_string()),
         (".cargo/config.toml", config),
         ("src/lib.rs", template.source.to_string()),

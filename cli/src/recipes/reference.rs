@@ -1,13 +1,13 @@
 //! Reading the configuration files of the reference implementation (github.com/wimh966/QDrop).
 
-use anyhow::{anyhow, bail, Context, Result};
 use qdrop_core::params::parse_value;
+use qdrop_core::{Error, Result};
 use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 use std::path::{Path, PathBuf};
 
 /// Architectures by the reference's names.
-const MODELS: &str = include_str!("../recipes/reference_models.yaml");
+const MODELS: &str = include_str!("../../recipes/reference_models.yaml");
 /// How deep configurations may inherit.
 const MAX_DEPTH: usize = 8;
 
@@ -92,26 +92,29 @@ pub fn recognizes(value: &Value) -> bool {
 }
 
 /// The recipe that says the same as the configuration read from `file`.
+///
+/// # Errors
+/// A key is unknown or missing, or a value has no counterpart here.
 pub fn to_recipe(value: Value, file: &Path) -> Result<Value> {
     let value = inherit(value, file, 0)?;
-    let at = || format!("configuration {}", file.display());
     if value.get("quant").is_none() || value.get("model").is_none() {
-        bail!("{}: it has no `quant` or no `model`; only the configurations for classification can be read", at());
+        let message = "it has no `quant` or no `model`; only the configurations for classification can be read";
+        return Err(Error::message(message));
     }
-    let config: Config = parse_value(value, "").with_context(at)?;
-    recipe(&config).with_context(at)
+    recipe(&parse_value(value, "")?)
 }
 
 /// Adds the keys of the file named by `root` that are not there yet, whole sections at a time.
 fn inherit(mut value: Value, file: &Path, depth: usize) -> Result<Value> {
     let Some(root) = value.as_mapping_mut().and_then(|m| m.remove("root")) else { return Ok(value) };
     if depth == MAX_DEPTH {
-        bail!("{}: more than {MAX_DEPTH} levels of `root`; does it name itself?", file.display());
+        let message = format!("more than {MAX_DEPTH} levels up from {}; does it name itself?", file.display());
+        return Err(Error::setting("root", message));
     }
-    let root = root.as_str().ok_or_else(|| anyhow!("{}: `root` takes the name of a file", file.display()))?;
+    let root = root.as_str().ok_or_else(|| Error::setting("root", "takes the name of a file"))?;
     let root = file.parent().unwrap_or(Path::new("")).join(root);
     let text = std::fs::read_to_string(&root)
-        .with_context(|| format!("reading {}, the root of {}", root.display(), file.display()))?;
+        .map_err(|e| Error::message(format!("cannot read {}, the root of {}: {e}", root.display(), file.display())))?;
     let base = inherit(qdrop_core::recipe::parse_yaml(&text, &root)?, &root, depth + 1)?;
     if let (Value::Mapping(value), Value::Mapping(base)) = (&mut value, base) {
         for (key, section) in base {
@@ -130,7 +133,8 @@ fn recipe(config: &Config) -> Result<Value> {
         None => Value::from("none"),
         Some(r) => {
             if let Some(mode) = r.round_mode.as_deref().filter(|m| *m != "learned_hard_sigmoid") {
-                bail!("quant.recon.round_mode: '{mode}' is not supported, only learned_hard_sigmoid");
+                let message = format!("'{mode}' is not supported, only learned_hard_sigmoid");
+                return Err(Error::setting("quant.recon.round_mode", message));
             }
             mapping([
                 ("name", "qdrop".into()),
@@ -179,10 +183,11 @@ fn recipe(config: &Config) -> Result<Value> {
 
 /// The architecture, with the keyword arguments of the reference's constructor as parameters.
 fn architecture(model: &Model, input_size: usize) -> Result<Value> {
-    let models: Mapping = serde_yaml::from_str(MODELS).context("the list of the reference's models")?;
+    let models: Mapping = serde_yaml::from_str(MODELS).map_err(Error::message)?;
     let Some(found) = models.get(model.kind.as_str()) else {
         let known: Vec<_> = models.keys().filter_map(Value::as_str).collect();
-        bail!("model.type: '{}' is none of the reference's models: {}", model.kind, known.join(", "));
+        let message = format!("'{}' is none of the reference's models: {}", model.kind, known.join(", "));
+        return Err(Error::setting("model.type", message));
     };
     let name = found.get("name").unwrap_or(found).clone();
     let mut params = found.get("params").and_then(Value::as_mapping).cloned().unwrap_or_default();
@@ -202,7 +207,8 @@ fn tensor(config: &Tensor, path: &str, is_weight: bool) -> Result<Value> {
         (-1, _) => "per_tensor",
         (0, true) => "per_channel",
         (axis, _) => {
-            bail!("{path}.ch_axis: {axis} is not supported; -1 is per tensor, 0 per output channel of a weight")
+            let message = format!("{axis} is not supported; -1 is per tensor, 0 per output channel of a weight");
+            return Err(Error::setting(format!("{path}.ch_axis"), message));
         }
     };
     Ok(mapping([

@@ -1,0 +1,38 @@
+//! `evaluate`: measures a saved result, or the float network of a recipe.
+
+use super::{run_of, Output};
+use crate::cli::arguments::EvaluateArguments;
+use crate::cli::console::Console;
+use crate::recipes::is_built_in;
+use crate::{summary, Evaluation};
+use anyhow::{bail, Result};
+use qdrop_core::run_directory::SUMMARY_FILE;
+use serde_json::Value;
+use std::path::Path;
+
+/// Prints what the task measures.
+pub fn evaluate(arguments: &EvaluateArguments, console: &Console, output: Output) -> Result<Value> {
+    let target = &arguments.target;
+    let dir = Path::new(&target.recipe);
+    let saved = summary(dir)?.is_some();
+    if dir.is_dir() && !saved && !is_built_in(&target.recipe) {
+        bail!("{} holds no saved result: {SUMMARY_FILE} is missing", dir.display());
+    }
+    if !saved && !arguments.float {
+        bail!("'{}' is a recipe, nothing is quantized yet; add --float to measure its float network, or give a folder written by `quantize --out`", target.recipe);
+    }
+    if saved && (target.iters.is_some() || target.weights.is_some() || !target.set.is_empty()) {
+        bail!("a saved result cannot be changed: --set, --iters and --weights belong to recipes");
+    }
+    let evaluated = if arguments.float {
+        run_of(target, console)?.evaluate_float()?
+    } else {
+        let mut evaluation = Evaluation::new(dir).device(&target.device).progress(console);
+        if let Some(data) = &target.data {
+            evaluation = evaluation.data(data);
+        }
+        evaluation.run()?
+    };
+    output.print(&format!("{}\n", evaluated.text));
+    Ok(serde_json::to_value(evaluated.measured)?)
+}

@@ -1,0 +1,94 @@
+//! What is said without running a recipe, or before it runs: what was checked, what the float network reaches, the plan.
+
+use super::{run_of, Output};
+use crate::cli::arguments::RecipeArguments;
+use crate::cli::console::Console;
+use crate::report::duration;
+use crate::{Plan, Result, Run};
+use serde_json::{json, Value};
+
+/// `check`: says what was checked.
+pub fn check(arguments: &RecipeArguments, console: &Console, output: Output) -> anyhow::Result<Value> {
+    let check = run_of(arguments, console)?.check()?;
+    let (units, weights, activations) = (check.units, check.weights, check.activations);
+    output
+        .print(&format!("network: {units} units, {weights} quantized weights, {activations} quantized activations\n"));
+    if !check.unchecked.contains(&qdrop_core::error::Input::Weights) {
+        output.print("weights: every tensor is there\n");
+    }
+    if let Some([calibration, evaluation]) = check.images {
+        output.print(&format!("data: {calibration} calibration and {evaluation} evaluation images\n"));
+    }
+    let unchecked: Vec<String> = check.unchecked.iter().map(ToString::to_string).collect();
+    for what in &unchecked {
+        output.print(&format!("{what}: not given, not checked\n"));
+    }
+    output.print("the recipe is valid\n");
+    Ok(json!({ "valid": true, "units": units, "weights": weights, "activations": activations, "unchecked": unchecked }))
+}
+
+/// `quantize --dry-run`: checks what is given and prints the plan.
+pub fn dry_run(mut run: Run<'_>, console: &Console, output: Output) -> anyhow::Result<Value> {
+    header(&run, console)?;
+    let mut value = json!({ "dry_run": true });
+    match check_float(&mut run, console) {
+        Ok(sample) => value["float_sample"] = sample,
+        Err(error) => match error.not_given() {
+            Some(what) => output.print(&format!("{what}: not given, not checked\n")),
+            None => return Err(error.into()),
+        },
+    }
+    let plan = run.plan()?;
+    output.print(&text(&plan));
+    value["plan"] = json!({
+        "units": plan.units, "iterations": plan.iterations, "seconds": plan.seconds,
+        "memory_bytes": plan.memory_bytes, "cache_bytes": plan.cache_bytes
+    });
+    Ok(value)
+}
+
+/// Says what runs.
+pub fn header(run: &Run<'_>, console: &Console) -> Result<()> {
+    let recipe = run.recipe();
+    console.line(&format!(
+        "{}: {}, setting {}, seed {}",
+        recipe.name,
+        recipe.bits(),
+        recipe.quant.setting,
+        recipe.seed
+    ));
+    if let Some(notice) = run.session()?.notice() {
+        console.line(&format!("note: {notice}"));
+    }
+    Ok(())
+}
+
+/// Compares the float network with the published result, if there is one.
+pub fn check_float(run: &mut Run<'_>, console: &Console) -> Result<Value> {
+    let Some(sample) = run.check_float()? else { return Ok(Value::Null) };
+    console.line(&format!("float network: {}", sample.text()));
+    Ok(json!({ &sample.metric.key: sample.value, "images": sample.images }))
+}
+
+/// The plan for a reader.
+pub fn text(plan: &Plan) -> String {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let mut text = match plan.iterations {
+        0 => "plan: calibration alone, no reconstruction\n".to_string(),
+        iterations => format!(
+            "plan: {} units, {iterations} iterations each, about {} of reconstruction\n",
+            plan.units,
+            duration(plan.seconds)
+        ),
+    };
+    text += &format!("memory: about {:.1} GiB", gib(plan.memory_bytes));
+    if plan.spilled_bytes > 0 {
+        text += &format!(
+            ", and {:.1} GiB of cached values in files (cache.limit is {:.1} GiB)",
+            gib(plan.spilled_bytes),
+            gib(plan.cache_bytes - plan.spilled_bytes)
+        );
+    }
+    text.push('\n');
+    text
+}

@@ -1,0 +1,31 @@
+//! `recipes`: lists, shows and converts them.
+
+use super::Output;
+use crate::cli::arguments::RecipesAction;
+use crate::cli::console::Console;
+use crate::recipes::{names, Loader};
+use anyhow::Result;
+use serde_json::{json, Value};
+
+/// Runs one of the commands; without one, lists.
+pub fn recipes(action: Option<RecipesAction>, console: &Console, output: Output) -> Result<Value> {
+    let load = |name: &str| Loader::new(name).progress(console).load();
+    match action.unwrap_or(RecipesAction::List) {
+        RecipesAction::List => {
+            let mut list = Vec::new();
+            for name in names() {
+                let description = load(&name)?.description.unwrap_or_default();
+                output.print(&format!("{name:32} {description}\n"));
+                list.push(json!({ "name": name, "description": description }));
+            }
+            Ok(json!({ "recipes": list }))
+        }
+        RecipesAction::Show { name } | RecipesAction::Convert { file: name } => {
+            let mut recipe = load(&name)?;
+            // A copy of the text belongs to the folder it is put in.
+            recipe.base_dir.clear();
+            output.print(&recipe.to_yaml()?);
+            Ok(serde_json::to_value(&recipe)?)
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The errors of the library.
+
+use qdrop_core::error::Input;
+use qdrop_core::Error as Core;
+use std::fmt::Display;
+use std::path::PathBuf;
+
+/// Result with the library's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong.
+///
+/// The message of each variant is complete: a cause is part of it, not a further link of the chain.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A stage failed.
+    #[error("{stage}: {cause}")]
+    Stage {
+        /// What was being done.
+        stage: Stage,
+        /// What the framework says.
+        cause: Core,
+    },
+    /// One of the variants that a recipe compares with failed.
+    #[error("variant '{name}': {cause}")]
+    Variant {
+        /// The variant's name.
+        name: String,
+        /// What failed.
+        cause: Box<Error>,
+    },
+    /// No recipe has this name.
+    #[error("there is no file and no built-in recipe '{name}'{}; built in: {}", did_you_mean(.suggestion), .known.join(", "))]
+    UnknownRecipe {
+        /// The name as given.
+        name: String,
+        /// The nearest name of a built-in recipe, when one is near.
+        suggestion: Option<String>,
+        /// The names of all built-in recipes.
+        known: Vec<String>,
+    },
+    /// A recipe's `extends` or `plugins` cannot be used.
+    #[error("recipe '{name}': {message}")]
+    Recipe {
+        /// The recipe's name or file.
+        name: String,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// A recipe that another one extends cannot be read.
+    #[error("recipe '{name}' extends '{parent}': {cause}")]
+    Extends {
+        /// The recipe's name or file.
+        name: String,
+        /// What it extends.
+        parent: String,
+        /// What is wrong with that one.
+        cause: Box<Error>,
+    },
+    /// A configuration file of the reference implementation that cannot be read as a recipe.
+    #[error("configuration {}: {cause}", .file.display())]
+    Configuration {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        cause: Core,
+    },
+    /// The number of threads was set too late.
+    #[error("setting the number of threads: {message}")]
+    Threads {
+        /// The thread pool's answer.
+        message: String,
+    },
+}
+
+fn did_you_mean(suggestion: &Option<String>) -> String {
+    suggestion.as_ref().map(|s| format!(", did you mean '{s}'?")).unwrap_or_default()
+}
+
+impl Error {
+    /// The error of the framework, where there is one.
+    pub fn core(&self) -> Option<&Core> {
+        match self {
+            Self::Stage { cause, .. } | Self::Configuration { cause, .. } => Some(cause),
+            Self::Variant { cause, .. } | Self::Extends { cause, .. } => cause.core(),
+            Self::UnknownRecipe { .. } | Self::Recipe { .. } | Self::Threads { .. } => None,
+        }
+    }
+
+    /// Whether the work ended because [`Progress::cancelled`](qdrop_core::progress::Progress::cancelled) asked for it.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self.core(), Some(Core::Cancelled))
+    }
+
+    /// What the recipe leaves to its user and was not given, if that is the error.
+    pub fn not_given(&self) -> Option<Input> {
+        match self.core() {
+            Some(Core::NotGiven { what, .. }) => Some(*what),
+            _ => None,
+        }
+    }
+}
+
+/// What was being done when an error occurred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Loading plugins.
+    Plugins,
+    /// Reading a recipe.
+    Recipe,
+    /// Looking up everything that the recipe names.
+    Setup,
+    /// Opening the device.
+    Device,
+    /// Loading the float network.
+    FloatNetwork,
+    /// Opening the images.
+    Data,
+    /// Comparing the float network with its published result.
+    FloatCheck,
+    /// Estimating time and memory.
+    Estimate,
+    /// Preparing or keeping the run directory.
+    RunDirectory,
+    /// Loading the calibration images.
+    CalibrationImages,
+    /// Evaluating the float network.
+    FloatEvaluation,
+    /// Calibration and reconstruction.
+    Quantization,
+    /// Evaluating the quantized network.
+    Evaluation,
+    /// Saving the result.
+    Saving,
+    /// Loading a saved result.
+    SavedResult,
+}
+
+impl Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plugins => "loading plugins",
+            Self::Recipe => "reading the recipe",
+            Self::Setup => "checking the recipe",
+            Self::Device => "opening the device",
+            Self::FloatNetwork => "loading the float network",
+            Self::Data => "opening the images",
+            Self::FloatCheck => "checking the float network",
+            Self::Estimate => "estimating time and memory",
+            Self::RunDirectory => "preparing the run directory",
+            Self::CalibrationImages => "loading the calibration images",
+            Self::FloatEvaluation => "evaluating the float network",
+            Self::Quantization => "quantizing",
+            Self::Evaluation => "evaluating the quantized network",
+            Self::Saving => "saving the result",
+            Self::SavedResult => "loading the saved result",
+        })
+    }
+}
+
+/// Says in which stage the framework failed.
+pub(crate) trait At<T> {
+    /// Wraps the framework's error.
+    fn at(self, stage: Stage) -> Result<T>;
+}
+
+impl<T> At<T> for qdrop_core::Result<T> {
+    fn at(self, stage: Stage) -> Result<T> {
+        self.map_err(|cause| Error::Stage { stage, cause })
+    }
+}

@@ -1,0 +1,102 @@
+//! Measuring a saved result.
+
+use crate::error::{At, Result, Stage};
+use crate::recipes::{absolute, Loader};
+use crate::run::summary;
+use qdrop_core::model::Precision;
+use qdrop_core::pipeline::{load_saved, Registries, Session};
+use qdrop_core::progress::{Progress, Silent};
+use qdrop_core::recipe::Recipe;
+use qdrop_core::run_directory::{RECIPE_FILE, SUMMARY_FILE};
+use qdrop_core::task::{Measurement, Task};
+use qdrop_core::{device, Error as Core};
+use std::path::PathBuf;
+
+/// Measures the quantized network that a run saved in the folder `dir`: see [`Evaluation`].
+///
+/// # Errors
+/// As [`Evaluation::run`].
+pub fn evaluate(dir: impl Into<PathBuf>) -> Result<Measurement> {
+    Ok(Evaluation::new(dir).run()?.measured)
+}
+
+/// What was measured of a network.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Evaluated {
+    /// The values of all metrics of the recipe's task.
+    pub measured: Measurement,
+    /// The same for a reader, in one line.
+    pub text: String,
+}
+
+impl Evaluated {
+    pub(crate) fn new(measured: Measurement, task: &dyn Task) -> Result<Self> {
+        let text = measured.text(&task.metrics()).at(Stage::Evaluation)?;
+        Ok(Self { measured, text })
+    }
+}
+
+/// Measures the quantized network that a run saved in a folder, on the evaluation images of its recipe.
+#[must_use = "`run` measures"]
+pub struct Evaluation<'a> {
+    dir: PathBuf,
+    data: Option<PathBuf>,
+    device: String,
+    progress: &'a dyn Progress,
+}
+
+impl Evaluation<'_> {
+    /// Of the result in the folder `dir`, on the CPU.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), data: None, device: "cpu".into(), progress: &Silent }
+    }
+
+    /// The folder with the images, where it is another one than the run's.
+    pub fn data(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.data = Some(folder.into());
+        self
+    }
+
+    /// Computes on this device: `cpu`, `cuda` or `cuda:N`.
+    pub fn device(mut self, name: impl Into<String>) -> Self {
+        self.device = name.into();
+        self
+    }
+}
+
+impl<'a> Evaluation<'a> {
+    /// Tells events to `progress`, and asks it whether to stop.
+    pub fn progress(self, progress: &'a dyn Progress) -> Self {
+        Self { progress, ..self }
+    }
+
+    /// Measures.
+    ///
+    /// # Errors
+    /// The folder holds no saved result or a damaged one, a plugin cannot be loaded, the device cannot be used, the
+    /// images cannot be read, or the work was cancelled.
+    pub fn run(&self) -> Result<Evaluated> {
+        if summary(&self.dir)?.is_none() {
+            let message = format!("holds no saved result: {SUMMARY_FILE} is missing");
+            return Err(Core::data(&self.dir, message)).at(Stage::SavedResult);
+        }
+        let recipe = self.recipe()?;
+        let device = device::open(&self.device).at(Stage::Device)?;
+        let registries = Registries::collect().at(Stage::Setup)?;
+        let saved = load_saved(&self.dir, &registries, &device).at(Stage::SavedResult)?;
+        let session = Session::new(recipe, &registries, device).at(Stage::Setup)?;
+        let measured = session.evaluate(&saved.model, Precision::Quantized, self.progress).at(Stage::Evaluation)?;
+        Evaluated::new(measured, session.task())
+    }
+
+    /// The recipe of the result, with its plugins loaded.
+    fn recipe(&self) -> Result<Recipe> {
+        let file = self.dir.join(RECIPE_FILE);
+        let mut recipe = Loader::new(file).progress(self.progress).load()?;
+        if let Some(data) = &self.data {
+            recipe.data_root = Some(absolute(data)?);
+        }
+        Ok(recipe)
+    }
+}

@@ -1,0 +1,196 @@
+//! Finding a recipe: built-in ones, those of plugins, files, inheritance, and changes.
+//!
+//! ```
+//! # fn main() -> qdrop::Result<()> {
+//! assert!(qdrop::recipes::names().contains(&"imagenet/resnet18_w2a4".to_string()));
+//! let published = qdrop::recipes::load("imagenet/resnet18_w2a4")?;
+//! let three_bits = qdrop::recipes::Loader::new("imagenet/resnet18_w2a4").set("quant.weight.bits=3").load()?;
+//! assert_eq!((published.bits(), three_bits.bits()), ("w2a4".into(), "w3a4".into()));
+//! # Ok(())
+//! # }
+//! ```
+
+mod built_in;
+mod reference;
+
+pub(crate) use built_in::demo_folder;
+pub use built_in::names;
+
+use crate::error::{At, Error, Result, Stage};
+use crate::plugins;
+use qdrop_core::engine::Engine;
+use qdrop_core::progress::{Progress, Silent};
+use qdrop_core::recipe::{apply_set, merge, parse_yaml, Recipe};
+use qdrop_core::registry::nearest;
+use qdrop_core::run_directory::RECIPE_FILE;
+use qdrop_core::Error as Core;
+use serde_yaml::{Mapping, Value};
+use std::path::{Path, PathBuf};
+
+/// How deep recipes may inherit.
+const MAX_DEPTH: usize = 8;
+
+/// The recipe called `name`, as it is: see [`Loader::new`].
+///
+/// # Errors
+/// As [`Loader::load`].
+pub fn load(name: impl Into<PathBuf>) -> Result<Recipe> {
+    Loader::new(name).load()
+}
+
+/// Whether a recipe with this name comes with the library, a linked crate or a loaded plugin. A file or folder of the
+/// same name does not hide it.
+pub fn is_built_in(name: &str) -> bool {
+    built_in::text(name).is_some()
+}
+
+/// Loads a recipe with changes.
+#[must_use = "`load` reads the recipe"]
+pub struct Loader<'a> {
+    name: PathBuf,
+    set: Vec<String>,
+    iters: Option<usize>,
+    engine: Option<Engine>,
+    weights: Option<PathBuf>,
+    data: Option<PathBuf>,
+    progress: &'a dyn Progress,
+}
+
+impl Loader<'_> {
+    /// Of the recipe called `name`: a built-in one or one that a plugin registers (see [`names`]), a YAML file, a
+    /// folder with a saved result, which stands for its recipe, or a configuration file of the reference
+    /// implementation.
+    pub fn new(name: impl Into<PathBuf>) -> Self {
+        let (set, progress) = (Vec::new(), &Silent);
+        Self { name: name.into(), set, iters: None, engine: None, weights: None, data: None, progress }
+    }
+
+    /// Replaces a value of the recipe: `key=value`, where the key is a path such as `quant.weight.bits` and the value
+    /// is YAML. Later changes see the earlier ones.
+    pub fn set(mut self, change: impl Into<String>) -> Self {
+        self.set.push(change.into());
+        self
+    }
+
+    /// Runs fewer iterations, with the learning rates scaled up; the result is not comparable with full runs.
+    pub fn iters(mut self, iters: usize) -> Self {
+        self.iters = Some(iters);
+        self
+    }
+
+    /// How units are reconstructed.
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.engine = Some(engine);
+        self
+    }
+
+    /// The checkpoint with the float weights, relative to the current folder.
+    pub fn weights(mut self, file: impl Into<PathBuf>) -> Self {
+        self.weights = Some(file.into());
+        self
+    }
+
+    /// The folder with the images, relative to the current folder.
+    pub fn data(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.data = Some(folder.into());
+        self
+    }
+}
+
+impl<'a> Loader<'a> {
+    /// Who is told of plugins in a folder that do not fit and are left out.
+    pub fn progress(self, progress: &'a dyn Progress) -> Self {
+        Self { progress, ..self }
+    }
+
+    /// Reads the recipe with everything that it extends, loads its plugins and applies the changes.
+    ///
+    /// # Errors
+    /// There is no such recipe, it or one that it extends cannot be read, a key is unknown or missing, a value has the
+    /// wrong type, or a plugin cannot be loaded. Each error names the place in the recipe.
+    pub fn load(&self) -> Result<Recipe> {
+        let (mut value, origin) = self.read(&self.name, 0)?;
+        for change in &self.set {
+            apply_set(&mut value, change).at(Stage::Recipe)?;
+        }
+        let mut recipe = Recipe::from_value(value, &origin).at(Stage::Recipe)?;
+        recipe.base_dir = match recipe.base_dir.as_os_str().is_empty() {
+            true => std::env::current_dir().map_err(Core::io("find", "the current folder")).at(Stage::Recipe)?,
+            false => absolute(&recipe.base_dir)?,
+        };
+        // A run that is resumed needs the same plugins.
+        for path in plugins::loaded_files() {
+            if !recipe.plugins.contains(&path) {
+                recipe.plugins.push(path);
+            }
+        }
+        recipe.run_iters = self.iters.or(recipe.run_iters);
+        recipe.engine = self.engine.unwrap_or(recipe.engine);
+        if let Some(weights) = &self.weights {
+            recipe.model.weights = Some(absolute(weights)?);
+        }
+        if let Some(data) = &self.data {
+            recipe.data_root = Some(absolute(data)?);
+        }
+        Ok(recipe)
+    }
+
+    /// A recipe with what it inherits, and the file that relative paths start from.
+    fn read(&self, name: &Path, depth: usize) -> Result<(Value, PathBuf)> {
+        let shown = name.display().to_string();
+        let error = |message: String| Error::Recipe { name: shown.clone(), message };
+        if depth > MAX_DEPTH {
+            return Err(error(format!("more than {MAX_DEPTH} levels of `extends`; does it extend itself?")));
+        }
+        let file = if name.is_dir() { name.join(RECIPE_FILE) } else { name.into() };
+        let (text, origin) = match built_in::text(&shown) {
+            // Whatever its name: its relative paths are those of the demo's files.
+            Some(text) => (text.to_string(), demo_folder()?.join(shown.replace('/', "-"))),
+            None if file.exists() => {
+                let text = std::fs::read_to_string(&file).map_err(Core::io("read", &file)).at(Stage::Recipe)?;
+                // The demo's files may have been cleaned away since its result was saved.
+                demo_folder()?;
+                (text, file)
+            }
+            None => return Err(unknown(shown)),
+        };
+        let mut value = parse_yaml(&text, &origin).at(Stage::Recipe)?;
+        if reference::recognizes(&value) {
+            let recipe = reference::to_recipe(value, &origin);
+            return Ok((recipe.map_err(|cause| Error::Configuration { file: origin.clone(), cause })?, origin));
+        }
+        // Before the recipe is read further: it may extend a recipe of its plugins.
+        plugins::load_of_recipe(&mut value, &origin, self.progress)?;
+        let parents = match value.as_mapping_mut().and_then(|m| m.remove("extends")) {
+            None => return Ok((value, origin)),
+            Some(Value::Sequence(parents)) => parents,
+            Some(parent) => vec![parent],
+        };
+        let mut base = Value::Mapping(Mapping::new());
+        for parent in parents {
+            let Some(parent) = parent.as_str() else {
+                return Err(error("`extends` takes the name of a recipe, or a list of names".into()));
+            };
+            let relative = origin.parent().unwrap_or(Path::new("")).join(parent);
+            let parent = if relative.is_file() { relative } else { parent.into() };
+            let inherited = self.read(&parent, depth + 1);
+            let (inherited, _) = inherited.map_err(|cause| Error::Extends {
+                name: shown.clone(),
+                parent: parent.display().to_string(),
+                cause: Box::new(cause),
+            })?;
+            base = merge(base, inherited);
+        }
+        Ok((merge(base, value), origin))
+    }
+}
+
+/// A path that means the same from everywhere, as a saved recipe must.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(Core::io("resolve", path)).at(Stage::Recipe)
+}
+
+fn unknown(name: String) -> Error {
+    let known = names();
+    Error::UnknownRecipe { suggestion: nearest(&name, known.iter().map(String::as_str)), name, known }
+}

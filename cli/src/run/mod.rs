@@ -1,0 +1,275 @@
+//! A run of a recipe: what can be said before it, and quantization with everything around it.
+
+mod plan;
+mod stages;
+
+pub use plan::Plan;
+
+use crate::error::{At, Result, Stage};
+use crate::evaluation::Evaluated;
+use crate::plugins;
+use crate::recipes::demo_folder;
+use crate::report::Row;
+use qdrop_core::dataset::Split;
+use qdrop_core::error::Input;
+use qdrop_core::graph::SiteKind;
+use qdrop_core::model::{Precision, QuantModel};
+use qdrop_core::pipeline::{FloatSample, Registries, Session, Summary};
+use qdrop_core::progress::{Progress, Silent};
+use qdrop_core::recipe::{parse_yaml, Recipe};
+use qdrop_core::report::UnitReport;
+use qdrop_core::run_directory::{Manifest, RunDirectory, RECIPE_FILE, SUMMARY_FILE};
+use qdrop_core::task::Metric;
+use qdrop_core::{candle_core, device, Error as Core};
+use std::path::{Path, PathBuf};
+
+/// A run of a recipe, on the CPU and kept in memory unless said otherwise.
+///
+/// ```
+/// # fn main() -> qdrop::Result<()> {
+/// let run = qdrop::Run::new(qdrop::recipes::load("demo")?)?;
+/// let check = run.check()?;
+/// assert_eq!((check.units, check.unchecked.len()), (10, 0));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Run<'a> {
+    recipe: Recipe,
+    registries: Registries,
+    device: candle_core::Device,
+    device_name: String,
+    kept: Kept,
+    progress: &'a dyn Progress,
+    /// What [`Run::check_float`] returned.
+    float_sample: Option<Option<FloatSample>>,
+}
+
+/// Where checkpoints and results go.
+enum Kept {
+    /// Nowhere.
+    Nothing,
+    /// To a new run directory.
+    New(PathBuf),
+    /// To the directory of a run that began before.
+    Begun(Box<(RunDirectory, Manifest)>),
+}
+
+/// What was found out about a recipe without running it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Check {
+    /// Units of the network.
+    pub units: usize,
+    /// Weights that are quantized.
+    pub weights: usize,
+    /// Activations that are quantized.
+    pub activations: usize,
+    /// Number of calibration and of evaluation images, if the data folder is given.
+    pub images: Option<[usize; 2]>,
+    /// What the recipe leaves to its user and was not given, and so not checked.
+    pub unchecked: Vec<Input>,
+}
+
+/// What became of a run.
+#[non_exhaustive]
+pub struct Outcome {
+    /// The quantized network.
+    pub model: QuantModel,
+    /// What was measured, and under which conditions.
+    pub summary: Summary,
+    /// The float network, the recipe's variants and the quantized network in this order.
+    pub rows: Vec<Row>,
+    /// What the task measures; the first metric is the one that counts.
+    pub metrics: Vec<Metric>,
+    /// What became of each unit.
+    pub units: Vec<UnitReport>,
+    /// The rows as a table, with the conditions that the numbers depend on.
+    pub table: String,
+    /// The folder that the result is saved in, if any.
+    pub out: Option<PathBuf>,
+}
+
+impl<'a> Run<'a> {
+    /// A new run of the recipe.
+    ///
+    /// # Errors
+    /// Two linked crates or loaded plugins register the same name.
+    pub fn new(recipe: Recipe) -> Result<Self> {
+        let registries = Registries::collect().at(Stage::Setup)?;
+        let device = candle_core::Device::Cpu;
+        let (kept, progress) = (Kept::Nothing, &Silent);
+        Ok(Self { recipe, registries, device, device_name: "cpu".into(), kept, progress, float_sample: None })
+    }
+
+    /// The run that was begun in the folder `dir` and stopped. It goes on where it was stopped, and its result is bit
+    /// for bit that of an uninterrupted run. A finished run only measures its networks again.
+    ///
+    /// # Errors
+    /// The folder holds no run, another process works on it, or the recipe, the weights, a plugin or the version of
+    /// qdrop differ from those that the run began with.
+    pub fn resume(dir: impl AsRef<Path>, progress: &'a dyn Progress) -> Result<Self> {
+        let dir = dir.as_ref();
+        let (directory, manifest) = RunDirectory::open(dir).at(Stage::RunDirectory)?;
+        // The recipe's paths are absolute; the file's name is for messages.
+        let file = dir.join(RECIPE_FILE);
+        let mut value = parse_yaml(&manifest.recipe, &file).at(Stage::Recipe)?;
+        plugins::load_of_recipe(&mut value, &file, progress)?;
+        let recipe = Recipe::from_yaml(&manifest.recipe, &file).at(Stage::Recipe)?;
+        // They may have been cleaned away since.
+        demo_folder()?;
+        let mut run = Self::new(recipe)?.device(&manifest.device)?.progress(progress);
+        let weights = run.session()?.weights_file().at(Stage::FloatNetwork)?;
+        manifest.check(dir, &weights).at(Stage::RunDirectory)?;
+        run.kept = Kept::Begun(Box::new((directory, manifest)));
+        Ok(run)
+    }
+
+    /// Computes on this device: `cpu`, `cuda` or `cuda:N`.
+    ///
+    /// # Errors
+    /// The name is unknown, the library was built without the feature `cuda`, or no such GPU answers.
+    pub fn device(mut self, name: &str) -> Result<Self> {
+        self.device = device::open(name).at(Stage::Device)?;
+        self.device_name = name.into();
+        Ok(self)
+    }
+
+    /// Keeps the run in the folder `dir`, which is created or empty: checkpoints that [`resume`](Self::resume) goes on
+    /// from, a log of events, and the result.
+    ///
+    /// # Errors
+    /// The folder holds a run or anything else, or cannot be created.
+    pub fn out(mut self, dir: impl Into<PathBuf>) -> Result<Self> {
+        let dir = dir.into();
+        RunDirectory::check_free(&dir).at(Stage::RunDirectory)?;
+        self.kept = Kept::New(dir);
+        Ok(self)
+    }
+
+    /// Tells events to `progress`, and asks it whether to stop.
+    pub fn progress(self, progress: &'a dyn Progress) -> Self {
+        Self { progress, ..self }
+    }
+
+    /// The recipe.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// The framework's view of the run, for what this library has no function for.
+    ///
+    /// # Errors
+    /// A name of the recipe is unknown, a parameter is wrong, or the network cannot be built.
+    pub fn session(&self) -> Result<Session<'_>> {
+        Session::new(self.recipe.clone(), &self.registries, self.device.clone()).at(Stage::Setup)
+    }
+
+    /// Checks all that can be checked without running anything: names and parameters, and the weights and images that
+    /// are given.
+    ///
+    /// # Errors
+    /// A name is unknown, a parameter is wrong, the weights do not fit, or the images cannot be found.
+    pub fn check(&self) -> Result<Check> {
+        let session = self.session()?;
+        let plans = session.plans().at(Stage::Setup)?;
+        let count = |kind| plans.iter().filter(|p| p.site.kind == kind).count();
+        let mut unchecked = Vec::new();
+        match session.float_model() {
+            Ok(_) => {}
+            Err(Core::NotGiven { what, .. }) => unchecked.push(what),
+            Err(e) => return Err(e).at(Stage::FloatNetwork),
+        }
+        let images = match session.dataset(Split::Evaluation) {
+            Ok(evaluation) => Some([session.dataset(Split::Calibration).at(Stage::Data)?.len(), evaluation.len()]),
+            Err(Core::NotGiven { what, .. }) => {
+                unchecked.push(what);
+                None
+            }
+            Err(e) => return Err(e).at(Stage::Data),
+        };
+        let (weights, activations) = (count(SiteKind::Weight), count(SiteKind::Activation));
+        Ok(Check { units: session.graph().units().len(), weights, activations, images, unchecked })
+    }
+
+    /// Compares the float network on a sample of the images with its published result; `None` when the recipe names
+    /// none. It is measured once: [`quantize`](Self::quantize) does it for a new run where it was not done before.
+    ///
+    /// # Errors
+    /// The result is far from the published one, which the error gives the likely cause of; or weights or images
+    /// are not given or cannot be used.
+    pub fn check_float(&mut self) -> Result<Option<&FloatSample>> {
+        if self.float_sample.is_none() {
+            self.float_sample = Some(self.float_sample()?);
+        }
+        Ok(self.float_sample.as_ref().and_then(Option::as_ref))
+    }
+
+    fn float_sample(&self) -> Result<Option<FloatSample>> {
+        let session = self.session()?;
+        let model = session.float_model().at(Stage::FloatNetwork)?;
+        // Both parts, so that what is missing shows before anything long runs.
+        for split in [Split::Evaluation, Split::Calibration] {
+            session.dataset(split).at(Stage::Data)?;
+        }
+        session.check_float(&model, self.progress).at(Stage::FloatCheck)
+    }
+
+    /// Estimates what quantization will take, from two steps of every unit. Weights and images need not be given.
+    ///
+    /// # Errors
+    /// A unit cannot be reconstructed, or the work was cancelled.
+    pub fn plan(&self) -> Result<Plan> {
+        plan::plan(&self.session()?, self.progress)
+    }
+
+    /// Measures the float network on the evaluation images.
+    ///
+    /// # Errors
+    /// Weights or images are not given or cannot be used, or the work was cancelled.
+    pub fn evaluate_float(&self) -> Result<Evaluated> {
+        let session = self.session()?;
+        let model = session.float_model().at(Stage::FloatNetwork)?;
+        let measured = session.evaluate(&model, Precision::Float, self.progress).at(Stage::FloatEvaluation)?;
+        Evaluated::new(measured, session.task())
+    }
+
+    /// Runs all stages: calibration images, float evaluation, the variants that the recipe compares with, calibration
+    /// and reconstruction, evaluation; and saves the result if the run is kept in a folder.
+    ///
+    /// # Errors
+    /// Anything that can go wrong on the way. [`Error::is_cancelled`](crate::Error::is_cancelled) tells that the work
+    /// was stopped on request; [`resume`](Self::resume) goes on from there if the run is kept in a folder.
+    pub fn quantize(mut self) -> Result<Outcome> {
+        if !matches!(self.kept, Kept::Begun(_)) {
+            // Mistakes show before anything long runs, and before anything is written.
+            self.check_float()?;
+        }
+        stages::quantize(self)
+    }
+}
+
+/// Goes on with the run that was begun in the folder `dir` and stopped: see [`Run::resume`].
+///
+/// # Errors
+/// As [`Run::resume`] and [`Run::quantize`].
+pub fn resume(dir: impl AsRef<Path>, progress: &dyn Progress) -> Result<Outcome> {
+    Run::resume(dir, progress)?.quantize()
+}
+
+/// The summary of the run that was kept in the folder `dir`, if it is finished.
+///
+/// # Errors
+/// The summary cannot be read or is damaged.
+pub fn summary(dir: impl AsRef<Path>) -> Result<Option<Summary>> {
+    let file = dir.as_ref().join(SUMMARY_FILE);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => {
+            let parsed = serde_json::from_str(&text).map_err(|e| Core::data(&file, format!("is damaged: {e}")));
+            parsed.map(Some).at(Stage::SavedResult)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // No folder at all holds no summary.
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => Ok(None),
+        Err(e) => Err(Core::io("read", &file)(e)).at(Stage::SavedResult),
+    }
+}

@@ -1,0 +1,52 @@
+//! What a run will take.
+
+use crate::error::{At, Result, Stage};
+use crate::memory::peak_resident_bytes;
+use qdrop_core::engine::Engine;
+use qdrop_core::pipeline::Session;
+use qdrop_core::progress::Progress;
+use qdrop_core::Error as Core;
+
+/// What quantization will take on this machine.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Plan {
+    /// Units to reconstruct.
+    pub units: usize,
+    /// Optimizer steps of each unit; 0 without reconstruction.
+    pub iterations: usize,
+    /// Seconds of reconstruction.
+    pub seconds: f64,
+    /// Memory of the process in bytes.
+    pub memory_bytes: u64,
+    /// Size of the cached values of all calibration images, in memory and files.
+    pub cache_bytes: u64,
+    /// The part of them that goes to files.
+    pub spilled_bytes: u64,
+}
+
+/// Estimates what the run of a session will take.
+pub fn plan(session: &Session<'_>, progress: &dyn Progress) -> Result<Plan> {
+    let model = match session.float_model() {
+        // The time does not depend on the weights.
+        Err(Core::NotGiven { .. }) => session.zero_model(),
+        model => model,
+    };
+    let estimate = session.estimate(model.at(Stage::FloatNetwork)?, progress).at(Stage::Estimate)?;
+    let recipe = session.recipe();
+    let limit = recipe.cache.limit.as_u64();
+    // Steps at full batch size have been taken by now: their memory is in the peak.
+    // The fused step keeps a second copy where the limit has room for it.
+    let copies = if recipe.engine == Engine::Generic { 1 } else { 2 };
+    let reconstruction = peak_resident_bytes() + (copies * estimate.cache_bytes).min(limit);
+    let images: usize = session.graph().input_shape().iter().product::<usize>() * 4 * recipe.calibration.images;
+    let calibration = estimate.calibration_bytes + (images as u64).min(limit);
+    Ok(Plan {
+        units: estimate.units,
+        iterations: estimate.steps,
+        seconds: estimate.seconds,
+        memory_bytes: if estimate.steps == 0 { calibration } else { reconstruction.max(calibration) },
+        cache_bytes: estimate.cache_bytes,
+        spilled_bytes: estimate.cache_bytes.saturating_sub(limit),
+    })
+}

@@ -1,0 +1,143 @@
+//! The stages of a run, from the calibration images to the saved result.
+
+use super::{Kept, Outcome, Run};
+use crate::error::{At, Error, Result, Stage};
+use crate::memory::peak_resident_bytes;
+use crate::report::{table, Row};
+use qdrop_core::cache::CacheBudget;
+use qdrop_core::model::Precision;
+use qdrop_core::pipeline::{save, CalibrationSet, Registries, Resources, RunResult, Session, Summary};
+use qdrop_core::progress::{Event, Progress};
+use qdrop_core::run_directory::{EventLog, Manifest, RunDirectory};
+use std::sync::Arc;
+
+/// Result of evaluating the float network.
+const FLOAT_FILE: &str = "float.json";
+
+/// Runs all stages.
+pub fn quantize(mut run: Run<'_>) -> Result<Outcome> {
+    let kept = std::mem::replace(&mut run.kept, Kept::Nothing);
+    let session = run.session()?;
+    let (directory, mut manifest) = match kept {
+        Kept::Nothing => return run_stages(&session, &run.registries, None, run.progress),
+        Kept::Begun(begun) => *begun,
+        Kept::New(dir) => {
+            let weights = session.weights_file().at(Stage::FloatNetwork)?;
+            let recipe = session.recipe().to_yaml().at(Stage::RunDirectory)?;
+            let manifest = Manifest::new(recipe, &weights, &run.device_name).at(Stage::RunDirectory)?;
+            (RunDirectory::create(&dir, &manifest).at(Stage::RunDirectory)?, manifest)
+        }
+    };
+    let log = EventLog::open(&directory, run.progress).at(Stage::RunDirectory)?;
+    let kept = Directory { directory: &directory, manifest: &mut manifest };
+    let outcome = run_stages(&session, &run.registries, Some(kept), &log);
+    // A log that cannot be written is why the run was cancelled.
+    log.check().at(Stage::RunDirectory)?;
+    let outcome = outcome?;
+    save(&directory, &outcome.model, &outcome.summary).at(Stage::Saving)?;
+    directory.remove_spill_folder();
+    Ok(Outcome { out: Some(directory.path().into()), ..outcome })
+}
+
+/// The run directory in use.
+struct Directory<'a> {
+    directory: &'a RunDirectory,
+    manifest: &'a mut Manifest,
+}
+
+fn run_stages(
+    session: &Session<'_>,
+    registries: &Registries,
+    kept: Option<Directory<'_>>,
+    progress: &dyn Progress,
+) -> Result<Outcome> {
+    let recipe = session.recipe();
+    let directory = kept.as_ref().map(|k| k.directory);
+    let cache = session.cache(directory.map_or_else(std::env::temp_dir, RunDirectory::spill_folder));
+    let set = session.calibration_images(&cache, progress).at(Stage::CalibrationImages)?;
+    if let Some(Directory { directory, manifest }) = kept {
+        directory.check_calibration(manifest, &set.fingerprint).at(Stage::RunDirectory)?;
+    }
+    let stages = Stages { directory, cache, set, progress };
+    let float = stages.kept_or(FLOAT_FILE, || {
+        let model = session.float_model().at(Stage::FloatNetwork)?;
+        let measured = session.evaluate(&model, Precision::Float, progress).at(Stage::FloatEvaluation)?;
+        Ok(Row { name: "float".into(), bits: "w32a32".into(), measured, seconds: None })
+    })?;
+    let float_measured = float.measured.clone();
+    let mut rows = vec![float];
+    for (i, variant) in recipe.compare.iter().enumerate() {
+        progress.event(Event::Variant { name: &variant.name });
+        let row = stages.kept_or(&format!("compare-{i}.json"), || {
+            let recipe = recipe.variant(variant).at(Stage::Recipe)?;
+            let session = Session::new(recipe, registries, session.device().clone()).at(Stage::Setup)?;
+            Ok(stages.quantize_and_measure(&session, Some(i), &variant.name)?.1)
+        });
+        rows.push(row.map_err(|cause| Error::Variant { name: variant.name.clone(), cause: Box::new(cause) })?);
+    }
+    if !recipe.compare.is_empty() {
+        progress.event(Event::Variant { name: &recipe.reconstruction.name });
+    }
+    let (result, row) = stages.quantize_and_measure(session, None, &recipe.reconstruction.name)?;
+    let summary = Summary {
+        recipe: recipe.name.clone(),
+        setting: recipe.quant.setting.to_string(),
+        bits: recipe.bits(),
+        seed: recipe.seed,
+        reconstruction: recipe.reconstruction.name.clone(),
+        float: float_measured,
+        quantized: row.measured.clone(),
+        seconds: result.seconds,
+        peak_rss_bytes: peak_resident_bytes(),
+        notice: session.notice(),
+    };
+    rows.push(row);
+    let table = table(&rows, &summary, session.task()).at(Stage::Evaluation)?;
+    let metrics = session.task().metrics();
+    Ok(Outcome { model: result.model, summary, rows, metrics, units: result.units, table, out: None })
+}
+
+/// What the stages of a run share.
+struct Stages<'a> {
+    directory: Option<&'a RunDirectory>,
+    cache: Arc<CacheBudget>,
+    set: CalibrationSet,
+    progress: &'a dyn Progress,
+}
+
+impl Stages<'_> {
+    /// The row that an earlier process kept, or a new one.
+    fn kept_or(&self, name: &str, compute: impl FnOnce() -> Result<Row>) -> Result<Row> {
+        let Some(directory) = self.directory else { return compute() };
+        if let Some(row) = directory.load(name).at(Stage::RunDirectory)? {
+            return Ok(row);
+        }
+        let row = compute()?;
+        directory.store(name, &row).at(Stage::RunDirectory)?;
+        Ok(row)
+    }
+
+    /// Quantizes the session's network and measures the result; `name` is what the table calls it.
+    fn quantize_and_measure(
+        &self,
+        session: &Session<'_>,
+        variant: Option<usize>,
+        name: &str,
+    ) -> Result<(RunResult, Row)> {
+        let checkpoints = self.directory.map(|d| d.checkpoints(variant));
+        let resources = Resources {
+            images: self.set.images.clone(),
+            cache: self.cache.clone(),
+            random: &session.random(),
+            progress: self.progress,
+            engine: session.recipe().engine,
+            merge: &session.recipe().reconstruction.merge,
+            checkpoints: checkpoints.as_ref(),
+        };
+        let model = session.float_model().at(Stage::FloatNetwork)?;
+        let result = session.quantize(model, &resources).at(Stage::Quantization)?;
+        let measured = session.evaluate(&result.model, Precision::Quantized, self.progress).at(Stage::Evaluation)?;
+        let row = Row { name: name.into(), bits: session.recipe().bits(), measured, seconds: Some(result.seconds) };
+        Ok((result, row))
+    }
+}
