@@ -2,7 +2,7 @@
 
 use super::data::Samples;
 use super::layer::{Images, Layer, Site};
-use super::learned::{Number, Packing, Rounding};
+use super::learned::{Number, Rounding};
 use super::shape::{border, convolution, image};
 use super::unit::{FusedUnit, Shortcut};
 use super::weight::{Layouts, Weight};
@@ -16,7 +16,7 @@ use crate::reconstructor::UnitSamples;
 use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::drop::Choices;
 use qdrop_kernels::nhwc::stage::{groups_of_row, Step, Sums};
-use qdrop_kernels::nhwc::{border_of_gradient, Layout};
+use qdrop_kernels::nhwc::{border_of_gradient, Layout, Packing};
 
 /// Bytes that the buffers of one chunk should not exceed: what a share of the last-level cache holds.
 const CACHE: usize = 10 << 20;

@@ -4,95 +4,8 @@ use crate::error::Result;
 use crate::ops::host_values;
 use candle_core::{Tensor, Var};
 use qdrop_kernels::adam::{self, AdamStep};
-use qdrop_kernels::conv::Conv2dShape;
-use qdrop_kernels::nhwc::rounding::{self, LaneGrid, LaneShape, Learned, Regularizer};
-use qdrop_kernels::nhwc::{Buffer, PackedShape};
-
-/// How a weight lies in memory.
-#[derive(Debug, Clone, Copy)]
-pub enum Packing {
-    /// In tiles of output channels.
-    Tiles(PackedShape),
-    /// (ky, kx, channel), of a depthwise convolution.
-    Depthwise {
-        /// Channels.
-        channels: usize,
-        /// Kernel positions.
-        taps: usize,
-    },
-}
-
-impl Packing {
-    pub fn of(shape: &Conv2dShape) -> Self {
-        if shape.groups > 1 && shape.groups == shape.in_channels && shape.groups == shape.out_channels {
-            Self::Depthwise { channels: shape.groups, taps: shape.kernel[0] * shape.kernel[1] }
-        } else {
-            Self::Tiles(PackedShape::of(shape))
-        }
-    }
-
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Tiles(p) => p.len(),
-            Self::Depthwise { channels, taps } => channels * taps,
-        }
-    }
-
-    /// Elements of one value for each output channel.
-    pub fn lanes(&self) -> usize {
-        match self {
-            Self::Tiles(p) => p.lanes(),
-            Self::Depthwise { channels, .. } => *channels,
-        }
-    }
-
-    fn shape(&self) -> LaneShape {
-        match self {
-            Self::Tiles(p) => {
-                LaneShape { rows: p.tile() / qdrop_kernels::nhwc::TILE, lanes: qdrop_kernels::nhwc::TILE }
-            }
-            Self::Depthwise { channels, taps } => LaneShape { rows: *taps, lanes: *channels },
-        }
-    }
-
-    /// Packs values in the order of the weight's tensor.
-    pub fn pack(&self, values: &[f32]) -> Buffer {
-        let mut out = Buffer::zeros(self.len());
-        match self {
-            Self::Tiles(p) => p.pack(values, &mut out),
-            Self::Depthwise { channels, taps } => {
-                for (i, v) in values.iter().enumerate() {
-                    out[i % taps * channels + i / taps] = *v;
-                }
-            }
-        }
-        out
-    }
-
-    /// The reverse of [`pack`](Self::pack).
-    pub fn unpack(&self, packed: &[f32], count: usize) -> Vec<f32> {
-        let mut out = vec![0.0; count];
-        match self {
-            Self::Tiles(p) => p.unpack(packed, &mut out),
-            Self::Depthwise { channels, taps } => {
-                for (i, v) in out.iter_mut().enumerate() {
-                    *v = packed[i % taps * channels + i / taps];
-                }
-            }
-        }
-        out
-    }
-
-    /// Packs one value for each output channel.
-    pub fn pack_lanes(&self, values: &[f32]) -> Buffer {
-        let mut out = Buffer::zeros(self.lanes());
-        match self {
-            Self::Tiles(p) => p.pack_lanes(values, &mut out),
-            Self::Depthwise { .. } => out.copy_from_slice(values),
-        }
-        out
-    }
-}
+use qdrop_kernels::nhwc::rounding::{self, LaneGrid, Learned, Regularizer};
+use qdrop_kernels::nhwc::{Buffer, Packing};
 
 /// The rounding of one weight.
 pub struct Rounding {
@@ -131,7 +44,7 @@ impl Rounding {
             scale: packing.pack_lanes(scale),
             zero_point: packing.pack_lanes(zero_point),
             bounds,
-            sums: vec![0.0; rounding::sums(packing.shape(), packing.len())],
+            sums: vec![0.0; rounding::sums(packing.lane_shape(), packing.len())],
             var,
         })
     }
@@ -142,7 +55,7 @@ impl Rounding {
 
     /// The soft weight.
     pub fn soft_weight(&self, out: &mut [f32]) {
-        rounding::soft_weight(self.packing.shape(), &self.alpha, &self.floor, self.grid(), out);
+        rounding::soft_weight(self.packing.lane_shape(), &self.alpha, &self.floor, self.grid(), out);
     }
 
     /// One update from the gradient of the soft weight, which `weight` takes; returns the regularizer before it.
@@ -151,11 +64,21 @@ impl Rounding {
         let grid =
             LaneGrid { scale: &self.scale, zero_point: &self.zero_point, qmin: self.bounds[0], qmax: self.bounds[1] };
         let learned = Learned { alpha: &mut self.alpha, mean: &mut self.mean, square: &mut self.square, weight };
-        rounding::learn(self.packing.shape(), learned, &self.floor, grad, grid, regularizer, adam, &mut self.sums)
+        rounding::learn(
+            self.packing.lane_shape(),
+            learned,
+            &self.floor,
+            grad,
+            grid,
+            grid,
+            regularizer,
+            adam,
+            &mut self.sums,
+        )
     }
 
     fn tensor(&self, packed: &[f32]) -> Result<Tensor> {
-        let values = self.packing.unpack(packed, self.var.elem_count());
+        let values = self.packing.unpack(packed);
         Ok(Tensor::from_vec(values, self.var.shape(), self.var.device())?)
     }
 

@@ -14,7 +14,6 @@ pub(crate) mod shape;
 mod unit;
 mod weight;
 
-pub(crate) use learned::Packing;
 pub use unit::{FusedUnit, Rates, StepLosses, StepTimes};
 
 use crate::error::{Error, Result};

@@ -173,7 +173,7 @@ impl FusedUnit {
                 let keep = choices[i + 1].keep();
                 let first_row = first * layer.z.layout.height;
                 let Layer { site, z, a, kept, .. } = layer;
-                stage::forward(site.stage(), z.read(), keep, first_row, a.write(), kept);
+                stage::forward(site.stage(), z.read(), None, keep, first_row, a.write(), kept);
             }
         }
         if let Shortcut::Projection(weight, z) = shortcut {
@@ -213,7 +213,7 @@ impl FusedUnit {
             if let Some(previous) = before.last_mut() {
                 layer.weight.backward_input(layer.gz.read(), previous.gz.write());
                 let Layer { site, z, gz, kept, rows, .. } = previous;
-                stage::backward(site.stage(), z.read(), kept, gz.write(), rows);
+                stage::backward(site.stage(), z.read(), None, kept, gz.write(), rows);
                 previous.sums = previous.rows.iter().fold(previous.sums, |sum, row| sum + *row);
             }
         }

@@ -1,6 +1,6 @@
 //! A weight of a fused unit, in the form that its convolution computes with.
 
-use super::learned::{Packing, Rounding};
+use super::learned::Rounding;
 use crate::error::Result;
 use candle_core::Tensor;
 use qdrop_kernels::adam::AdamStep;
@@ -8,8 +8,8 @@ use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::nhwc::rounding::Regularizer;
 use qdrop_kernels::nhwc::{
     depthwise_backward_input, depthwise_backward_weight, depthwise_forward, gradient_of_weight, mirrored, rotate,
-    transformed, transformed_len, winograd_applies, Buffer, Layout, PackedShape, RowPlan, WeightPlan, WinogradPlan,
-    WinogradWeightPlan,
+    transformed, transformed_len, winograd_applies, Buffer, Layout, PackedShape, Packing, RowPlan, WeightPlan,
+    WinogradPlan, WinogradWeightPlan,
 };
 
 /// A weight and how it is used.

@@ -3,13 +3,15 @@
 use super::plan::{Convolution, Plan, Slot, Step};
 use crate::error::{Error, Result};
 use crate::fused::shape::{border, convolution, image};
-use crate::fused::{FusedKernel, Packing};
+use crate::fused::FusedKernel;
 use crate::graph::{Graph, NodeId, Op};
 use crate::grid::Granularity;
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
 use qdrop_kernels::nhwc::stage::{Stage, Step as Grid};
-use qdrop_kernels::nhwc::{transformed, transformed_len, winograd_applies, Buffer, Layout, RowPlan, WinogradPlan};
+use qdrop_kernels::nhwc::{
+    transformed, transformed_len, winograd_applies, Buffer, Layout, Packing, RowPlan, WinogradPlan,
+};
 use std::collections::HashMap;
 
 /// A layer's weight as its convolution reads it.

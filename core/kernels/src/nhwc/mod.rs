@@ -5,9 +5,11 @@
 //! of a tile lie together ([`PackedShape`]); alphas, moments and gradients of weights have the same
 //! layout. Vector instructions run along channels, which need not be a multiple of the vector width.
 
+mod bias;
 mod buffer;
 mod depthwise;
 mod pack;
+mod packing;
 pub mod pool;
 pub mod rounding;
 mod rows;
@@ -18,15 +20,22 @@ mod transpose;
 mod weight;
 mod winograd;
 
+pub use bias::bias_gradient;
 pub use buffer::Buffer;
 pub use depthwise::{depthwise_backward_input, depthwise_backward_weight, depthwise_forward};
 pub use pack::{PackedShape, TILE};
+pub use packing::Packing;
 pub use rows::{border_of_gradient, rotate, RowPlan};
 pub use transpose::{from_planes, to_planes};
 pub use weight::WeightPlan;
 pub use winograd::{
     gradient_of_weight, mirrored, transformed, transformed_len, winograd_applies, WinogradPlan, WinogradWeightPlan,
 };
+
+/// A batch of images that is read.
+pub type Read<'a> = (&'a [f32], Layout);
+/// A batch of images that is written.
+pub type Written<'a> = (&'a mut [f32], Layout);
 
 /// Sizes of a batch of images in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

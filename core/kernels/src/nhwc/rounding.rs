@@ -1,5 +1,5 @@
-//! AdaRound on packed weights: the soft weight; and in one pass the gradient of alpha, the regularizer, the
-//! Adam update and the next soft weight.
+//! AdaRound on packed weights: the soft weight; the gradient of its scales, where they are learned too; and in one
+//! pass the gradient of alpha, the regularizer, the Adam update and the next soft weight.
 
 use crate::adam::{AdamStep, Rates};
 use crate::adaround::{rectified_sigmoid, soft_value, GAMMA, ZETA};
@@ -71,6 +71,62 @@ fn soft_rows(shape: LaneShape, first: usize, alpha: &[f32], floor: &[f32], grid:
     }
 }
 
+/// Writes the gradients of learned scales, one for each lane of each group, given the gradient `grad` of the
+/// [soft weight](soft_weight): the sum of `grad * (clamp(floor + h(alpha) + zero_point, qmin, qmax) - zero_point)`
+/// over the rows of the lane. This is the derivative of the soft weight with respect to its scale when floor and
+/// zero point are frozen (Genie-M, arXiv 2212.04780). Terms are f32; they are summed in f64 row by row, whatever
+/// the number of threads. A lane that is not used must have gradients of zero, and gets zero.
+pub fn scale_gradient(
+    shape: LaneShape,
+    alpha: &[f32],
+    floor: &[f32],
+    grad: &[f32],
+    grid: LaneGrid<'_>,
+    out: &mut [f64],
+) {
+    assert_eq!([alpha.len(), floor.len()], [grad.len(); 2], "weights");
+    assert_eq!(out.len() * shape.rows, grad.len(), "one gradient for each lane of each group");
+    let LaneShape { rows, lanes } = shape;
+    out.par_chunks_mut(lanes).enumerate().for_each(|(group, out)| {
+        let [alpha, floor, grad] = [alpha, floor, grad].map(|values| &values[group * rows * lanes..][..rows * lanes]);
+        let zero_point = &grid.zero_point[group * lanes..][..lanes];
+        vectorize(
+            #[inline(always)]
+            || {
+                out.fill(0.0);
+                for row in 0..rows {
+                    let [alpha, floor, grad] = [alpha, floor, grad].map(|values| &values[row * lanes..][..lanes]);
+                    scale_gradient_row([alpha, floor, grad, zero_point], [grid.qmin, grid.qmax], out);
+                }
+            },
+        );
+    });
+}
+
+/// What one row adds to the gradients of the scales.
+#[inline(always)]
+fn scale_gradient_row(numbers: [&[f32]; 4], bounds: [f32; 2], out: &mut [f64]) {
+    let term =
+        |alpha: f32, floor: f32, grad: f32, zero_point: f32| grad * soft_value(alpha, floor, 1.0, zero_point, bounds);
+    let (out, out_rest) = out.as_chunks_mut::<SIDE>();
+    let parts = numbers.map(|n| n.as_chunks::<SIDE>());
+    for (i, out) in out.iter_mut().enumerate() {
+        let [alpha, floor, grad, zero_point] = parts.map(|(whole, _)| &whole[i]);
+        // In two loops: numbers of two sizes in one would halve the vectors of the longer one.
+        let mut terms = [0.0; SIDE];
+        for l in 0..SIDE {
+            terms[l] = term(alpha[l], floor[l], grad[l], zero_point[l]);
+        }
+        for l in 0..SIDE {
+            out[l] += f64::from(terms[l]);
+        }
+    }
+    let [alpha, floor, grad, zero_point] = parts.map(|(_, rest)| rest);
+    for (l, out) in out_rest.iter_mut().enumerate() {
+        *out += f64::from(term(alpha[l], floor[l], grad[l], zero_point[l]));
+    }
+}
+
 /// The rounding regularizer of one step: `weight * (1 - |2h - 1|^b)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Regularizer {
@@ -92,8 +148,9 @@ pub struct Learned<'a> {
     pub weight: &'a mut [f32],
 }
 
-/// One update of alpha, from the gradient of the soft weight. `room` is that of [`sums`]. Returns the regularizer
-/// before the update.
+/// One update of alpha, from the gradient of the soft weight that `grid` gave. `next` is the grid of the next soft
+/// weight: `grid`, unless the scales are learned. `room` is that of [`sums`]. Returns the regularizer before the
+/// update.
 #[allow(clippy::too_many_arguments)]
 pub fn learn(
     shape: LaneShape,
@@ -101,6 +158,7 @@ pub fn learn(
     floor: &[f32],
     grad: &[f32],
     grid: LaneGrid<'_>,
+    next: LaneGrid<'_>,
     regularizer: Option<Regularizer>,
     adam: AdamStep,
     room: &mut [f64],
@@ -122,8 +180,8 @@ pub fn learn(
             #[inline(always)]
             || match regularizer {
                 // Two bodies: whether there is a regularizer leaves the loops.
-                Some(_) => learn_rows(shape, i * ROWS, learned, floor, grad, grid, regularizer, update),
-                None => learn_rows(shape, i * ROWS, learned, floor, grad, grid, None, update),
+                Some(_) => learn_rows(shape, i * ROWS, learned, floor, grad, [grid, next], regularizer, update),
+                None => learn_rows(shape, i * ROWS, learned, floor, grad, [grid, next], None, update),
             },
         );
     });
@@ -140,7 +198,7 @@ fn learn_rows(
     learned: Learned<'_>,
     floor: &[f32],
     grad: &[f32],
-    grid: LaneGrid<'_>,
+    [grid, next]: [LaneGrid<'_>; 2],
     regularizer: Option<Regularizer>,
     update: Rates,
 ) -> f64 {
@@ -158,7 +216,7 @@ fn learn_rows(
     for ((alpha, mean), (square, gradient)) in state {
         update.apply(alpha, mean, square, *gradient);
     }
-    soft_rows(shape, first, alpha, floor, grid, weight);
+    soft_rows(shape, first, alpha, floor, next, weight);
     sum.iter().sum()
 }
 
@@ -285,7 +343,10 @@ mod tests {
         let before = [&alpha, &mean, &square].map(|b| b.to_vec());
         let (mut weight, mut room) = (Buffer::zeros(len), vec![9.0; sums(shape, len)]);
         let learned = Learned { alpha: &mut alpha, mean: &mut mean, square: &mut square, weight: &mut weight };
-        let sum = learn(shape, learned, &floor, &grad, grid, regularizer, adam, &mut room);
+        // The next soft weight has scales of its own, as where they are learned.
+        let next_scale: Vec<f32> = scale.iter().map(|s| 1.25 * s).collect();
+        let next = LaneGrid { scale: &next_scale, ..grid };
+        let sum = learn(shape, learned, &floor, &grad, grid, next, regularizer, adam, &mut room);
         let mut want_sum = 0.0;
         for i in 0..len {
             let lane = i / (shape.rows * shape.lanes) * shape.lanes + i % shape.lanes;
@@ -303,7 +364,7 @@ mod tests {
             let (m, v) = (0.9 * m + 0.1 * d, 0.999 * v + 0.001 * d * d);
             let [m_hat, v_hat] = [m / (1.0 - 0.9_f64.powi(step as i32)), v / (1.0 - 0.999_f64.powi(step as i32))];
             let a = a - 0.01 * m_hat / (v_hat.sqrt() + 1e-8);
-            let w = ((f + h(a).0 + z).clamp(0.0, 3.0) - z) * s;
+            let w = ((f + h(a).0 + z).clamp(0.0, 3.0) - z) * f64::from(next_scale[lane]);
             for (what, got, want) in
                 [("alpha", alpha[i], a), ("mean", mean[i], m), ("square", square[i], v), ("weight", weight[i], w)]
             {
@@ -314,8 +375,52 @@ mod tests {
         prop_assert!((sum - want_sum).abs() <= 1e-5 * want_sum, "{sum} {want_sum}");
         // What an interrupted run begins with again is what the update left.
         let mut again = Buffer::zeros(len);
-        soft_weight(shape, &alpha, &floor, grid, &mut again);
+        soft_weight(shape, &alpha, &floor, next, &mut again);
         prop_assert_eq!(&again[..], &weight[..]);
+        Ok(())
+    }
+
+    /// Gradients of scales against the sum in f64, and against the difference quotient of `sum(grad * weight)`,
+    /// which is linear in the scales.
+    fn check_scales(shape: LaneShape, groups: usize) -> Result<(), TestCaseError> {
+        let LaneShape { rows, lanes } = shape;
+        let len = groups * rows * lanes;
+        let (alpha, mut floor, grad) = (noise(len, 5.0, 0), noise(len, 4.0, 4), noise(len, 1.0, 2));
+        floor.iter_mut().for_each(|v| *v = v.floor());
+        let (scale, zero_point) = (noise(groups * lanes, 1.0, 5), vec![2.0; groups * lanes]);
+        let scale: Vec<f32> = scale.iter().map(|s| s.abs() + 0.1).collect();
+        let grid = LaneGrid { scale: &scale, zero_point: &zero_point, qmin: 0.0, qmax: 3.0 };
+        let mut got = vec![9.0; groups * lanes];
+        scale_gradient(shape, &alpha, &floor, &grad, grid, &mut got);
+        let loss = |scale: &[f32]| -> Vec<f64> {
+            let mut weight = vec![0.0; len];
+            soft_weight(shape, &alpha, &floor, LaneGrid { scale, ..grid }, &mut weight);
+            let mut loss = vec![0.0; groups * lanes];
+            for (i, (w, g)) in weight.iter().zip(grad.iter()).enumerate() {
+                loss[i / (rows * lanes) * lanes + i % lanes] += f64::from(*w) * f64::from(*g);
+            }
+            loss
+        };
+        let doubled: Vec<f32> = scale.iter().map(|s| 2.0 * s).collect();
+        let (one, two) = (loss(&scale), loss(&doubled));
+        for lane in 0..groups * lanes {
+            let (mut want, mut size) = (0.0, 0.0);
+            for row in 0..rows {
+                let i = (lane / lanes * rows + row) * lanes + lane % lanes;
+                let [a, f, g] = [alpha[i], floor[i], grad[i]].map(f64::from);
+                let term = g * ((f + h(a).0 + 2.0).clamp(0.0, 3.0) - 2.0);
+                want += term;
+                size += f64::abs(term);
+            }
+            prop_assert!((got[lane] - want).abs() <= 1e-6 * size.max(0.1), "scale {lane}: {} {want}", got[lane]);
+            let quotient = (two[lane] - one[lane]) / f64::from(scale[lane]);
+            prop_assert!((got[lane] - quotient).abs() <= 1e-5 * size.max(0.1), "{lane}: {} {quotient}", got[lane]);
+        }
+        // Whatever the number of threads.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let mut again = vec![9.0; groups * lanes];
+        pool.install(|| scale_gradient(shape, &alpha, &floor, &grad, grid, &mut again));
+        prop_assert_eq!(again, got);
         Ok(())
     }
 
@@ -328,6 +433,13 @@ mod tests {
         ) {
             let regularizer = regularizer.map(|(weight, b)| Regularizer { weight, b });
             check(LaneShape { rows, lanes }, groups, regularizer, step)?;
+        }
+
+        #[test]
+        fn the_gradient_of_a_scale_is_that_of_the_soft_weight(
+            rows in 1_usize..80, lanes in prop::sample::select(vec![2_usize, 5, 16, 17, 32, 45]), groups in 1_usize..4,
+        ) {
+            check_scales(LaneShape { rows, lanes }, groups)?;
         }
     }
 }

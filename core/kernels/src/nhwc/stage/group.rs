@@ -104,14 +104,31 @@ fn either(first: bool, a: f32, b: f32) -> f32 {
     f32::from_bits(b.to_bits() ^ ((a.to_bits() ^ b.to_bits()) & mask))
 }
 
-/// The value of a stage.
+/// Value `j` of z, with the shortcut's.
 #[inline(always)]
-pub fn forward(activation: Option<Activation>, quantized: bool, grid: &Grid, kept: &Kept, z: &Group, out: &mut Group) {
+fn sum(z: &Group, shortcut: Option<&Group>, j: usize) -> f32 {
+    match shortcut {
+        Some(s) => z[j] + s[j],
+        None => z[j],
+    }
+}
+
+/// The value of a stage. The shortcut is added to z.
+#[inline(always)]
+pub fn forward(
+    activation: Option<Activation>,
+    quantized: bool,
+    grid: &Grid,
+    kept: &Kept,
+    (z, shortcut): (&Group, Option<&Group>),
+    out: &mut Group,
+) {
     for part in 0..GROUP / LANES {
-        for l in 0..LANES {
-            let x = apply_activation(activation, z[part * LANES + l]);
-            let rounded = quantized & (kept[l] & 1 << part != 0);
-            out[part * LANES + l] = either(rounded, grid.fake_quantize(x), x);
+        for (l, kept) in kept.iter().enumerate() {
+            let j = part * LANES + l;
+            let x = apply_activation(activation, sum(z, shortcut, j));
+            let rounded = quantized & (kept & 1 << part != 0);
+            out[j] = either(rounded, grid.fake_quantize(x), x);
         }
     }
 }
@@ -136,7 +153,7 @@ fn value_backward(activation: Option<Activation>, rounded: bool, z: f32, x: f32,
     [dz, if rounded { g * scale } else { 0.0 }, if outside { -g * grid.step.scale } else { 0.0 }]
 }
 
-/// The gradient of z from that of the stage's value, in place. Where a row lacks values both are zero, and
+/// The gradient of z from that of the stage's value, in place. The shortcut is added to z. Where a row lacks values both are zero, and
 /// nothing is added to the sums.
 #[inline(always)]
 pub fn backward(
@@ -144,7 +161,7 @@ pub fn backward(
     quantized: bool,
     grid: &Grid,
     kept: &Kept,
-    z: &Group,
+    (z, shortcut): (&Group, Option<&Group>),
     gradient: &mut Group,
     sums: &mut Lanes,
 ) {
@@ -153,9 +170,10 @@ pub fn backward(
     for part in 0..GROUP / LANES {
         for l in 0..LANES {
             let j = part * LANES + l;
-            let x = apply_activation(activation, z[j]);
+            let z = sum(z, shortcut, j);
+            let x = apply_activation(activation, z);
             let rounded = quantized & (kept[l] & 1 << part != 0);
-            let [dz, scale, zero_point] = value_backward(activation, rounded, z[j], x, gradient[j], grid);
+            let [dz, scale, zero_point] = value_backward(activation, rounded, z, x, gradient[j], grid);
             gradient[j] = dz;
             now[0][l] += scale;
             now[1][l] += zero_point;
@@ -183,7 +201,7 @@ pub fn end(
     for part in 0..GROUP / LANES {
         for l in 0..LANES {
             let j = part * LANES + l;
-            let z = shortcut.map_or(z[j], |s| z[j] + s[j]);
+            let z = sum(z, shortcut, j);
             let x = apply_activation(activation, z);
             let rounded = quantized & (kept[l] & 1 << part != 0);
             let value = either(rounded, grid.fake_quantize(x), x);

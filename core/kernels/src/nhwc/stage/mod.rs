@@ -7,6 +7,7 @@ mod tests;
 
 use super::shared::Shared;
 use super::Layout;
+pub use super::{Read, Written};
 use crate::activation::Activation;
 use crate::drop::{Choices, Keep, GROUP};
 use crate::simd::vectorize;
@@ -59,11 +60,6 @@ impl std::ops::Add for Sums {
     }
 }
 
-/// An image that is read.
-pub type Read<'a> = (&'a [f32], Layout);
-/// An image that is written.
-pub type Written<'a> = (&'a mut [f32], Layout);
-
 /// What the values of each image should be, laid out as one image.
 pub type Targets<'a> = (&'a (dyn Fn(usize) -> &'a [f32] + Sync), Layout);
 
@@ -106,9 +102,17 @@ fn sums_of(lanes: Lanes) -> Sums {
     Sums { scale, zero_point, loss }
 }
 
-/// The stage's value. `first_row` counts the rows of the images before these; `kept` takes the choices,
-/// row by row.
-pub fn forward(stage: Stage, z: Read<'_>, keep: Keep<'_>, first_row: usize, out: Written<'_>, kept: &mut [Choices]) {
+/// The stage's value at `z`, to which the shortcut is added. `first_row` counts the rows of the images before
+/// these; `kept` takes the choices, row by row.
+pub fn forward(
+    stage: Stage,
+    z: Read<'_>,
+    shortcut: Option<Read<'_>>,
+    keep: Keep<'_>,
+    first_row: usize,
+    out: Written<'_>,
+    kept: &mut [Choices],
+) {
     let (layout, rows) = (z.1, z.1.height);
     let groups = groups_of_row(layout);
     let target = Shared::new(out.0);
@@ -116,15 +120,26 @@ pub fn forward(stage: Stage, z: Read<'_>, keep: Keep<'_>, first_row: usize, out:
     kept[..layout.batch * rows * groups].par_chunks_exact_mut(groups).with_min_len(4).enumerate().for_each(
         |(i, kept)| {
             let (image, row) = (i / rows, i % rows);
-            let z = &z.0[layout.offset(image, row)..][..layout.values()];
+            let z = row_of(z, image, row);
+            let shortcut = shortcut.map(|s| row_of(s, image, row));
             // SAFETY: every task writes a row of its own.
             let out = unsafe { target.part(out.1.offset(image, row), out.1.values()) };
             specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
                 #[inline(always)]
-                || forward_row(ACTIVATION, QUANTIZED, &grid, z, keep, first_row + i, out, kept)
+                // Two calls: whether there is a shortcut leaves the loops.
+                || match shortcut {
+                    Some(_) => forward_row(ACTIVATION, QUANTIZED, &grid, (z, shortcut), keep, first_row + i, out, kept),
+                    None => forward_row(ACTIVATION, QUANTIZED, &grid, (z, None), keep, first_row + i, out, kept),
+                }
             ));
         },
     );
+}
+
+/// The values of a row of an image.
+#[inline(always)]
+fn row_of((values, layout): Read<'_>, image: usize, row: usize) -> &[f32] {
+    &values[layout.offset(image, row)..][..layout.values()]
 }
 
 #[inline(always)]
@@ -133,7 +148,7 @@ fn forward_row(
     activation: Option<Activation>,
     quantized: bool,
     grid: &Grid,
-    z: &[f32],
+    (z, shortcut): (&[f32], Option<&[f32]>),
     keep: Keep<'_>,
     row: usize,
     out: &mut [f32],
@@ -142,12 +157,13 @@ fn forward_row(
     for (group, kept) in kept.iter_mut().enumerate() {
         let (choices, values) = choose(keep, row, group, z.len());
         *kept = choices;
-        let mut room = [0.0; GROUP];
+        let [mut room, mut shortcut_room] = [[0.0; GROUP]; 2];
         let z = group::whole(&z[values.clone()], &mut room);
+        let shortcut = shortcut.map(|s| group::whole(&s[values.clone()], &mut shortcut_room));
         group::in_place(
             &mut out[values],
             #[inline(always)]
-            |out| group::forward(activation, quantized, grid, &choices.lanes(), z, out),
+            |out| group::forward(activation, quantized, grid, &choices.lanes(), (z, shortcut), out),
         );
     }
 }
@@ -159,7 +175,7 @@ pub fn apply(stage: Stage, shortcut: Option<Read<'_>>, (values, layout): Written
     let grid = Grid::new(stage.step);
     (0..layout.batch * rows).into_par_iter().with_min_len(4).for_each(|i| {
         let (image, row) = (i / rows, i % rows);
-        let shortcut = shortcut.map(|(s, l)| &s[l.offset(image, row)..][..l.values()]);
+        let shortcut = shortcut.map(|s| row_of(s, image, row));
         // SAFETY: every task writes a row of its own.
         let values = unsafe { target.part(layout.offset(image, row), layout.values()) };
         specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
@@ -191,22 +207,34 @@ fn apply_row(
     }
 }
 
-/// The gradient with respect to z: `gradient` has that of the stage's value, and takes it. `kept` has what
-/// [`forward`] chose, and `sums` has room for all rows.
-pub fn backward(stage: Stage, z: Read<'_>, kept: &[Choices], gradient: Written<'_>, sums: &mut [Sums]) {
+/// The gradient with respect to z, which is that of the shortcut too: `gradient` has that of the stage's value,
+/// and takes it. `kept` has what [`forward`] chose, and `sums` has room for all rows.
+pub fn backward(
+    stage: Stage,
+    z: Read<'_>,
+    shortcut: Option<Read<'_>>,
+    kept: &[Choices],
+    gradient: Written<'_>,
+    sums: &mut [Sums],
+) {
     let (layout, rows) = (z.1, z.1.height);
     let groups = groups_of_row(layout);
     let target = Shared::new(gradient.0);
     let grid = Grid::new(stage.step);
     sums[..layout.batch * rows].par_iter_mut().with_min_len(4).enumerate().for_each(|(i, sums)| {
         let (image, row) = (i / rows, i % rows);
-        let z = &z.0[layout.offset(image, row)..][..layout.values()];
+        let z = row_of(z, image, row);
+        let shortcut = shortcut.map(|s| row_of(s, image, row));
         let kept = &kept[i * groups..][..groups];
         // SAFETY: every task writes a row of its own.
         let gradient = unsafe { target.part(gradient.1.offset(image, row), gradient.1.values()) };
         *sums = sums_of(specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
             #[inline(always)]
-            || backward_row(ACTIVATION, QUANTIZED, &grid, z, kept, gradient)
+            // Two calls: whether there is a shortcut leaves the loops.
+            || match shortcut {
+                Some(_) => backward_row(ACTIVATION, QUANTIZED, &grid, (z, shortcut), kept, gradient),
+                None => backward_row(ACTIVATION, QUANTIZED, &grid, (z, None), kept, gradient),
+            }
         )));
     });
 }
@@ -216,14 +244,15 @@ fn backward_row(
     activation: Option<Activation>,
     quantized: bool,
     grid: &Grid,
-    z: &[f32],
+    (z, shortcut): (&[f32], Option<&[f32]>),
     kept: &[Choices],
     gradient: &mut [f32],
 ) -> Lanes {
     let mut lanes = Lanes::default();
-    for ((gradient, z), kept) in gradient.chunks_mut(GROUP).zip(z.chunks(GROUP)).zip(kept) {
-        let mut room = [0.0; GROUP];
-        let z = group::whole(z, &mut room);
+    for (group, ((gradient, z), kept)) in gradient.chunks_mut(GROUP).zip(z.chunks(GROUP)).zip(kept).enumerate() {
+        let [mut room, mut shortcut_room] = [[0.0; GROUP]; 2];
+        let shortcut = shortcut.map(|s| group::whole(&s[group * GROUP..][..z.len()], &mut shortcut_room));
+        let z = (group::whole(z, &mut room), shortcut);
         group::in_place(
             gradient,
             #[inline(always)]
@@ -252,8 +281,8 @@ pub fn end(
     let grid = Grid::new(stage.step);
     sums[..layout.batch * rows].par_iter_mut().with_min_len(4).enumerate().for_each(|(i, sums)| {
         let (image, row) = (i / rows, i % rows);
-        let z = &z.0[layout.offset(image, row)..][..layout.values()];
-        let shortcut = shortcut.map(|(s, l)| &s[l.offset(image, row)..][..l.values()]);
+        let z = row_of(z, image, row);
+        let shortcut = shortcut.map(|s| row_of(s, image, row));
         let want = &target(image)[target_layout.offset(0, row)..][..layout.values()];
         // SAFETY: every task writes a row of its own.
         let out = unsafe { written.part(out.1.offset(image, row), out.1.values()) };

@@ -115,37 +115,39 @@ fn check(stage: Stage, keep: Keep<'_>, first_row: usize, z: Layout, a: Layout) -
     let (row, rows) = (z.values(), z.batch * z.height);
     let kept = |r: usize, i: usize| keeps(keep, first_row + r, i, row);
 
-    let mut out = Buffer::zeros(a.len());
     let mut choices = vec![Choices::default(); rows * groups_of_row(z)];
-    forward(stage, (&zs, z), keep, first_row, (&mut out, a), &mut choices);
-    let mut want = Buffer::zeros(a.len());
-    for_values(z, |at, r, i| want[place(a, r, i)] = stage.value(zs[at], kept(r, i)));
-    prop_assert_eq!(&out[..], &want[..]);
-
-    let mut gradient = values(a, 1.0, 2);
     let mut sums = vec![Sums::default(); rows];
-    let (mut want, mut wanted) = (Buffer::zeros(a.len()), Wanted::default());
-    for_values(z, |at, r, i| {
-        let at_a = place(a, r, i);
-        let [dz, ds, dzp] = stage.derivatives(zs[at], kept(r, i));
-        want[at_a] = gradient[at_a] * dz;
-        wanted.add([gradient[at_a] * ds, gradient[at_a] * dzp, 0.0]);
-    });
-    backward(stage, (&zs, z), &choices, (&mut gradient, a), &mut sums);
-    prop_assert_eq!(&gradient[..], &want[..]);
-    wanted.check(&sums)?;
-
     // With and without a shortcut.
     let (shortcut, target) = (values(a, scale, 3), values(a, scale, 4));
     let targets = |i: usize| &target[i * a.image()..][..a.image()];
     for added in [None, Some((&shortcut[..], a))] {
+        let sum = |at: usize, at_a: usize| zs[at] + added.map_or(0.0, |_| shortcut[at_a]);
+        let mut out = Buffer::zeros(a.len());
+        choices.fill(Choices::default());
+        forward(stage, (&zs, z), added, keep, first_row, (&mut out, a), &mut choices);
+        let mut want = Buffer::zeros(a.len());
+        for_values(z, |at, r, i| want[place(a, r, i)] = stage.value(sum(at, place(a, r, i)), kept(r, i)));
+        prop_assert_eq!(&out[..], &want[..]);
+
+        let mut gradient = values(a, 1.0, 2);
+        let (mut want, mut wanted) = (Buffer::zeros(a.len()), Wanted::default());
+        for_values(z, |at, r, i| {
+            let at_a = place(a, r, i);
+            let [dz, ds, dzp] = stage.derivatives(sum(at, at_a), kept(r, i));
+            want[at_a] = gradient[at_a] * dz;
+            wanted.add([gradient[at_a] * ds, gradient[at_a] * dzp, 0.0]);
+        });
+        backward(stage, (&zs, z), added, &choices, (&mut gradient, a), &mut sums);
+        prop_assert_eq!(&gradient[..], &want[..]);
+        wanted.check(&sums)?;
+
         let factor = 0.125;
         let mut out = Buffer::zeros(a.len());
         end(stage, (&zs, z), added, (&targets, a), factor, keep, first_row, (&mut out, a), &mut sums);
         let (mut want, mut wanted) = (Buffer::zeros(a.len()), Wanted::default());
         for_values(z, |at, r, i| {
             let at_a = place(a, r, i);
-            let z = zs[at] + added.map_or(0.0, |_| shortcut[at_a]);
+            let z = sum(at, at_a);
             let error = stage.value(z, kept(r, i)) - target[at_a];
             let g = 2.0 * factor * error;
             let [dz, ds, dzp] = stage.derivatives(z, kept(r, i));
@@ -160,7 +162,7 @@ fn check(stage: Stage, keep: Keep<'_>, first_row: usize, z: Layout, a: Layout) -
         apply(stage, added, (&mut out, z));
         let mut want = Buffer::zeros(z.len());
         for_values(z, |at, r, i| {
-            want[at] = stage.value(zs[at] + added.map_or(0.0, |_| shortcut[place(a, r, i)]), true);
+            want[at] = stage.value(sum(at, place(a, r, i)), true);
         });
         prop_assert_eq!(&out[..], &want[..]);
     }
