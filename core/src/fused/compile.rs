@@ -5,7 +5,7 @@ use super::layer::{Images, Layer, Site};
 use super::learned::{Number, Rounding};
 use super::shape::{border, convolution, image};
 use super::unit::{FusedUnit, Shortcut};
-use super::weight::{Layouts, Weight};
+use super::weight::Weight;
 use super::{refuse, FusedKernel};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId, Op};
@@ -16,7 +16,7 @@ use crate::reconstructor::UnitSamples;
 use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::drop::Choices;
 use qdrop_kernels::nhwc::stage::{groups_of_row, Step, Sums};
-use qdrop_kernels::nhwc::{border_of_gradient, Layout, Packing};
+use qdrop_kernels::nhwc::{border_of_gradient, Layout, Layouts, Packing};
 
 /// Bytes that the buffers of one chunk should not exceed: what a share of the last-level cache holds.
 const CACHE: usize = 10 << 20;
@@ -155,7 +155,9 @@ pub fn compile(
     let mut x = x_layout;
     for (i, (link, shape)) in parts.chain.iter().zip(&shapes).enumerate() {
         let z = layout(link.node, 0);
-        let gz = layout(link.node, border_of_gradient(shape));
+        // A projection reads the last layer's gradient too.
+        let projection = projection_shape.as_ref().filter(|_| i == last);
+        let gz = layout(link.node, projection.map_or(0, border_of_gradient).max(border_of_gradient(shape)));
         let gx = layers.last().map(|l: &Layer| l.gz.layout);
         let weight = match weight(model, link.node, *shape, Layouts { x, z, gz, gx })? {
             Ok(weight) => weight,

@@ -1,6 +1,6 @@
 //! From nodes of a graph to a plan.
 
-use super::plan::{Convolution, Plan, Slot, Step};
+use super::plan::{Plan, Slot, Step};
 use crate::error::{Error, Result};
 use crate::fused::shape::{border, convolution, image};
 use crate::fused::FusedKernel;
@@ -9,9 +9,7 @@ use crate::grid::Granularity;
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
 use qdrop_kernels::nhwc::stage::{Stage, Step as Grid};
-use qdrop_kernels::nhwc::{
-    transformed, transformed_len, winograd_applies, Buffer, Layout, Packing, RowPlan, WinogradPlan,
-};
+use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout, Packing};
 use std::collections::HashMap;
 
 /// A layer's weight as its convolution reads it.
@@ -35,13 +33,8 @@ impl Weights {
                 Some(site) => site.quantizer.fake_quantize(weight)?,
                 None => weight.clone(),
             };
+            let value = host_values(&weight, |v| ForwardConvolution::weight(&shape, v))?;
             let packing = Packing::of(&shape);
-            let mut value = host_values(&weight, |v| packing.pack(v))?;
-            if let (Packing::Tiles(packed), true) = (packing, winograd_applies(&shape)) {
-                let mut spread = Buffer::zeros(transformed_len(&packed));
-                transformed(&packed, &value, &mut spread);
-                value = spread;
-            }
             let bias = model.parameters().get(&format!("{}.bias", graph.node(*id).name));
             let bias = bias.map(|b| host_values(b, |v| packing.pack_lanes(v))).transpose()?;
             all.insert(*id, LayerWeight { value, bias });
@@ -203,14 +196,7 @@ impl<'a> Builder<'a> {
                     return false;
                 }
                 let to = self.new_slot(id);
-                let z = self.layouts[to];
-                let convolution = match Packing::of(&shape) {
-                    Packing::Depthwise { .. } => Convolution::Depthwise(shape),
-                    Packing::Tiles(_) if winograd_applies(&shape) => {
-                        Convolution::Winograd(WinogradPlan::forward(&shape, x, z))
-                    }
-                    Packing::Tiles(_) => Convolution::Direct(RowPlan::forward(&shape, x, z)),
-                };
+                let convolution = Box::new(ForwardConvolution::new(&shape, x, self.layouts[to]));
                 self.steps.push(Step::Convolve { node: id, convolution, from, to });
             }
             (Op::Activation(activation), &[from]) => {
