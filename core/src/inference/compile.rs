@@ -1,6 +1,6 @@
 //! From nodes of a graph to a plan.
 
-use super::plan::{Convolution, Plan, Slot, Step};
+use super::plan::{Plan, Slot, Step};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::graph::geometry::{border, convolution, image};
@@ -9,7 +9,7 @@ use crate::grid::Granularity;
 use crate::model::{Precision, QuantModel};
 use crate::quantizer::QuantizerKernel;
 use qdrop_kernels::nhwc::stage::{Stage, Step as Grid};
-use qdrop_kernels::nhwc::{winograd_applies, Buffer, Layout, Packing, RowPlan, WinogradPlan};
+use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout};
 use std::collections::HashMap;
 
 /// The grid of a node's quantizer, if the kernels know what it computes.
@@ -165,14 +165,7 @@ impl<'a> Builder<'a> {
                     return false;
                 }
                 let to = self.new_slot(id);
-                let z = self.layouts[to];
-                let convolution = match Packing::of(&shape) {
-                    Packing::Depthwise { .. } => Convolution::Depthwise(shape),
-                    Packing::Tiles(_) if winograd_applies(&shape) => {
-                        Convolution::Winograd(WinogradPlan::forward(&shape, x, z))
-                    }
-                    Packing::Tiles(_) => Convolution::Direct(RowPlan::forward(&shape, x, z)),
-                };
+                let convolution = Box::new(ForwardConvolution::new(&shape, x, self.layouts[to]));
                 self.steps.push(Step::Convolve { node: id, convolution, from, to });
             }
             (Op::Activation(activation), &[from]) => {

@@ -6,22 +6,14 @@ use crate::graph::NodeId;
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
 use candle_core::Tensor;
-use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::nhwc::pool::{max_pool, mean};
 use qdrop_kernels::nhwc::stage::{apply, Stage};
-use qdrop_kernels::nhwc::{depthwise_forward, from_planes, to_planes, Buffer, Layout, RowPlan, WinogradPlan};
+use qdrop_kernels::nhwc::{from_planes, to_planes, Buffer, ForwardConvolution, Layout};
 use qdrop_kernels::pool::Pool2dShape;
 use rayon::prelude::*;
 
 /// Number of a value's buffer.
 pub type Slot = usize;
-
-/// How a convolution runs.
-pub enum Convolution {
-    Depthwise(Conv2dShape),
-    Direct(RowPlan),
-    Winograd(WinogradPlan),
-}
 
 /// One step.
 pub enum Step {
@@ -33,7 +25,7 @@ pub enum Step {
     /// A layer with a weight.
     Convolve {
         node: NodeId,
-        convolution: Convolution,
+        convolution: Box<ForwardConvolution>,
         from: Slot,
         to: Slot,
     },
@@ -106,13 +98,7 @@ impl Plan {
                 Step::Convolve { node, convolution, from, to } => {
                     let layer = weights.get(*node)?;
                     let ([x, z], bias) = (two(buffers, *from, *to)?, layer.bias.as_deref());
-                    match convolution {
-                        Convolution::Depthwise(shape) => {
-                            depthwise_forward(shape, (&x.0, x.1), &layer.value, bias, (&mut z.0, z.1));
-                        }
-                        Convolution::Direct(plan) => plan.run(&x.0, &layer.value, bias, &mut z.0),
-                        Convolution::Winograd(plan) => plan.run(&x.0, &layer.value, bias, &mut z.0),
-                    }
+                    convolution.run((&x.0, x.1), &layer.value, bias, (&mut z.0, z.1));
                 }
                 Step::Stage { stage, shortcut: None, slot } => {
                     let (values, layout) = &mut buffers[*slot];

@@ -5,7 +5,7 @@ use crate::graph::geometry::convolution;
 use crate::graph::NodeId;
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
-use qdrop_kernels::nhwc::{transformed, transformed_len, winograd_applies, Buffer, Packing};
+use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Packing};
 use std::collections::HashMap;
 
 /// A layer's weight as its convolution reads it.
@@ -29,13 +29,8 @@ impl Weights {
                 Some(site) => site.quantizer.fake_quantize(weight)?,
                 None => weight.clone(),
             };
+            let value = host_values(&weight, |v| ForwardConvolution::weight(&shape, v))?;
             let packing = Packing::of(&shape);
-            let mut value = host_values(&weight, |v| packing.pack(v))?;
-            if let (Packing::Tiles(packed), true) = (packing, winograd_applies(&shape)) {
-                let mut spread = Buffer::zeros(transformed_len(&packed));
-                transformed(&packed, &value, &mut spread);
-                value = spread;
-            }
             let bias = model.bias(*id).map(|b| host_values(b, |v| packing.pack_lanes(v))).transpose()?;
             all.insert(*id, LayerWeight { value, bias });
         }

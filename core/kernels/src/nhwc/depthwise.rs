@@ -9,12 +9,18 @@ use rayon::prelude::*;
 
 /// Parts of the channels whose weight gradients are separate tasks.
 const PARTS: usize = 8;
-/// Most taps of a kernel's row.
+/// Most taps of a kernel's row or column.
 const MOST_WIDTH: usize = 7;
 /// Vectors of channels whose weight gradients are summed together.
 const TOGETHER: usize = 4;
-/// Most taps: their weights and sums stay in registers for the common 3 x 3.
-const MOST_TAPS: usize = 49;
+/// Most taps of a kernel.
+const MOST_TAPS: usize = MOST_WIDTH * MOST_WIDTH;
+
+/// Whether these kernels compute a convolution.
+pub fn is_depthwise(shape: &Conv2dShape) -> bool {
+    let each = shape.groups > 1 && shape.groups == shape.in_channels && shape.groups == shape.out_channels;
+    each && shape.kernel[0].max(shape.kernel[1]) <= MOST_WIDTH
+}
 
 /// `out = conv(x, weight) + bias`; the border of `x` is at least the padding.
 pub fn depthwise_forward(

@@ -2,11 +2,12 @@
 //!
 //! A convolution reads its input at constant distances: a tap of the kernel is an offset into the
 //! image, and the border stands for the padding. Weights are packed so that the output channels
-//! of a tile lie together ([`PackedShape`]); alphas, moments and gradients of weights have the same
+//! of a tile lie together ([`Packing`]); alphas, moments and gradients of weights have the same
 //! layout. Vector instructions run along channels, which need not be a multiple of the vector width.
 
 mod bias;
 mod buffer;
+mod convolution;
 mod depthwise;
 mod pack;
 mod packing;
@@ -22,15 +23,14 @@ mod winograd;
 
 pub use bias::bias_gradient;
 pub use buffer::Buffer;
-pub use depthwise::{depthwise_backward_input, depthwise_backward_weight, depthwise_forward};
-pub use pack::{PackedShape, TILE};
+pub use convolution::{Convolution, ForwardConvolution, Layouts};
 pub use packing::Packing;
-pub use rows::{border_of_gradient, rotate, RowPlan};
+pub use rows::border_of_gradient;
 pub use transpose::{from_planes, to_planes};
-pub use weight::WeightPlan;
-pub use winograd::{
-    gradient_of_weight, mirrored, transformed, transformed_len, winograd_applies, WinogradPlan, WinogradWeightPlan,
-};
+
+use pack::{PackedShape, TILE};
+use rows::{rotate, RowPlan};
+use weight::WeightPlan;
 
 /// A batch of images that is read.
 pub type Read<'a> = (&'a [f32], Layout);
@@ -83,6 +83,3 @@ impl Layout {
         self.width * self.channels
     }
 }
-
-#[cfg(test)]
-mod tests;

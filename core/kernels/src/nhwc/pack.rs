@@ -50,11 +50,6 @@ impl PackedShape {
         self.groups * self.tiles() * self.tile()
     }
 
-    /// Whether there is no weight.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Elements of one value for each lane: (group, tile, output channel of the tile).
     pub fn lanes(&self) -> usize {
         self.groups * self.tiles() * TILE
@@ -101,12 +96,5 @@ impl PackedShape {
     pub fn unpack(&self, packed: &[f32], out: &mut [f32]) {
         assert_eq!(packed.len(), self.len());
         self.for_each(|place, index| out[index] = packed[place]);
-    }
-
-    /// Packs one value for each output channel.
-    pub fn pack_lanes(&self, values: &[f32], out: &mut [f32]) {
-        for (o, v) in values.iter().enumerate() {
-            out[self.lane(o)] = *v;
-        }
     }
 }

@@ -1,39 +1,48 @@
 //! How the weight of a convolution lies in memory.
 
+use super::depthwise::is_depthwise;
 use super::rounding::LaneShape;
 use super::{Buffer, PackedShape, TILE};
 use crate::conv::Conv2dShape;
 
 /// How a weight lies in memory: what its convolution reads, and what is learned of it (rounding variables,
-/// moments, gradients) has the same order.
+/// moments, gradients) has the same order. Lanes are values that lie side by side, one for each output channel;
+/// some may be unused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packing {
+pub struct Packing(Order);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
     /// In tiles of output channels.
     Tiles(PackedShape),
     /// (ky, kx, channel), of a depthwise convolution.
-    Depthwise {
-        /// Channels.
-        channels: usize,
-        /// Kernel positions.
-        taps: usize,
-    },
+    Depthwise { channels: usize, taps: usize },
 }
+use Order::{Depthwise, Tiles};
 
 impl Packing {
     /// The packing of the weight of this convolution.
     pub fn of(shape: &Conv2dShape) -> Self {
-        if shape.groups > 1 && shape.groups == shape.in_channels && shape.groups == shape.out_channels {
-            Self::Depthwise { channels: shape.groups, taps: shape.kernel[0] * shape.kernel[1] }
+        Self(if is_depthwise(shape) {
+            Depthwise { channels: shape.groups, taps: shape.kernel[0] * shape.kernel[1] }
         } else {
-            Self::Tiles(PackedShape::of(shape))
+            Tiles(PackedShape::of(shape))
+        })
+    }
+
+    /// The sizes of the tiles, unless the weight is that of a depthwise convolution.
+    pub(super) fn tiles(&self) -> Option<PackedShape> {
+        match self.0 {
+            Tiles(packed) => Some(packed),
+            Depthwise { .. } => None,
         }
     }
 
     /// Elements of the packed weight, unused lanes included.
     pub fn len(&self) -> usize {
-        match self {
-            Self::Tiles(p) => p.len(),
-            Self::Depthwise { channels, taps } => channels * taps,
+        match &self.0 {
+            Tiles(p) => p.len(),
+            Depthwise { channels, taps } => channels * taps,
         }
     }
 
@@ -44,40 +53,40 @@ impl Packing {
 
     /// Elements of the weight's tensor.
     fn weights(&self) -> usize {
-        match self {
-            Self::Tiles(p) => p.groups * p.outputs * p.inputs * p.kernel[0] * p.kernel[1],
-            Self::Depthwise { .. } => self.len(),
+        match &self.0 {
+            Tiles(p) => p.groups * p.outputs * p.inputs * p.kernel[0] * p.kernel[1],
+            Depthwise { .. } => self.len(),
         }
     }
 
     /// Elements of one value for each output channel, unused lanes included.
     pub fn lanes(&self) -> usize {
-        match self {
-            Self::Tiles(p) => p.lanes(),
-            Self::Depthwise { channels, .. } => *channels,
+        match &self.0 {
+            Tiles(p) => p.lanes(),
+            Depthwise { channels, .. } => *channels,
         }
     }
 
     /// Place of an output channel's value among the lanes.
     pub fn lane(&self, output: usize) -> usize {
-        match self {
-            Self::Tiles(p) => p.lane(output),
-            Self::Depthwise { .. } => output,
+        match &self.0 {
+            Tiles(p) => p.lane(output),
+            Depthwise { .. } => output,
         }
     }
 
     fn outputs(&self) -> usize {
-        match self {
-            Self::Tiles(p) => p.groups * p.outputs,
-            Self::Depthwise { channels, .. } => *channels,
+        match &self.0 {
+            Tiles(p) => p.groups * p.outputs,
+            Depthwise { channels, .. } => *channels,
         }
     }
 
     /// The packed weight as groups of rows of lanes.
     pub fn lane_shape(&self) -> LaneShape {
-        match self {
-            Self::Tiles(p) => LaneShape { rows: p.tile() / TILE, lanes: TILE },
-            Self::Depthwise { channels, taps } => LaneShape { rows: *taps, lanes: *channels },
+        match &self.0 {
+            Tiles(p) => LaneShape { rows: p.tile() / TILE, lanes: TILE },
+            Depthwise { channels, taps } => LaneShape { rows: *taps, lanes: *channels },
         }
     }
 
@@ -85,9 +94,9 @@ impl Packing {
     pub fn pack(&self, values: &[f32]) -> Buffer {
         assert_eq!(values.len(), self.weights(), "elements of the weight's tensor");
         let mut out = Buffer::zeros(self.len());
-        match self {
-            Self::Tiles(p) => p.pack(values, &mut out),
-            Self::Depthwise { channels, taps } => {
+        match &self.0 {
+            Tiles(p) => p.pack(values, &mut out),
+            Depthwise { channels, taps } => {
                 for (i, v) in values.iter().enumerate() {
                     out[i % taps * channels + i / taps] = *v;
                 }
@@ -100,9 +109,9 @@ impl Packing {
     pub fn unpack(&self, packed: &[f32]) -> Vec<f32> {
         assert_eq!(packed.len(), self.len(), "elements of the packed weight");
         let mut out = vec![0.0; self.weights()];
-        match self {
-            Self::Tiles(p) => p.unpack(packed, &mut out),
-            Self::Depthwise { channels, taps } => {
+        match &self.0 {
+            Tiles(p) => p.unpack(packed, &mut out),
+            Depthwise { channels, taps } => {
                 for (i, v) in out.iter_mut().enumerate() {
                     *v = packed[i % taps * channels + i / taps];
                 }

@@ -5,7 +5,6 @@
 //! chunks that stay in the cache. [`plan`] makes the plan of a [`Chain`](super::chain::Chain), and [`unit`] carries it
 //! out.
 
-mod convolution;
 mod images;
 mod lanes;
 mod number;

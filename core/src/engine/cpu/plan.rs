@@ -1,6 +1,5 @@
 //! From a chain to buffers and plans: sizes of chunks, layouts, borders.
 
-use super::convolution::Layouts;
 use super::images::Images;
 use super::samples::Samples;
 use super::stage::{Layer, Site};
@@ -13,7 +12,7 @@ use crate::graph::geometry::border;
 use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::drop::Choices;
 use qdrop_kernels::nhwc::stage::{groups_of_row, Sums};
-use qdrop_kernels::nhwc::{border_of_gradient, Layout};
+use qdrop_kernels::nhwc::{border_of_gradient, Layout, Layouts};
 
 /// Bytes that the buffers of one chunk should not exceed: what a share of the last-level cache holds.
 const CACHE: usize = 10 << 20;

@@ -1,6 +1,5 @@
 //! A weight of a fused unit with its bias and its convolution.
 
-use super::convolution::{Convolution, Layouts};
 use super::lanes::ChannelVariable;
 use super::number::Update;
 use super::rounding::Rounding;
@@ -9,7 +8,7 @@ use crate::engine::EngineState;
 use crate::error::Result;
 use qdrop_kernels::nhwc::rounding::Regularizer;
 use qdrop_kernels::nhwc::stage::Read;
-use qdrop_kernels::nhwc::{bias_gradient, Buffer, Layout, Packing};
+use qdrop_kernels::nhwc::{bias_gradient, Buffer, Convolution, Layout, Layouts, Packing};
 
 /// A weight and how it is used.
 pub struct Weight {
