@@ -18,6 +18,7 @@ mod inference;
 mod library;
 mod recipes;
 mod resume;
+mod subgraphs;
 mod support;
 mod tasks;
 mod weights;
