@@ -20,7 +20,7 @@ pub enum Error {
         /// What was being done.
         stage: Stage,
         /// What the framework says.
-        cause: Core,
+        cause: Box<Core>,
     },
     /// One of the variants that a recipe compares with failed.
     #[error("variant '{name}': {cause}")]
@@ -64,7 +64,7 @@ pub enum Error {
         /// The file.
         file: PathBuf,
         /// What is wrong.
-        cause: Core,
+        cause: Box<Core>,
     },
     /// The number of threads was set too late.
     #[error("setting the number of threads: {message}")]
@@ -168,6 +168,6 @@ pub(crate) trait At<T> {
 
 impl<T> At<T> for qdrop_core::Result<T> {
     fn at(self, stage: Stage) -> Result<T> {
-        self.map_err(|cause| Error::Stage { stage, cause })
+        self.map_err(|cause| Error::Stage { stage, cause: Box::new(cause) })
     }
 }

@@ -1,16 +1,33 @@
-//! Measuring a saved result.
+//! What a run saved: its summary, and measuring its network.
 
 use crate::error::{At, Result, Stage};
 use crate::recipes::{absolute, Loader};
-use crate::run::summary;
 use qdrop_core::model::Precision;
-use qdrop_core::pipeline::{load_saved, Registries, Session};
+use qdrop_core::pipeline::{load_saved, Registries, Session, Summary};
 use qdrop_core::progress::{Progress, Silent};
 use qdrop_core::recipe::Recipe;
 use qdrop_core::run_directory::{RECIPE_FILE, SUMMARY_FILE};
 use qdrop_core::task::{Measurement, Task};
 use qdrop_core::{device, Error as Core};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The summary of the run that was kept in the folder `dir`, if it is finished.
+///
+/// # Errors
+/// The summary cannot be read or is damaged.
+pub fn summary(dir: impl AsRef<Path>) -> Result<Option<Summary>> {
+    let file = dir.as_ref().join(SUMMARY_FILE);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => {
+            let parsed = serde_json::from_str(&text).map_err(|e| Core::data(&file, format!("is damaged: {e}")));
+            parsed.map(Some).at(Stage::SavedResult)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // No folder at all holds no summary.
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => Ok(None),
+        Err(e) => Err(Core::io("read", &file)(e)).at(Stage::SavedResult),
+    }
+}
 
 /// Measures the quantized network that a run saved in the folder `dir`: see [`Evaluation`].
 ///

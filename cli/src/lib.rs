@@ -54,10 +54,10 @@ pub mod report;
 mod run;
 
 pub use error::{Error, Result, Stage};
-pub use evaluation::{evaluate, Evaluated, Evaluation};
+pub use evaluation::{evaluate, summary, Evaluated, Evaluation};
 #[doc(inline)]
 pub use qdrop_core as core;
-pub use run::{resume, summary, Check, Outcome, Plan, Run};
+pub use run::{resume, Check, Outcome, Plan, Run};
 
 // Linked for what they register.
 use qdrop_models as _;

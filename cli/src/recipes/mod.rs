@@ -157,7 +157,10 @@ impl<'a> Loader<'a> {
         let mut value = parse_yaml(&text, &origin).at(Stage::Recipe)?;
         if reference::recognizes(&value) {
             let recipe = reference::to_recipe(value, &origin);
-            return Ok((recipe.map_err(|cause| Error::Configuration { file: origin.clone(), cause })?, origin));
+            return Ok((
+                recipe.map_err(|e| Error::Configuration { file: origin.clone(), cause: Box::new(e) })?,
+                origin,
+            ));
         }
         // Before the recipe is read further: it may extend a recipe of its plugins.
         plugins::load_of_recipe(&mut value, &origin, self.progress)?;

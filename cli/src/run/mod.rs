@@ -18,7 +18,7 @@ use qdrop_core::pipeline::{FloatSample, Registries, Session, Summary};
 use qdrop_core::progress::{Progress, Silent};
 use qdrop_core::recipe::{parse_yaml, Recipe};
 use qdrop_core::report::UnitReport;
-use qdrop_core::run_directory::{Manifest, RunDirectory, RECIPE_FILE, SUMMARY_FILE};
+use qdrop_core::run_directory::{Manifest, RunDirectory, RECIPE_FILE};
 use qdrop_core::task::Metric;
 use qdrop_core::{candle_core, device, Error as Core};
 use std::path::{Path, PathBuf};
@@ -254,22 +254,4 @@ impl<'a> Run<'a> {
 /// As [`Run::resume`] and [`Run::quantize`].
 pub fn resume(dir: impl AsRef<Path>, progress: &dyn Progress) -> Result<Outcome> {
     Run::resume(dir, progress)?.quantize()
-}
-
-/// The summary of the run that was kept in the folder `dir`, if it is finished.
-///
-/// # Errors
-/// The summary cannot be read or is damaged.
-pub fn summary(dir: impl AsRef<Path>) -> Result<Option<Summary>> {
-    let file = dir.as_ref().join(SUMMARY_FILE);
-    match std::fs::read_to_string(&file) {
-        Ok(text) => {
-            let parsed = serde_json::from_str(&text).map_err(|e| Core::data(&file, format!("is damaged: {e}")));
-            parsed.map(Some).at(Stage::SavedResult)
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        // No folder at all holds no summary.
-        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => Ok(None),
-        Err(e) => Err(Core::io("read", &file)(e)).at(Stage::SavedResult),
-    }
 }

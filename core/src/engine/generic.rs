@@ -1,10 +1,10 @@
 //! The generic engine: a unit through candle. It knows any operation and any quantizer, and defines what a step is.
 
+use super::checks::{check_batch, check_gradients, no_gradients, rate_of};
+use super::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
+use super::memory;
 use super::samples::{input_site, UnitSamples};
 use super::variable::Variable;
-use super::{
-    check_batch, check_gradients, memory, no_gradients, rate_of, EngineState, Regularizer, StepTimes, UnitEngine,
-};
 use crate::error::{Error, Result};
 use crate::graph::Unit;
 use crate::model::QuantModel;

@@ -1,6 +1,6 @@
 //! Variables that an engine learns, and the names of their state.
 
-use super::EngineState;
+use super::interface::EngineState;
 use crate::error::{Error, Result};
 use candle_core::{Tensor, Var};
 

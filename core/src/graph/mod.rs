@@ -123,11 +123,14 @@ impl Graph {
     }
 
     /// Nodes, outputs, and the units as names with their nodes.
-    pub(crate) fn into_parts(self) -> (Vec<Node>, Vec<NodeId>, Vec<(String, Vec<NodeId>)>) {
+    pub(crate) fn into_parts(self) -> (Vec<Node>, Vec<NodeId>, Vec<NamedNodes>) {
         let units = self.units.into_iter().map(|u| (u.name, u.subgraph.nodes().to_vec()));
         (self.nodes, self.outputs, units.collect())
     }
 }
+
+/// A unit's name and its nodes.
+type NamedNodes = (String, Vec<NodeId>);
 
 #[cfg(test)]
 mod tests;

@@ -163,7 +163,7 @@ fn subgraphs_compute_what_the_network_computes() {
     let x = Tensor::from_vec((0..2 * 3 * 64).map(|i| (i as f32 * 0.31).cos()).collect(), (2, 3, 8, 8), &Device::Cpu)
         .unwrap();
     let compute = |id: NodeId, inputs: &[&Tensor]| execute(graph.node(id), inputs, &parameters, None);
-    let want = graph.whole().run(&graph, &[x.clone()], compute).unwrap();
+    let want = graph.whole().run(&graph, std::slice::from_ref(&x), compute).unwrap();
     let unit = &graph.units()[2].subgraph;
     let before = graph.subgraph_with_outputs(graph.nodes().skip(1).take(2).map(|(id, _)| id), unit.inputs().to_vec());
     let inputs = before.run(&graph, &[x], compute).unwrap();

@@ -3,8 +3,11 @@
 //! Where the tensor library's gradient is not the reference's, the value is computed without
 //! gradient and [`with_gradient`] attaches the right one.
 
-use super::{Activation, Conv2dGeometry, Grid, Pool2dGeometry};
+use super::geometry::{Conv2dGeometry, Pool2dGeometry};
+use super::grid::Grid;
+
 use candle_core::{DType, Result, Tensor};
+use qdrop_kernels::activation::Activation;
 use qdrop_kernels::adaround::{GAMMA, ZETA};
 
 /// `value`, with gradient `factor` towards `input` for each (input, factor) given. An input may be

@@ -1,59 +1,10 @@
 //! Two-dimensional convolution.
 
+use super::geometry::Conv2dGeometry;
 use super::storage::{f32_values, gradient, output, slice};
-use super::{composite, on_kernels, Padding};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Tensor};
+use super::{composite, on_kernels};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use qdrop_kernels::conv::{self, Conv2dShape};
-
-/// How a convolution's window moves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Conv2dGeometry {
-    /// Vertical and horizontal stride.
-    pub stride: [usize; 2],
-    /// Zero padding of each side.
-    #[serde(skip)]
-    pub padding: Padding,
-    /// Vertical and horizontal distance of kernel taps.
-    pub dilation: [usize; 2],
-    /// Number of groups; each sees its share of the input channels.
-    pub groups: usize,
-}
-
-impl Default for Conv2dGeometry {
-    fn default() -> Self {
-        Self { stride: [1, 1], padding: Padding::default(), dilation: [1, 1], groups: 1 }
-    }
-}
-
-impl Conv2dGeometry {
-    /// The sizes of the convolution of `x` (N, C, H, W) with `weight` (O, C / groups, KH, KW).
-    pub(super) fn shape(&self, x: &Tensor, weight: &Tensor) -> Result<Conv2dShape> {
-        let (batch, in_channels, in_height, in_width) = x.dims4()?;
-        let (out_channels, per_group, kh, kw) = weight.dims4()?;
-        let shape = Conv2dShape {
-            batch,
-            in_channels,
-            in_height,
-            in_width,
-            out_channels,
-            kernel: [kh, kw],
-            stride: self.stride,
-            padding: self.padding,
-            dilation: self.dilation,
-            groups: self.groups,
-        };
-        shape.validate().map_err(Error::wrap)?;
-        if per_group * self.groups != in_channels {
-            candle_core::bail!(
-                "conv2d: a weight of shape {:?} with {} groups expects {} input channels, not {in_channels}",
-                weight.dims(),
-                self.groups,
-                per_group * self.groups
-            );
-        }
-        Ok(shape)
-    }
-}
 
 struct Conv2dOp(Conv2dShape);
 

@@ -1,53 +1,10 @@
 //! Pooling.
 
+use super::geometry::Pool2dGeometry;
 use super::storage::{f32_values, gradient, output, slice};
 use super::{composite, on_kernels};
-use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use qdrop_kernels::pool::{self, Pool2dShape};
-
-/// How a pooling window moves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Pool2dGeometry {
-    /// Window height and width.
-    pub kernel: [usize; 2],
-    /// Vertical and horizontal stride.
-    pub stride: [usize; 2],
-    /// Padding on each side of height and of width.
-    pub padding: [usize; 2],
-    /// Also take windows that end beyond the padded image.
-    pub ceil_mode: bool,
-    /// Count padding pixels in an average's divisor.
-    pub count_include_pad: bool,
-}
-
-impl Pool2dGeometry {
-    pub(super) fn shape(&self, x: &Tensor) -> Result<Pool2dShape> {
-        let (n, c, h, w) = x.dims4()?;
-        self.of_planes(n * c, h, w)
-    }
-
-    /// The sizes of the pooling of `planes` image planes.
-    ///
-    /// # Errors
-    /// The window does not fit, or the padding exceeds half of it.
-    pub fn of_planes(&self, planes: usize, height: usize, width: usize) -> Result<Pool2dShape> {
-        let shape = Pool2dShape {
-            planes,
-            in_height: height,
-            in_width: width,
-            kernel: self.kernel,
-            stride: self.stride,
-            padding: self.padding,
-            ceil_mode: self.ceil_mode,
-            count_include_pad: self.count_include_pad,
-        };
-        shape.as_conv().validate().map_err(Error::wrap)?;
-        if (0..2).any(|i| 2 * self.padding[i] > self.kernel[i]) {
-            candle_core::bail!("pooling: padding {:?} exceeds half of the window {:?}", self.padding, self.kernel);
-        }
-        Ok(shape)
-    }
-}
 
 struct PoolOp {
     shape: Pool2dShape,

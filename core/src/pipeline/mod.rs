@@ -5,6 +5,7 @@ mod estimate;
 mod evaluate;
 mod load;
 mod plan;
+mod published;
 mod reconstruct;
 mod registries;
 mod sanity;

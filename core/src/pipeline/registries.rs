@@ -32,10 +32,17 @@ macro_rules! registries {
         #[cfg(all(unix, feature = "dynamic-plugins"))]
         pub(crate) fn declared() -> Vec<crate::plugin::Declaration> {
             let mut all = Vec::new();
-            $(all.extend(inventory::iter::<crate::registry::Entry<$kind>>.into_iter().map(Into::into));)+
+            $(all.extend(inventory::iter::<crate::registry::Entry<$kind>>.into_iter().map(declaration));)+
             all
         }
     };
+}
+
+/// What a registration says of itself.
+#[cfg(all(unix, feature = "dynamic-plugins"))]
+fn declaration<F: crate::registry::Kind>(entry: &crate::registry::Entry<F>) -> crate::plugin::Declaration {
+    let (kind, name, defined_in) = (F::NAME.into(), entry.name.into(), entry.defined_in.into());
+    crate::plugin::Declaration { kind, name, defined_in }
 }
 
 registries! {

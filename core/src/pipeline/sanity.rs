@@ -1,14 +1,14 @@
 //! Is this the network, and are these the images, that the published value belongs to?
 
 use super::evaluate::Pass;
-use super::Session;
+use super::published::comparison;
+use super::session::Session;
 use crate::dataset::Split;
 use crate::error::{Error, Result};
 use crate::model::{Precision, QuantModel};
 use crate::progress::Progress;
 use crate::random::{permutation, stream, Purpose};
-use crate::recipe::Recipe;
-use crate::task::{Comparison, Metric, Task};
+use crate::task::Metric;
 
 /// Images of the sample.
 const SAMPLE: usize = 256;
@@ -34,29 +34,6 @@ impl FloatSample {
         let value = unit.text(self.value, unit.digits() - 1);
         let published = unit.text(self.published, unit.digits());
         format!("{value} of a sample of {} images, published {published} of the validation set", self.images)
-    }
-}
-
-/// Checks that the task can be compared with the published values of the recipe.
-pub(super) fn check_published(recipe: &Recipe, task: &dyn Task) -> Result<()> {
-    let Some(published) = recipe.published else { return Ok(()) };
-    comparison(recipe, task, "published.float", published.float)?;
-    if let Some(quantized) = published.quantized {
-        comparison(recipe, task, "published.quantized", quantized)?;
-    }
-    Ok(())
-}
-
-/// The comparison with the value `published`, which stands at `path` of the recipe.
-fn comparison(recipe: &Recipe, task: &dyn Task, path: &str, published: f64) -> Result<Box<dyn Comparison>> {
-    match task.comparison(published) {
-        Ok(Some(comparison)) => Ok(comparison),
-        Ok(None) => {
-            let message = format!("the task '{}' compares with no published value; remove it", recipe.task.name);
-            Err(Error::setting(path, message))
-        }
-        Err(Error::Message(message)) => Err(Error::setting(path, message)),
-        Err(other) => Err(other),
     }
 }
 

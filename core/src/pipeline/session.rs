@@ -1,7 +1,7 @@
 //! A run of a recipe.
 
 use super::calibrate::place;
-use super::sanity::check_published;
+use super::published::check_published;
 use super::{
     calibrate, calibration_images, evaluate, plan_sites, reconstruct, CalibrationSet, Registries, Resources, SitePlan,
 };

@@ -53,13 +53,6 @@ pub struct Declaration {
     pub defined_in: String,
 }
 
-#[cfg(all(unix, feature = "dynamic-plugins"))]
-impl<F: crate::registry::Kind> From<&crate::registry::Entry<F>> for Declaration {
-    fn from(entry: &crate::registry::Entry<F>) -> Self {
-        Self { kind: F::NAME.into(), name: entry.name.into(), defined_in: entry.defined_in.into() }
-    }
-}
-
 /// The registrations in a section, with the stamps they carry.
 #[cfg(feature = "dynamic-plugins")]
 pub(super) fn parse(section: &[u8]) -> Vec<(Stamp, Declaration)> {

@@ -1,6 +1,7 @@
 //! Tasks of registry entries: their panics become errors that name them, and what they measure is checked.
 
-use super::{Comparison, Measurement, Meter, Metric, Task};
+use super::interface::{Comparison, Meter, Task};
+use super::measurement::{Measurement, Metric};
 use crate::error::{Error, Result};
 use crate::guard::Origin;
 use crate::target::{Target, TargetSpec};

@@ -1,8 +1,8 @@
 //! Learned numbers of output channels: a weight's scales, a bias.
 
 use super::number::Update;
+use crate::engine::interface::EngineState;
 use crate::engine::variable::Variable;
-use crate::engine::EngineState;
 use crate::error::Result;
 use crate::ops::host_values;
 use candle_core::Tensor;

@@ -11,6 +11,7 @@ mod number;
 mod plan;
 mod rounding;
 mod samples;
+mod shortcut;
 mod stage;
 mod unit;
 mod weight;

@@ -1,7 +1,8 @@
 //! One learned number, a scale or a zero point of an activation, and the update that all variables share.
 
+use crate::engine::checks::rate_of;
+use crate::engine::interface::EngineState;
 use crate::engine::variable::Variable;
-use crate::engine::{rate_of, EngineState};
 use crate::error::Result;
 use crate::ops::host_values;
 use crate::optim::adam_step;

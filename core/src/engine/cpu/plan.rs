@@ -2,11 +2,11 @@
 
 use super::images::Images;
 use super::samples::Samples;
+use super::shortcut::Shortcut;
 use super::stage::{Layer, Site};
-use super::unit::Shortcut;
 use super::weight::Weight;
 use crate::engine::chain::{Chain, ChainConvolution, ChainShortcut};
-use crate::engine::UnitSamples;
+use crate::engine::samples::UnitSamples;
 use crate::error::Result;
 use crate::graph::geometry::border;
 use qdrop_kernels::conv::Conv2dShape;

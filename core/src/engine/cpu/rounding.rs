@@ -3,8 +3,8 @@
 use super::lanes::ChannelVariable;
 use super::number::Update;
 use crate::engine::chain::SoftRounding;
+use crate::engine::interface::EngineState;
 use crate::engine::variable::Variable;
-use crate::engine::EngineState;
 use crate::error::Result;
 use crate::ops::host_values;
 use candle_core::Tensor;

@@ -2,7 +2,7 @@
 
 use super::images::Images;
 use crate::cache::{CachedValues, Reservation};
-use crate::engine::UnitSamples;
+use crate::engine::samples::UnitSamples;
 use crate::error::{Error, Result};
 use qdrop_kernels::drop::Keep;
 use qdrop_kernels::nhwc::{from_planes, stage, Buffer, Layout};

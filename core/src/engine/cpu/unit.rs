@@ -4,39 +4,21 @@ use super::images::Images;
 use super::number::Update;
 use super::plan::Plan;
 use super::samples::Samples;
+use super::shortcut::Shortcut;
 use super::stage::Layer;
 use super::weight::Weight;
 use crate::engine::chain::Chain;
-use crate::engine::{check_batch, check_gradients, diverged, no_gradients};
-use crate::engine::{EngineState, Regularizer, StepTimes, UnitEngine, UnitSamples};
+use crate::engine::checks::{check_batch, check_gradients, diverged, no_gradients};
+use crate::engine::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
+use crate::engine::samples::UnitSamples;
 use crate::error::{Error, Result};
 use crate::ops::{host_values, Keep};
 use candle_core::{DType, Device, Tensor};
 use qdrop_kernels::drop as kernel;
 use qdrop_kernels::in_pool;
-use qdrop_kernels::nhwc::stage::{self, Read, Sums};
+use qdrop_kernels::nhwc::stage::{self, Sums};
 use qdrop_kernels::nhwc::{from_planes, rounding, to_planes, Layout};
 use std::time::Instant;
-
-/// What is added to the chain's value at the unit's end.
-pub enum Shortcut {
-    None,
-    /// The unit's input.
-    Identity,
-    /// A layer of the unit's input, with its value.
-    Projection(Box<Weight>, Images),
-}
-
-impl Shortcut {
-    /// The value that is added.
-    fn value<'a>(&'a self, x: &'a Images) -> Option<Read<'a>> {
-        match self {
-            Self::None => None,
-            Self::Identity => Some(x.read()),
-            Self::Projection(_, z) => Some(z.read()),
-        }
-    }
-}
 
 /// A unit on the CPU engine, for one batch size.
 pub struct CpuUnit {

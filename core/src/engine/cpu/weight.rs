@@ -4,7 +4,7 @@ use super::lanes::ChannelVariable;
 use super::number::Update;
 use super::rounding::Rounding;
 use crate::engine::chain::{ChainConvolution, ChainWeight};
-use crate::engine::EngineState;
+use crate::engine::interface::EngineState;
 use crate::error::Result;
 use qdrop_kernels::nhwc::rounding::Regularizer;
 use qdrop_kernels::nhwc::stage::Read;

@@ -1,6 +1,6 @@
 //! Why a float network is far below its published accuracy.
 
-use super::{deviation_of_share, logits, top1};
+use super::accuracy::{deviation_of_share, logits, top1};
 use qdrop_core::prelude::*;
 use std::collections::HashMap;
 

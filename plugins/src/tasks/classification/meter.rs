@@ -1,6 +1,6 @@
 //! Top-1 and top-5 accuracy.
 
-use super::{logits, TOP1, TOP5};
+use super::accuracy::{logits, TOP1, TOP5};
 use qdrop_core::prelude::*;
 
 /// Counts the images whose class has one of the largest logits.

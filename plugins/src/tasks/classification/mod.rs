@@ -1,16 +1,13 @@
 //! Classification: one output, whose largest number (logit) is that of the image's class.
 
+mod accuracy;
 mod comparison;
 mod meter;
 
+use accuracy::{deviation_of_share, top1, TOP1, TOP5};
 use comparison::PublishedAccuracy;
 use meter::AccuracyMeter;
 use qdrop_core::prelude::*;
-
-/// Percent of images whose class has the largest logit.
-const TOP1: &str = "top1";
-/// Percent of images whose class is among the five largest logits.
-const TOP5: &str = "top5";
 
 struct Classification;
 
@@ -48,28 +45,6 @@ impl Task for Classification {
         }
         Ok(Some(Box::new(PublishedAccuracy::new(published))))
     }
-}
-
-fn top1(measurement: &Measurement) -> Result<f64> {
-    measurement.value(&Metric::percent(TOP1, "top-1"))
-}
-
-/// Standard deviation of the share of right ones among `count` independent trials (binomial distribution).
-fn deviation_of_share(share: f64, count: usize) -> f64 {
-    (share * (1.0 - share) / count.max(1) as f64).sqrt()
-}
-
-/// The logits of each image of a batch.
-fn logits(outputs: &[Tensor], targets: &[Target]) -> Result<Vec<Vec<f32>>> {
-    let [output] = outputs else {
-        return Err(Error::message(format!("classification compares one output, {} are given", outputs.len())));
-    };
-    let logits = output.flatten_from(1)?.to_vec2()?;
-    if logits.len() != targets.len() {
-        let message = format!("{} classes are given for the logits of {} images", targets.len(), logits.len());
-        return Err(Error::message(message));
-    }
-    Ok(logits)
 }
 
 register_task! {

@@ -1,0 +1,49 @@
+//! What every engine checks of its caller, and the errors.
+
+use crate::error::{Error, Result};
+
+/// The rate of a group.
+pub fn rate_of(rates: &[(&str, f64)], group: &str) -> Result<f64> {
+    let found = rates.iter().find(|(name, _)| *name == group);
+    found.map(|(_, rate)| *rate).ok_or_else(|| {
+        let known: Vec<&str> = rates.iter().map(|(name, _)| *name).collect();
+        Error::message(format!("the parameters' group '{group}' has no learning rate; there are rates for {known:?}"))
+    })
+}
+
+/// Checks the number of samples of a step.
+pub fn check_batch(samples: &[usize], batch: usize) -> Result<()> {
+    if samples.len() == batch {
+        return Ok(());
+    }
+    Err(Error::message(format!("a step of {} samples, but the engine was made for batches of {batch}", samples.len())))
+}
+
+/// Checks the shapes of gradients against those of the outputs of the last forward pass.
+pub fn check_gradients<'a>(
+    gradients: impl ExactSizeIterator<Item = &'a [usize]>,
+    outputs: impl ExactSizeIterator<Item = &'a [usize]>,
+) -> Result<()> {
+    if outputs.len() == 0 {
+        return Err(Error::message("there is no forward pass to go back from; call `forward` before each `backward`"));
+    }
+    if gradients.len() != outputs.len() {
+        return Err(Error::message(format!("{} gradients for {} outputs", gradients.len(), outputs.len())));
+    }
+    match gradients.zip(outputs).find(|(gradient, output)| gradient != output) {
+        Some((gradient, output)) => {
+            Err(Error::message(format!("a gradient of the shape {gradient:?} for an output of the shape {output:?}")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The error of an update before any gradient.
+pub fn no_gradients() -> Error {
+    Error::message("an update without gradients: call `loss`, or `forward` and `backward`, before it")
+}
+
+/// An error about a loss that is not finite.
+pub fn diverged(what: &str, value: f64) -> Error {
+    Error::message(format!("the {what} became {value}; lower the learning rates or check the weights"))
+}

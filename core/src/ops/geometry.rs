@@ -1,0 +1,99 @@
+//! How the windows of convolutions and pooling move.
+
+use candle_core::{Error, Result, Tensor};
+use qdrop_kernels::conv::{Conv2dShape, Padding};
+use qdrop_kernels::pool::Pool2dShape;
+
+/// How a convolution's window moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Conv2dGeometry {
+    /// Vertical and horizontal stride.
+    pub stride: [usize; 2],
+    /// Zero padding of each side.
+    #[serde(skip)]
+    pub padding: Padding,
+    /// Vertical and horizontal distance of kernel taps.
+    pub dilation: [usize; 2],
+    /// Number of groups; each sees its share of the input channels.
+    pub groups: usize,
+}
+
+impl Default for Conv2dGeometry {
+    fn default() -> Self {
+        Self { stride: [1, 1], padding: Padding::default(), dilation: [1, 1], groups: 1 }
+    }
+}
+
+impl Conv2dGeometry {
+    /// The sizes of the convolution of `x` (N, C, H, W) with `weight` (O, C / groups, KH, KW).
+    pub(super) fn shape(&self, x: &Tensor, weight: &Tensor) -> Result<Conv2dShape> {
+        let (batch, in_channels, in_height, in_width) = x.dims4()?;
+        let (out_channels, per_group, kh, kw) = weight.dims4()?;
+        let shape = Conv2dShape {
+            batch,
+            in_channels,
+            in_height,
+            in_width,
+            out_channels,
+            kernel: [kh, kw],
+            stride: self.stride,
+            padding: self.padding,
+            dilation: self.dilation,
+            groups: self.groups,
+        };
+        shape.validate().map_err(Error::wrap)?;
+        if per_group * self.groups != in_channels {
+            candle_core::bail!(
+                "conv2d: a weight of shape {:?} with {} groups expects {} input channels, not {in_channels}",
+                weight.dims(),
+                self.groups,
+                per_group * self.groups
+            );
+        }
+        Ok(shape)
+    }
+}
+
+/// How a pooling window moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Pool2dGeometry {
+    /// Window height and width.
+    pub kernel: [usize; 2],
+    /// Vertical and horizontal stride.
+    pub stride: [usize; 2],
+    /// Padding on each side of height and of width.
+    pub padding: [usize; 2],
+    /// Also take windows that end beyond the padded image.
+    pub ceil_mode: bool,
+    /// Count padding pixels in an average's divisor.
+    pub count_include_pad: bool,
+}
+
+impl Pool2dGeometry {
+    pub(super) fn shape(&self, x: &Tensor) -> Result<Pool2dShape> {
+        let (n, c, h, w) = x.dims4()?;
+        self.of_planes(n * c, h, w)
+    }
+
+    /// The sizes of the pooling of `planes` image planes.
+    ///
+    /// # Errors
+    /// The window does not fit, or the padding exceeds half of it.
+    pub fn of_planes(&self, planes: usize, height: usize, width: usize) -> Result<Pool2dShape> {
+        let shape = Pool2dShape {
+            planes,
+            in_height: height,
+            in_width: width,
+            kernel: self.kernel,
+            stride: self.stride,
+            padding: self.padding,
+            ceil_mode: self.ceil_mode,
+            count_include_pad: self.count_include_pad,
+        };
+        shape.as_conv().validate().map_err(Error::wrap)?;
+        if (0..2).any(|i| 2 * self.padding[i] > self.kernel[i]) {
+            candle_core::bail!("pooling: padding {:?} exceeds half of the window {:?}", self.padding, self.kernel);
+        }
+        Ok(shape)
+    }
+}
