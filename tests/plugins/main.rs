@@ -1,5 +1,6 @@
 //! Dynamically loaded plugins, in a distribution that was moved after it was made.
 
+mod engines;
 mod refused;
 mod scaffold;
 mod support;

@@ -158,7 +158,7 @@ impl<'a> Builder<'a> {
         let graph = self.graph;
         let op = &graph.node(id).op;
         match (op, sources) {
-            (op, &[from]) if op.has_weight() => {
+            (Op::Conv2d { .. } | Op::Linear { .. }, &[from]) => {
                 let Some(shape) = convolution(graph, id, self.batch) else { return false };
                 let x = self.layouts[from];
                 if weights.get(id).is_err() || x.border < border(&shape) {
@@ -192,7 +192,28 @@ impl<'a> Builder<'a> {
             (Op::Flatten, &[from]) if self.layouts[from].height * self.layouts[from].width == 1 => {
                 self.take(id, from);
             }
-            _ => return false,
+            // In two groups: operations without a kernel, and arguments that no kernel takes.
+            (
+                Op::Input
+                | Op::BatchNorm { .. }
+                | Op::Mul
+                | Op::AveragePool(_)
+                | Op::Pad(_)
+                | Op::Concat
+                | Op::UpsampleNearest { .. }
+                | Op::Custom(_),
+                _,
+            ) => return false,
+            (
+                Op::Conv2d { .. }
+                | Op::Linear { .. }
+                | Op::Activation(_)
+                | Op::Add
+                | Op::MaxPool(_)
+                | Op::GlobalAveragePool
+                | Op::Flatten,
+                _,
+            ) => return false,
         }
         true
     }

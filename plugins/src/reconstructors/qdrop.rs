@@ -2,6 +2,7 @@
 
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Event;
+use qdrop_core::registry::nearest;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -65,10 +66,11 @@ impl QdropParams {
             ("warm_up", (0.0..1.0).contains(&self.warm_up), "is a share between 0 and 1"),
             ("b_range", self.b_range.iter().all(|b| *b > 0.0 && b.is_finite()), "must be positive"),
         ];
-        match checks.into_iter().find(|(_, ok, _)| !ok) {
-            Some((key, _, message)) => Err(params.error(key, message)),
-            None => Ok(self),
+        if let Some((key, _, message)) = checks.into_iter().find(|(_, ok, _)| !ok) {
+            return Err(params.error(key, message));
         }
+        self.rates.keys().try_for_each(|group| check_group(group).map_err(|why| params.error("rates", why)))?;
+        Ok(self)
     }
 
     /// Steps that are run.
@@ -88,6 +90,23 @@ impl QdropParams {
         let progress = (step - start) / (steps - start);
         let [first, last] = self.b_range;
         (step >= start).then(|| last + (first - last) * (1.0 - progress).max(0.0))
+    }
+}
+
+/// Refuses names that `rates` cannot hold. A name that no built-in quantizer knows may be a plugin's, but not if it is
+/// all but one of the built-in ones: a slip of the pen would leave, say, the biases as they are.
+fn check_group(group: &str) -> Result<(), String> {
+    let known = [groups::ZERO_POINT, groups::WEIGHT_SCALE, groups::BIAS];
+    match group {
+        groups::ROUNDING => Err("the rate of the group 'rounding' is `lr`".into()),
+        groups::SCALE => Err("the rate of the group 'scale' is `scale_lr`".into()),
+        known_or_own => match nearest(known_or_own, known).filter(|near| near != known_or_own) {
+            Some(near) => Err(format!(
+                "no parameters are of the group '{group}', did you mean '{near}'? Known groups: {}",
+                known.join(", ")
+            )),
+            None => Ok(()),
+        },
     }
 }
 
@@ -230,5 +249,16 @@ mod tests {
     fn shorter_runs_scale_the_rates() {
         let params = QdropParams { run_iters: Some(200), ..Default::default() };
         assert_eq!((params.steps(), params.rate_factor()), (200, 100.0));
+    }
+
+    #[test]
+    fn groups_that_are_misspelt_or_have_a_rate_already_are_refused() {
+        for known in ["weight_scale", "zero_point", "bias", "temperature_of_mine"] {
+            assert_eq!(check_group(known), Ok(()));
+        }
+        let refused = |group: &str| check_group(group).unwrap_err();
+        assert!(refused("biases").contains("did you mean 'bias'?"));
+        assert!(refused("weight_scales").contains("did you mean 'weight_scale'?"));
+        assert!(refused("rounding").contains("`lr`") && refused("scale").contains("`scale_lr`"));
     }
 }
