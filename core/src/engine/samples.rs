@@ -40,24 +40,12 @@ impl UnitSamples {
         self.float_outputs.first().map_or(0, |values| values.samples())
     }
 
-    /// The values of the given samples.
-    ///
-    /// # Errors
-    /// A sample does not exist, or cached values cannot be read.
-    pub fn batch(&self, samples: &[usize]) -> Result<UnitData> {
-        Ok(UnitData {
-            quantized_inputs: gathered(&self.quantized_inputs, samples)?,
-            float_inputs: gathered(&self.float_inputs, samples)?,
-            float_outputs: self.targets(samples)?,
-        })
-    }
-
     /// The float network's outputs of the given samples.
     ///
     /// # Errors
     /// A sample does not exist, or cached values cannot be read.
     pub fn targets(&self, samples: &[usize]) -> Result<Vec<Tensor>> {
-        gathered(&self.float_outputs, samples)
+        self.float_outputs.iter().map(|values| values.gather(samples)).collect()
     }
 
     /// A value of the float network that passes the unit, for the given samples.
@@ -69,10 +57,6 @@ impl UnitSamples {
         let (_, cached) = found.ok_or_else(|| Error::message("a value that passes the unit is not cached"))?;
         cached.gather(samples)
     }
-}
-
-fn gathered(values: &[Arc<CachedValues>], samples: &[usize]) -> Result<Vec<Tensor>> {
-    values.iter().map(|v| v.gather(samples)).collect()
 }
 
 /// The values of some samples that a unit is reconstructed from; the first axis counts samples. Inputs and outputs are

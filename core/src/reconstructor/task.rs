@@ -1,11 +1,11 @@
 //! A unit under reconstruction, as a reconstructor sees it.
 
 use super::context::Context;
-use crate::engine::{self, input_site, UnitData, UnitEngine, UnitSamples};
+use crate::engine::{self, UnitEngine, UnitSamples};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Subgraph, Unit};
 use crate::model::{Precision, QuantModel};
-use crate::ops::{self, Keep};
+use crate::ops::Keep;
 use crate::progress::Event;
 use crate::quantizer::{groups, Parameter};
 use candle_core::Tensor;
@@ -42,30 +42,12 @@ impl<'a> UnitTask<'a> {
         self.samples.count()
     }
 
-    /// The cached values of the given samples.
-    ///
-    /// # Errors
-    /// A sample does not exist, or cached values cannot be read.
-    pub fn batch(&self, samples: &[usize]) -> Result<UnitData> {
-        self.samples.batch(samples)
-    }
-
     /// The float network's outputs of the given samples: what a loss compares with.
     ///
     /// # Errors
     /// A sample does not exist, or cached values cannot be read.
     pub fn targets(&self, samples: &[usize]) -> Result<Vec<Tensor>> {
         self.samples.targets(samples)
-    }
-
-    /// The unit's inputs for a training step: cached quantized and float values mixed element by element, each at
-    /// the site that [`input_site`] tells.
-    ///
-    /// # Errors
-    /// A mask has another shape than its input.
-    pub fn mixed_inputs(&self, batch: &UnitData, keep: &dyn Fn(usize) -> Keep) -> Result<Vec<Tensor>> {
-        let pairs = batch.quantized_inputs.iter().zip(&batch.float_inputs).enumerate();
-        pairs.map(|(i, (quantized, float))| Ok(ops::drop(quantized, float, &keep(input_site(i)))?)).collect()
     }
 
     /// The unit's outputs with quantized weights and activations. `keep(i)` says which elements of
@@ -115,14 +97,6 @@ impl<'a> UnitTask<'a> {
     /// A quantizer has no range.
     pub fn parameters(&self) -> Result<Vec<(String, Parameter)>> {
         self.model.unit_parameters(self.unit.nodes())
-    }
-
-    /// The sum of the quantizers' regularizers, unweighted; `None` when none has one.
-    ///
-    /// # Errors
-    /// A quantizer's operation fails.
-    pub fn regularizer(&self, b: f32) -> Result<Option<Tensor>> {
-        self.model.unit_regularizer(self.unit.nodes(), b)
     }
 
     /// The rest of the float network, from the unit's outputs to the network's.
