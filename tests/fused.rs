@@ -1,4 +1,4 @@
-//! The fused step computes what the generic path computes, for every unit of the published networks.
+//! The fused engine computes what the generic engine computes, for every unit of the published networks.
 
 use crate::support::*;
 use qdrop_core::engine::UnitSamples;
@@ -210,5 +210,5 @@ fn other_units_go_the_generic_way_and_say_why() {
     assert!(said[0].contains("is read more than once"), "{said:?}");
     context.engine = Engine::Fused;
     let error = optimize(&task, &settings, &context).unwrap_err().to_string();
-    assert!(error.contains("has no fused step: ") && error.contains("use --engine auto"), "{error}");
+    assert!(error.contains("the fused engine cannot compute this unit: ") && error.contains("use --engine auto"), "{error}");
 }

@@ -163,7 +163,7 @@ fn blocks_are_reconstructed_as_by_the_reference() {
         for (variant, drop_prob) in [("nodrop", 1.0), ("drop", 0.5)] {
             let params = QdropParams { iters: 40, batch_size: 4, drop_prob, ..Default::default() };
             let inverted = QdropParams { weight: 0.1, ..params.clone() };
-            // The fused step runs on the CPU.
+            // The fused engine runs on the CPU only.
             let engines: &[Engine] =
                 if device.is_cpu() { &[Engine::Generic, Engine::Fused] } else { &[Engine::Generic] };
             for engine in engines {

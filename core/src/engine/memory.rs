@@ -1,13 +1,13 @@
-//! Whether a step fits into the machine's memory.
+//! Whether an optimization step fits into the machine's memory.
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Unit};
 
-/// Tensors of a value's size that a step of the generic engine holds at once: the value, its activation, its
-/// quantized form and their mix, and a gradient on the way back for each.
+/// Tensors of a value's size that a step of the generic engine holds at once: the value, its activation, the
+/// quantized activation, the mix of both, and the gradient of each of the four.
 const COPIES: usize = 8;
 
-/// Checks that a step of the generic engine fits into the memory that is free.
+/// Checks that a step of the generic engine fits into the free memory.
 ///
 /// # Errors
 /// It does not; the message says how much is needed.
