@@ -356,8 +356,8 @@ impl GraphBuilder {
         self.push(name, Op::Custom(operator), inputs, shape)
     }
 
-    /// Declares the nodes that `body` adds to be one unit of block reconstruction. The unit must read at least one value
-    /// from outside and compute at least one that is read outside.
+    /// Makes the nodes that `body` adds one unit of block reconstruction. The unit must read at least one value from
+    /// outside and compute at least one that is read outside.
     ///
     /// # Errors
     /// Units are nested, or `body` fails.

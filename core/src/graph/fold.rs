@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use std::collections::HashMap;
 
 /// Removes every batch normalization that is the only reader of a convolution. It scales the convolution's weight by
-/// `gamma / sqrt(var + eps)` and adapts its bias (batch-norm folding, arXiv 1806.08342, section 3.2.2). Which nodes
+/// `gamma / sqrt(var + eps)` and adapts its bias (batch-norm folding, arXiv 1712.05877, equation 14). Which nodes
 /// are folded depends only on the graph's edges, never on the order or the names of nodes.
 ///
 /// # Errors
