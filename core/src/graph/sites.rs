@@ -15,8 +15,8 @@ pub enum SiteKind {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Site {
     /// The node whose weight or value is quantized.
+    pub node: NodeId,
     /// The name that overrides and reports use: that of the layer or addition that computes the value.
-    /// Name for overrides and reports: that of the layer or addition that computes the value.
     pub name: String,
     /// What is quantized.
     pub kind: SiteKind,

@@ -15,8 +15,8 @@ const SAMPLE: usize = 256;
 
 /// The float network's measurement on a sample.
 #[derive(Debug, Clone, PartialEq)]
-/// The metric.
-    /// What was compared.
+pub struct FloatSample {
+    /// The metric.
     pub metric: Metric,
     /// Its value on the sample.
     pub value: f64,

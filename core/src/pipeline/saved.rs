@@ -20,8 +20,8 @@ use std::path::Path;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Name of the recipe.
+    pub recipe: String,
     /// The recipe's setting: where quantizers are placed and which layers keep 8 bits.
-    /// Where quantizers sit and which layers keep 8 bits.
     pub setting: String,
     /// Bit widths, such as `w2a4`.
     pub bits: String,
