@@ -210,5 +210,8 @@ fn other_units_go_the_generic_way_and_say_why() {
     assert!(said[0].contains("is read more than once"), "{said:?}");
     context.engine = Engine::Fused;
     let error = optimize(&task, &settings, &context).unwrap_err().to_string();
-    assert!(error.contains("the fused engine cannot compute this unit: ") && error.contains("use --engine auto"), "{error}");
+    assert!(
+        error.contains("the fused engine cannot compute this unit: ") && error.contains("use --engine auto"),
+        "{error}"
+    );
 }

@@ -128,7 +128,10 @@ fn a_unit_of_two_inputs_and_outputs_is_reconstructed_saved_resumed_and_evaluated
     assert!(last.reconstruction < first.reconstruction, "{first:?} {last:?}");
     // A chain has one input and one output.
     let error = Run::new(crossing(dir.path(), "fused").load().unwrap()).unwrap().quantize().err().unwrap().to_string();
-    assert!(error.contains("'cross': the fused engine cannot compute this unit: the unit has 2 inputs and 2 outputs"), "{error}");
+    assert!(
+        error.contains("'cross': the fused engine cannot compute this unit: the unit has 2 inputs and 2 outputs"),
+        "{error}"
+    );
 }
 
 #[test]

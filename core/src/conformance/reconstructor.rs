@@ -1,4 +1,4 @@
-//! What a reconstructor must keep to.
+//! Conformance checks of a reconstructor.
 
 use super::toy::{Toy, SAMPLES};
 use super::{require, Report};
@@ -15,9 +15,9 @@ use crate::report::UnitReport;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
 
-/// Steps that are run, if the reconstructor iterates more often.
+/// Number of steps, if the reconstructor iterates more often.
 const STEPS: usize = 300;
-/// Distance of a hard weight from its grid, in steps, that rounding errors of f32 explain.
+/// Largest distance of a hard weight from its grid, as a multiple of the scale, that rounding errors of f32 explain.
 const OFF_GRID: f32 = 1e-3;
 
 pub fn check(entry: &'static Entry<ReconstructorKind>, report: &mut Report) {
@@ -37,13 +37,13 @@ pub fn check(entry: &'static Entry<ReconstructorKind>, report: &mut Report) {
     if reconstructor.grouping() == Grouping::None {
         return report.skip("reconstructs a unit", "it reconstructs nothing");
     }
-    // A reconstructor sees one interface; every engine behind it must do.
+    // A reconstructor must pass with every engine, because all have the same interface.
     for (engine, names) in [(Engine::Generic, &GENERIC), (Engine::Fused, &FUSED)] {
         check_on(engine, names, &build, report);
     }
 }
 
-/// What is checked, under the names that reports show.
+/// Names of the checks in reports.
 struct Names {
     lowers: &'static str,
     on_grid: &'static str,
@@ -120,7 +120,7 @@ fn run(
     reconstructor.reconstruct(&mut task, &Context { random: &random, progress, interruption, engine })
 }
 
-/// Asks to stop after some steps.
+/// Requests to stop after some steps.
 struct StopAfter {
     steps: usize,
     seen: AtomicUsize,
@@ -138,7 +138,7 @@ impl Progress for StopAfter {
     }
 }
 
-/// Keeps the state in memory.
+/// Saves the state in memory.
 struct Kept(Mutex<Option<Interrupted>>);
 
 impl Interruption for Kept {
@@ -147,7 +147,7 @@ impl Interruption for Kept {
     }
 
     fn keep(&self, state: &Interrupted) -> Result<()> {
-        // As a run directory does it: what is kept does not change with the variables.
+        // A deep copy, as in a file of a run directory: later updates of the variables must not change it.
         let mut state = state.clone();
         for tensor in state.tensors.values_mut() {
             *tensor = tensor.copy()?;

@@ -1,4 +1,4 @@
-//! A unit under reconstruction, as a reconstructor sees it.
+//! The interface between a reconstructor and the unit that it reconstructs.
 
 use super::context::Context;
 use crate::engine::{self, input_site, UnitData, UnitEngine, UnitSamples};
@@ -14,7 +14,7 @@ use candle_core::Tensor;
 pub struct UnitTask<'a> {
     /// Name of the unit.
     pub name: &'a str,
-    /// Position of the unit in the network.
+    /// Index of the unit in the network.
     pub index: usize,
     /// Cached inputs and outputs.
     pub samples: UnitSamples,
@@ -23,10 +23,10 @@ pub struct UnitTask<'a> {
 }
 
 impl<'a> UnitTask<'a> {
-    /// A task for `unit` of `model`.
+    /// Makes the task of reconstructing `unit` of `model`.
     ///
     /// # Errors
-    /// The cached values are not as many as the unit's inputs and outputs.
+    /// The number of cached values differs from that of the unit's inputs and outputs.
     pub fn new(model: &'a mut QuantModel, unit: &'a Unit, index: usize, samples: UnitSamples) -> Result<Self> {
         let (inputs, outputs) = (unit.subgraph.inputs().len(), unit.subgraph.outputs().len());
         let cached = [samples.quantized_inputs.len(), samples.float_inputs.len(), samples.float_outputs.len()];
@@ -50,7 +50,7 @@ impl<'a> UnitTask<'a> {
         self.samples.batch(samples)
     }
 
-    /// The float network's outputs of the given samples: what a loss compares with.
+    /// The float network's outputs for the given samples: the targets of the loss.
     ///
     /// # Errors
     /// A sample does not exist, or cached values cannot be read.
@@ -58,11 +58,11 @@ impl<'a> UnitTask<'a> {
         self.samples.targets(samples)
     }
 
-    /// The unit's inputs for a training step: cached quantized and float values mixed element by element, each at
-    /// the site that [`input_site`] tells.
+    /// The unit's inputs for a step: each one is a mix, element by element, of its cached quantized and float values.
+    /// The site of each input is [`input_site`].
     ///
     /// # Errors
-    /// A mask has another shape than its input.
+    /// The shape of a mask differs from that of its input.
     pub fn mixed_inputs(&self, batch: &UnitData, keep: &dyn Fn(usize) -> Keep) -> Result<Vec<Tensor>> {
         let pairs = batch.quantized_inputs.iter().zip(&batch.float_inputs).enumerate();
         pairs.map(|(i, (quantized, float))| Ok(ops::drop(quantized, float, &keep(input_site(i)))?)).collect()
@@ -72,16 +72,16 @@ impl<'a> UnitTask<'a> {
     /// activation site `i` (from 1, in the order of execution) keep their quantized value.
     ///
     /// # Errors
-    /// The inputs do not fit, or an operation fails; the error names its node.
+    /// The inputs do not match the unit, or an operation fails; the error names its node.
     pub fn forward(&self, inputs: &[Tensor], keep: &dyn Fn(usize) -> Keep) -> Result<Vec<Tensor>> {
         self.model.unit_forward(&self.unit.subgraph, inputs, keep)
     }
 
-    /// Lets all quantizers of the unit begin to learn. `rates` are the groups of parameters that the reconstructor has
-    /// learning rates for; with the group `bias` among them, the biases of the unit's layers are learned too.
+    /// Makes all quantizers of the unit begin to learn. `rates` are the parameter groups for which the reconstructor
+    /// has learning rates. If the group `bias` is among them, the biases of the unit's layers are learned too.
     ///
     /// # Errors
-    /// A quantizer cannot learn here, or learns parameters of a group that has no rate.
+    /// A quantizer cannot learn here, or one of its parameters is in a group that has no learning rate.
     pub fn begin(&mut self, rates: &[&str]) -> Result<()> {
         self.model.begin_reconstruction(self.unit.nodes(), rates.contains(&groups::BIAS))?;
         match self.parameters()?.iter().find(|(_, p)| !rates.contains(&p.group)) {
@@ -95,12 +95,12 @@ impl<'a> UnitTask<'a> {
         }
     }
 
-    /// The engine that computes the unit's steps for batches of this size, once reconstruction has begun. Where the
-    /// context's engine is `auto` and the unit has no fused step, an event says why.
+    /// The engine that computes the unit's steps for batches of this size, after [`begin`](Self::begin). If the
+    /// context's engine is `auto` and the fused engine cannot compute the unit, an event reports why.
     ///
     /// # Errors
-    /// The engine is to be fused and the unit has no fused step; a step needs more memory than there is; a quantizer
-    /// fails.
+    /// The context's engine is `fused` and the fused engine cannot compute the unit; a step needs more memory than is
+    /// free; a quantizer fails.
     pub fn engine(&self, batch: usize, context: &Context<'_>) -> Result<Box<dyn UnitEngine + '_>> {
         let (engine, refusal) = engine::open(context.engine, self.model, self.unit, &self.samples, batch)?;
         if let Some(why) = refusal {
@@ -109,7 +109,7 @@ impl<'a> UnitTask<'a> {
         Ok(engine)
     }
 
-    /// Everything that is learned in the unit, with a unique name.
+    /// All learned parameters of the unit, each with a unique name.
     ///
     /// # Errors
     /// A quantizer has no range.
@@ -117,7 +117,7 @@ impl<'a> UnitTask<'a> {
         self.model.unit_parameters(self.unit.nodes())
     }
 
-    /// The sum of the quantizers' regularizers, unweighted; `None` when none has one.
+    /// The unweighted sum of the quantizers' regularizers; `None` if no quantizer has one.
     ///
     /// # Errors
     /// A quantizer's operation fails.
@@ -125,7 +125,7 @@ impl<'a> UnitTask<'a> {
         self.model.unit_regularizer(self.unit.nodes(), b)
     }
 
-    /// The rest of the float network, from the unit's outputs to the network's.
+    /// The rest of the float network, from the unit's outputs to the network's outputs.
     pub fn rest(&self) -> Rest<'_> {
         Rest { part: self.model.graph().after(&self.unit.subgraph), task: self }
     }
@@ -144,7 +144,7 @@ impl<'a> UnitTask<'a> {
     }
 }
 
-/// The rest of the float network after a unit: what losses on the network's outputs need, such as the prediction
+/// The rest of the float network after a unit. Losses on the network's outputs need it, such as the prediction
 /// difference of PD-Quant (arXiv 2212.07048).
 pub struct Rest<'a> {
     task: &'a UnitTask<'a>,
@@ -152,11 +152,11 @@ pub struct Rest<'a> {
 }
 
 impl Rest<'_> {
-    /// The network's outputs from outputs of the unit (N, ...), in full precision; gradients reach the outputs that are
-    /// given. `samples` are those that the outputs belong to: values that pass the unit are theirs.
+    /// Computes the network's outputs in full precision from outputs of the unit (N, ...). Gradients flow back to the
+    /// given outputs. `samples` are the samples that the outputs belong to, for values that bypass the unit.
     ///
     /// # Errors
-    /// The outputs do not fit, a value that passes the unit is not cached, or an operation fails.
+    /// The outputs do not match the unit, a value that bypasses the unit is not cached, or an operation fails.
     pub fn forward(&self, outputs: &[Tensor], samples: &[usize]) -> Result<Vec<Tensor>> {
         let own = self.task.unit.subgraph.outputs();
         let input = |id: &NodeId| match own.iter().position(|output| output == id) {
