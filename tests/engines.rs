@@ -206,14 +206,14 @@ fn misuse_of_an_engine_is_named() {
         assert!(error(unit.update(&rates, None)).contains("an update without gradients"));
         let gradient = noise(&[4, 64, 8, 8], 1);
         let nothing = unit.backward(std::slice::from_ref(&gradient)).unwrap_err().to_string();
-        assert!(nothing.contains("there is no forward pass to go back from"), "{nothing}");
+        assert!(nothing.contains("there is no forward pass to compute gradients of"), "{nothing}");
         let output = unit.forward(&[0, 1, 2, 3], &keep).unwrap().remove(0);
         let wrong = unit.backward(&[output.narrow(1, 0, 2).unwrap()]).unwrap_err().to_string();
         assert!(wrong.contains("a gradient of the shape [4, 2, "), "{wrong}");
         unit.loss(&[0, 1, 2, 3], &keep).unwrap();
         assert!(error(unit.update(&rates[..1], None)).contains("the parameters' group 'scale' has no learning rate"));
         let missing = unit.restore(1, &BTreeMap::new()).unwrap_err().to_string();
-        assert!(missing.contains("the kept state has no 'layer1.0.conv"), "{missing}");
+        assert!(missing.contains("the saved state has no 'layer1.0.conv"), "{missing}");
     }
 }
 

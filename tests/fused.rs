@@ -113,7 +113,7 @@ pub fn agree(what: &str, generic: &Learned, fused: &Learned) {
     }
     for ((key, g), (other, f)) in generic.1.iter().zip(&fused.1) {
         assert_eq!(key, other);
-        // A gradient may be 0 in one order of summation and tiny in the other; then Adam changes alpha by the full rate.
+        // A gradient may be 0 in one order of summation and tiny in another; then Adam moves alpha by the full rate.
         let apart = g.iter().zip(f).filter(|(g, f)| (*g - *f).abs() > 1e-3 * g.abs().max(0.1)).count();
         assert!(apart * 1000 <= g.len(), "{what} {key}: {apart} of {} differ", g.len());
     }

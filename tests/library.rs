@@ -147,7 +147,7 @@ fn errors_say_what_failed() {
     assert_eq!(at, Stage::Plugins);
     assert!(message.contains("this qdrop is a static build and cannot load plugins"), "{message}");
     let (at, _) = stage(Evaluation::new(dir.path()).device("tpu").run().map(|_| ()));
-    assert_eq!(at, Stage::SavedResult, "the first mistake is told first");
+    assert_eq!(at, Stage::SavedResult, "the first mistake is reported first");
 
     // The error names the variant.
     let broken = small().set("compare=[{name: worse, set: {quant.weight.observer: mze}}]").load().unwrap();

@@ -108,7 +108,7 @@ fn killed_at_three_random_moments_and_resumed_equals_uninterrupted() {
     let (got, want) = (summary("out/summary.json"), summary("uninterrupted/summary.json"));
     assert_eq!((&got["float"], &got["quantized"]), (&want["float"], &want["quantized"]));
     let again = qdrop(&["resume", text(&out), "--json"]).json();
-    assert_eq!(again["quantized"], want["quantized"], "a finished run tells its result");
+    assert_eq!(again["quantized"], want["quantized"], "a finished run reports its result");
 }
 
 fn dir_file(out: &Path, name: &str) -> PathBuf {
@@ -130,7 +130,7 @@ fn ctrl_c_keeps_the_state_within_a_unit() {
     signal(&child, "-INT");
     let (status, stderr) = end(child);
     assert_eq!(status, Some(130), "{stderr}");
-    assert!(stderr.contains("go on with `qdrop resume"), "{stderr}");
+    assert!(stderr.contains("continue with `qdrop resume"), "{stderr}");
     let state = out.join("checkpoints/interrupted.safetensors");
     if !out.join("checkpoints/unit-003.safetensors").exists() {
         assert!(state.exists(), "stopped within the unit: {stderr}");
@@ -224,7 +224,7 @@ fn one_process_for_a_run() {
     let expected = format!("process {} is working on this run", child.id());
     assert!(second.error().contains(&expected), "{}", second.stderr);
     let second = qdrop(&arguments(&out, &[]));
-    assert!(second.error().contains("holds an unfinished run; go on with `qdrop resume"), "{}", second.stderr);
+    assert!(second.error().contains("holds an unfinished run; continue it with `qdrop resume"), "{}", second.stderr);
     signal(&child, "-CONT");
     let (status, stderr) = end(child);
     assert_eq!(status, Some(0), "{stderr}");

@@ -91,7 +91,7 @@ pub fn stop_on_request() -> Result<(), ctrlc::Error> {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(STOPPED);
         }
-        eprintln!("stopping after this step; once more to stop at once");
+        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
     })
 }
 

@@ -53,7 +53,7 @@ pub fn check(entry: &'static Entry<QuantizerKind>, report: &mut Report) {
             unchanged(&quantizer.fake_quantize(&x)?, &other.fake_quantize(&x)?)
         })
     });
-    report.run("it computes what the kernel that it names computes", || {
+    report.run("outside of reconstruction, it computes what its kernel says", || {
         subject.for_each_spec(|spec| {
             let quantizer = subject.ready(spec)?;
             match quantizer.kernel()? {
@@ -92,7 +92,7 @@ pub fn check(entry: &'static Entry<QuantizerKind>, report: &mut Report) {
                 disturb(&quantizer.parameters()?)?;
                 let hard = quantizer.finish_reconstruction(weight()?.as_ref())?;
                 require(hard.is_some() == is_weight, || {
-                    "a hard weight is returned for weights, and only for them".into()
+                    "finish_reconstruction must return a hard weight for weights, and only for them".into()
                 })?;
                 let value = hard.unwrap_or(quantizer.fake_quantize(&signal()?)?);
                 on_grid(&*quantizer, &value)?;
@@ -175,7 +175,11 @@ fn on_grid(quantizer: &dyn Quantizer, value: &Tensor) -> Result<()> {
             let near = (code - code.round()).abs() <= OFF_GRID;
             let inside = code.round() >= spec.qmin() && code.round() <= spec.qmax();
             require(near && inside, || {
-                format!("element {i} is {v}: step {code} of a grid from {} to {}", spec.qmin(), spec.qmax())
+                format!(
+                    "element {i} is {v}, which is {code} on the grid of integers from {} to {}",
+                    spec.qmin(),
+                    spec.qmax()
+                )
             })?;
         }
         Ok(())

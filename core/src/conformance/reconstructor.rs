@@ -55,14 +55,14 @@ const GENERIC: Names = Names {
     lowers: "lowers the reconstruction loss of a unit",
     on_grid: "leaves weights on the grid",
     again: "gives the same result again",
-    resumes: "goes on after an interruption with the same result",
+    resumes: "resumes after an interruption with the same result",
 };
 
 const FUSED: Names = Names {
     lowers: "fused: lowers the reconstruction loss of a unit",
     on_grid: "fused: leaves weights on the grid",
     again: "fused: gives the same result again",
-    resumes: "fused: goes on after an interruption with the same result",
+    resumes: "fused: resumes after an interruption with the same result",
 };
 
 fn check_on(engine: Engine, names: &Names, build: &dyn Fn() -> Result<Box<dyn Reconstructor>>, report: &mut Report) {
@@ -84,8 +84,9 @@ fn check_on(engine: Engine, names: &Names, build: &dyn Fn() -> Result<Box<dyn Re
         Ok(())
     });
     let Some((weights, off_grid)) = result else { return };
-    report
-        .run(names.on_grid, || require(off_grid <= OFF_GRID, || format!("a weight is {off_grid} steps off its grid")));
+    report.run(names.on_grid, || {
+        require(off_grid <= OFF_GRID, || format!("a weight is off its grid by {off_grid} times the scale"))
+    });
     report.run(names.again, || {
         let mut toy = Toy::new()?;
         run(&*build()?, engine, &mut toy, &Silent, &Forget)?;

@@ -136,10 +136,14 @@ fn check_order(task: &dyn Task, examples: &Examples, perfect: &Measurement, gues
         comparison.problem(measured).map(Some)
     };
     if let Some(Some(problem)) = compared(guess, &examples.perfect, perfect)? {
-        return Err(Error::message(format!("{best} where {guess} is published is called a problem: {problem}")));
+        return Err(Error::message(format!(
+            "its comparison calls {best} a problem when {guess} is published: {problem}"
+        )));
     }
     match compared(best, &examples.guesses, guessed)? {
-        Some(None) => Err(Error::message(format!("{guess} where {best} is published is called no problem"))),
+        Some(None) => {
+            Err(Error::message(format!("its comparison finds no problem with {guess} when {best} is published")))
+        }
         Some(Some(text)) if text.trim().is_empty() => Err(Error::message("a problem is not explained")),
         _ => Ok(()),
     }

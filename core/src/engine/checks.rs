@@ -25,7 +25,9 @@ pub fn check_gradients<'a>(
     outputs: impl ExactSizeIterator<Item = &'a [usize]>,
 ) -> Result<()> {
     if outputs.len() == 0 {
-        return Err(Error::message("there is no forward pass to go back from; call `forward` before each `backward`"));
+        return Err(Error::message(
+            "there is no forward pass to compute gradients of; call `forward` before each `backward`",
+        ));
     }
     if gradients.len() != outputs.len() {
         return Err(Error::message(format!("{} gradients for {} outputs", gradients.len(), outputs.len())));

@@ -27,11 +27,11 @@ impl Variable {
     /// A tensor is missing, or has another shape than the variable.
     pub fn kept<'a>(&self, state: &'a EngineState) -> Result<[&'a Tensor; 3]> {
         let tensor = |name: &str| {
-            let tensor = state.get(name).ok_or_else(|| Error::message(format!("the kept state has no '{name}'")))?;
+            let tensor = state.get(name).ok_or_else(|| Error::message(format!("the saved state has no '{name}'")))?;
             if tensor.dims() != self.var.dims() {
                 let (found, want) = (tensor.dims(), self.var.dims());
                 return Err(Error::message(format!(
-                    "'{name}' of the kept state has the shape {found:?}, not {want:?}"
+                    "'{name}' of the saved state has the shape {found:?}, not {want:?}"
                 )));
             }
             Ok(tensor)

@@ -52,7 +52,7 @@ impl Manifest {
         let version = env!("CARGO_PKG_VERSION");
         if self.version != version {
             let message = format!(
-                "the run began with qdrop {}, this is {version}: the results could differ; go on with the old version, \
+                "the run began with qdrop {}, this is {version}: the results could differ; continue with the old version, \
                  or start a new run with another --out",
                 self.version
             );

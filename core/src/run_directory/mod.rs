@@ -196,7 +196,7 @@ fn check_free(path: &Path) -> Result<()> {
     }
     if path.join(MANIFEST_FILE).exists() {
         let message = format!(
-            "holds an unfinished run; go on with `qdrop resume {}`, choose another --out, or remove it",
+            "holds an unfinished run; continue it with `qdrop resume {}`, choose another --out, or remove it",
             path.display()
         );
         return Err(Error::data(path, message));

@@ -20,7 +20,7 @@ fn a_directory_belongs_to_one_run_and_one_process() {
     let expected = format!("process {} is working on this run", std::process::id());
     assert!(error.contains(&expected), "{error}");
     let error = RunDirectory::create(&out, &manifest).unwrap_err().to_string();
-    assert!(error.contains("holds an unfinished run; go on with `qdrop resume"), "{error}");
+    assert!(error.contains("holds an unfinished run; continue it with `qdrop resume"), "{error}");
     drop(directory);
     assert_eq!(RunDirectory::open(&out).unwrap().1, manifest);
     std::fs::write(out.join(SUMMARY_FILE), "{}").unwrap();

@@ -43,7 +43,7 @@ pub fn resume(path: &Path, console: &Console, output: Output) -> Result<Value> {
 /// After a stop on request, adds how to resume the run.
 fn hint(error: crate::Error, out: Option<&Path>, console: &Console) -> Error {
     match out.filter(|_| console.cancelled()) {
-        Some(out) => Error::new(error).context(format!("go on with `qdrop resume {}`", out.display())),
+        Some(out) => Error::new(error).context(format!("continue with `qdrop resume {}`", out.display())),
         None => error.into(),
     }
 }

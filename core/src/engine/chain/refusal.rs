@@ -59,7 +59,7 @@ pub enum Refusal {
         /// The layer.
         node: String,
     },
-    /// The weight's quantizer does not describe its computation, or describes one that the fused engine does not know.
+    /// The weight's quantizer does not describe its computation, or describes one that the engine does not know.
     #[error("the fused engine does not support the quantizer of the weight of '{node}'")]
     WeightQuantizer {
         /// The layer.
@@ -71,7 +71,7 @@ pub enum Refusal {
         /// The layer.
         node: String,
     },
-    /// The activation's quantizer does not describe its computation, or describes one that the fused engine does not know.
+    /// The activation's quantizer does not describe its computation, or describes one that the engine does not know.
     #[error("the fused engine does not support the quantizer of the activation of '{node}'")]
     ActivationQuantizer {
         /// The site.
