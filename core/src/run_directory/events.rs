@@ -76,7 +76,7 @@ impl Progress for EventLog<'_> {
                 (state.stage, state.total) = ((*stage).into(), *total);
                 self.write(&mut state, "started", json!({ "stage": stage, "total": total }));
             }
-            // About one step in a hundred is logged, because a run has hundreds of thousands.
+            // About a hundred steps of each unit are logged, because a run has hundreds of thousands.
             Event::Step { step, loss } if *step == state.total || step % (state.total / 100).max(1) == 0 => {
                 let content = json!({ "stage": state.stage, "step": step, "loss": loss });
                 self.write(&mut state, "step", content);

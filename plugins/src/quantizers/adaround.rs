@@ -38,7 +38,7 @@ impl AdaRound {
         Ok(scale.reshape(dims)?)
     }
 
-    /// Clips a learned scale to its valid range.
+    /// Projects a learned scale onto its valid range.
     fn project(&self) -> Result<()> {
         let (scale, _) = self.grid.get()?;
         Ok(scale.set(&scale.as_detached_tensor().abs()?.maximum(f64::from(f32::EPSILON))?)?)

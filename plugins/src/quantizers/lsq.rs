@@ -12,7 +12,7 @@ struct Lsq {
 }
 
 impl Lsq {
-    /// Clips learned values to their valid ranges before they are used.
+    /// Projects learned values onto their valid ranges before they are used.
     fn project(&self, scale: &Var, zero_point: &Var) -> Result<()> {
         scale.set(&scale.as_detached_tensor().abs()?.maximum(f64::from(f32::EPSILON))?)?;
         if self.learn_zero_point {

@@ -38,7 +38,7 @@ impl ChannelVariable {
         self.values[if self.values.len() == 1 { 0 } else { channel }]
     }
 
-    /// One update from the summed gradients; `domain` then clips every element to its valid range.
+    /// One update from the summed gradients; `domain` then projects every element onto its valid range.
     pub fn learn(&mut self, update: Update<'_>, domain: impl Fn(f32) -> f32) -> Result<()> {
         let adam = update.of(&self.variable)?;
         if let [one] = &mut self.gradient[..] {

@@ -40,7 +40,7 @@ impl Site {
         self.grid.is_some()
     }
 
-    /// Clips the learned scale and zero point to their valid ranges.
+    /// Projects the learned scale and zero point onto their valid ranges.
     pub fn prepare(&mut self) {
         if let Some(grid) = &mut self.grid {
             if let Some(scale) = &mut self.scale {

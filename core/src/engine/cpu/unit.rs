@@ -85,7 +85,7 @@ impl CpuUnit {
         (1.0 / (self.batch * layout.height * layout.width) as f64) as f32
     }
 
-    /// Begins a step: draws what its sites keep, clips learned values to their valid ranges and clears sums.
+    /// Begins a step: draws what its sites keep, projects learned values onto their valid ranges and clears sums.
     fn begin(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<()> {
         check_batch(samples, self.batch)?;
         self.pending = None;
