@@ -1,4 +1,4 @@
-//! The commit and the features that the program is built from, for `--version`.
+//! Passes the commit and the features of the build to the program, for `--version`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +9,7 @@ fn main() {
     let commit = packaged(&package).or_else(|| checked_out(&package)).unwrap_or_else(|| "unknown".into());
     println!("cargo:rustc-env=QDROP_COMMIT={commit}");
 
-    // `cli` is no difference between programs: all of them have it.
+    // All programs have the feature `cli`, so it is not shown.
     let hidden = ["default", "cli"];
     let mut features: Vec<String> = std::env::vars()
         .filter_map(|(key, _)| Some(key.strip_prefix("CARGO_FEATURE_")?.to_lowercase()))
@@ -20,10 +20,10 @@ fn main() {
     println!("cargo:rustc-env=QDROP_FEATURES={features}");
 }
 
-/// Digits of a commit that are told.
+/// Number of digits of a commit that are shown.
 const DIGITS: usize = 7;
 
-/// The commit that a published package was made from, which cargo writes into it.
+/// The commit of a published package, which cargo writes into the package.
 fn packaged(package: &Path) -> Option<String> {
     let text = std::fs::read_to_string(package.join(".cargo_vcs_info.json")).ok()?;
     println!("cargo:rerun-if-changed=.cargo_vcs_info.json");
@@ -31,20 +31,20 @@ fn packaged(package: &Path) -> Option<String> {
     text.split("\"sha1\"").nth(1)?.split('"').nth(1)?.get(..DIGITS).map(Into::into)
 }
 
-/// The commit that is checked out in the repository that the package is part of.
+/// The commit that is checked out in the package's repository.
 fn checked_out(package: &Path) -> Option<String> {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").arg("-C").arg(package).args(arguments).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         output.status.success().then(|| text.trim().to_string())
     };
-    // Not that of another repository, which the sources were copied into.
+    // The sources may have been copied into another repository, whose commit would be wrong.
     let top = PathBuf::from(git(&["rev-parse", "--show-toplevel"])?);
     if top.canonicalize().ok()? != package.parent()?.canonicalize().ok()? {
         return None;
     }
-    // What changes with the commit: the branch that is checked out, and its commit. A file that is missing would make
-    // cargo run this at every build.
+    // These files change with the branch and the commit. A missing file would make cargo run this script at every
+    // build, so only existing ones are named.
     let branch = git(&["rev-parse", "--symbolic-full-name", "HEAD"]).unwrap_or_default();
     for name in ["HEAD", "logs/HEAD", "packed-refs", &branch] {
         if let Some(file) = git(&["rev-parse", "--git-path", name]).map(|file| package.join(file)) {

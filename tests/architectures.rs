@@ -1,6 +1,6 @@
-//! Every architecture against torchvision's and timm's: the same formula-made weights and images give
-//! the same logits, under each library's tensor names; parameters and operations are the published ones
-//! (`cross_check.py` wrote them).
+//! Every architecture against torchvision and timm. With the same weights and images, which come from a formula, the
+//! logits are the same, under the tensor names of each library. Parameters and operations are the published ones.
+//! (`cross_check.py` wrote the expected values.)
 
 use crate::support::*;
 use qdrop_core::graph::fold_batch_norm;
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 const SIZE: usize = 64;
 const CLASSES: usize = 10;
 
-/// What another library says about a network.
+/// The facts about a network in another library.
 #[derive(Deserialize)]
 struct Golden {
     library: String,

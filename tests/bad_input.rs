@@ -1,10 +1,10 @@
-//! Bad input: every mistake gets a message that says where it is.
+//! Bad input: the message about every mistake names the place of the mistake.
 
 use crate::support::*;
 use qdrop_core::prelude::*;
 use std::path::Path;
 
-/// Changes that make the demo small.
+/// Runs the demo with some changes and one iteration.
 fn demo(changes: &[&str]) -> Run {
     let mut arguments = vec!["quantize", "demo"];
     let mut all = vec!["compare=[]", "calibration={images: 64, observe: 32}", "evaluation={images: 64}"];
@@ -71,7 +71,7 @@ fn a_calibration_set_smaller_than_a_batch() {
     says(&run, &["reconstruction.params.batch_size: the calibration set has 20 images, fewer than a batch of 32"]);
 }
 
-/// A tensor's new type and bytes, from its name and old bytes.
+/// Returns a tensor's new data type and bytes, from its name and old bytes.
 type Change<'a> = &'a dyn Fn(&str, &[u8]) -> (safetensors::Dtype, Vec<u8>);
 
 #[test]
@@ -243,7 +243,7 @@ fn broken_images_are_named_and_counted() {
     assert!(error.contains("no image of a batch could be read") && error.contains("dog/2.jpg"), "{error}");
 }
 
-/// The demo's float accuracy is compared with a published one.
+/// Compares the demo's float accuracy with a published one.
 fn compared(changes: &[&str]) -> Run {
     let mut all = vec!["published={float: 93.28}"];
     all.extend(changes);
@@ -275,7 +275,7 @@ fn a_float_network_far_from_the_published_one_is_noticed_and_the_cause_named() {
     let folder = relabelled(dir.path());
     let run = compared(&[&format!("data_root={}", folder.display())]);
     says(&run, &["it is sure of its predictions", "numbered in another order than the network's classes"]);
-    // A checkpoint without training: every logit is the bias of the classifier.
+    // An untrained checkpoint: all logits are the bias of the classifier.
     let tensors = std::fs::read(fixture("../cli/demo/weights.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&tensors).unwrap();
     let zeroed: Vec<_> = tensors

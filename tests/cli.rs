@@ -49,7 +49,7 @@ fn a_run_is_saved_and_evaluates_to_the_same_accuracy() {
     let percent = |key: &str| again[key].as_f64().unwrap();
     let line = format!("top-1 {:.2} %, top-5 {:.2} % of 200 images\n", percent("top1"), percent("top5"));
     assert_eq!(qdrop(&["evaluate", text(&out)]).stdout, line);
-    // The saved weights are integers.
+    // Weights are saved as integers.
     let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     assert!(tensors.tensor("layer1.0.conv1.weight.codes").unwrap().data().iter().all(|c| *c < 4));
@@ -197,7 +197,7 @@ fn recipes_inherit_from_files_and_built_in_ones() {
     let shown = qdrop(&["recipes", "show", text(&file), "--json"]).json();
     assert_eq!(shown["quant"]["weight"]["bits"], 3);
     assert_eq!(shown["quant"]["activation"]["bits"], 4);
-    // Of several parents the last one wins, and the recipe itself over all.
+    // Later parents take precedence over earlier ones, and the recipe itself over all of them.
     let parents = "extends: [imagenet/_resnet18, imagenet/_w2a2]\nname: both\nseed: 3\n";
     std::fs::write(&file, parents).unwrap();
     let shown = qdrop(&["recipes", "show", text(&file), "--json"]).json();
@@ -223,7 +223,7 @@ fn networks_are_described() {
     };
     assert_eq!(line("conv1 conv2d"), "conv1 conv2d 7x7 /2 64 x 3 x 7 x 7 64 x 112 x 112 8 118.01 M");
     assert_eq!(line("layer4.1.relu "), "layer4.1.relu relu 512 x 7 x 7 8");
-    // A recipe: its bits, and changes from the command line.
+    // A recipe shows its bit widths, and changes from the command line apply.
     let json = qdrop(&["describe", "imagenet/regnetx_600m_w2a4", "--set", "quant.setting=brecq", "--json"]).json();
     assert_eq!((&json["parameters"], &json["setting"]), (&6_196_040.into(), &"brecq".into()));
     let layer = |unit: usize, name: &str| {
@@ -308,7 +308,7 @@ fn shells_complete_commands_and_options() {
             assert!(run.ok && run.stdout.contains(word), "{shell}: {word}");
         }
     }
-    // As bash calls it when a user presses the tabulator key.
+    // As bash calls it when the user presses the Tab key.
     let complete = "source <(\"$0\" completions bash); COMP_WORDS=(qdrop quantize demo --dr); COMP_CWORD=3; \
                     _qdrop qdrop --dr demo; echo \"${COMPREPLY[@]}\"";
     let bash = std::process::Command::new("bash").args(["-c", complete, env!("CARGO_BIN_EXE_qdrop")]).output().unwrap();

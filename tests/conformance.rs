@@ -1,4 +1,4 @@
-//! Every built-in strategy keeps to what is asked of those of plugins.
+//! Every built-in strategy passes the conformance suite for plugins.
 
 use crate::support::*;
 use qdrop_core::conformance::{check, Outcome};
@@ -37,7 +37,7 @@ fn built_in_reconstructors_conform() {
 #[test]
 fn tasks_conform() {
     let names = names(&registries().tasks);
-    // The built-in one, and that of `tasks.rs`: one compares with classes, the other with numbers.
+    // The built-in task compares with classes, the one of `tasks.rs` with numbers.
     assert_eq!(names, ["classification", "mean_absolute_error"]);
     for name in &names {
         let checks = check(registries(), "task", name).unwrap();

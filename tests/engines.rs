@@ -1,5 +1,5 @@
-//! What reconstructors can do with an engine, fused as well as generic: losses of their own, learned scales of weights,
-//! learned biases, a state to go on from, the rest of the network.
+//! What engines offer to reconstructors, both the fused and the generic one: other losses, learned scales of weights,
+//! learned biases, resuming, and the rest of the network.
 
 use crate::cosine::{Cosine, CosineParams};
 use crate::fused::{agree, model, model_with, run_with, samples, unit};
@@ -18,7 +18,7 @@ const ENGINES: [Engine; 2] = [Engine::Generic, Engine::Fused];
 
 #[test]
 fn a_loss_of_a_plugin_learns_the_same_on_both_engines() {
-    // A batch that passes in several chunks, and shortcuts of all kinds.
+    // Batches of several chunks, and shortcuts of all kinds.
     for (network, name) in [("resnet18", "layer2.0"), ("resnet18", "layer1.1"), ("mobilenet_v2", "features.3")] {
         let [generic, fused] = ENGINES.map(|engine| {
             let mut model = model(network, SMALL, "lsq");
@@ -76,7 +76,7 @@ fn a_gradient_of_the_built_in_loss_gives_what_the_built_in_loss_gives() {
     }
 }
 
-/// Parameters with which scales of weights and biases are learned too (Genie-M).
+/// Parameters that also make scales of weights and biases learned (Genie-M).
 fn genie() -> QdropParams {
     let rates = BTreeMap::from([(groups::WEIGHT_SCALE.into(), 1e-3), (groups::BIAS.into(), 2e-3)]);
     QdropParams { iters: 30, batch_size: 6, weight: 0.1, rates, ..Default::default() }
@@ -105,11 +105,11 @@ fn scales_of_weights_and_biases_learn_the_same_on_both_engines() {
         (names(".weight.scale"), names(".bias"))
     };
     let learned_scale = "adaround {learn_scale: true}";
-    // Winograd, direct and a projection; depthwise; a fully connected layer.
+    // Winograd, direct convolutions and a projection; depthwise; a fully connected layer.
     assert_eq!(learn("resnet18", "layer2.0", [learned_scale, "lsq"]), (3, 3));
     assert_eq!(learn("mobilenet_v2", "features.3", [learned_scale, "lsq"]), (3, 3));
     assert_eq!(learn("resnet18", "fc", [learned_scale, "lsq"]), (1, 1));
-    // Biases alone, also of layers whose weights learn nothing.
+    // Only biases, also of layers whose weights are not learned.
     assert_eq!(learn("resnet18", "layer1.0", ["fixed", "lsq"]), (0, 2));
 }
 
@@ -206,14 +206,14 @@ fn misuse_of_an_engine_is_named() {
         assert!(error(unit.update(&rates, None)).contains("an update without gradients"));
         let gradient = noise(&[4, 64, 8, 8], 1);
         let nothing = unit.backward(std::slice::from_ref(&gradient)).unwrap_err().to_string();
-        assert!(nothing.contains("there is no forward pass to go back from"), "{nothing}");
+        assert!(nothing.contains("there is no forward pass to compute gradients of"), "{nothing}");
         let output = unit.forward(&[0, 1, 2, 3], &keep).unwrap().remove(0);
         let wrong = unit.backward(&[output.narrow(1, 0, 2).unwrap()]).unwrap_err().to_string();
         assert!(wrong.contains("a gradient of the shape [4, 2, "), "{wrong}");
         unit.loss(&[0, 1, 2, 3], &keep).unwrap();
         assert!(error(unit.update(&rates[..1], None)).contains("the parameters' group 'scale' has no learning rate"));
         let missing = unit.restore(1, &BTreeMap::new()).unwrap_err().to_string();
-        assert!(missing.contains("the kept state has no 'layer1.0.conv"), "{missing}");
+        assert!(missing.contains("the saved state has no 'layer1.0.conv"), "{missing}");
     }
 }
 
@@ -233,7 +233,7 @@ fn the_rest_of_the_network_passes_gradients_to_a_unit() {
     let upstream = noise(logits.dims(), 4);
     let gradient = (logits * &upstream).unwrap().sum_all().unwrap().backward().unwrap();
     let gradient = gradient.get(output.as_tensor()).unwrap();
-    // Finite differences along the gradient: there the kinks of activation functions matter least.
+    // Finite differences along the gradient, because the kinks of activation functions matter least there.
     let size = vec(gradient).iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
     let along = |by: f64| -> f64 {
         let moved = (&target + (gradient * (by / size)).unwrap()).unwrap();

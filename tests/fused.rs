@@ -1,4 +1,4 @@
-//! The fused step computes what the generic path computes, for every unit of the published networks.
+//! The fused engine computes what the generic engine computes, for every unit of the published networks.
 
 use crate::support::*;
 use qdrop_core::engine::UnitSamples;
@@ -23,12 +23,12 @@ pub const NETWORKS: [(&str, &str); 6] = [
     ("mnasnet", "{image_size: 32}"),
 ];
 
-/// A network with weights of noise, AdaRound at weights and a quantizer at activations.
+/// A network with random weights, AdaRound for weights and a quantizer for activations.
 pub fn model(name: &str, params: &str, activation: &str) -> QuantModel {
     model_with(name, params, ["adaround", activation])
 }
 
-/// A network with weights of noise, and quantizers at weights and activations.
+/// A network with random weights and quantizers for weights and activations.
 pub fn model_with(name: &str, params: &str, [weight, activation]: [&str; 2]) -> QuantModel {
     let architecture = registries().architectures.get(name, "test").unwrap().build().unwrap();
     let graph = architecture.graph(&Params::new("test", serde_yaml::from_str(params).unwrap())).unwrap();
@@ -64,7 +64,7 @@ pub fn model_with(name: &str, params: &str, [weight, activation]: [&str; 2]) -> 
     model
 }
 
-/// Cached values of a unit: noise, and what the full-precision unit makes of it.
+/// Cached values of a unit: random inputs, and the outputs of the full-precision unit.
 pub fn samples(model: &QuantModel, unit: &Unit) -> UnitSamples {
     let input = model.graph().node(unit.subgraph.inputs()[0]);
     let float_input = noise(&[&[SAMPLES], input.shape.as_slice()].concat(), 500).affine(1.0, 0.3).unwrap();
@@ -74,10 +74,10 @@ pub fn samples(model: &QuantModel, unit: &Unit) -> UnitSamples {
     UnitSamples::in_memory(&data).unwrap()
 }
 
-/// Losses of each step, and everything that was learned.
+/// Losses of each step, and all learned values.
 pub type Learned = (Vec<LossPoint>, Vec<(String, Vec<f32>)>);
 
-/// Lets a reconstructor's optimization run on an engine.
+/// Runs a reconstructor's optimization on an engine.
 pub fn run_with(
     model: &mut QuantModel,
     unit: &Unit,
@@ -104,7 +104,7 @@ pub fn unit(model: &QuantModel, name: &str) -> Unit {
     model.graph().units().iter().find(|u| u.name == name).unwrap_or_else(|| panic!("{name}")).clone()
 }
 
-/// Checks that both engines learned the same.
+/// Checks that both engines learned the same values.
 pub fn agree(what: &str, generic: &Learned, fused: &Learned) {
     assert_eq!(generic.0.len(), fused.0.len());
     for (step, (g, f)) in generic.0.iter().zip(&fused.0).enumerate() {
@@ -113,7 +113,7 @@ pub fn agree(what: &str, generic: &Learned, fused: &Learned) {
     }
     for ((key, g), (other, f)) in generic.1.iter().zip(&fused.1) {
         assert_eq!(key, other);
-        // A gradient that is 0 in one order of summation and tiny in another moves its alpha by the full rate.
+        // A gradient may be 0 in one order of summation and tiny in another; then Adam moves alpha by the full rate.
         let apart = g.iter().zip(f).filter(|(g, f)| (*g - *f).abs() > 1e-3 * g.abs().max(0.1)).count();
         assert!(apart * 1000 <= g.len(), "{what} {key}: {apart} of {} differ", g.len());
     }
@@ -136,7 +136,7 @@ fn a_block_of_each_network_learns_the_same_both_ways() {
     {
         compare(name, params, unit, "lsq", &settings);
     }
-    // Learned zero points, nothing learned, a batch that nothing divides, no drop, a classifier.
+    // Learned zero points, nothing learned, a batch size that leaves a partial chunk, no drop, a classifier.
     compare("resnet18", "{image_size: 32}", "layer1.0", "lsq_plus", &QdropParams { batch_size: 7, ..settings.clone() });
     compare(
         "mobilenet_v2",
@@ -146,7 +146,7 @@ fn a_block_of_each_network_learns_the_same_both_ways() {
         &QdropParams { drop_prob: 1.0, ..settings.clone() },
     );
     compare("resnet18", "{image_size: 32}", "fc", "lsq", &settings);
-    // Weights that do not stay in the cache, in the form of Winograd.
+    // Weights that do not fit into the cache, with Winograd convolutions.
     compare("resnet18", "{}", "layer4.1", "lsq", &QdropParams { iters: 8, batch_size: 7, ..settings });
 }
 
@@ -156,7 +156,7 @@ fn every_unit_of_the_published_networks_has_a_fused_step() {
     for (name, params) in NETWORKS {
         let mut model = model(name, params, "lsq");
         let units = model.graph().units().to_vec();
-        // One of each kind: later blocks of a stage are like the second.
+        // One block of each kind, because later blocks of a stage are like the second one.
         for unit in units.iter().filter(|u| !u.name.contains(".b3") && !u.name.ends_with(".3")) {
             let (losses, _) = run(&mut model, unit, &settings, Engine::Fused);
             assert!(losses[0].reconstruction.is_finite(), "{name} {}", unit.name);
@@ -181,7 +181,7 @@ fn threads_do_not_change_a_bit() {
     }
 }
 
-/// Notes why units were not fused.
+/// Records why the fused engine cannot compute units.
 #[derive(Default)]
 struct Reasons(std::sync::Mutex<Vec<String>>);
 
@@ -195,7 +195,7 @@ impl Progress for Reasons {
 
 #[test]
 fn other_units_go_the_generic_way_and_say_why() {
-    // Squeeze-and-excitation multiplies values.
+    // Squeeze-and-excitation multiplies values, which no chain does.
     let mut model = model("regnety_400m", "{image_size: 32}", "lsq");
     let unit = model.graph().units()[1].clone();
     let samples = samples(&model, &unit);
@@ -210,5 +210,8 @@ fn other_units_go_the_generic_way_and_say_why() {
     assert!(said[0].contains("is read more than once"), "{said:?}");
     context.engine = Engine::Fused;
     let error = optimize(&task, &settings, &context).unwrap_err().to_string();
-    assert!(error.contains("has no fused step: ") && error.contains("use --engine auto"), "{error}");
+    assert!(
+        error.contains("the fused engine cannot compute this unit: ") && error.contains("use --engine auto"),
+        "{error}"
+    );
 }

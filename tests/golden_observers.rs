@@ -13,14 +13,14 @@ fn observe(name: &str, spec: &QuantSpec, calls: &[&Tensor]) -> Range {
     observer.range().unwrap()
 }
 
-/// The error of a range, for a grid search that found another winner.
+/// The error of a range, for cases in which the grid search found another candidate.
 fn score(x: &[f32], min: f32, max: f32, spec: &QuantSpec) -> f64 {
     let (scale, zero_point) = QParams::of_pair(min, max, spec);
     error(x, Candidate { scale, zero_point }, Bounds { qmin: spec.qmin(), qmax: spec.qmax() })
 }
 
 fn check(label: &str, x: Option<&[f32]>, got: [f32; 4], want: &[f32], spec: &QuantSpec, tolerance: f32) {
-    // Ranges are compared on the scale of the whole range: one end may be next to zero.
+    // Differences are relative to the width of the range, because one end may be close to zero.
     let width = (want[1] - want[0]).abs().max(1e-8);
     let close = (got[0] - want[0]).abs() <= tolerance * width
         && (got[1] - want[1]).abs() <= tolerance * width

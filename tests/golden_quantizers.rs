@@ -14,7 +14,7 @@ fn var(q: &dyn Quantizer, name: &str) -> Option<Var> {
     q.parameters().unwrap().into_iter().find(|p| p.name == name).map(|p| p.var)
 }
 
-/// Gradients are sums of thousands of terms: compared on the scale of the largest one.
+/// Compares relative to the largest element, because gradients are sums of thousands of terms.
 fn close(label: &str, got: &Tensor, want: &Tensor) {
     let want = vec(want);
     let floor = want.iter().fold(1e-6_f32, |m, v| m.max(v.abs())) * 0.1;

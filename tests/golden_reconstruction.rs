@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 const TOLERANCE: f32 = 1e-3;
 
-/// The draws that the reference made.
+/// Returns the random numbers that the reference drew.
 struct Replay {
     batches: Vec<Vec<i64>>,
     masks: HashMap<(usize, usize), Tensor>,
@@ -38,7 +38,7 @@ impl RandomSource for Replay {
     }
 }
 
-/// The basic block of ResNet with downsampling, 4 to 6 channels.
+/// The basic block of ResNet with downsampling, from 4 to 6 channels.
 fn basic_block() -> Result<Graph> {
     let mut b = GraphBuilder::new([4, 8, 8]);
     let x = b.input();
@@ -53,7 +53,7 @@ fn basic_block() -> Result<Graph> {
     b.finish(y)
 }
 
-/// The inverted residual of MobileNetV2, 4 channels, expansion 3.
+/// The inverted residual of MobileNetV2 with 4 channels and expansion 3.
 fn inverted_residual() -> Result<Graph> {
     let mut b = GraphBuilder::new([4, 8, 8]);
     let x = b.input();
@@ -68,7 +68,7 @@ fn inverted_residual() -> Result<Graph> {
     b.finish(y)
 }
 
-/// The golden file's name of a site's activation quantizer.
+/// The name of a site's activation quantizer in the golden file.
 fn activation_key(site: &str) -> String {
     match site {
         "block" => "block_post_act_fake_quantize".into(),
@@ -85,7 +85,7 @@ fn replay(file: &str, variant: &str, graph: Graph, params: &QdropParams, device:
         let (node, own) = name.rsplit_once('.').unwrap();
         parameters.insert(name.clone(), on_device(&format!("init.{node}.module.{own}")));
     }
-    // The block's output counts as an activation here: it is not the output of a network.
+    // Here the block's output is quantized, because it is not the output of a whole network.
     let last = graph.outputs()[0];
     let mut model = QuantModel::new(graph.clone(), parameters, device.clone());
     let place = |quantizer_name: &str, spec: QuantSpec, key: &str, name: &str| {
@@ -149,7 +149,7 @@ fn replay(file: &str, variant: &str, graph: Graph, params: &QdropParams, device:
             assert!(worst(&vec(weight), &vec(&want), 1e-3) < 1e-4, "{file} {variant} {name}");
         }
     }
-    // A value next to a rounding tie may fall on the neighbouring step; all others agree.
+    // A value next to a rounding tie may be rounded to the neighbouring integer; all others agree.
     let want = get("final.out_quant");
     let (got, want) = (vec(&output), vec(&want));
     let scale = vec(&get("final.block_post_act_fake_quantize.scale"))[0];
@@ -163,7 +163,7 @@ fn blocks_are_reconstructed_as_by_the_reference() {
         for (variant, drop_prob) in [("nodrop", 1.0), ("drop", 0.5)] {
             let params = QdropParams { iters: 40, batch_size: 4, drop_prob, ..Default::default() };
             let inverted = QdropParams { weight: 0.1, ..params.clone() };
-            // The fused step runs on the CPU.
+            // The fused engine runs on the CPU only.
             let engines: &[Engine] =
                 if device.is_cpu() { &[Engine::Generic, Engine::Fused] } else { &[Engine::Generic] };
             for engine in engines {

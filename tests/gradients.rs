@@ -1,5 +1,5 @@
 //! Gradients of every operation: against finite differences, and the kernels against the
-//! composition of the tensor library's operations that other devices use.
+//! composition of candle's operations that other devices use.
 
 use crate::support::*;
 use qdrop_core::ops::{composite, Activation, Conv2dGeometry, Grid, Keep, Padding, Pool2dGeometry};
@@ -7,7 +7,7 @@ use qdrop_core::prelude::*;
 
 type Function<'a> = &'a dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>;
 
-/// A fixed random combination of the outputs: turns any function into a scalar one.
+/// A fixed random combination of the outputs, which makes any function scalar.
 fn combine(out: &Tensor) -> Tensor {
     let weights = noise(out.dims(), 77).to_device(out.device()).unwrap();
     (out * weights).unwrap().sum_all().unwrap()
@@ -20,7 +20,7 @@ fn gradients(f: Function<'_>, inputs: &[Tensor], device: &Device) -> Vec<Vec<f32
     vars.iter().map(|v| vec(grads.get(v.as_tensor()).unwrap())).collect()
 }
 
-/// Central differences, in f64 from f32 evaluations.
+/// Compares gradients with central differences, which are computed in f64 from f32 values.
 fn check_differences(label: &str, f: Function<'_>, inputs: &[Tensor]) {
     const STEP: f32 = 1e-2;
     let analytic = gradients(f, inputs, &Device::Cpu);
@@ -49,7 +49,7 @@ fn check_differences(label: &str, f: Function<'_>, inputs: &[Tensor]) {
     }
 }
 
-/// Kernels on the CPU against the composition on every device.
+/// Compares the kernels on the CPU with the composition on every device.
 fn check_composite(label: &str, kernel: Function<'_>, composite: Function<'_>, inputs: &[Tensor]) {
     let value = vec(&kernel(inputs).unwrap());
     let grads = gradients(kernel, inputs, &Device::Cpu);
@@ -127,7 +127,7 @@ fn poolings() {
         geometry(3, 2, 1, true, false),
         geometry(3, 1, 1, false, false),
     ] {
-        // Distinct values, further apart than the difference step: the maximum is stable.
+        // Distinct values, further apart than the difference step, so that the maximum does not change.
         let n = 2 * 2 * 7 * 8;
         let order = qdrop_core::random::permutation(qdrop_kernels::random::Stream { seed: 4, id: [0; 3] }, n);
         let distinct: Vec<f32> = order.iter().map(|v| *v as f32 * 0.05 - 5.0).collect();
@@ -144,7 +144,7 @@ fn poolings() {
 
 #[test]
 fn activations() {
-    // Away from the kinks at -3, 0, 3 and 6.
+    // Inputs away from the kinks at -3, 0, 3 and 6.
     let values: Vec<f32> = (0..64).map(|i| i as f32 * 0.23 - 6.07).collect();
     let x = [Tensor::from_vec(values, (4, 16), &Device::Cpu).unwrap()];
     use Activation::*;
@@ -237,7 +237,7 @@ fn drop_and_loss() {
     );
 }
 
-/// A graph of one node that reads the input twice where it needs two values.
+/// A graph of one node. If the node needs two values, it reads the input twice.
 fn node(build: impl Fn(&mut GraphBuilder, NodeId) -> Result<NodeId>) -> (Graph, NodeId) {
     let mut b = GraphBuilder::new([3, 4, 5]);
     let x = b.input();

@@ -1,4 +1,4 @@
-//! The real MobileNetV2 on real images, where they lie beside the repository.
+//! The published MobileNetV2 on ImageNet images, if they are next to the repository.
 
 use crate::support::*;
 use qdrop_core::model::{Precision, QuantModel};
@@ -49,7 +49,7 @@ fn logits_pixels_and_accuracy_are_the_reference_ones() {
     let files =
         |key: &str| -> Vec<String> { header.metadata().as_ref().unwrap()[key].lines().map(String::from).collect() };
 
-    // From the reference's own pixels.
+    // From the pixels that the reference decoded.
     let pixels = &golden["resize256_crop224.u8"];
     let reference: Vec<Rgb> = (0..8)
         .map(|i| {
@@ -62,7 +62,7 @@ fn logits_pixels_and_accuracy_are_the_reference_ones() {
     let error = worst(&vec(&logits(&model, &inputs)), &vec(want), 1.0);
     assert!(error < 1e-3, "logits differ by {error}");
 
-    // Through our own decoder and resampling.
+    // With our own decoder and resampling.
     let mut inputs = Vec::new();
     for (file, reference) in files("train_images").iter().zip(&reference) {
         let image = center_crop(&resize_shorter(&decode(&data.join(file)).unwrap(), 256).unwrap(), 224);

@@ -1,4 +1,4 @@
-//! Decoding, resizing and loading of images: as Pillow, and the same whatever the number of threads.
+//! Decoding, resizing and loading of images: equal to Pillow's, and independent of the number of threads.
 
 use crate::support::*;
 use qdrop_core::cache::{CacheBudget, CachedValues};
@@ -9,7 +9,7 @@ use qdrop_plugins::datasets::pixels::{decode, resize, resize_shorter, Crop, Rgb}
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Mean and largest difference of two images, in steps of 1/255.
+/// Mean and largest difference of two images, in units of 1/255.
 fn apart(a: &Rgb, b: &Rgb) -> (f64, u8) {
     assert_eq!((a.width, a.height), (b.width, b.height));
     let differences = a.data.iter().zip(&b.data).map(|(a, b)| a.abs_diff(*b));
@@ -23,14 +23,14 @@ fn pixels_are_those_of_pillow() {
     let photo = golden("photo.jpg");
     let (mean, _) = apart(&photo, &golden("photo_decoded.png"));
     assert!(mean <= 0.5, "decoding: {mean}");
-    // From Pillow's own pixels the resampling alone: its two passes round differently, by one step at most.
+    // Resampling alone, from Pillow's pixels: its two passes round differently, by 1/255 at most.
     let decoded = golden("photo_decoded.png");
     let (mean, largest) = apart(&resize_shorter(&decoded, 64).unwrap(), &golden("photo_resized.png"));
     assert!(mean <= 0.25 && largest <= 1, "resizing: {mean}, {largest}");
     let crop = Crop { left: 13, top: 7, width: 104, height: 88 };
     let (mean, largest) = apart(&resize(&decoded, crop, 56, 56).unwrap(), &golden("photo_cropped.png"));
     assert!(mean <= 0.25 && largest <= 1, "cutting out: {mean}, {largest}");
-    // And the whole way.
+    // Decoding and resampling together.
     let (mean, _) = apart(&resize_shorter(&photo, 64).unwrap(), &golden("photo_resized.png"));
     assert!(mean <= 1.0, "decoding and resizing: {mean}");
 }
@@ -69,12 +69,12 @@ fn calibration_images_depend_on_the_seed_and_not_on_the_threads() {
     };
     assert_eq!(fingerprint(1, 5), fingerprint(3, 5));
     assert_ne!(fingerprint(1, 5), fingerprint(1, 6));
-    // The file is the same for all images: the augmentation differs.
+    // All image files are equal, so only the augmentation can differ.
     assert_ne!(dataset.sample(0).unwrap().image, dataset.sample(1).unwrap().image);
     assert_eq!(dataset.sample(7).unwrap().image, dataset.sample(7).unwrap().image);
 }
 
-/// Counts the images that were asked for; promises one of so many classes.
+/// Counts the images that are loaded; announces one of a number of classes as target.
 struct Counting(AtomicUsize, usize);
 
 impl Dataset for Counting {
@@ -101,7 +101,7 @@ fn loading_stays_a_few_batches_ahead_and_keeps_the_order() {
         assert_eq!(batch.targets, (seen..seen + 10).map(Target::Class).collect::<Vec<_>>());
         std::thread::sleep(std::time::Duration::from_micros(200));
         seen += 10;
-        // This batch, one in the queue, one that waits for the queue and one in the making.
+        // Images of this batch, of one in the queue, one that waits for the queue and one that is being loaded.
         assert!(dataset.0.load(Ordering::SeqCst) <= seen + 30, "memory is bounded");
         Ok(())
     })

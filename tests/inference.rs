@@ -1,4 +1,4 @@
-//! Forward passes on the kernels compute what the tensor library computes node by node.
+//! Forward passes on the kernels compute the same values as candle computes node by node.
 
 use crate::fused::{model, NETWORKS};
 use crate::support::*;
@@ -6,7 +6,7 @@ use qdrop_core::inference::Inference;
 use qdrop_core::model::{Precision, QuantModel, QuantSite};
 use qdrop_core::prelude::*;
 
-/// Bits that leave no room for one step to decide: sums of another order round differently now and then.
+/// At this bit width a difference of one integer hardly matters. Sums in another order may round differently.
 const BITS: u32 = 12;
 
 fn fine(model: &mut QuantModel) {
@@ -20,7 +20,7 @@ fn fine(model: &mut QuantModel) {
 
 fn check(name: &str, model: &QuantModel) {
     let dims = |n: usize| [&[n], model.graph().input_shape()].concat();
-    // More than pass together, and a rest.
+    // More images than one chunk, with a remainder.
     let images = noise(&dims(11), 77);
     for (precision, tolerance) in [(Precision::Float, 2e-5), (Precision::Quantized, 5e-3)] {
         let mut inference = Inference::of_network(model, precision).unwrap();
@@ -31,7 +31,7 @@ fn check(name: &str, model: &QuantModel) {
         let size = want.iter().map(|v| v.abs()).fold(0.0, f32::max);
         let error = all.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / size;
         assert!(error <= tolerance, "{name}, {precision:?}: {error}");
-        // Neither the number of images nor the threads change a bit.
+        // Neither the number of images nor that of threads changes a bit of the results.
         let classes = all.len() / 11;
         let one = inference.forward(&images.narrow(0, 9, 1).unwrap()).unwrap().remove(0);
         assert_eq!(vec(&one), all[9 * classes..10 * classes], "{name}");
@@ -42,7 +42,7 @@ fn check(name: &str, model: &QuantModel) {
 
 #[test]
 fn networks_have_the_same_outputs_on_the_kernels() {
-    // With squeeze and excitation, whose products go through the tensor library.
+    // With squeeze and excitation, whose products candle computes.
     for (name, params) in NETWORKS.into_iter().chain([("regnety_400m", "{image_size: 32}")]) {
         let mut model = model(name, params, "lsq");
         fine(&mut model);
@@ -58,7 +58,7 @@ fn odd_graphs_have_the_same_outputs_on_the_kernels() {
     let y = b
         .unit("block", |b| {
             let a = b.conv2d("a", x, Conv2d::new(7, 3).padding(1).bias())?;
-            // Read three times: nothing is computed in place of it.
+            // This value has three readers, so nothing may be computed in place of it.
             let relu = b.relu("relu", a)?;
             let twice = b.add("twice", relu, a)?;
             let more = b.add("more", twice, a)?;
@@ -81,7 +81,7 @@ fn odd_graphs_have_the_same_outputs_on_the_kernels() {
     let mut model = QuantModel::new(graph, parameters, Device::Cpu);
     for (node, quantizer_name, granularity) in [
         ("more", "lsq", Granularity::PerTensor),
-        // Not a quantizer of the kernels: one range for each channel.
+        // A quantizer that the kernels do not support: it is per channel.
         ("silu", "lsq", Granularity::PerAxis(1)),
     ] {
         let id = model.graph().find(node).unwrap();

@@ -17,7 +17,7 @@ fn small() -> Loader<'static> {
         .iters(5)
 }
 
-/// Notes what happens, and asks to stop once so many steps were taken.
+/// Records events, and requests to stop after a number of steps.
 #[derive(Default)]
 struct Recorder {
     stages: Mutex<Vec<String>>,
@@ -80,11 +80,11 @@ fn a_stopped_run_is_resumed_to_the_same_result() {
     assert!(model(&stopped) == model(&whole), "the resumed result differs");
     assert_eq!(resumed.summary.quantized, outcome.summary.quantized);
     assert_eq!(qdrop::summary(&stopped).unwrap(), Some(resumed.summary));
-    // A finished run is measured again, from its checkpoints.
+    // A finished run measures its networks again, from its checkpoints.
     let again = qdrop::resume(&stopped, &Silent).unwrap();
     assert_eq!((&again.summary.quantized, again.units.len()), (&outcome.summary.quantized, 10));
     assert!(model(&stopped) == model(&whole));
-    // Saved results are measured with the data where it lies now.
+    // A saved result can be measured with the data at another place.
     let moved = dir.path().join("moved");
     let data = qdrop::core::dataset::Split::Evaluation;
     let images = Run::new(load(&whole).unwrap()).unwrap().session().unwrap().dataset(data).unwrap().len();
@@ -115,7 +115,7 @@ fn errors_say_what_failed() {
     let Error::UnknownRecipe { suggestion, known, .. } = &error else { panic!("{error}") };
     assert_eq!((suggestion.as_deref(), known.len()), (Some("imagenet/resnet18_w4a4"), 26));
 
-    // What the recipe leaves to its user.
+    // Inputs that the recipe leaves open.
     let run = Run::new(load("imagenet/resnet18_w4a4").unwrap()).unwrap();
     let error = run.evaluate_float().unwrap_err();
     assert_eq!(error.not_given(), Some(Input::Weights));
@@ -147,13 +147,13 @@ fn errors_say_what_failed() {
     assert_eq!(at, Stage::Plugins);
     assert!(message.contains("this qdrop is a static build and cannot load plugins"), "{message}");
     let (at, _) = stage(Evaluation::new(dir.path()).device("tpu").run().map(|_| ()));
-    assert_eq!(at, Stage::SavedResult, "the first mistake is told first");
+    assert_eq!(at, Stage::SavedResult, "the first mistake is reported first");
 
-    // A variant is named.
+    // The error names the variant.
     let broken = small().set("compare=[{name: worse, set: {quant.weight.observer: mze}}]").load().unwrap();
     let error = Run::new(broken).unwrap().quantize().err().unwrap();
     assert!(matches!(&error, Error::Variant { name, .. } if name == "worse"), "{error}");
     assert!(error.core().is_some() && !error.is_cancelled());
-    // The threads of this process run by now.
+    // The thread pool of this process is running already.
     assert!(qdrop::set_threads(3).unwrap_err().to_string().starts_with("setting the number of threads: "));
 }

@@ -1,4 +1,4 @@
-//! One integration crate: linking it once is much cheaper than one binary for each file.
+//! All integration tests are one crate, because linking it once is much cheaper than one binary for each file.
 
 mod architectures;
 mod bad_input;

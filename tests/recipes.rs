@@ -1,5 +1,5 @@
-//! The built-in ImageNet recipes: each is valid, and runs from end to end on a small scale. The reference's
-//! configurations become recipes.
+//! The built-in ImageNet recipes: each one is valid and runs from end to end on a small scale. Configurations of the
+//! reference implementation are converted to recipes.
 
 use crate::support::*;
 use qdrop_core::kernels::random::Stream;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 const ARCHITECTURES: [&str; 6] = ["resnet18", "resnet50", "mobilenet_v2", "regnetx_600m", "regnetx_3200m", "mnasnet"];
 const BITS: [&str; 4] = ["w4a4", "w2a4", "w3a3", "w2a2"];
-/// Published top-1 of the cells, in the order of `ARCHITECTURES` and `BITS` (README of the reference).
+/// Published top-1 of the table's cells, in the order of `ARCHITECTURES` and `BITS` (README of the reference).
 const PUBLISHED: [[f64; 4]; 6] = [
     [69.13, 64.38, 65.68, 51.69],
     [75.12, 70.31, 71.28, 55.18],
@@ -19,14 +19,14 @@ const PUBLISHED: [[f64; 4]; 6] = [
     [73.04, 63.28, 64.05, 23.66],
 ];
 const LAMBDA: [f64; 6] = [0.01, 0.01, 0.1, 0.01, 0.01, 0.2];
-/// Synsets that the images belong to.
+/// ImageNet synsets of the images.
 const CLASSES: [&str; 2] = ["n01440764", "n02123045"];
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A data folder with a few small images of noise.
+/// A data folder with a few small random images.
 fn images(dir: &Path) -> PathBuf {
     let root = dir.join("data");
     for (split, count) in [("train", 4), ("val", 2)] {
@@ -44,7 +44,7 @@ fn images(dir: &Path) -> PathBuf {
     root
 }
 
-/// A checkpoint of noise for the recipe's architecture.
+/// A checkpoint with random weights for the recipe's architecture.
 fn weights(dir: &Path, recipe: &serde_json::Value) -> PathBuf {
     let strategy = &recipe["model"]["architecture"];
     let name = strategy["name"].as_str().or(strategy.as_str()).unwrap();
@@ -99,7 +99,7 @@ fn every_cell_of_the_published_table_runs_from_end_to_end() {
                 "model.architecture.params.image_size=32",
                 "--set",
                 "evaluation.batch_size=4",
-                // The weights are noise.
+                // With random weights the published accuracy cannot be reached.
                 "--set",
                 "published=null",
                 "--iters",
@@ -120,7 +120,7 @@ fn every_cell_of_the_published_table_runs_from_end_to_end() {
     }
 }
 
-/// A configuration as the reference implementation has them.
+/// A configuration file of the reference implementation.
 const CONFIG: &str = "
 quant:
     a_qconfig: {quantizer: LSQFakeQuantize, observer: AvgMSEObserver, bit: 4, symmetric: False, ch_axis: -1}
@@ -178,7 +178,7 @@ fn configurations_of_the_reference_become_recipes() {
         "seed": 7
     });
     assert_eq!(recipe, want);
-    // What is printed is a recipe, and the configuration itself runs as it is.
+    // The printed text is a recipe, and the configuration file itself can be run too.
     let printed = qdrop(&["recipes", "convert", text(&file)]);
     let ours = dir.path().join("recipe.yaml");
     std::fs::write(&ours, &printed.stdout).unwrap();

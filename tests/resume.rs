@@ -1,4 +1,4 @@
-//! Runs that are stopped, resumed, disturbed: nothing is lost and the result is the same.
+//! Runs that are stopped, resumed and disturbed: nothing is lost, and the result is the same.
 
 use crate::support::*;
 use std::path::{Path, PathBuf};
@@ -83,7 +83,7 @@ fn killed_at_three_random_moments_and_resumed_equals_uninterrupted() {
     let want = uninterrupted(dir.path());
     let whole = begin.elapsed();
     let out = dir.path().join("out");
-    // Really random, and printed: a failure can be repeated with the same moments.
+    // Random moments are printed, so that a failure can be repeated.
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
     let random = qdrop_core::kernels::random::Stream { seed: seed.into(), id: [0; 3] };
     for i in 0..3 {
@@ -108,7 +108,7 @@ fn killed_at_three_random_moments_and_resumed_equals_uninterrupted() {
     let (got, want) = (summary("out/summary.json"), summary("uninterrupted/summary.json"));
     assert_eq!((&got["float"], &got["quantized"]), (&want["float"], &want["quantized"]));
     let again = qdrop(&["resume", text(&out), "--json"]).json();
-    assert_eq!(again["quantized"], want["quantized"], "a finished run tells its result");
+    assert_eq!(again["quantized"], want["quantized"], "a finished run reports its result");
 }
 
 fn dir_file(out: &Path, name: &str) -> PathBuf {
@@ -122,7 +122,7 @@ fn ctrl_c_keeps_the_state_within_a_unit() {
     let out = dir.path().join("out");
     let mut child = start(&arguments(&out, &[]));
     wait_for(&out.join("checkpoints/unit-002.safetensors"), &mut child);
-    // The third unit moves its values on first; its steps follow.
+    // Before the steps of the third unit, its cached values are computed.
     let log = out.join("events.jsonl");
     while !std::fs::read_to_string(&log).unwrap().contains("\"stage\":\"layer1.1\",\"step\":2") {
         assert!(child.try_wait().unwrap().is_none());
@@ -130,7 +130,7 @@ fn ctrl_c_keeps_the_state_within_a_unit() {
     signal(&child, "-INT");
     let (status, stderr) = end(child);
     assert_eq!(status, Some(130), "{stderr}");
-    assert!(stderr.contains("go on with `qdrop resume"), "{stderr}");
+    assert!(stderr.contains("continue with `qdrop resume"), "{stderr}");
     let state = out.join("checkpoints/interrupted.safetensors");
     if !out.join("checkpoints/unit-003.safetensors").exists() {
         assert!(state.exists(), "stopped within the unit: {stderr}");
@@ -198,7 +198,7 @@ fn a_changed_run_is_not_resumed() {
     assert!(run.error().contains("w.safetensors: is not the checkpoint that the run began with"), "{}", run.stderr);
     std::fs::write(&weights, &good).unwrap();
 
-    // Other calibration images: those of the test set, which has as many pixels.
+    // Other calibration images: those of the test set, which have the same size.
     let images = data.join("train-images-idx3-ubyte.gz");
     let labels = data.join("train-labels-idx1-ubyte.gz");
     for (file, from) in [(&images, "t10k-images-idx3-ubyte.gz"), (&labels, "t10k-labels-idx1-ubyte.gz")] {
@@ -218,13 +218,13 @@ fn one_process_for_a_run() {
     let out = dir.path().join("out");
     let mut child = start(&arguments(&out, &[]));
     wait_for(&out.join("checkpoints/unit-001.safetensors"), &mut child);
-    // Stopped, it holds the lock for longer than the second process is patient.
+    // A stopped process (SIGSTOP) holds the lock for longer than the second process waits.
     signal(&child, "-STOP");
     let second = resume(&out);
     let expected = format!("process {} is working on this run", child.id());
     assert!(second.error().contains(&expected), "{}", second.stderr);
     let second = qdrop(&arguments(&out, &[]));
-    assert!(second.error().contains("holds an unfinished run; go on with `qdrop resume"), "{}", second.stderr);
+    assert!(second.error().contains("holds an unfinished run; continue it with `qdrop resume"), "{}", second.stderr);
     signal(&child, "-CONT");
     let (status, stderr) = end(child);
     assert_eq!(status, Some(0), "{stderr}");
@@ -248,7 +248,7 @@ fn a_full_disk_damages_nothing() {
     let want = uninterrupted(dir.path());
     let out = killed(dir.path());
     let before = checkpoints(&out);
-    // The log meets a full disk.
+    // The event log is on a full disk.
     let (log, kept) = (out.join("events.jsonl"), dir.path().join("log"));
     std::fs::rename(&log, &kept).unwrap();
     std::os::unix::fs::symlink("/dev/full", &log).unwrap();
@@ -260,7 +260,7 @@ fn a_full_disk_damages_nothing() {
     );
     std::fs::remove_file(&log).unwrap();
     std::fs::rename(&kept, &log).unwrap();
-    // A checkpoint does: files of this process may have 256 KiB at most, as `ulimit -f` counts.
+    // A checkpoint cannot be written: `ulimit -f` limits files of this process to 256 KiB.
     let command =
         format!("trap '' XFSZ; ulimit -f 256; exec '{}' resume '{}'", env!("CARGO_BIN_EXE_qdrop"), out.display());
     let limited = Command::new("bash").args(["-c", &command]).output().unwrap();
@@ -282,7 +282,7 @@ fn directories_that_cannot_be_used() {
     let dir = tempfile::tempdir().unwrap();
     let run = qdrop(&arguments(Path::new("/dev/null/out"), &[]));
     assert!(run.error().contains("cannot create /dev/null/out"), "{}", run.stderr);
-    // Read-only: by permission, or (root may write anyway) by the file system.
+    // Read-only by permission, or by the file system, because root may write anyway.
     let read_only = dir.path().join("read-only");
     std::fs::create_dir(&read_only).unwrap();
     let mut permissions = std::fs::metadata(&read_only).unwrap().permissions();
@@ -294,7 +294,7 @@ fn directories_that_cannot_be_used() {
     };
     let run = qdrop(&arguments(&target.join("out"), &[]));
     assert!(run.error().contains("cannot create") && run.stderr.contains("/out"), "{}", run.stderr);
-    // Removed while the run goes on: an error, and it is not made again.
+    // The folder is removed during the run: this is an error, and the folder is not created again.
     let out = dir.path().join("out");
     let mut child = start(&arguments(&out, &[]));
     wait_for(&out.join("checkpoints/unit-002.safetensors"), &mut child);

@@ -1,4 +1,4 @@
-//! Units of several inputs and outputs, and merged units, through a whole run: calibrated, reconstructed, saved, stopped,
+//! Units with several inputs and outputs, and merged units, in whole runs: calibrated, reconstructed, saved, stopped,
 //! resumed and evaluated.
 
 use crate::support::*;
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Two branches of different sizes that cross in a unit of two inputs and two outputs, as in a feature pyramid.
+/// Two branches of different sizes that cross in a unit with two inputs and two outputs, as in a feature pyramid.
 struct Crossing;
 
 impl Architecture for Crossing {
@@ -34,7 +34,7 @@ impl Architecture for Crossing {
             let down = b.add("down", lowered, small)?;
             Ok((up, b.relu("down.relu", down)?))
         })?;
-        // Between the units.
+        // Nodes between the units.
         let up = b.max_pool("pooled", up, Pool2d::new(2))?;
         let both = b.concat("both", &[up, down])?;
         let head = b.unit("head", |b| layer(b, "head", both, Conv2d::new(16, 3).padding(1)))?;
@@ -50,7 +50,7 @@ register_architecture! {
     build: || Box::new(Crossing)
 }
 
-/// The demo with this network and weights of noise.
+/// The demo with this network and random weights.
 fn crossing(dir: &Path, engine: &str) -> Loader<'static> {
     let weights = dir.join("weights.safetensors");
     if !weights.exists() {
@@ -75,7 +75,7 @@ fn small() -> Loader<'static> {
         .iters(12)
 }
 
-/// Asks to stop after some steps, and notes the losses of each unit.
+/// Requests to stop after some steps, and records the losses of each unit.
 #[derive(Default)]
 struct StopAfter {
     steps: usize,
@@ -96,8 +96,8 @@ impl Progress for StopAfter {
     }
 }
 
-/// Runs a recipe whole, and stopped after some steps and resumed: both save the same, which evaluates to what was
-/// measured.
+/// Runs a recipe once without a stop, and once stopped after some steps and resumed. Both must save the same result,
+/// and its evaluation must give the values that the run measured.
 fn stopped_equals_whole(recipe: &dyn Fn() -> Loader<'static>, units: &[&str], stop: usize) {
     let dir = tempfile::tempdir().unwrap();
     let (whole, stopped) = (dir.path().join("whole"), dir.path().join("stopped"));
@@ -117,10 +117,10 @@ fn stopped_equals_whole(recipe: &dyn Fn() -> Loader<'static>, units: &[&str], st
 #[test]
 fn a_unit_of_two_inputs_and_outputs_is_reconstructed_saved_resumed_and_evaluated() {
     let dir = tempfile::tempdir().unwrap();
-    // Within the crossing unit: after two units of 12 steps.
+    // This stops within the crossing unit: two units of 12 steps come before it.
     let units = ["wide", "small", "cross", "head", "fc"];
     stopped_equals_whole(&|| crossing(dir.path(), "auto"), &units, 12 + 12 + 5);
-    // It learns: with more steps its loss falls, although it begins where rounding to nearest is best.
+    // More steps lower the loss, although learning begins at the best result without learning, rounding to nearest.
     let recipe = crossing(dir.path(), "auto").iters(150).set("reconstruction.params.drop_prob=1.0").load().unwrap();
     let outcome = Run::new(recipe).unwrap().quantize().unwrap();
     let cross = outcome.units.iter().find(|u| u.name == "cross").unwrap();
@@ -128,7 +128,10 @@ fn a_unit_of_two_inputs_and_outputs_is_reconstructed_saved_resumed_and_evaluated
     assert!(last.reconstruction < first.reconstruction, "{first:?} {last:?}");
     // A chain has one input and one output.
     let error = Run::new(crossing(dir.path(), "fused").load().unwrap()).unwrap().quantize().err().unwrap().to_string();
-    assert!(error.contains("'cross': has no fused step: it reads 2 values and has 2 outputs"), "{error}");
+    assert!(
+        error.contains("'cross': the fused engine cannot compute this unit: the unit has 2 inputs and 2 outputs"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -165,7 +168,7 @@ fn its_loss_is_that_of_both_outputs() {
     let mut engine = task.engine(4, &context).unwrap();
     let loss = engine.loss(&[0, 1, 2, 3], &|_| ops::Keep::All).unwrap();
     assert!((loss - want).abs() < 1e-5 * want, "{loss} {want}");
-    // Biases are all that is learned here; the loss falls along their gradient.
+    // Only biases are learned here; the loss must decrease along their gradient.
     engine.update(&[(groups::BIAS, 1e-2)], None).unwrap();
     let next = engine.loss(&[0, 1, 2, 3], &|_| ops::Keep::All).unwrap();
     assert!(next < loss, "{next} {loss}");
@@ -177,7 +180,7 @@ fn merged_blocks_are_one_unit() {
     let units =
         ["conv1", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0+layer3.1", "layer4.0", "layer4.1", "fc"];
     stopped_equals_whole(&|| merge("[[layer3.0, layer3.1]]"), &units, 5 * 12 + 7);
-    // The whole network as one unit, with the pooling between its blocks.
+    // The whole network as one unit, including the pooling between its blocks.
     let outcome = Run::new(merge("[['*']]").iters(3).load().unwrap()).unwrap().quantize().unwrap();
     assert_eq!(outcome.units.len(), 1);
     assert!(outcome.units[0].losses[0].reconstruction > 0.0);

@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers of the tests.
 
 use qdrop_core::pipeline::Registries;
 use qdrop_core::prelude::*;
@@ -36,7 +36,7 @@ pub fn vec(x: &Tensor) -> Vec<f32> {
     x.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Largest difference, relative to the larger of `floor` and the wanted value's size.
+/// Largest relative difference. It is relative to the wanted value's magnitude, or to `floor` if that is larger.
 pub fn worst(got: &[f32], want: &[f32], floor: f32) -> f32 {
     assert_eq!(got.len(), want.len());
     got.iter().zip(want).map(|(g, w)| if g == w { 0.0 } else { (g - w).abs() / w.abs().max(floor) }).fold(0.0, f32::max)
@@ -50,20 +50,20 @@ pub fn noise(dims: &[usize], salt: u32) -> Tensor {
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
 }
 
-/// A bit width with its grid.
+/// A quantizer's grid.
 pub fn spec(bits: u32, symmetric: bool, granularity: Granularity) -> QuantSpec {
     QuantSpec::new(bits, symmetric, granularity, "bits").unwrap()
 }
 
-/// A quantizer by name, or by name and parameters: `adaround {learn_scale: true}`.
+/// A quantizer from its name, or from its name and parameters: `adaround {learn_scale: true}`.
 pub fn quantizer(name: &str, spec: &QuantSpec) -> Box<dyn Quantizer> {
     let (name, params) = name.split_once(' ').unwrap_or((name, "{}"));
     let params = Params::new("test", serde_yaml::from_str(params).unwrap());
     registries().quantizers.get(name, "test").unwrap().build(spec, &params).unwrap()
 }
 
-/// A file of the data folder that lies beside the repository on some machines. Where it is missing
-/// the test says so and passes: it is never the only proof.
+/// A file of the data folder that is next to the repository on some machines. Where it is missing,
+/// the test prints a message and passes. Such a test must never be the only one of its kind.
 pub fn shared(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(name);
     if !path.exists() {
@@ -81,7 +81,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// The JSON line that ends stdout.
+    /// The JSON line on stdout.
     pub fn json(&self) -> serde_json::Value {
         assert!(self.ok, "{}", self.stderr);
         assert_eq!(self.stdout.lines().count(), 1, "only JSON on stdout: {}", self.stdout);

@@ -1,4 +1,4 @@
-//! A task that qdrop does not have, with a dataset and a network of its own: measured, compared, saved and read back.
+//! A task from outside of qdrop with its own dataset and network: measured, compared, saved and loaded.
 
 use crate::support::*;
 use qdrop_core::cache::CacheBudget;
@@ -16,7 +16,7 @@ use std::sync::Mutex;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct MeanAbsoluteError {
-    /// How many times the published error is still plausible; without it nothing is compared.
+    /// A measured error up to this multiple of the published one is plausible; `None` disables the comparison.
     factor: Option<f64>,
 }
 
@@ -94,7 +94,7 @@ register_task! {
     build: |params| Ok(Box::new(params.parse::<MeanAbsoluteError>()?))
 }
 
-/// Images of sines with numbers; one image cannot be read.
+/// Images of sines with numbers as targets. One image cannot be read.
 struct Waves;
 
 const IMAGES: usize = 24;
@@ -169,7 +169,7 @@ evaluation: {batch_size: 7}
 reconstruction: none
 ";
 
-/// A recipe with its weights in `dir`.
+/// A recipe whose weights are in `dir`.
 fn recipe(dir: &Path, changes: &[&str]) -> Recipe {
     let graph = Regression.graph(&Params::none("p")).unwrap();
     let tensors: HashMap<String, Tensor> =
@@ -182,7 +182,7 @@ fn recipe(dir: &Path, changes: &[&str]) -> Recipe {
     Recipe::from_value(value, &dir.join("recipe.yaml")).unwrap()
 }
 
-/// The mean absolute error over all readable images, from the definition, and its standard error.
+/// The mean absolute error over all readable images, computed from its definition, and its standard error.
 fn expected(model: &QuantModel, precision: Precision) -> (f64, f64) {
     let readable: Vec<usize> = (0..IMAGES).filter(|i| *i != BROKEN).collect();
     let errors: Vec<f64> = readable
@@ -208,7 +208,7 @@ fn is_as_expected(measured: &Measurement, model: &QuantModel, precision: Precisi
     assert_eq!((measured.images, measured.broken), (IMAGES - 1, 1));
 }
 
-/// Keeps warnings.
+/// Records warnings.
 #[derive(Default)]
 struct Warnings(Mutex<Vec<String>>);
 
@@ -269,7 +269,7 @@ fn another_task_goes_the_whole_way() {
     let session = Session::new(saved.recipe, registries(), Device::Cpu).unwrap();
     assert_eq!(session.evaluate(&saved.model, Precision::Quantized, &Silent).unwrap(), quantized);
 
-    // The summary of another task is not taken for one of this.
+    // A summary that another task measured is an error.
     let file = out.join(SUMMARY_FILE);
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.contains(&format!("\"mae\": {}", quantized.values["mae"])), "{text}");

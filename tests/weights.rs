@@ -1,7 +1,7 @@
 //! Checkpoints written by PyTorch 2.15 (`fixtures/*.pth`), zip and legacy.
 //!
-//! Tensor `a.weight` is `arange(24).reshape(2, 3, 4) / 7` with its first and last axis exchanged;
-//! `a.half`, `a.bfloat`, `a.double` are the same in other types, `a.view` is its second half.
+//! Tensor `a.weight` is `arange(24).reshape(2, 3, 4) / 7` with its first and last axis exchanged.
+//! `a.half`, `a.bfloat` and `a.double` have the same values in other data types; `a.view` is the second half.
 
 use crate::support::*;
 use qdrop_core::weights::{read, RawDtype};
@@ -57,7 +57,7 @@ fn damaged_checkpoints_never_panic() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x5a;
             std::fs::write(&target, &damaged).unwrap();
-            // Damage may go unnoticed in the numbers; it must not bring the program down.
+            // Damaged values may remain unnoticed, but the program must not panic.
             let _ = read(&target).map(|t| t.values().map(|v| v.to_f32()).collect::<Vec<_>>());
         }
     }

@@ -1,4 +1,4 @@
-//! Where the program finds its shared libraries: beside itself (in a build folder), or in `lib`
+//! Tells the program where its shared libraries are: next to it (in a build folder), or in `lib`
 //! (in a distribution).
 
 fn main() {

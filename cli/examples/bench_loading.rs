@@ -1,12 +1,12 @@
-//! Images per second from files to batches, alone or against another loader.
+//! Measures images per second from files to batches, alone or in comparison with another loader.
 //!
 //! ```sh
 //! cargo run --release -p qdrop --example bench_loading -- DIR --against "python3 cli/examples/torch_loading.py"
 //! ```
 //!
-//! `DIR` holds `train/` and `val/`. Training images are cut out and mirrored at random, validation images
-//! resized and cut out in the middle, both normalized. `--against` runs a command in turn that prints
-//! `{"images_per_second": ...}` for `DIR SPLIT WORKERS`.
+//! `DIR` contains `train/` and `val/`. Training images are cropped and mirrored at random, validation images are
+//! resized and center-cropped, and all are normalized. `--against` names a command that prints
+//! `{"images_per_second": ...}` for `DIR SPLIT WORKERS`; both run in turn, and the ratio is printed.
 
 use anyhow::{bail, Context, Result};
 use qdrop_core::candle_core::Device;

@@ -1,28 +1,28 @@
-//! Time of the exhaustive range search, alone or against another implementation.
+//! Measures the exhaustive range search, alone or in comparison with another implementation.
 //!
 //! ```sh
 //! cargo run --release -p qdrop --example bench_range_search -- --against "python3 cli/examples/torch_range_search.py"
 //! ```
 //!
-//! Prints nanoseconds per element and candidate on one thread: of trying every candidate on every
-//! element, and of the search that discards candidates early and returns the same winner. `--against`
-//! runs a command in turn that prints `{"ns": ...}` for `KIND ELEMENTS`, and prints the ratio.
+//! Prints nanoseconds per element and candidate on one thread: for trying every candidate on every
+//! element, and for the search that discards candidates early and finds the same one. `--against`
+//! names a command that prints `{"ns": ...}` for `KIND ELEMENTS`; both run in turn, and the ratio is printed.
 
 use anyhow::{bail, ensure, Context, Result};
 use qdrop_core::kernels::random::Stream;
 use qdrop_core::kernels::range_search::{error, min_max, search, Bounds, Candidate};
 use std::time::Instant;
 
-/// What is searched.
+/// A case of the search.
 struct Case {
     name: &'static str,
-    /// What the other implementation calls it.
+    /// Its name in the other implementation.
     kind: &'static str,
     elements: usize,
-    /// Values below zero become zero.
+    /// Whether values below zero become zero.
     one_sided: bool,
     bits: u32,
-    /// Every candidate is tried too, and the winners are compared.
+    /// Whether to try every candidate too and compare the results.
     exhaustive: bool,
 }
 
@@ -77,7 +77,7 @@ impl Case {
         (0..self.elements).map(value).collect()
     }
 
-    /// 100 widths, and every zero point unless the values are one-sided.
+    /// 100 widths, each with every zero point unless the values are one-sided.
     fn candidates(&self, x: &[f32]) -> Vec<Candidate> {
         let (low, high) = min_max(x);
         let qmax = ((1 << self.bits) - 1) as f32;
@@ -88,7 +88,7 @@ impl Case {
     }
 }
 
-/// Seconds of one call, from as many as take a quarter of a second.
+/// Seconds of one call, averaged over a quarter of a second.
 fn time(mut work: impl FnMut()) -> f64 {
     let start = Instant::now();
     let mut calls = 0;

@@ -5,9 +5,9 @@
 //! cargo run --release -p qdrop --example train_demo -- /usr/share/datasets/fashion-mnist cli/demo
 //! ```
 //!
-//! The network is the recipe's: ResNet-18 with 16 channels at first and a stem for small images.
+//! The network is the recipe's: ResNet-18 with 16 channels in the first stage and a stem for small images.
 //! It is trained on the 60,000 training images of Fashion-MNIST with AdamW, a cosine schedule and
-//! random mirroring. The first 1,024 training and 2,500 test images are written beside the weights.
+//! random mirroring. The first 1,024 training and 2,500 test images are written next to the weights.
 
 use anyhow::{Context, Result};
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor, Var};
@@ -29,7 +29,7 @@ const RATE: f64 = 4e-3;
 const PIXELS: usize = 28 * 28;
 const CALIBRATION: usize = 1024;
 const TEST: usize = 2500;
-/// As in the recipe: mean and standard deviation of the training pixels.
+/// Mean and standard deviation of the training pixels, as in the recipe.
 const MEAN: f32 = 0.286;
 const STD: f32 = 0.353;
 /// PyTorch's default.
@@ -82,7 +82,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Images and labels of one part of Fashion-MNIST.
+/// Images and labels of one split of Fashion-MNIST.
 struct Images {
     pixels: Vec<u8>,
     labels: Vec<u8>,
@@ -122,7 +122,7 @@ impl Images {
         write(format!("{part}-labels-idx1-ubyte.gz"), &[count], &self.labels[..count])
     }
 
-    /// Normalized images and labels; for training, half of the images are mirrored.
+    /// Normalized images and labels. For training, half of the images are mirrored.
     fn batch(&self, indices: &[usize], mirror: Option<(usize, usize)>) -> Result<(Tensor, Tensor)> {
         let mut values = Vec::with_capacity(indices.len() * PIXELS);
         for (i, index) in indices.iter().enumerate() {
@@ -147,7 +147,7 @@ struct Network {
 }
 
 impl Network {
-    /// Random weights (He et al., arXiv 1502.01852), unit normalization.
+    /// Random weights (He et al., arXiv 1502.01852); batch normalization begins as the identity.
     fn new(graph: Graph) -> Result<Self> {
         let mut parameters = HashMap::new();
         for (i, (name, shape)) in graph.parameter_shapes().into_iter().enumerate() {

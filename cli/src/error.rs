@@ -10,24 +10,24 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong.
 ///
-/// The message of each variant is complete: a cause is part of it, not a further link of the chain.
+/// Each message is complete: it includes the cause, so there is no `source` to print.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A stage failed.
     #[error("{stage}: {cause}")]
     Stage {
-        /// What was being done.
+        /// The stage.
         stage: Stage,
-        /// What the framework says.
+        /// The framework's error.
         cause: Box<Core>,
     },
-    /// One of the variants that a recipe compares with failed.
+    /// A variant of a recipe failed.
     #[error("variant '{name}': {cause}")]
     Variant {
         /// The variant's name.
         name: String,
-        /// What failed.
+        /// The variant's error.
         cause: Box<Error>,
     },
     /// No recipe has this name.
@@ -35,12 +35,12 @@ pub enum Error {
     UnknownRecipe {
         /// The name as given.
         name: String,
-        /// The nearest name of a built-in recipe, when one is near.
+        /// The most similar name of a built-in recipe, if there is one.
         suggestion: Option<String>,
         /// The names of all built-in recipes.
         known: Vec<String>,
     },
-    /// A recipe's `extends` or `plugins` cannot be used.
+    /// A recipe's `extends` or `plugins` are invalid.
     #[error("recipe '{name}': {message}")]
     Recipe {
         /// The recipe's name or file.
@@ -53,12 +53,12 @@ pub enum Error {
     Extends {
         /// The recipe's name or file.
         name: String,
-        /// What it extends.
+        /// The recipe that it extends.
         parent: String,
-        /// What is wrong with that one.
+        /// Why that recipe cannot be read.
         cause: Box<Error>,
     },
-    /// A configuration file of the reference implementation that cannot be read as a recipe.
+    /// A configuration file of the reference implementation cannot be converted to a recipe.
     #[error("configuration {}: {cause}", .file.display())]
     Configuration {
         /// The file.
@@ -66,10 +66,10 @@ pub enum Error {
         /// What is wrong.
         cause: Box<Core>,
     },
-    /// The number of threads was set too late.
+    /// The number of threads was set after the thread pool had started.
     #[error("setting the number of threads: {message}")]
     Threads {
-        /// The thread pool's answer.
+        /// The thread pool's error.
         message: String,
     },
 }
@@ -79,7 +79,7 @@ fn did_you_mean(suggestion: &Option<String>) -> String {
 }
 
 impl Error {
-    /// The error of the framework, where there is one.
+    /// The framework's error, if there is one.
     pub fn core(&self) -> Option<&Core> {
         match self {
             Self::Stage { cause, .. } | Self::Configuration { cause, .. } => Some(cause),
@@ -88,12 +88,12 @@ impl Error {
         }
     }
 
-    /// Whether the work ended because [`Progress::cancelled`](qdrop_core::progress::Progress::cancelled) asked for it.
+    /// Whether [`Progress::cancelled`](qdrop_core::progress::Progress::cancelled) requested to stop.
     pub fn is_cancelled(&self) -> bool {
         matches!(self.core(), Some(Core::Cancelled))
     }
 
-    /// What the recipe leaves to its user and was not given, if that is the error.
+    /// The missing input, if the error is that an input is not given.
     pub fn not_given(&self) -> Option<Input> {
         match self.core() {
             Some(Core::NotGiven { what, .. }) => Some(*what),
@@ -102,7 +102,7 @@ impl Error {
     }
 }
 
-/// What was being done when an error occurred.
+/// The stage of a run in which an error occurred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stage {
@@ -122,7 +122,7 @@ pub enum Stage {
     FloatCheck,
     /// Estimating time and memory.
     Estimate,
-    /// Preparing or keeping the run directory.
+    /// Preparing the run directory or writing to it.
     RunDirectory,
     /// Loading the calibration images.
     CalibrationImages,
@@ -160,7 +160,7 @@ impl Display for Stage {
     }
 }
 
-/// Says in which stage the framework failed.
+/// Adds the stage to an error of the framework.
 pub(crate) trait At<T> {
     /// Wraps the framework's error.
     fn at(self, stage: Stage) -> Result<T>;

@@ -1,4 +1,4 @@
-//! What a run saved: its summary, and measuring its network.
+//! Saved results: their summary, and measuring their network.
 
 use crate::error::{At, Result, Stage};
 use crate::recipes::{absolute, Loader};
@@ -11,7 +11,7 @@ use qdrop_core::task::{Measurement, Task};
 use qdrop_core::{device, Error as Core};
 use std::path::{Path, PathBuf};
 
-/// The summary of the run that was kept in the folder `dir`, if it is finished.
+/// The summary that a finished run saved in the folder `dir`; `None` if there is none.
 ///
 /// # Errors
 /// The summary cannot be read or is damaged.
@@ -23,7 +23,7 @@ pub fn summary(dir: impl AsRef<Path>) -> Result<Option<Summary>> {
             parsed.map(Some).at(Stage::SavedResult)
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        // No folder at all holds no summary.
+        // `dir` is not a folder, so it holds no summary.
         Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => Ok(None),
         Err(e) => Err(Core::io("read", &file)(e)).at(Stage::SavedResult),
     }
@@ -32,18 +32,18 @@ pub fn summary(dir: impl AsRef<Path>) -> Result<Option<Summary>> {
 /// Measures the quantized network that a run saved in the folder `dir`: see [`Evaluation`].
 ///
 /// # Errors
-/// As [`Evaluation::run`].
+/// Those of [`Evaluation::run`].
 pub fn evaluate(dir: impl Into<PathBuf>) -> Result<Measurement> {
     Ok(Evaluation::new(dir).run()?.measured)
 }
 
-/// What was measured of a network.
+/// The measurement of a network.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Evaluated {
     /// The values of all metrics of the recipe's task.
     pub measured: Measurement,
-    /// The same for a reader, in one line.
+    /// The same as one line of text.
     pub text: String,
 }
 
@@ -54,7 +54,7 @@ impl Evaluated {
     }
 }
 
-/// Measures the quantized network that a run saved in a folder, on the evaluation images of its recipe.
+/// Measures the quantized network that a run saved, on the evaluation images of its recipe.
 #[must_use = "`run` measures"]
 pub struct Evaluation<'a> {
     dir: PathBuf,
@@ -64,18 +64,18 @@ pub struct Evaluation<'a> {
 }
 
 impl Evaluation<'_> {
-    /// Of the result in the folder `dir`, on the CPU.
+    /// For the result in the folder `dir`, on the CPU.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into(), data: None, device: "cpu".into(), progress: &Silent }
     }
 
-    /// The folder with the images, where it is another one than the run's.
+    /// Sets the folder with the images, if it differs from the run's.
     pub fn data(mut self, folder: impl Into<PathBuf>) -> Self {
         self.data = Some(folder.into());
         self
     }
 
-    /// Computes on this device: `cpu`, `cuda` or `cuda:N`.
+    /// Sets the device: `cpu`, `cuda` or `cuda:N`.
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.device = name.into();
         self
@@ -83,7 +83,7 @@ impl Evaluation<'_> {
 }
 
 impl<'a> Evaluation<'a> {
-    /// Tells events to `progress`, and asks it whether to stop.
+    /// Sets the receiver of events, which can also request to stop.
     pub fn progress(self, progress: &'a dyn Progress) -> Self {
         Self { progress, ..self }
     }

@@ -20,7 +20,7 @@
 //! println!("{}", outcome.table);
 //! assert_eq!(outcome.summary.bits, "w2a4");
 //!
-//! // The saved network is the one that was measured.
+//! // The saved network gives the same measurement.
 //! let measured = qdrop::evaluate(&folder)?;
 //! assert_eq!(measured, outcome.summary.quantized);
 //! # Ok(())
@@ -30,11 +30,11 @@
 //! | for | see |
 //! | --- | --- |
 //! | progress, and stopping on request | [`Run::progress`], [`Evaluation::progress`] |
-//! | going on after an interruption | [`resume`], [`Run::resume`] |
-//! | what a run will take, and mistakes before it | [`Run::plan`], [`Run::check`], [`Run::check_float`] |
-//! | architectures, observers, quantizers, reconstructors and datasets of one's own | [`core`] |
+//! | resuming after an interruption | [`resume`], [`Run::resume`] |
+//! | the time and memory of a run, and checks before it | [`Run::plan`], [`Run::check`], [`Run::check_float`] |
+//! | adding architectures, observers, quantizers, reconstructors and datasets | [`core`] |
 //!
-//! The library never prints. Everything that is computed runs on [rayon](https://docs.rs/rayon)'s global thread pool:
+//! The library never prints. All computations run on [rayon](https://docs.rs/rayon)'s global thread pool; see
 //! [`set_threads`].
 //!
 //! # Features
@@ -59,7 +59,7 @@ pub use evaluation::{evaluate, summary, Evaluated, Evaluation};
 pub use qdrop_core as core;
 pub use run::{resume, Check, Outcome, Plan, Run};
 
-// Linked for what they register.
+// Linked, so that their strategies are registered.
 use qdrop_models as _;
 use qdrop_plugins as _;
 
@@ -71,7 +71,7 @@ pub const VERSION: &str =
 /// Sets the number of worker threads (0: one for each core). Results do not depend on it.
 ///
 /// # Errors
-/// The threads run already: this must come before anything is computed, and once in a process.
+/// The thread pool is already running: call this once, before any computation.
 pub fn set_threads(threads: usize) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
     pool.build_global().map_err(|e| Error::Threads { message: e.to_string() })

@@ -1,7 +1,7 @@
-//! The `qdrop` command as one static program.
+//! The `qdrop` command as a static program.
 
-/// Keeps freed memory: the large tensors of a step are allocated again in the next one, and the
-/// system's allocator would return their pages each time.
+/// Keeps freed memory, because the next step allocates large tensors of the same sizes again. The
+/// system's allocator would return their pages to the system each time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,6 +1,6 @@
-//! Memory of this process.
+//! Memory usage of this process.
 
-/// The largest resident size so far in bytes, or 0 where the system does not tell.
+/// The largest resident size so far in bytes, or 0 if the system does not report it.
 pub fn peak_resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));

@@ -1,5 +1,5 @@
-//! Loading plugins. A program that is not linked to the framework's shared library (all but the distribution's)
-//! refuses every one of them, with an error that says what to do instead.
+//! Loads plugins. Only a program that is linked to the framework's shared library (that of the distribution) can;
+//! any other returns an error that says what to do instead.
 
 use crate::error::{At, Error, Result, Stage};
 use qdrop_core::plugin;
@@ -8,24 +8,24 @@ use qdrop_core::Error as Core;
 use serde_yaml::Value;
 use std::path::{Path, PathBuf};
 
-/// Plugins of every command: files or folders, separated like those of PATH.
+/// Environment variable with plugins for every command: files or folders, separated as in PATH.
 pub const VARIABLE: &str = "QDROP_PLUGIN_PATH";
 
-/// Loads the plugin in a file, or those of a folder. Those of a folder that do not fit are told to `progress`, and the
-/// others loaded.
+/// Loads the plugin in a file, or all plugins in a folder. If a plugin in a folder cannot be loaded, `progress` gets a
+/// warning and the others are still loaded.
 ///
 /// # Errors
-/// The plugin in the file does not fit, or this program cannot load plugins.
+/// The plugin in the file does not fit this program, or this program cannot load plugins.
 pub fn load(path: &Path, progress: &dyn Progress) -> Result<()> {
     let mut refused = |error| progress.event(Event::Warning(format!("not loaded: {error}")));
     plugin::load(path, &mut refused).at(Stage::Plugins)?;
     Ok(())
 }
 
-/// Loads the plugins that the environment variable `QDROP_PLUGIN_PATH` names.
+/// Loads the plugins in the environment variable `QDROP_PLUGIN_PATH`.
 ///
 /// # Errors
-/// As [`load`].
+/// Those of [`load`].
 pub fn load_from_environment(progress: &dyn Progress) -> Result<()> {
     let variable = std::env::var_os(VARIABLE).unwrap_or_default();
     std::env::split_paths(&variable).filter(|p| !p.as_os_str().is_empty()).try_for_each(|path| load(&path, progress))
@@ -47,7 +47,7 @@ pub(crate) fn load_of_recipe(recipe: &mut Value, origin: &Path, progress: &dyn P
     Ok(())
 }
 
-/// The files of the plugins that are loaded.
+/// The files of all loaded plugins.
 pub(crate) fn loaded_files() -> impl Iterator<Item = PathBuf> {
     plugin::loaded().into_iter().map(|p| p.path)
 }

@@ -1,4 +1,4 @@
-//! The final table as text.
+//! The final table of results, as text.
 
 use qdrop_core::pipeline::Summary;
 use qdrop_core::task::{Measurement, Task};
@@ -8,21 +8,21 @@ use serde::{Deserialize, Serialize};
 /// One line of the table.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// What was measured.
+    /// Name of the network or variant.
     pub name: String,
     /// Its bit widths.
     pub bits: String,
-    /// What was measured. Files say `accuracy`, as those of earlier versions.
+    /// The measurement. Files use the key `accuracy`, like earlier versions.
     #[serde(rename = "accuracy")]
     pub measured: Measurement,
-    /// Time of quantization, if any.
+    /// Time of quantization; `None` for the float network.
     pub seconds: Option<f64>,
 }
 
-/// The table as text, with the conditions that the numbers depend on.
+/// The table as text, with the conditions of the run.
 ///
 /// # Errors
-/// A row was not measured by the task.
+/// Another task measured a row.
 pub fn table(rows: &[Row], summary: &Summary, task: &dyn Task) -> Result<String> {
     let metrics = task.metrics();
     let width = rows.iter().map(|r| r.name.len()).max().unwrap_or(0).max(8);
@@ -58,7 +58,7 @@ pub fn table(rows: &[Row], summary: &Summary, task: &dyn Task) -> Result<String>
     Ok(text)
 }
 
-/// Seconds in words, such as `2 min 05 s`.
+/// A duration as text, such as `2 min 05 s`.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {

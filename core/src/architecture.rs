@@ -1,4 +1,4 @@
-//! Architectures: networks as graphs, and the names of their checkpoints' tensors.
+//! Architectures: networks as graphs, and the tensor names of their checkpoints.
 
 use crate::error::Result;
 use crate::graph::Graph;
@@ -7,27 +7,27 @@ use crate::params::Params;
 use crate::registry::{define_kind, Entry};
 use crate::weights::KeyMap;
 
-/// A family of networks that a recipe can name.
+/// A family of networks.
 pub trait Architecture: Send + Sync {
-    /// The network with the given parameters. The names of its nodes are the canonical tensor
+    /// Builds the network with the given parameters. The names of its nodes are the canonical tensor
     /// names.
     ///
     /// # Errors
     /// A parameter is unknown or out of range.
     fn graph(&self, params: &Params) -> Result<Graph>;
 
-    /// Other namings that checkpoints of this architecture use, tried in order after the
-    /// canonical one. `graph` is what [`graph`](Self::graph) returned.
+    /// Other names that checkpoints of this architecture use, to be tried after the
+    /// canonical ones. `graph` is what [`graph`](Self::graph) returned.
     ///
     /// # Errors
-    /// The graph is not of this architecture.
+    /// The graph is not one of this architecture.
     fn key_maps(&self, graph: &Graph) -> Result<Vec<KeyMap>> {
         let _ = graph;
         Ok(Vec::new())
     }
 }
 
-/// An architecture of a registry entry.
+/// Wraps the architecture of a registry entry, so that its panics become errors.
 struct GuardedArchitecture {
     origin: Origin,
     inner: Box<dyn Architecture>,
@@ -51,7 +51,7 @@ define_kind!(
 );
 
 impl Entry<ArchitectureKind> {
-    /// The architecture.
+    /// Builds the architecture.
     ///
     /// # Errors
     /// Its constructor panicked.
@@ -62,8 +62,8 @@ impl Entry<ArchitectureKind> {
     }
 }
 
-/// Registers an architecture; the fields are those of
-/// [`register_observer!`](crate::register_observer), `build` takes no argument.
+/// Registers an architecture. The fields are those of
+/// [`register_observer!`](crate::register_observer), except that `build` takes no argument.
 #[macro_export]
 macro_rules! register_architecture {
     (name: $name:expr, aliases: [$($alias:expr),*], summary: $summary:expr, build: $build:expr) => {

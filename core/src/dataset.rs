@@ -7,37 +7,37 @@ use crate::registry::{define_kind, Entry};
 use crate::target::{Target, TargetSpec};
 use std::path::PathBuf;
 
-/// Which part of a dataset is wanted.
+/// A part of a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
-    /// Training images, augmented as the recipe says.
+    /// Training images, with the augmentation that the recipe sets.
     Calibration,
     /// Validation images.
     Evaluation,
 }
 
-/// What the pipeline wants from a dataset.
+/// What the pipeline requests from a dataset.
 #[derive(Debug, Clone)]
 pub struct DatasetRequest {
-    /// Which part.
+    /// The part.
     pub split: Split,
-    /// Seed of augmentation.
+    /// Seed of the augmentation.
     pub seed: u64,
     /// Shape of the network's input: channels, height, width.
     pub input: [usize; 3],
-    /// What the task compares the network's outputs with.
+    /// The kind of targets that the task compares the network's outputs with.
     pub targets: TargetSpec,
-    /// Replaces the folder that the parameters name.
+    /// The dataset's folder; replaces the one in the parameters.
     pub root: Option<PathBuf>,
     /// Folder that relative paths of the parameters start from.
     pub base_dir: PathBuf,
 }
 
 impl DatasetRequest {
-    /// The number of classes, for a dataset that gives a class with each image.
+    /// The number of classes, for datasets that give a class with each image.
     ///
     /// # Errors
-    /// The task compares with something else.
+    /// The task compares with something other than classes.
     pub fn classes(&self) -> Result<usize> {
         match self.targets {
             TargetSpec::Class { classes } => Ok(classes),
@@ -52,29 +52,29 @@ impl DatasetRequest {
     }
 }
 
-/// One image, ready for the network, with its target.
+/// One preprocessed image with its target.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// Pixels of shape (C, H, W), normalized.
+    /// Normalized pixels of shape (C, H, W).
     pub image: Vec<f32>,
-    /// What is known of it, and the network's outputs are compared with.
+    /// The ground truth that the network's outputs are compared with.
     pub target: Target,
 }
 
-/// Images with their targets, with random access.
+/// A collection of images and targets with random access.
 pub trait Dataset: Send + Sync {
     /// Number of images.
     fn len(&self) -> usize;
 
-    /// Whether there is no image.
+    /// Whether there are no images.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Which targets the images have; the same for all.
+    /// The kind of targets; the same for all images.
     fn targets(&self) -> TargetSpec;
 
-    /// Image `index`. Called from several threads; the result depends on nothing but the index.
+    /// Loads image `index`. Several threads call it; the result must depend only on the index.
     ///
     /// # Errors
     /// The image cannot be read; the error names it.
@@ -102,7 +102,7 @@ impl Entry<DatasetKind> {
     }
 }
 
-/// A dataset of a registry entry: its panics become errors. What it says of itself is asked once.
+/// Wraps the dataset of a registry entry, so that its panics become errors. Its constants are read once.
 struct GuardedDataset {
     origin: Origin,
     len: usize,
@@ -124,7 +124,7 @@ impl Dataset for GuardedDataset {
     }
 }
 
-/// Registers a dataset; the fields are those of [`register_observer!`](crate::register_observer).
+/// Registers a dataset. The fields are those of [`register_observer!`](crate::register_observer).
 #[macro_export]
 macro_rules! register_dataset {
     (name: $name:expr, aliases: [$($alias:expr),*], summary: $summary:expr, build: $build:expr) => {

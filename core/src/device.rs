@@ -1,12 +1,12 @@
-//! Choosing the device.
+//! Opens the device that computes.
 
 use crate::error::{Error, Result};
 use candle_core::Device;
 
-/// The device called `cpu`, `cuda` or `cuda:N`.
+/// Opens the device `cpu`, `cuda` or `cuda:N`.
 ///
 /// # Errors
-/// [`Error::Device`]: the name is unknown, the build has no CUDA support, or no such GPU answers.
+/// [`Error::Device`]: the name is unknown, the build has no CUDA support, or there is no such GPU.
 pub fn open(name: &str) -> Result<Device> {
     let error = |message: String| Error::Device { device: name.into(), message };
     let index = match name.split_once(':') {

@@ -1,4 +1,4 @@
-//! The errors of the library. Each names the file, the key or the tensor and says what to do.
+//! The errors of the library. Each message names the file, the key or the tensor and says what to do.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -8,37 +8,37 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong in the library.
 ///
-/// The message of each variant is complete: a cause is part of it, not a further link of the chain.
+/// Each message is complete: it includes the cause, so there is no `source` to print.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A name that nothing registered under.
+    /// No registration has this name.
     #[error("{path}: unknown {kind} '{name}'{}; known: {}", did_you_mean(.suggestion), .known.join(", "))]
     UnknownName {
         /// Where the name was written, as a path in the recipe.
         path: String,
-        /// What was asked for, such as "observer".
+        /// The kind of strategy, such as "observer".
         kind: &'static str,
-        /// The name as written.
+        /// The unknown name.
         name: String,
-        /// The nearest known name, when one is near.
+        /// The most similar known name, if there is one.
         suggestion: Option<String>,
         /// All known names.
         known: Vec<String>,
     },
-    /// Two registrations under one name.
+    /// Two registrations have the same name.
     #[error("{kind} '{name}' is registered twice, by {first} and by {second}; rename one of them")]
     DuplicateName {
-        /// What was registered.
+        /// The kind of strategy.
         kind: &'static str,
         /// The name or alias.
         name: String,
-        /// Crate of one registration.
+        /// Crate of the first registration.
         first: String,
-        /// Crate of the other.
+        /// Crate of the second registration.
         second: String,
     },
-    /// A value of a recipe, or of a strategy's parameters, that cannot be used.
+    /// A value of a recipe, or of a strategy's parameters, is invalid.
     #[error("{path}: {message}")]
     Setting {
         /// Path of the value in the recipe, such as `quant.weight.bits`.
@@ -46,7 +46,7 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
-    /// Something that the recipe leaves to its user is missing.
+    /// A required input is given neither in the recipe nor on the command line.
     #[error("{path}: no {} is given; set it in the recipe or with {}", .what.long_name(), .what.option())]
     NotGiven {
         /// Path of the value in the recipe, such as `data.params.root`.
@@ -54,7 +54,7 @@ pub enum Error {
         /// What is missing.
         what: Input,
     },
-    /// A network that cannot be built or executed.
+    /// A network cannot be built or executed.
     #[error("graph node '{node}': {message}")]
     Graph {
         /// Name of the node or unit.
@@ -62,7 +62,7 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
-    /// A checkpoint that cannot be used.
+    /// A checkpoint cannot be used.
     #[error("weights {}: {message}", .file.display())]
     Weights {
         /// The checkpoint.
@@ -70,7 +70,7 @@ pub enum Error {
         /// What is wrong, with the names of the tensors.
         message: String,
     },
-    /// A plugin that cannot be used.
+    /// A plugin cannot be used.
     #[error("plugin {}: {message}", .file.display())]
     Plugin {
         /// The plugin's file or folder.
@@ -78,7 +78,7 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
-    /// A strategy panicked: a defect of the crate that defines it.
+    /// A strategy panicked, which is a defect of the crate that defines it.
     #[error("plugin '{plugin}': its {kind} '{name}' panicked in `{call}`: {message}; this is a defect of the plugin, report it to its author")]
     Panicked {
         /// The crate that defines the strategy.
@@ -92,7 +92,7 @@ pub enum Error {
         /// The panic's message.
         message: String,
     },
-    /// Images or labels that cannot be used.
+    /// Images or labels, or another data file, cannot be used.
     #[error("data {}: {message}", .path.display())]
     Data {
         /// The file or folder.
@@ -103,38 +103,38 @@ pub enum Error {
     /// A file system operation failed.
     #[error("cannot {action} {}: {cause}", .path.display())]
     Io {
-        /// What was tried, such as "read".
+        /// The operation, such as "read".
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the operating system.
         cause: std::io::Error,
     },
     /// The requested device cannot be used.
     #[error("device '{device}': {message}")]
     Device {
-        /// The device as requested.
+        /// The requested device.
         device: String,
-        /// Why not and what to do.
+        /// Why it cannot be used, and what to do.
         message: String,
     },
-    /// An error of the tensor library, with what was being done.
+    /// An operation of candle failed.
     #[error("{context}: {cause}")]
     Tensor {
-        /// What was being done.
+        /// What was being computed.
         context: String,
-        /// The tensor library's error.
+        /// Candle's error.
         cause: Box<candle_core::Error>,
     },
-    /// Anything else, said by a strategy.
+    /// Any other error.
     #[error("{0}")]
     Message(String),
-    /// The caller asked to stop.
+    /// The caller requested to stop.
     #[error("stopped on request")]
     Cancelled,
 }
 
-/// What a recipe may leave to its user.
+/// An input that a recipe may leave open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
     /// The checkpoint with the float weights.
@@ -151,7 +151,7 @@ impl Input {
         }
     }
 
-    /// The option of the command line that gives it.
+    /// The command line option for this input.
     fn option(self) -> &'static str {
         match self {
             Self::Weights => "--weights FILE",
@@ -174,43 +174,43 @@ fn did_you_mean(suggestion: &Option<String>) -> String {
 }
 
 impl Error {
-    /// A [`Error::Setting`].
+    /// An [`Error::Setting`].
     pub fn setting(path: impl Into<String>, message: impl Display) -> Self {
         Self::Setting { path: path.into(), message: message.to_string() }
     }
 
-    /// A [`Error::NotGiven`].
+    /// An [`Error::NotGiven`].
     pub fn not_given(path: impl Into<String>, what: Input) -> Self {
         Self::NotGiven { path: path.into(), what }
     }
 
-    /// A [`Error::Graph`].
+    /// An [`Error::Graph`].
     pub fn graph(node: impl Into<String>, message: impl Display) -> Self {
         Self::Graph { node: node.into(), message: message.to_string() }
     }
 
-    /// A [`Error::Weights`].
+    /// An [`Error::Weights`].
     pub fn weights(file: impl AsRef<Path>, message: impl Display) -> Self {
         Self::Weights { file: file.as_ref().into(), message: message.to_string() }
     }
 
-    /// A [`Error::Plugin`].
+    /// An [`Error::Plugin`].
     pub fn plugin(file: impl AsRef<Path>, message: impl Display) -> Self {
         Self::Plugin { file: file.as_ref().into(), message: message.to_string() }
     }
 
-    /// A [`Error::Data`].
+    /// An [`Error::Data`].
     pub fn data(path: impl AsRef<Path>, message: impl Display) -> Self {
         Self::Data { path: path.as_ref().into(), message: message.to_string() }
     }
 
-    /// A closure that wraps an I/O error, for `map_err`.
+    /// Returns a closure for `map_err` that wraps an I/O error in [`Error::Io`].
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().into();
         move |cause| Self::Io { action, path, cause }
     }
 
-    /// A [`Error::Message`].
+    /// An [`Error::Message`].
     pub fn message(message: impl Display) -> Self {
         Self::Message(message.to_string())
     }
@@ -222,7 +222,7 @@ impl From<candle_core::Error> for Error {
     }
 }
 
-/// Adds what was being done to an error of the tensor library.
+/// Adds a description of the computation to an error of candle.
 pub trait TensorContext<T> {
     /// Wraps the error with `context`.
     ///

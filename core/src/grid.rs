@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use qdrop_kernels::rounding::round_half_even;
 use serde::{Deserialize, Serialize};
 
-/// Smallest scale of a grid.
+/// Smallest scale, against a division by zero.
 pub const MIN_SCALE: f32 = 1e-8;
 
 /// Which elements of a tensor share a scale and zero point.
@@ -12,12 +12,12 @@ pub const MIN_SCALE: f32 = 1e-8;
 pub enum Granularity {
     /// The whole tensor.
     PerTensor,
-    /// The elements with the same index along this axis.
+    /// All elements with the same index along this axis.
     PerAxis(usize),
 }
 
 impl Granularity {
-    /// How a tensor of the given dimensions divides into channels.
+    /// How the elements of a tensor with these dimensions are divided into channels.
     ///
     /// # Errors
     /// The axis does not exist.
@@ -33,19 +33,19 @@ impl Granularity {
     }
 }
 
-/// What a quantizer maps to: the bit width and the shape of its grid.
+/// A quantizer's grid: bit width, symmetry, and which elements share a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuantSpec {
-    /// Bits of an integer of the grid, 1 to 16.
+    /// Bit width, 1 to 16.
     pub bits: u32,
-    /// Whether zero lies in the middle of the grid.
+    /// Whether the grid is symmetric around zero, with zero point 0.
     pub symmetric: bool,
     /// Which elements share a scale.
     pub granularity: Granularity,
 }
 
 impl QuantSpec {
-    /// Checks the bit width; `path` is where it was written.
+    /// Checks the bit width. `path` is its place in the recipe, for messages.
     ///
     /// # Errors
     /// [`Error::Setting`] unless `bits` is between 1 and 16.
@@ -73,7 +73,7 @@ impl QuantSpec {
 }
 
 impl QuantSpec {
-    /// What LSQ multiplies the gradients of scale and zero point by: `1 / sqrt(n * qmax)`, where n is the number of
+    /// LSQ's factor for the gradients of scale and zero point: `1 / sqrt(n * qmax)`, where n is the number of
     /// elements that share the scale (arXiv 1902.08153, section 2.2).
     pub fn lsq_gradient_scale(&self, elements: usize) -> f64 {
         1.0 / (elements as f64 * f64::from(self.qmax().max(1.0))).sqrt()
@@ -92,14 +92,14 @@ pub struct Range {
 /// Scale and zero point of each channel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QParams {
-    /// Step of the grid.
+    /// Distance between two points of the grid.
     pub scale: Vec<f32>,
-    /// Integer that stands for zero.
+    /// The integer that represents zero.
     pub zero_point: Vec<f32>,
 }
 
 impl QParams {
-    /// The grid that covers a range extended to contain zero.
+    /// Computes the grid that covers a range and zero.
     ///
     /// Symmetric: `scale = max(-min, max) / ((qmax - qmin) / 2)`, `zero_point = 0`. Asymmetric:
     /// `scale = (max - min) / (qmax - qmin)`, `zero_point = clamp(qmin - round(min / scale))`
@@ -122,7 +122,7 @@ impl QParams {
         Ok(params)
     }
 
-    /// Scale and zero point for one channel's range.
+    /// Scale and zero point for the range of one channel.
     pub fn of_pair(min: f32, max: f32, spec: &QuantSpec) -> (f32, f32) {
         let (min, max) = (min.min(0.0), max.max(0.0));
         let (qmin, qmax) = (spec.qmin(), spec.qmax());

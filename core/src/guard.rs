@@ -1,20 +1,20 @@
-//! Panics of strategies become errors that name the strategy and its crate.
+//! Turns panics of strategies into errors that name the strategy and its crate.
 //!
-//! Every strategy is built through its registry entry, which wraps it in a guard: the type beside the trait that
-//! passes every call on through [`Origin::call`]. Built-in strategies are no exception.
+//! Registry entries build every strategy, and wrap it in a guard: the type next to the trait, which passes every call
+//! on through [`Origin::call`]. This includes the built-in strategies.
 
 use crate::error::{Error, Result};
 use crate::registry::{Entry, Kind};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
-/// Whose code runs.
+/// The strategy whose code runs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Origin {
     /// The crate.
     pub plugin: &'static str,
-    /// What it is, such as "observer".
+    /// Kind of the strategy, such as "observer".
     pub kind: &'static str,
-    /// Its name.
+    /// Name of the strategy.
     pub name: &'static str,
 }
 
@@ -23,8 +23,8 @@ impl Origin {
         Self { plugin: entry.defined_in, kind: F::NAME, name: entry.name }
     }
 
-    /// Runs `body`; its panic becomes an error. What it was working on may be in any state
-    /// afterwards, so the error ends the run; files are written as a whole or not at all.
+    /// Runs `body` and turns its panic into an error. The strategy may be in any state
+    /// afterwards, so the error must end the run. Files stay valid, because they are written atomically.
     pub(crate) fn call<R>(self, call: &'static str, body: impl FnOnce() -> Result<R>) -> Result<R> {
         catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
             let text = payload.downcast_ref::<&str>().map(|s| (*s).to_string());
@@ -35,7 +35,7 @@ impl Origin {
         })
     }
 
-    /// As [`call`](Self::call), for functions that cannot fail otherwise.
+    /// As [`call`](Self::call), for functions that do not return a `Result`.
     pub(crate) fn ask<R>(self, call: &'static str, body: impl FnOnce() -> R) -> Result<R> {
         self.call(call, || Ok(body()))
     }
@@ -52,7 +52,7 @@ mod tests {
         lines.filter_map(name).collect()
     }
 
-    /// A guard that forgets a function with a default body would compile, and answer in place of the strategy.
+    /// A guard that does not override a default function would compile, but hide the strategy's own.
     #[test]
     fn guards_pass_on_every_function_of_their_trait() {
         let task = [include_str!("task/mod.rs"), include_str!("task/guard.rs")];
@@ -69,7 +69,7 @@ mod tests {
             let of_trait = functions(of_trait, &format!("pub trait {name}"));
             let mut of_guard = functions(of_guard, &format!("impl {name} for Guarded{name}"));
             if name == "Dataset" {
-                // Follows from `len`.
+                // The default implementation uses `len`.
                 of_guard.insert("is_empty".into());
             }
             assert!(!of_trait.is_empty(), "{name}");

@@ -1,12 +1,12 @@
 //! qdrop-core: the framework of qdrop.
 //!
-//! The crate knows no model, observer, quantizer, reconstructor, dataset or task by name, but for the task of
-//! recipes that name none. It defines what each of them is ([`Observer`], [`Quantizer`], [`Reconstructor`],
-//! [`Architecture`], [`Dataset`], [`Task`]), how it registers itself ([`registry`]), the explicit [`graph`] of a network, the differentiable
-//! [`ops`] with the reference's gradients, and the [`pipeline`] that calibrates, reconstructs,
+//! The crate knows no model, observer, quantizer, reconstructor, dataset or task by name, except the default task of
+//! recipes. It defines the interface of each of them ([`Observer`], [`Quantizer`], [`Reconstructor`],
+//! [`Architecture`], [`Dataset`], [`Task`]), their registration ([`registry`]), the [`graph`] of a network, the
+//! differentiable [`ops`] with the reference's gradients, and the [`pipeline`] that calibrates, reconstructs,
 //! evaluates and saves what a [`recipe`] describes.
 //!
-//! A plugin author needs `use qdrop_core::prelude::*;` and one `register_*!` call.
+//! A plugin needs `use qdrop_core::prelude::*;` and one call of a `register_*!` macro for each strategy.
 
 pub mod architecture;
 pub mod cache;
@@ -48,7 +48,7 @@ pub use quantizer::Quantizer;
 pub use reconstructor::Reconstructor;
 pub use task::Task;
 
-/// All that the author of a plugin needs.
+/// Everything that the author of a plugin needs.
 pub mod prelude {
     pub use crate::architecture::Architecture;
     pub use crate::dataset::{Dataset, DatasetRequest, Sample, Split};

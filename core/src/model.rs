@@ -8,16 +8,16 @@ use crate::quantizer::{groups, Parameter, Quantizer};
 use candle_core::{Device, Tensor, Var};
 use std::collections::{BTreeMap, HashMap};
 
-/// Which arithmetic a forward pass uses.
+/// The precision of a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
-    /// Full precision everywhere.
+    /// Full precision (f32).
     Float,
     /// Quantized weights and activations.
     Quantized,
 }
 
-/// A quantizer in its place.
+/// A quantizer at its site.
 pub struct QuantSite {
     /// Name of the site.
     pub name: String,
@@ -31,7 +31,7 @@ pub struct QuantModel {
     parameters: HashMap<String, Tensor>,
     weights: BTreeMap<NodeId, QuantSite>,
     activations: BTreeMap<NodeId, QuantSite>,
-    /// Biases that are learned now, by the names of their parameters.
+    /// Biases that are being learned, by the names of their parameters.
     learned_biases: BTreeMap<String, Var>,
     device: Device,
 }
@@ -48,7 +48,7 @@ impl QuantModel {
         &self.graph
     }
 
-    /// Where the model computes.
+    /// The device of the model.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -82,7 +82,7 @@ impl QuantModel {
         format!("{}.bias", self.graph.node(node).name)
     }
 
-    /// The variable of a node's bias while it is learned, with its name.
+    /// The name and the variable of a node's bias, if it is being learned.
     pub(crate) fn learned_bias(&self, node: NodeId) -> Option<(String, &Var)> {
         let name = self.bias_name(node);
         self.learned_biases.get(&name).map(|var| (name, var))
@@ -104,7 +104,7 @@ impl QuantModel {
     /// Replaces a parameter by its full name.
     ///
     /// # Errors
-    /// There is no such parameter, or its shape differs.
+    /// There is no such parameter, or the shape differs.
     pub fn set_parameter(&mut self, name: &str, value: Tensor) -> Result<()> {
         let old = self.parameter(name)?.dims().to_vec();
         if old != value.dims() {
@@ -114,12 +114,12 @@ impl QuantModel {
         Ok(())
     }
 
-    /// Puts a quantizer on a node's weight.
+    /// Sets the quantizer of a node's weight.
     pub fn set_weight_quantizer(&mut self, node: NodeId, site: QuantSite) {
         self.weights.insert(node, site);
     }
 
-    /// Puts a quantizer on a node's value.
+    /// Sets the quantizer of a node's value.
     pub fn set_activation_quantizer(&mut self, node: NodeId, site: QuantSite) {
         self.activations.insert(node, site);
     }
@@ -163,10 +163,10 @@ impl QuantModel {
         execute(node, inputs, &self.parameters, weight.as_ref())
     }
 
-    /// The value of one node from those of its inputs.
+    /// Computes the value of one node from the values of its inputs.
     ///
     /// # Errors
-    /// The tensor library's, with the node's name.
+    /// A shape does not fit, or an operation of candle fails; the error names the node.
     pub fn node_value(&self, id: NodeId, inputs: &[&Tensor], precision: Precision) -> Result<Tensor> {
         let value = self.raw_value(id, inputs, precision)?;
         match self.activations.get(&id) {
@@ -175,27 +175,27 @@ impl QuantModel {
         }
     }
 
-    /// The outputs of some nodes, from values for their inputs (N, ...).
+    /// Computes the outputs of a part of the network from the values of its inputs (N, ...).
     ///
     /// # Errors
-    /// The inputs do not fit; an operation fails, and the error names its node.
+    /// The inputs do not match, or an operation fails; the error names its node.
     pub fn run(&self, part: &Subgraph, inputs: &[Tensor], precision: Precision) -> Result<Vec<Tensor>> {
         part.run(&self.graph, inputs, |id, read| self.node_value(id, read, precision))
     }
 
-    /// The network's outputs for a batch of images (N, C, H, W).
+    /// Computes the network's outputs for a batch of images (N, C, H, W).
     ///
     /// # Errors
-    /// The images do not fit the network's input.
+    /// The images do not match the network's input.
     pub fn forward(&self, images: &Tensor, precision: Precision) -> Result<Vec<Tensor>> {
         self.check_input(images)?;
         self.run(&self.graph.whole(), std::slice::from_ref(images), precision)
     }
 
-    /// Checks that a batch of images fits the network.
+    /// Checks that a batch of images matches the network's input.
     ///
     /// # Errors
-    /// It does not.
+    /// The shape differs.
     pub fn check_input(&self, images: &Tensor) -> Result<()> {
         let want = self.graph.input_shape();
         if images.rank() != 4 || &images.dims()[1..] != want {
@@ -225,8 +225,8 @@ impl QuantModel {
         })
     }
 
-    /// Lets the quantizers of `nodes` begin to learn; with `learn_bias` the biases of their layers become
-    /// variables.
+    /// Makes the quantizers of `nodes` begin to learn. With `learn_bias` the biases of their layers become
+    /// variables too.
     pub(crate) fn begin_reconstruction(&mut self, nodes: &[NodeId], learn_bias: bool) -> Result<()> {
         for id in nodes {
             let weight = self.parameters.get(&self.weight_name(*id));
@@ -238,7 +238,7 @@ impl QuantModel {
             }
             let name = self.bias_name(*id);
             if let (true, Some(bias)) = (learn_bias, self.parameters.get(&name)) {
-                // The parameter is the variable itself: gradients reach it, and updates are seen at once.
+                // The parameter is the variable itself, so gradients reach it and updates take effect at once.
                 let var = Var::from_tensor(bias)?;
                 self.parameters.insert(name.clone(), var.as_tensor().clone());
                 self.learned_biases.insert(name, var);
@@ -247,7 +247,7 @@ impl QuantModel {
         Ok(())
     }
 
-    /// Ends learning in `nodes`: hard weights and what was learned of biases become the model's parameters.
+    /// Ends learning in `nodes`. The hard weights and the learned biases become the model's parameters.
     pub(crate) fn finish_reconstruction(&mut self, nodes: &[NodeId]) -> Result<()> {
         for id in nodes {
             let name = self.weight_name(*id);
@@ -267,7 +267,7 @@ impl QuantModel {
         Ok(())
     }
 
-    /// Scales and zero points of the sites of `nodes`, by name.
+    /// Scales and zero points of the sites of `nodes`, by tensor name.
     pub(crate) fn grids(&self, nodes: &[NodeId]) -> Result<BTreeMap<String, Tensor>> {
         let mut tensors = BTreeMap::new();
         for (kind, site) in self.unit_sites(nodes) {
@@ -288,7 +288,7 @@ impl QuantModel {
         weights.chain(biases).filter_map(named).collect()
     }
 
-    /// Takes back what [`grids`](Self::grids) and [`learned_parameters`](Self::learned_parameters) gave.
+    /// Restores what [`grids`](Self::grids) and [`learned_parameters`](Self::learned_parameters) returned.
     pub(crate) fn restore(&mut self, nodes: &[NodeId], tensors: &BTreeMap<String, Tensor>) -> Result<()> {
         let vector = |name: String| -> Result<Vec<f32>> {
             let tensor = tensors.get(&name).ok_or_else(|| Error::message(format!("'{name}' is missing")))?;

@@ -1,4 +1,4 @@
-//! Observers: the statistics that give a quantizer its range.
+//! Observers: the statistics from which a quantizer gets its range.
 
 use crate::error::Result;
 use crate::grid::{QuantSpec, Range};
@@ -7,42 +7,42 @@ use crate::params::Params;
 use crate::registry::{define_kind, Entry};
 use candle_core::Tensor;
 
-/// Collects the range of the tensors that it is shown.
+/// Computes a range from the tensors that it observes.
 pub trait Observer: Send {
-    /// Takes one more tensor into account. Channels lie along the axis of the observer's
+    /// Observes one more tensor. Its channels lie along the axis of the observer's
     /// [`QuantSpec`].
     ///
     /// # Errors
-    /// The tensor does not fit what was seen before.
+    /// The tensor's shape does not match those observed before.
     fn observe(&mut self, x: &Tensor) -> Result<()>;
 
-    /// The range of all that was observed.
+    /// The range of all values observed so far.
     ///
     /// # Errors
     /// Nothing was observed yet.
     fn range(&self) -> Result<Range>;
 
-    /// What the range depends on beside the values; the conformance suite holds the observer to it.
+    /// What the range depends on besides the values. The conformance suite checks it.
     ///
     /// # Errors
-    /// None of its own.
+    /// Never fails itself; the framework reports a panic as an error.
     fn consistency(&self) -> Result<Consistency> {
         Ok(Consistency::Calls)
     }
 }
 
-/// What the range of an observer depends on beside the values that it was shown.
+/// What the range of an observer depends on besides the observed values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {
-    /// Nothing: any order, and any division into calls, gives the same range.
+    /// Only on the values: any order, and any division into calls, gives the same range.
     Values,
-    /// How the values were divided into calls, but not the order of the calls.
+    /// Also on the division of the values into calls, but not on the order of the calls.
     Calls,
-    /// The order of the calls too.
+    /// Also on the order of the calls.
     Order,
 }
 
-/// An observer of a registry entry.
+/// Wraps the observer of a registry entry, so that its panics become errors.
 struct GuardedObserver {
     origin: Origin,
     inner: Box<dyn Observer>,
@@ -70,7 +70,7 @@ define_kind!(
 );
 
 impl Entry<ObserverKind> {
-    /// A new observer.
+    /// Builds an observer.
     ///
     /// # Errors
     /// A parameter is wrong.

@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Tensor, Var};
 use qdrop_kernels::adam::{self, AdamStep};
 use std::sync::Mutex;
 
-/// Adam (arXiv 1412.6980) over one group of variables with a common learning rate.
+/// Adam (arXiv 1412.6980) for a group of variables with a common learning rate.
 pub struct Adam {
     states: Vec<State>,
     steps: usize,
@@ -27,7 +27,7 @@ const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
-/// Update number `steps` (from 1) with decays 0.9 and 0.999 and epsilon 1e-8.
+/// Coefficients of update number `steps` (from 1), with decays 0.9 and 0.999 and epsilon 1e-8.
 pub(crate) fn adam_step(learning_rate: f64, steps: usize) -> AdamStep {
     AdamStep { learning_rate, beta1: BETA1, beta2: BETA2, epsilon: EPSILON, step: steps }
 }
@@ -36,7 +36,7 @@ impl Adam {
     /// An optimizer for `vars` with decays 0.9 and 0.999 and epsilon 1e-8.
     ///
     /// # Errors
-    /// The tensor library's.
+    /// A tensor cannot be allocated.
     pub fn new(vars: Vec<Var>) -> Result<Self> {
         let state = |var: Var| -> Result<State> {
             let moments = if var.device().is_cpu() {
@@ -53,7 +53,7 @@ impl Adam {
     /// The running means of gradients and of their squares for each variable, in order.
     ///
     /// # Errors
-    /// The tensor library's.
+    /// A tensor cannot be copied.
     pub fn moments(&self) -> Result<Vec<(Tensor, Tensor)>> {
         let of = |state: &State| match &state.moments {
             Moments::Host(moments) => {
@@ -66,10 +66,10 @@ impl Adam {
         self.states.iter().map(of).collect()
     }
 
-    /// Goes on as after `steps` updates that ended with these [`moments`](Self::moments).
+    /// Resumes after `steps` updates, with the [`moments`](Self::moments) after them.
     ///
     /// # Errors
-    /// The moments do not fit the variables.
+    /// The moments do not match the variables.
     pub fn restore(&mut self, steps: usize, moments: &[(Tensor, Tensor)]) -> Result<()> {
         let fit = |(state, (mean, square)): (&State, &(Tensor, Tensor))| {
             state.var.dims() == mean.dims() && state.var.dims() == square.dims()
@@ -90,10 +90,10 @@ impl Adam {
         Ok(())
     }
 
-    /// One update. A variable without gradient is left as it is.
+    /// One update. A variable without a gradient does not change.
     ///
     /// # Errors
-    /// The tensor library's.
+    /// A variable is not contiguous f32, or an operation of candle fails.
     pub fn step(&mut self, gradients: &candle_core::backprop::GradStore, learning_rate: f64) -> Result<()> {
         self.steps += 1;
         let step = adam_step(learning_rate, self.steps);

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
-/// The YAML value that a recipe gives to one strategy, and where it stands in the recipe.
+/// The parameters of one strategy as YAML, and their path in the recipe.
 #[derive(Debug, Clone)]
 pub struct Params {
     path: String,
@@ -12,7 +12,7 @@ pub struct Params {
 }
 
 impl Params {
-    /// Parameters found at `path` of a recipe.
+    /// Parameters from `path` of a recipe.
     pub fn new(path: impl Into<String>, value: Value) -> Self {
         Self { path: path.into(), value }
     }
@@ -22,15 +22,15 @@ impl Params {
         Self::new(path, Value::Null)
     }
 
-    /// Where the parameters stand in the recipe.
+    /// Path of the parameters in the recipe.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The parameters as `T`; a missing section reads as an empty one.
+    /// Parses the parameters as `T`. Missing parameters are treated as an empty mapping.
     ///
     /// # Errors
-    /// [`Error::Setting`] with the full path of the offending key.
+    /// [`Error::Setting`] with the full path of the invalid key.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
         let value = match &self.value {
             Value::Null => Value::Mapping(Default::default()),
@@ -39,10 +39,10 @@ impl Params {
         parse_value(value, &self.path)
     }
 
-    /// Accepts no parameters at all.
+    /// Checks that no parameters are given.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming the first parameter that was given.
+    /// [`Error::Setting`] with the name of the first given parameter.
     pub fn expect_none(&self) -> Result<()> {
         #[derive(serde::Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -56,10 +56,10 @@ impl Params {
     }
 }
 
-/// Deserializes `value`, which stands at `path`; errors carry the path of the innermost key.
+/// Deserializes the `value` at `path`. Errors have the path of the innermost key.
 ///
 /// # Errors
-/// [`Error::Setting`].
+/// [`Error::Setting`]: a key is unknown or missing, or a type is wrong.
 pub fn parse_value<T: DeserializeOwned>(value: Value, path: &str) -> Result<T> {
     serde_path_to_error::deserialize(value).map_err(|e| {
         let inner = e.path().to_string();

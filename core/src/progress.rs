@@ -1,65 +1,65 @@
-//! What the library tells its caller while it works. The library itself never prints.
+//! Progress events, which the library sends to its caller. The library itself never prints.
 
 use crate::report::{LossPoint, UnitReport};
 
-/// Something that happened.
+/// A progress event.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// Work of `total` steps begins.
+    /// Work on `total` items begins.
     Started {
-        /// What begins, such as "calibration images".
+        /// Name of the work, such as "calibration images".
         stage: &'a str,
-        /// How many steps it takes.
+        /// Number of items.
         total: usize,
     },
-    /// So many steps of the current work are done.
+    /// This number of items of the current work is done.
     Advanced(usize),
     /// The current work is done.
     Finished,
     /// A step of a unit's reconstruction is done.
     Step {
-        /// Steps done.
+        /// Number of steps done.
         step: usize,
         /// Its losses.
         loss: LossPoint,
     },
-    /// A unit is reconstructed.
+    /// The reconstruction of a unit is done.
     Unit {
         /// Position of the unit, from 1.
         number: usize,
         /// Number of units.
         of: usize,
-        /// What became of it.
+        /// Report of the unit.
         report: &'a UnitReport,
     },
-    /// A unit is reconstructed through the tensor library, because it has no fused step.
+    /// The generic engine reconstructs a unit, because the fused engine cannot compute it.
     Generic {
         /// The unit.
         unit: &'a str,
-        /// Why it has none.
+        /// Why the fused engine cannot compute it.
         why: &'a str,
     },
-    /// Of several quantizations of a run, the one called `name` begins.
+    /// One of several quantizations of a run begins.
     Variant {
-        /// A variant that the recipe compares with, or the reconstructor of the recipe itself.
+        /// Name of the variant, or of the reconstructor for the recipe itself.
         name: &'a str,
     },
-    /// Something that the user should know.
+    /// A warning for the user.
     Warning(String),
 }
 
-/// Receives events, and may ask to stop.
+/// Receives events, and may request to stop.
 pub trait Progress: Send + Sync {
-    /// Takes note of an event.
+    /// Receives an event.
     fn event(&self, event: Event<'_>);
 
-    /// Whether the work should stop at the next opportunity.
+    /// Whether the work should stop as soon as possible.
     fn cancelled(&self) -> bool {
         false
     }
 }
 
-/// Ignores everything.
+/// Ignores all events and never requests to stop.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 

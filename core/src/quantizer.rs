@@ -1,4 +1,4 @@
-//! Quantizers: the mapping to the grid, and what of it is learned.
+//! Quantizers: the mapping of values to the grid, and its learned parameters.
 
 use crate::error::Result;
 use crate::grid::{QParams, QuantSpec, Range};
@@ -7,76 +7,76 @@ use crate::params::Params;
 use crate::registry::{define_kind, Entry};
 use candle_core::{Device, Tensor, Var};
 
-/// Names of the groups of parameters that the framework and the built-in quantizers have. A reconstructor maps the
-/// name of a group to a learning rate; a quantizer may name groups of its own, which its reconstructor must know.
+/// Names of the parameter groups of the framework and the built-in quantizers. A reconstructor sets a learning rate
+/// for each group. A quantizer may use groups of its own, for which its reconstructor must have learning rates.
 pub mod groups {
     /// Rounding variables, such as AdaRound's alpha.
     pub const ROUNDING: &str = "rounding";
-    /// Scales of activations, such as LSQ's, and other parameters of a grid that learn like them.
+    /// Scales of activations, such as LSQ's, and other grid parameters that use the same learning rate.
     pub const SCALE: &str = "scale";
     /// Zero points, such as those of LSQ+.
     pub const ZERO_POINT: &str = "zero_point";
-    /// Scales of weights that are learned beside the rounding (Genie-M, arXiv 2212.04780).
+    /// Scales of weights that are learned together with the rounding (Genie-M, arXiv 2212.04780).
     pub const WEIGHT_SCALE: &str = "weight_scale";
-    /// Biases of layers. They belong to no quantizer: they are learned where the reconstructor has a rate for them.
+    /// Biases of layers. They belong to no quantizer; they are learned if the reconstructor has a rate for them.
     pub const BIAS: &str = "bias";
 }
 
-/// A learnable variable of a quantizer.
+/// A learned variable of a quantizer.
 #[derive(Debug, Clone)]
 pub struct Parameter {
     /// Name within the quantizer, such as "alpha".
     pub name: &'static str,
     /// The variable.
     pub var: Var,
-    /// Which of the reconstructor's learning rates applies: a name such as those of [`groups`].
+    /// The parameter group, which decides the learning rate: one of [`groups`] or a name of the quantizer's own.
     pub group: &'static str,
 }
 
-/// What a quantizer computes while it learns, for those that the engines' kernels know. Scale and zero point
+/// What a quantizer computes while it learns, for computations that the fused engine supports. Scale and zero point
 /// are those of [`Quantizer::qparams`], unless they are learned.
 #[derive(Debug, Clone)]
 pub enum QuantizerKernel {
-    /// Rounds to nearest and learns nothing.
+    /// Rounds to the nearest integer and learns nothing.
     Nearest,
-    /// Learns the scale as LSQ does: its gradient times
-    /// [`lsq_gradient_scale`](crate::grid::QuantSpec::lsq_gradient_scale), its value at least the epsilon of f32.
+    /// Learns the scale as LSQ does (arXiv 1902.08153): its gradient is multiplied by
+    /// [`lsq_gradient_scale`](crate::grid::QuantSpec::lsq_gradient_scale); the scale is at least the epsilon of f32.
     LearnedScale {
         /// The scale, one element.
         scale: Var,
     },
-    /// Learns scale and zero point as LSQ+ does; the zero point is rounded straight-through and clamped to
-    /// the grid.
+    /// Learns scale and zero point as LSQ+ does (arXiv 2004.09576). The zero point is rounded with a straight-through
+    /// estimator and clamped to the grid.
     LearnedScaleAndZeroPoint {
         /// The scale, one element.
         scale: Var,
         /// The zero point, one element.
         zero_point: Var,
     },
-    /// Learns the rounding of a weight as AdaRound does, and its scale as Genie-M does where that is wanted.
+    /// Learns the rounding of a weight as AdaRound does (arXiv 2004.10568), and optionally its scale as Genie-M does.
     SoftRounding {
-        /// The rounding variables, of the weight's shape.
+        /// The rounding variables, in the weight's shape.
         alpha: Var,
-        /// `floor(weight / scale)`, with the scale that learning begins with.
+        /// `floor(weight / scale)`, with the scale at the beginning of learning.
         floor: Tensor,
-        /// The scale, if it is learned: one element for each output channel, or a single one. Its value is at least
-        /// the epsilon of f32.
+        /// The scale, if it is learned: one element for each output channel, or a single one. It is at least the
+        /// epsilon of f32.
         scale: Option<Var>,
     },
 }
 
-/// Maps a tensor to its quantization grid and back.
+/// Maps a tensor to its quantization grid and back (fake quantization).
 ///
-/// Life of a quantizer: [`set_range`](Self::set_range) once after calibration; then
-/// [`fake_quantize`](Self::fake_quantize) in any forward pass. While the unit that holds it is
-/// reconstructed, [`begin_reconstruction`](Self::begin_reconstruction) and
-/// [`finish_reconstruction`](Self::finish_reconstruction) enclose the passes in which
-/// [`parameters`](Self::parameters) learn. QDrop's drop is applied outside, to the result.
+/// Calls come in this order: [`set_range`](Self::set_range) once, at the end of calibration; then
+/// [`fake_quantize`](Self::fake_quantize) in any forward pass. When its unit is reconstructed,
+/// [`begin_reconstruction`](Self::begin_reconstruction) comes before and
+/// [`finish_reconstruction`](Self::finish_reconstruction) after the passes in which
+/// [`parameters`](Self::parameters) learn. The model applies QDrop's drop to the result of `fake_quantize`.
 pub trait Quantizer: Send + Sync {
     /// The grid.
     fn spec(&self) -> &QuantSpec;
 
-    /// Takes scale and zero point from an observed range.
+    /// Computes scale and zero point from an observed range.
     ///
     /// # Errors
     /// The range is not finite.
@@ -85,38 +85,38 @@ pub trait Quantizer: Send + Sync {
         self.set_qparams(&params, device)
     }
 
-    /// Takes scale and zero point as they are, one for each channel.
+    /// Sets scale and zero point directly, one for each channel.
     ///
     /// # Errors
     /// A tensor cannot be made on the device.
     fn set_qparams(&mut self, params: &QParams, device: &Device) -> Result<()>;
 
-    /// Scale and zero point, one for each channel. Outside of reconstruction they are the whole state:
-    /// a quantizer that gets them through [`set_qparams`](Self::set_qparams) computes the same.
+    /// Scale and zero point, one for each channel. Outside of reconstruction they must be the whole state:
+    /// after [`set_qparams`](Self::set_qparams) with them, another quantizer must compute the same.
     /// Checkpoints and saved models rely on it.
     ///
     /// # Errors
     /// No range was set yet.
     fn qparams(&self) -> Result<QParams>;
 
-    /// The quantized and dequantized tensor, of the same shape; differentiable with respect to
+    /// Quantizes and dequantizes `x`. The result has the same shape and is differentiable with respect to
     /// `x` and to [`parameters`](Self::parameters).
     ///
     /// # Errors
-    /// No range was set yet, or the channels of `x` do not fit it.
+    /// No range was set yet, or `x` has another number of channels than the range.
     fn fake_quantize(&self, x: &Tensor) -> Result<Tensor>;
 
-    /// Prepares learning. `weight` is the float weight for a weight quantizer, `None` for an
+    /// Prepares for learning. `weight` is the float weight for a weight quantizer, and `None` for an
     /// activation quantizer.
     ///
     /// # Errors
-    /// The quantizer is not made for such a tensor.
+    /// The quantizer cannot learn for this kind of tensor, or no range was set yet.
     fn begin_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<()> {
         let _ = weight;
         Ok(())
     }
 
-    /// What is learned between begin and finish.
+    /// The variables that are learned between begin and finish.
     ///
     /// # Errors
     /// No range was set yet.
@@ -124,20 +124,20 @@ pub trait Quantizer: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The regularizer that drives soft decisions to hard ones, unweighted: a scalar tensor, or
-    /// `None`. `b` is the sharpness that the reconstructor anneals (AdaRound, equation 24).
+    /// The unweighted regularizer that pushes soft roundings to hard ones: a scalar tensor, or
+    /// `None`. `b` is the exponent that the reconstructor anneals (AdaRound, equation 24).
     ///
     /// # Errors
-    /// An operation fails.
+    /// No range was set yet, or an operation of candle fails.
     fn regularizer(&self, b: f32) -> Result<Option<Tensor>> {
         let _ = b;
         Ok(None)
     }
 
-    /// What it computes, if the engines' kernels know it; without an answer the unit goes through candle. Between
-    /// begin and finish it must compute just that, with all that [`parameters`](Self::parameters) learns; at other
-    /// times a quantizer of activations that answers rounds to the nearest point of the grid of
-    /// [`qparams`](Self::qparams). The conformance suite holds it to its answer.
+    /// What the quantizer computes, if the fused engine supports it. If it returns `None`, the generic engine computes
+    /// the unit. Between begin and finish the quantizer must compute exactly this, and learn all of
+    /// [`parameters`](Self::parameters) in this way. At other times a quantizer of activations that returns a kernel
+    /// must round to the nearest point of the grid of [`qparams`](Self::qparams). The conformance suite checks this.
     ///
     /// # Errors
     /// No range was set yet.
@@ -145,17 +145,17 @@ pub trait Quantizer: Send + Sync {
         Ok(None)
     }
 
-    /// Ends learning. A weight quantizer returns the hard weight, which replaces the float one;
-    /// from then on [`fake_quantize`](Self::fake_quantize) must return it unchanged.
+    /// Ends learning. A weight quantizer returns the hard weight, which replaces the float one. From then on
+    /// [`fake_quantize`](Self::fake_quantize) must return that weight unchanged.
     ///
     /// # Errors
-    /// An operation fails.
+    /// No range was set yet, or an operation of candle fails.
     fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {
         weight.map(|w| Ok(self.fake_quantize(w)?.detach())).transpose()
     }
 }
 
-/// A quantizer of a registry entry.
+/// Wraps the quantizer of a registry entry, so that its panics become errors.
 struct GuardedQuantizer {
     origin: Origin,
     spec: QuantSpec,
@@ -164,7 +164,7 @@ struct GuardedQuantizer {
 
 impl GuardedQuantizer {
     fn new(origin: Origin, inner: Box<dyn Quantizer>) -> Result<Self> {
-        // The grid never changes.
+        // The grid never changes, so it was read once.
         let spec = origin.ask("spec", || *inner.spec())?;
         Ok(Self { origin, spec, inner })
     }
@@ -220,7 +220,7 @@ define_kind!(
 );
 
 impl Entry<QuantizerKind> {
-    /// A new quantizer.
+    /// Builds a quantizer.
     ///
     /// # Errors
     /// A parameter is wrong.

@@ -1,9 +1,9 @@
-//! Random draws of a reconstruction.
+//! Random numbers of a reconstruction.
 
 use crate::ops::Keep;
 use qdrop_kernels::random::Stream;
 
-/// What a random number is for; part of the counter, so that no two uses share numbers.
+/// Purpose of a random number. It is part of the counter, so that no two purposes share random numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Purpose {
@@ -15,11 +15,11 @@ pub enum Purpose {
     Batch = 3,
     /// Drop at a site.
     Drop = 4,
-    /// Choice of images for a check.
+    /// Choice of the images for the check of the float network.
     Sample = 5,
 }
 
-/// The stream of random numbers for a purpose, `a` and `b` telling uses apart.
+/// The random stream for a purpose; `a` and `b` distinguish its uses.
 pub fn stream(seed: u64, purpose: Purpose, a: u32, b: u32) -> Stream {
     Stream { seed, id: [purpose as u32, a, b] }
 }
@@ -33,17 +33,17 @@ pub fn permutation(stream: Stream, len: usize) -> Vec<usize> {
     order
 }
 
-/// Where a reconstructor gets its random draws from.
+/// The source of a reconstructor's random numbers.
 pub trait RandomSource: Send + Sync {
-    /// `size` indices in `0..samples`, with replacement.
+    /// Draws `size` indices in `0..samples`, with replacement.
     fn batch(&self, unit: usize, step: usize, size: usize, samples: usize) -> Vec<usize>;
 
-    /// Which elements keep their quantized value at a site of the unit: 0 is the unit's input,
-    /// then its activation quantizers in the order of execution.
+    /// Draws which elements keep their quantized value at a site of the unit: site 0 is the unit's input, sites from 1
+    /// on are its activation quantizers in the order of execution.
     fn keep(&self, unit: usize, step: usize, site: usize, probability: f32) -> Keep;
 }
 
-/// Counter-based draws from a seed.
+/// Counter-based random numbers from a seed.
 #[derive(Debug, Clone, Copy)]
 pub struct SeededRandom {
     /// Seed of the run.
@@ -57,7 +57,7 @@ impl RandomSource for SeededRandom {
     }
 
     fn keep(&self, unit: usize, step: usize, site: usize, probability: f32) -> Keep {
-        // 2^16 sites of a unit and 2^16 units are more than any network has.
+        // No network has as many as 2^16 units, or 2^16 sites in a unit.
         let place = (unit as u32) << 16 | site as u32;
         Keep::Random { stream: stream(self.seed, Purpose::Drop, place, step as u32), probability }
     }

@@ -1,13 +1,13 @@
-//! Registration by declaration, and look-up by name.
+//! Registration of strategies, and look-up by name.
 //!
-//! A crate declares a strategy with one of the `register_*!` macros; `inventory` collects the
-//! declarations of every linked crate. A [`Registry`] is the checked, searchable form of the
-//! declarations of one kind.
+//! A crate declares a strategy with one of the `register_*!` macros, and `inventory` collects the
+//! declarations of all linked crates. A [`Registry`] checks the
+//! declarations of one kind and finds them by name.
 
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 
-/// One declared strategy. `F` is the type of its constructor, which also tells the kinds apart.
+/// One declared strategy. `F` is the type of its constructor; it is different for each kind.
 #[derive(Debug)]
 pub struct Entry<F: 'static> {
     /// Canonical name, as written in recipes.
@@ -16,19 +16,19 @@ pub struct Entry<F: 'static> {
     pub aliases: &'static [&'static str],
     /// One line for `qdrop list`.
     pub summary: &'static str,
-    /// The crate that declares it.
+    /// The crate that declares the strategy.
     pub defined_in: &'static str,
-    /// What a program can read of the registration without running it.
+    /// A record that can be read from the file without running it.
     #[doc(hidden)]
     pub record: &'static [u8],
-    /// Its constructor; `build` calls it.
+    /// The constructor; `build` calls it.
     #[doc(hidden)]
     pub constructor: F,
 }
 
-/// A kind of strategy: its constructor type knows what it is called.
+/// A kind of strategy, identified by the type of its constructor.
 pub trait Kind: Sized + 'static {
-    /// What messages call it, such as "observer".
+    /// Name of the kind in messages, such as "observer".
     const NAME: &'static str;
 }
 
@@ -42,7 +42,7 @@ impl<F: Kind> Registry<F>
 where
     Entry<F>: inventory::Collect,
 {
-    /// The strategies that the linked crates declare.
+    /// Collects the strategies that the linked crates declare.
     ///
     /// # Errors
     /// [`Error::DuplicateName`] when two declarations share a name or alias.
@@ -74,10 +74,10 @@ impl<F: Kind> Registry<F> {
         Ok(registry)
     }
 
-    /// The strategy called `name`; `path` says where the name was written.
+    /// Finds the strategy `name`. `path` is the place of the name in the recipe, for messages.
     ///
     /// # Errors
-    /// [`Error::UnknownName`] with the known names and the nearest one.
+    /// [`Error::UnknownName`] with all known names and the most similar one.
     pub fn get(&self, name: &str, path: &str) -> Result<&'static Entry<F>> {
         self.names.get(name).copied().ok_or_else(|| Error::UnknownName {
             path: path.into(),
@@ -88,7 +88,7 @@ impl<F: Kind> Registry<F> {
         })
     }
 
-    /// All strategies in the order of their names.
+    /// All strategies, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = &'static Entry<F>> + '_ {
         self.entries.values().copied()
     }
@@ -105,7 +105,7 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, c)| c.into())
 }
 
-/// Implementation of the `register_*!` macros.
+/// Implements the `register_*!` macros.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __register {
@@ -131,7 +131,7 @@ macro_rules! __register {
     };
 }
 
-/// Defines a constructor type for a kind of strategy and its registration macro's target.
+/// Defines the constructor type of a kind of strategy, for its registration macro.
 macro_rules! define_kind {
     ($(#[$doc:meta])* $kind:ident, $what:literal, $function:ty) => {
         $(#[$doc])*

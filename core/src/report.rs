@@ -1,26 +1,26 @@
-//! What a reconstruction reports: the losses of every step, unit by unit.
+//! The report of a reconstruction: the losses of every step, unit by unit.
 
 use serde::{Deserialize, Serialize};
 
 /// Losses of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LossPoint {
-    /// Mean squared error of the unit's output, summed over channels.
+    /// The reconstruction loss: mean squared error of the unit's output, summed over channels.
     pub reconstruction: f64,
-    /// Weighted rounding regularizer; 0 during warm-up.
+    /// The weighted rounding regularizer; 0 during warm-up.
     pub rounding: f64,
-    /// Sharpness of the regularizer; its first value during warm-up.
+    /// The regularizer's exponent; during warm-up its first value.
     pub b: f64,
 }
 
-/// What became of a unit.
+/// The report of a unit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UnitReport {
-    /// The unit.
+    /// Name of the unit.
     pub name: String,
     /// Losses of every step.
     pub losses: Vec<LossPoint>,
-    /// Wall-clock time.
+    /// Wall-clock time in seconds.
     pub seconds: f64,
 }
 

@@ -1,15 +1,15 @@
-//! Targets: what is known of an image, and what a task compares the network's outputs with.
+//! Targets: the ground truth of an image, which a task compares the network's outputs with.
 
 use crate::error::{Error, Result};
 use std::fmt::{self, Display};
 
-/// What is known of one image.
+/// The ground truth of one image.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Target {
     /// Index of the image's class.
     Class(usize),
-    /// Numbers, such as the outputs that a regression should give.
+    /// Numbers, such as the targets of a regression.
     Values(Vec<f32>),
 }
 
@@ -17,7 +17,7 @@ impl Target {
     /// The index of the class.
     ///
     /// # Errors
-    /// The target is no class.
+    /// The target is not a class.
     pub fn class(&self) -> Result<usize> {
         match self {
             Self::Class(class) => Ok(*class),
@@ -25,10 +25,10 @@ impl Target {
         }
     }
 
-    /// The numbers.
+    /// The values.
     ///
     /// # Errors
-    /// The target is something else.
+    /// The target is not a list of values.
     pub fn values(&self) -> Result<&[f32]> {
         match self {
             Self::Values(values) => Ok(values),
@@ -46,16 +46,16 @@ impl Display for Target {
     }
 }
 
-/// Which targets a task compares with, and a dataset gives.
+/// The kind of targets that a task compares with, or a dataset gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TargetSpec {
-    /// One of so many classes.
+    /// One of a number of classes.
     Class {
         /// Number of classes.
         classes: usize,
     },
-    /// So many numbers.
+    /// A list of numbers.
     Values {
         /// Length of each target.
         count: usize,
@@ -63,7 +63,7 @@ pub enum TargetSpec {
 }
 
 impl TargetSpec {
-    /// Whether `target` is one of these.
+    /// Whether `target` is of this kind.
     pub fn contains(&self, target: &Target) -> bool {
         match (self, target) {
             (Self::Class { classes }, Target::Class(class)) => class < classes,

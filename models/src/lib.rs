@@ -1,4 +1,4 @@
-//! The built-in architectures, each a page of graph-builder calls and its checkpoints' names.
+//! The built-in architectures: for each one a graph and the tensor names of its checkpoints.
 
 mod mnasnet;
 mod mobilenet_v2;

@@ -1,9 +1,9 @@
-//! MNASNet-B1 (arXiv 1807.11626) with torchvision's tensor names; timm's are understood too.
+//! MNASNet-B1 (arXiv 1807.11626) with torchvision's tensor names. Checkpoints of timm can be loaded too.
 
 use crate::rounding::divisible;
 use qdrop_core::prelude::*;
 
-/// Batch normalization's epsilon in PyTorch.
+/// PyTorch's default epsilon of batch normalization.
 const EPS: f64 = 1e-5;
 /// Channels of the stem's two convolutions at scale 1.
 const STEM: [usize; 2] = [32, 16];
@@ -24,7 +24,7 @@ struct MnasNetParams {
     in_channels: usize,
     /// Height and width of the image.
     image_size: usize,
-    /// Factor on the channel counts.
+    /// Factor of the channel counts.
     scale: f64,
 }
 
@@ -34,8 +34,8 @@ impl Default for MnasNetParams {
     }
 }
 
-/// Convolution and batch normalization as modules `index` and `index + 1` of `parent`, and a ReLU
-/// as the next one.
+/// Convolution and batch normalization as modules `index` and `index + 1` of `parent`, followed by a ReLU
+/// if `relu` is set.
 fn layer(b: &mut GraphBuilder, parent: &str, index: usize, x: NodeId, conv: Conv2d, relu: bool) -> Result<NodeId> {
     let x = b.conv2d(&format!("{parent}.{index}"), x, conv)?;
     let x = b.batch_norm(&format!("{parent}.{}", index + 1), x, EPS)?;
@@ -76,7 +76,7 @@ impl Architecture for MnasNet {
         let [first, second] = STEM.map(scaled);
         let mut b = GraphBuilder::new([p.in_channels, p.image_size, p.image_size]);
         let image = b.input();
-        // The separable stem has no shortcut: each of its layers is a unit.
+        // The separable stem has no shortcut, so each of its layers is a unit.
         let conv = Conv2d::new(first, 3).stride(2).padding(1);
         let mut x = b.unit("layers.0", |b| layer(b, "layers", 0, image, conv, true))?;
         let conv = Conv2d::new(first, 3).padding(1).groups(first);

@@ -1,10 +1,10 @@
-//! MobileNetV2 (arXiv 1801.04381) with torchvision's tensor names, and the flat names of the
-//! checkpoints published with BRECQ and QDrop.
+//! MobileNetV2 (arXiv 1801.04381) with torchvision's tensor names. Checkpoints published with BRECQ and QDrop,
+//! with their flat names, can be loaded too.
 
 use crate::rounding::divisible;
 use qdrop_core::prelude::*;
 
-/// Batch normalization's epsilon in PyTorch.
+/// PyTorch's default epsilon of batch normalization.
 const EPS: f64 = 1e-5;
 /// Expansion, output channels, repetitions and first stride of each stage (table 2 of the paper).
 const STAGES: [(usize, usize, usize, usize); 7] =
@@ -21,7 +21,7 @@ struct MobileNetParams {
     in_channels: usize,
     /// Height and width of the image.
     image_size: usize,
-    /// Factor on all channel counts.
+    /// Factor of all channel counts.
     width: f64,
 }
 
@@ -95,8 +95,8 @@ impl Architecture for MobileNetV2 {
         b.finish(x)
     }
 
-    /// The flat naming counts the modules of a block without nesting: `conv.0.0` is `conv.0`,
-    /// `conv.1.0` is `conv.3`, and the projection with its normalization ends the list.
+    /// The flat names number the modules of a block without nesting: `conv.0.0` is `conv.0`,
+    /// `conv.1.0` is `conv.3`, and the projection with its normalization comes last.
     fn key_maps(&self, graph: &Graph) -> Result<Vec<KeyMap>> {
         let flat = graph.nodes().filter_map(|(_, node)| {
             let (block, path) = node.name.split_once(".conv.")?;

@@ -1,17 +1,17 @@
 //! RegNetX and RegNetY (arXiv 2003.13678) with the tensor names of the published QDrop and BRECQ
-//! checkpoints; torchvision's and timm's names are understood too.
+//! checkpoints. Checkpoints of torchvision and timm can be loaded too.
 
 use crate::rounding::divisible;
 use qdrop_core::ops::Activation;
 use qdrop_core::prelude::*;
 
-/// Batch normalization's epsilon in PyTorch.
+/// PyTorch's default epsilon of batch normalization.
 const EPS: f64 = 1e-5;
 /// Channels of the first convolution.
 const STEM: usize = 32;
 /// Widths are multiples of this.
 const QUANTUM: f64 = 8.0;
-/// Share of a block's input channels inside its squeeze-and-excitation (RegNetY).
+/// Channels inside a squeeze-and-excitation as a share of the block's input channels (RegNetY).
 const SE_RATIO: f64 = 0.25;
 
 /// The parameters of a network of the family (section 3.3 of the paper).
@@ -20,16 +20,16 @@ struct RegNet {
     slope: f64,
     /// Width of the first block.
     initial: f64,
-    /// Step of the widths on a logarithmic scale.
+    /// Ratio between successive widths, before rounding.
     multiplier: f64,
     /// Number of blocks.
     depth: usize,
-    /// Channels of a group.
+    /// Channels in a group.
     group_width: usize,
-    /// Squeeze-and-excitation in every block (RegNetY).
+    /// Whether every block has squeeze-and-excitation (RegNetY).
     excitation: bool,
-    /// Widths made multiples of the group width by torchvision's rule, which never shrinks them by
-    /// more than 10 %; two published networks differ by it.
+    /// Whether widths become multiples of the group width by torchvision's rule, which never reduces them by
+    /// more than 10 %. Two published networks differ by it.
     torchvision_widths: bool,
 }
 
@@ -54,7 +54,7 @@ impl Default for RegNetParams {
 type Stage = (usize, usize, usize);
 
 impl RegNet {
-    /// Equations 2 to 4 of the paper; widths are then made multiples of the group width.
+    /// Equations 2 to 4 of the paper. Then the widths are rounded to multiples of the group width.
     fn stages(&self) -> Vec<Stage> {
         let mut stages: Vec<Stage> = Vec::new();
         for block in 0..self.depth {

@@ -3,10 +3,10 @@
 
 use qdrop_core::prelude::*;
 
-/// Batch normalization's epsilon in PyTorch.
+/// PyTorch's default epsilon of batch normalization.
 const EPS: f64 = 1e-5;
 
-/// What tells the members of the family apart.
+/// How the members of the family differ.
 struct ResNet {
     /// Residual blocks in each of the four stages.
     blocks: [usize; 4],
@@ -14,7 +14,7 @@ struct ResNet {
     bottleneck: bool,
     /// Groups of the 3x3 convolution of a bottleneck.
     groups: usize,
-    /// Width of a bottleneck's 3x3 convolution for each group, for 64 planes.
+    /// Width per group of a bottleneck's 3x3 convolution, in a stage of 64 planes.
     group_width: usize,
 }
 
@@ -24,7 +24,7 @@ struct ResNet {
 enum Stem {
     /// 7x7 convolution with stride 2, then max pooling.
     Imagenet,
-    /// 3x3 convolution with stride 1, for images of some 32 pixels.
+    /// 3x3 convolution with stride 1, for images of about 32 x 32 pixels.
     Small,
 }
 

@@ -1,5 +1,5 @@
-//! The built-in strategies of qdrop, written as a plugin author would write them: everything here
-//! uses the public interface of `qdrop-core` alone and registers itself.
+//! The built-in strategies of qdrop, written as plugins: they use only the public interface of
+//! `qdrop-core`, and register themselves.
 
 pub mod datasets;
 pub mod observers;

@@ -1,4 +1,5 @@
-//! What a step of a fused unit allocates. A binary of its own: it counts for the whole process.
+//! Checks that steps of the fused engine do not allocate. A test binary of its own, because the counters see the whole
+//! process.
 
 use qdrop_core::engine::UnitSamples;
 use qdrop_core::kernels::{in_pool, random::Stream};
@@ -15,24 +16,24 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::Mutex;
 
-/// The system's allocator, counting.
+/// The system's allocator with counters.
 struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 static LIVE: AtomicI64 = AtomicI64::new(0);
 
-// SAFETY: every call is passed on to the system's allocator as it came.
+// SAFETY: every call is forwarded unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
         LIVE.fetch_add(layout.size() as i64, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller keeps to the contract of `GlobalAlloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size() as i64, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller keeps to the contract of `GlobalAlloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -40,7 +41,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One test at a time: the counters are everyone's.
+/// Runs one test at a time, because they share the counters.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn noise(dims: &[usize], salt: u32) -> Tensor {
@@ -49,7 +50,7 @@ fn noise(dims: &[usize], salt: u32) -> Tensor {
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
 }
 
-/// A block with every form of convolution: Winograd, depthwise, direct and a projection.
+/// A block with every kind of convolution: Winograd, depthwise, direct and a projection.
 fn model() -> QuantModel {
     let mut b = GraphBuilder::new([32, 12, 12]);
     let x = b.input();
@@ -121,11 +122,11 @@ fn a_step_allocates_nothing() {
             let rates = [(groups::ROUNDING, 1e-3), (groups::SCALE, 4e-5)];
             unit.update(&rates, Some(Regularizer { weight: 0.01, b: 20.0 })).unwrap();
         };
-        // From a thread of the pool: waking the pool takes memory of its own now and then.
+        // From a thread of the pool, because waking the pool sometimes allocates.
         in_pool(|| {
-            // The first steps make the threads' own buffers.
+            // The first steps allocate the buffers of the threads.
             (0..20).for_each(&mut step);
-            // The pool's own bookkeeping takes a little now and then, what a step takes it takes in every window.
+            // The pool itself allocates now and then; an allocation by a step would show in every window.
             let windows = (2..8_u32).map(|window| {
                 let before = ALLOCATIONS.load(Ordering::Relaxed);
                 (0..10).for_each(|i| step(10 * window + i));
@@ -140,7 +141,7 @@ fn a_step_allocates_nothing() {
 #[test]
 fn memory_does_not_grow_over_iterations() {
     let _alone = ALONE.lock().unwrap();
-    // Live bytes at the end of steps that are far apart.
+    // Records the live bytes at the end of every step.
     struct Watch(Mutex<Vec<i64>>);
     impl qdrop_core::progress::Progress for Watch {
         fn event(&self, event: qdrop_core::progress::Event<'_>) {
@@ -159,7 +160,7 @@ fn memory_does_not_grow_over_iterations() {
         });
         let live = watch.0.into_inner().unwrap();
         let (early, late) = (live[live.len() / 2], live[live.len() - 2]);
-        // The curve of losses and candle's allocations may take a little.
+        // The list of losses and candle's allocations may grow a little.
         assert!(late - early < 16 << 10, "{engine:?}: {early} bytes became {late}");
     }
 }

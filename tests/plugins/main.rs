@@ -1,4 +1,4 @@
-//! Dynamically loaded plugins, in a distribution that was moved after it was made.
+//! Dynamically loaded plugins, with a distribution that was moved after it was made.
 
 mod engines;
 mod refused;

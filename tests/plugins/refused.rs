@@ -1,10 +1,10 @@
-//! Plugins that do not fit, and plugins that misbehave: the program names them and lives on.
+//! Plugins that do not fit or that misbehave: the program reports them and continues.
 
 use crate::support::*;
 use qdrop_core::plugin::{PluginFile, Verdict};
 use std::path::{Path, PathBuf};
 
-/// Writes a copy of the good plugin in which a text is replaced by one of the same length.
+/// Writes a copy of the good plugin in which a text is replaced by another one of the same length.
 fn patched(dir: &Path, name: &str, from: &str, to: &str) -> PathBuf {
     assert_eq!(from.len(), to.len());
     let mut bytes = std::fs::read(percentile()).unwrap();
@@ -19,7 +19,7 @@ fn patched(dir: &Path, name: &str, from: &str, to: &str) -> PathBuf {
     file
 }
 
-/// What loading the plugin says.
+/// The error message when the plugin is loaded.
 #[track_caller]
 fn refusal(file: &Path) -> String {
     qdrop(&["--plugin", text(file), "list"]).error().to_string()
@@ -76,13 +76,13 @@ fn files_that_are_no_plugins_are_named() {
         let message = refusal(&file);
         assert!(message.contains(want) && message.contains(text(&file)), "{message}");
     }
-    // Cut anywhere, it is an error and nothing else.
+    // A file that is truncated anywhere gives an error and no panic.
     for length in (0..good.len()).step_by(good.len() / 40 + 1) {
         let file = write("cut.so", &good[..length]);
         assert!(PluginFile::inspect(&file).is_err(), "{length} of {} bytes", good.len());
     }
     let library = distribution().join("lib/libqdrop_dylib.so");
-    // The framework registers nothing: a library without a stamp.
+    // A library without a stamp, because the framework registers nothing.
     assert!(refusal(&library).contains("is not a qdrop plugin: it holds no stamp"), "{}", refusal(&library));
     let message = refusal(outside().path());
     assert!(message.contains("the folder holds no plugin"), "{message}");
@@ -90,12 +90,12 @@ fn files_that_are_no_plugins_are_named() {
 
 #[test]
 fn a_copy_of_the_framework_is_refused() {
-    // Built with this test, beside it.
+    // It was built with this test, next to it.
     let own = std::env::current_exe().unwrap().with_file_name("libqdrop_own_copy.so");
-    // It names the shared library, so that only the identity of the framework gives it away.
+    // It depends on the shared library, so only the check of the framework's identity can find the copy.
     let message = refusal(&own);
     assert!(message.contains("found another copy of qdrop-core than this program's"), "{message}");
-    // Without naming it, the file alone does.
+    // Without this dependency, the file alone shows it.
     let bytes = std::fs::read(&own).unwrap();
     let dir = outside();
     let file = dir.path().join("own_copy.so");
@@ -150,7 +150,7 @@ fn what_a_new_plugin_cannot_be() {
     assert!(run.error().contains("the plugin does not build") && run.stderr.contains("src/lib.rs:1"), "{}", run.stderr);
 }
 
-/// Every call of every kind of strategy, and a recipe's settings that make it happen.
+/// Every call of every kind of strategy, and the recipe settings that make it happen.
 const CALLS: &[(&str, &str, &[&str])] = &[
     (
         "observer 'panicking_observer'",
@@ -220,7 +220,7 @@ fn a_panic_names_the_plugin_and_leaves_the_run_directory_intact() {
             let want = format!("plugin 'panics': its {what} panicked in `{call}`: boom in {call}; this is a defect");
             assert!(run.error().contains(&want), "{}", run.stderr);
             if out.join("run.json").exists() {
-                // Nothing is damaged: going on meets the same panic again, and nothing else.
+                // Nothing is damaged: the resumed run fails with the same panic.
                 let run = qdrop(&["resume", text(&out)]);
                 assert!(run.error().contains(&want), "{}", run.stderr);
             }
@@ -234,7 +234,7 @@ fn a_panic_names_the_plugin_and_leaves_the_run_directory_intact() {
     assert!(run.error().contains("plugin 'panics': its operator 'panicking' panicked in `forward`"), "{}", run.stderr);
 }
 
-/// The whole way with a task that the program does not have: run, report, saved result, evaluation.
+/// A whole run with a plugin's task: run, report, saved result, evaluation.
 #[test]
 fn a_task_of_a_plugin_is_measured_reported_and_saved() {
     let dir = outside();
@@ -270,7 +270,7 @@ fn a_changed_plugin_is_not_resumed_with() {
     let set = "quant.activation.observer=percentile";
     qdrop(&[&["--plugin", text(&file), "quantize", "demo", "--out", text(&out), "--set", set], SMALL].concat())
         .success();
-    // As if it had been stopped before the end.
+    // As if the run had been stopped before its end.
     std::fs::remove_file(out.join("summary.json")).unwrap();
     let mut bytes = std::fs::read(&file).unwrap();
     bytes.push(0);

@@ -1,4 +1,4 @@
-//! From nothing to a quantized network.
+//! New plugins from `plugin new` to a quantized network.
 
 use crate::support::*;
 use qdrop_core::prelude::*;
@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Scaffolds a plugin in `dir`, builds it, and runs the conformance suite on it.
+/// Creates a plugin in `dir`, builds it, and runs the conformance suite on it.
 fn scaffold(dir: &Path, name: &str, kind: &str) -> PathBuf {
     let folder = dir.join(name);
     qdrop(&["plugin", "new", text(&folder), "--kind", kind, "--json"]).json();
@@ -57,7 +57,7 @@ fn a_scaffolded_architecture_brings_its_recipe() {
     let listed = qdrop(&["--plugin", text(&file), "recipes", "--json"]).json();
     assert!(listed["recipes"].as_array().unwrap().iter().any(|r| r["name"] == "my_network/w4a4"));
     let described = qdrop(&["--plugin", text(&file), "describe", "my_network/w4a4", "--json"]).json();
-    // A checkpoint of noise, with the names and shapes that the description tells.
+    // A checkpoint with random values; `describe` prints the names and shapes.
     let mut tensors = HashMap::new();
     let mut add = |name: String, dims: &[usize], low: f64| {
         tensors.insert(
@@ -100,7 +100,7 @@ fn the_worked_examples_conform_and_quantize_the_demo() {
     ] {
         let file = build_copy(&format!("plugins/dynamic/{name}"), dir.path());
         qdrop(&["plugin", "test", text(&file)]).success();
-        // As many steps as tell a rounding that learns from one that spoils the weights.
+        // Enough steps to distinguish a rounding that learns from one that makes the weights worse.
         let small = ["compare=[]", "calibration={images: 64, observe: 64}", "reconstruction.params.iters=20"];
         let small = small.iter().flat_map(|set| ["--set", set]).collect::<Vec<_>>();
         let result = quantize(
@@ -128,7 +128,7 @@ fn plugins_are_found_by_argument_recipe_and_environment() {
     };
     assert!(!has(qdrop(&["list", "observers", "--json"])));
     assert!(has(qdrop(&["--plugin", text(file), "list", "observers", "--json"])));
-    // Twice is once.
+    // Loading a plugin twice is the same as loading it once.
     assert!(has(qdrop(&["--plugin", text(file), "--plugin", text(file), "list", "observers", "--json"])));
     let mut command = command(&["list", "observers", "--json"]);
     command.env("QDROP_PLUGIN_PATH", file);

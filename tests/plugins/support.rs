@@ -1,10 +1,10 @@
-//! What the tests share.
+//! Helpers of the tests.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Settings for a run of the demo within a second or two.
+/// Settings with which the demo runs in one or two seconds.
 pub const SMALL: &[&str] = &[
     "--set",
     "compare=[]",
@@ -28,7 +28,7 @@ pub fn outside() -> tempfile::TempDir {
     dir
 }
 
-/// The distribution, made once by the README's command and moved.
+/// The distribution, made once by the README's command and then moved.
 pub fn distribution() -> &'static Path {
     static MADE: OnceLock<tempfile::TempDir> = OnceLock::new();
     let dir = MADE.get_or_init(|| {
@@ -70,7 +70,7 @@ impl Run {
     #[track_caller]
     pub fn error(&self) -> &str {
         assert!(!self.ok, "the command succeeded: {}", self.stdout);
-        // The last one: cargo's stand before it.
+        // The last one, because cargo's messages come before it.
         self.stderr.lines().rfind(|l| l.starts_with("error: ")).unwrap_or_else(|| panic!("{}", self.stderr))
     }
 }
@@ -81,7 +81,7 @@ pub fn run(mut command: Command) -> Run {
     Run { ok: output.status.success(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// The distribution's program, without help of the environment in finding its libraries.
+/// The distribution's program, without environment variables that help it to find its libraries.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(distribution().join("qdrop"));
     command.args(arguments).env_remove("LD_LIBRARY_PATH").env_remove("QDROP_PLUGIN_PATH");
@@ -96,7 +96,7 @@ pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Copies a folder of sources, without what was built in it.
+/// Copies a folder of sources without its build outputs.
 pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -112,7 +112,7 @@ pub fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// Builds a plugin crate of the repository in a folder outside of it; returns the built file.
+/// Builds a plugin crate of the repository in a folder outside of it, and returns the built file.
 pub fn build_copy(crate_folder: &str, dir: &Path) -> PathBuf {
     let copy = dir.join(Path::new(crate_folder).file_name().unwrap());
     copy_folder(&repository(crate_folder), &copy);

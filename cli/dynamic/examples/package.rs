@@ -1,13 +1,13 @@
-//! Makes a distribution: a folder (or `.tar` archive beside it) that runs, and builds and loads
-//! plugins, wherever it is moved.
+//! Makes a distribution: a folder (or a `.tar` archive of it) with the program, which can be moved anywhere and can
+//! build and load plugins.
 //!
 //! `cargo run --release -p qdrop-dynamic --example package -- DIR [--archive] [--features cuda]`
 //!
 //! | file | content |
 //! | --- | --- |
 //! | `qdrop` | the program |
-//! | `lib/` | the framework as a shared library, and the Rust standard library where it needs it |
-//! | `sdk/` | what plugins are compiled against |
+//! | `lib/` | the framework as a shared library, and the Rust standard library if needed |
+//! | `sdk/` | metadata that plugins are compiled with |
 //! | `LICENSE-*`, `README.md` | as in the repository |
 
 use anyhow::{bail, Context, Result};
@@ -110,7 +110,7 @@ fn build(features: &str) -> Result<Artifacts> {
     })
 }
 
-/// The compiler's shared libraries that program and library need.
+/// The compiler's shared libraries that the program and its library need.
 fn standard_libraries(artifacts: &Artifacts) -> Result<Vec<PathBuf>> {
     let output = Command::new("rustc").args(["--print", "target-libdir"]).output().context("running rustc")?;
     let folder = PathBuf::from(String::from_utf8(output.stdout).context("reading rustc's answer")?.trim());
@@ -120,7 +120,7 @@ fn standard_libraries(artifacts: &Artifacts) -> Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(&folder).with_context(|| format!("listing {}", folder.display()))? {
         let file = entry?.path();
         let name = file_name(&file);
-        // A library that is needed is named in the file.
+        // The file contains the names of the libraries that it needs.
         let named = |bytes: &[u8]| bytes.windows(name.len()).any(|w| w == name.as_bytes());
         if name.ends_with(std::env::consts::DLL_SUFFIX) && (named(&program) || named(&library)) {
             needed.push(file);

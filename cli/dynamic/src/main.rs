@@ -1,6 +1,6 @@
-//! The `qdrop` command that can load plugins: it shares the framework with them as a library.
+//! The `qdrop` command that can load plugins. It is linked to the framework's shared library, as plugins are.
 
-// Linked, so that this program and its plugins have one copy of the framework.
+// Linked dynamically, so that this program and its plugins use one copy of the framework.
 use qdrop_dylib as _;
 
 fn main() -> std::process::ExitCode {

@@ -18,17 +18,17 @@ pub struct Arguments {
     /// Load a plugin: a file, or a folder of files (repeatable; see also QDROP_PLUGIN_PATH).
     #[arg(long, global = true, value_name = "PATH")]
     pub plugin: Vec<PathBuf>,
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The command to run.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Quantize a network as a recipe says, and measure it.
     Quantize(QuantizeArguments),
-    /// Go on with a run that was stopped.
+    /// Resume an interrupted run.
     Resume {
         /// The folder of `quantize --out`.
         dir: PathBuf,
@@ -46,7 +46,7 @@ pub enum Command {
         #[command(subcommand)]
         action: Option<RecipesAction>,
     },
-    /// Validate all of a recipe that can be validated without running it.
+    /// Check everything in a recipe that can be checked without running it.
     Check(RecipeArguments),
     /// Make, build, inspect and test plugins.
     Plugin {
@@ -56,7 +56,7 @@ pub enum Command {
     },
     /// Show an architecture's (or a recipe's) units, layers, shapes, bits, parameters and operations.
     Describe(RecipeArguments),
-    /// Print a shell's script that completes commands and options.
+    /// Print a script that completes commands and options in a shell.
     Completions {
         /// The shell.
         shell: Shell,
@@ -66,7 +66,7 @@ pub enum Command {
         /// The folder to write them to.
         dir: PathBuf,
     },
-    /// Measure steps of single blocks, evaluations and estimates of whole networks on this machine.
+    /// Measure the time of steps of single blocks, of evaluations and of whole networks on this machine.
     Bench(BenchArguments),
 }
 
@@ -75,22 +75,22 @@ pub enum Command {
 pub struct BenchArguments {
     /// What to measure, such as resnet18.layer1.0, evaluate.resnet18 or network.resnet18 (default: everything).
     pub names: Vec<String>,
-    /// How blocks are reconstructed: auto (fused where a block allows it), generic or fused.
+    /// The engine: auto (fused if it can compute the block, else generic), generic or fused.
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<EngineArgument>,
-    /// Measurements of which the median counts.
+    /// Number of measurements; the median is printed.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub iters: usize,
-    /// Another command that measures blocks and evaluations, such as "python3 cli/examples/torch_block.py": both
+    /// Another command that measures the same, such as "python3 cli/examples/torch_block.py": both
     /// run in turn, and the median ratio is printed.
     #[arg(long, value_name = "COMMAND")]
     pub against: Option<String>,
-    /// How often both run.
+    /// How often both commands run.
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub pairs: usize,
 }
 
-/// A recipe and what replaces parts of it.
+/// A recipe and changes to it.
 #[derive(Debug, Args)]
 pub struct RecipeArguments {
     /// A YAML file or the name of a built-in recipe (see `qdrop recipes`).
@@ -101,7 +101,7 @@ pub struct RecipeArguments {
     /// Run fewer iterations, with the learning rates scaled up; not comparable with full runs.
     #[arg(long, value_name = "N")]
     pub iters: Option<usize>,
-    /// How units are reconstructed: auto (fused where a unit allows it), generic or fused.
+    /// The engine: auto (fused if it can compute the unit, else generic), generic or fused.
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<EngineArgument>,
     /// Data folder.
@@ -110,19 +110,19 @@ pub struct RecipeArguments {
     /// Checkpoint with the float weights.
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
-    /// Where to compute: cpu, cuda or cuda:N.
+    /// Device: cpu, cuda or cuda:N.
     #[arg(long, default_value = "cpu")]
     pub device: String,
 }
 
-/// How units are reconstructed.
+/// The engine that reconstructs units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngineArgument {
-    /// Fused where a unit allows it.
+    /// The fused engine if it can compute the unit, else the generic engine.
     Auto,
-    /// Through the tensor library.
+    /// The generic engine, which uses candle's operations.
     Generic,
-    /// Fused, or an error.
+    /// The fused engine; an error if it cannot compute a unit.
     Fused,
 }
 
@@ -139,10 +139,10 @@ impl From<EngineArgument> for Engine {
 /// Arguments of `quantize`.
 #[derive(Debug, Args)]
 pub struct QuantizeArguments {
-    /// What to run.
+    /// The recipe to run.
     #[command(flatten)]
     pub recipe: RecipeArguments,
-    /// Keep the run in this folder: checkpoints that `resume` goes on from, events, the result.
+    /// Save the run in this folder: checkpoints from which `resume` can continue, events, and the result.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Check everything, print the plan with the estimated time and memory, and stop there.
@@ -174,11 +174,11 @@ pub enum ListKind {
     Reconstructors,
     /// Images and their targets.
     Datasets,
-    /// What networks are for.
+    /// Purposes of networks.
     Tasks,
 }
 
-/// What a new plugin registers.
+/// The kind of strategy that a new plugin registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PluginKind {
     /// A network.
@@ -191,14 +191,14 @@ pub enum PluginKind {
     Reconstructor,
 }
 
-/// What to do with plugins.
+/// The command for plugins.
 #[derive(Debug, Subcommand)]
 pub enum PluginAction {
     /// Write a new plugin crate that builds and passes its own tests.
     New {
         /// Name of the crate and of its strategy; the crate is written into a folder of this name.
         name: String,
-        /// What it registers.
+        /// The kind of strategy that it registers.
         #[arg(long)]
         kind: PluginKind,
     },
@@ -207,31 +207,31 @@ pub enum PluginAction {
         /// The crate's folder.
         dir: PathBuf,
     },
-    /// Say what a plugin's file was built with, what it registers and whether it can be loaded,
+    /// Show what a plugin's file was built with, what it registers and whether it can be loaded,
     /// without running any of it.
     Inspect {
         /// The file.
         file: PathBuf,
     },
-    /// Hold everything that a plugin registers against the conformance suite, as the built-in
-    /// strategies are.
+    /// Run the conformance suite on everything that a plugin registers. The built-in strategies pass
+    /// the same suite.
     Test {
         /// The file.
         file: PathBuf,
     },
 }
 
-/// What to do with the built-in recipes.
+/// The command for the built-in recipes.
 #[derive(Debug, Subcommand)]
 pub enum RecipesAction {
     /// List them.
     List,
-    /// Print the recipe that says the same as a configuration file of the reference implementation.
+    /// Convert a configuration file of the reference implementation to a recipe, and print it.
     Convert {
         /// The configuration.
         file: String,
     },
-    /// Print one with everything that it inherits.
+    /// Print a recipe with everything that it inherits.
     Show {
         /// Its name, or a YAML file.
         name: String,

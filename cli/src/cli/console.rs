@@ -1,4 +1,4 @@
-//! Progress on stderr: bars on a terminal, plain lines elsewhere.
+//! Progress on stderr: bars on a terminal, otherwise plain lines.
 
 use crate::report::duration;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// Seconds between plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Exit status of a run that was stopped: 128 + SIGINT.
+/// Exit status after a stop on request: 128 + SIGINT.
 pub const STOPPED: i32 = 130;
 
 /// Shows progress on stderr.
@@ -31,7 +31,7 @@ struct Stage {
 }
 
 impl Console {
-    /// A console that looks whether stderr is a terminal.
+    /// Uses bars if stderr is a terminal.
     pub fn new() -> Self {
         Self {
             terminal: std::io::stderr().is_terminal(),
@@ -82,16 +82,16 @@ fn losses(loss: &LossPoint) -> String {
     format!("reconstruction {:.5} rounding {:.4}", loss.reconstruction, loss.rounding)
 }
 
-/// Set by Ctrl-C and by requests to terminate.
+/// Set by Ctrl-C and by termination signals.
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Lets Ctrl-C stop the work at its next step; a second one ends the process at once.
+/// Makes Ctrl-C stop the work after the current step. A second Ctrl-C ends the process at once.
 pub fn stop_on_request() -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(STOPPED);
         }
-        eprintln!("stopping after this step; once more to stop at once");
+        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
     })
 }
 
@@ -138,14 +138,14 @@ impl Progress for Console {
                 );
             }
             Event::Generic { unit, why } => {
-                // Once: other units of the network are like it.
+                // Printed only once, because the same is usually true of other units.
                 if !self.said_generic.swap(true, Ordering::Relaxed) {
                     eprintln!(
-                        "unit {unit} (and others, if they are like it) goes the generic way, which is slower: {why}"
+                        "unit {unit} (perhaps others too) is reconstructed by the generic engine, which is slower: {why}"
                     );
                 }
             }
-            // Printed above.
+            // Already printed above.
             Event::Variant { .. } | Event::Warning(_) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! Completions for shells and manual pages, from the same definitions as the arguments.
+//! Shell completions and manual pages, generated from the definitions of the arguments.
 
 use super::arguments::Arguments;
 use anyhow::{Context, Result};
@@ -6,17 +6,17 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use std::path::{Path, PathBuf};
 
-/// Name of the command, which the pages' names begin with.
+/// Name of the command; file names of pages begin with it.
 const NAME: &str = "qdrop";
 
-/// A shell's script that completes commands, options and their values.
+/// A script that completes commands, options and their values in a shell.
 pub fn completions(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), NAME, &mut script);
     script
 }
 
-/// Writes one page for each command into the folder, which is created, and returns their files.
+/// Writes one page for each command into the folder, which is created if it does not exist. Returns the files.
 pub fn pages(folder: &Path) -> Result<Vec<PathBuf>> {
     std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     clap_mangen::generate_to(Arguments::command(), folder)

@@ -1,6 +1,6 @@
 //! The `qdrop` command.
 //!
-//! A static program with plugins of one's own links their crates and has this `main.rs`:
+//! A static program with plugins links their crates and has this `main.rs`:
 //!
 //! ```no_run
 //! # /*
@@ -21,7 +21,7 @@ mod sdk;
 use clap::Parser;
 use std::process::ExitCode;
 
-/// Runs the command line of this process.
+/// Runs the command line with the arguments of this process.
 pub fn main() -> ExitCode {
     let arguments = arguments::Arguments::parse();
     let json = arguments.json;

@@ -1,8 +1,8 @@
-//! The plugin SDK: what a plugin is compiled against.
+//! The plugin SDK: the libraries and flags that plugins are compiled with.
 //!
-//! A distribution holds the framework's shared library in `lib/` and, in `sdk/`, the metadata of
-//! the crates that it was built from. A plugin's manifest names none of them: the compiler is told
-//! where `qdrop_core` is, so that plugins share this very library and build in seconds.
+//! A distribution contains the framework's shared library in `lib/` and the metadata of
+//! the crates that it was built from in `sdk/`. A plugin's manifest names none of them. Instead, compiler flags point
+//! to `qdrop_core`, so that plugins use this same library and build in seconds.
 
 use anyhow::{bail, Context, Result};
 use qdrop_core::plugin::{shared_library, Stamp, LIBRARY};
@@ -18,7 +18,7 @@ pub struct Sdk {
 }
 
 impl Sdk {
-    /// Finds it beside the framework's shared library.
+    /// Finds the SDK next to the framework's shared library.
     pub fn find() -> Result<Self> {
         let Some(library) = shared_library() else {
             bail!(
@@ -44,7 +44,7 @@ impl Sdk {
         &self.target
     }
 
-    /// The compiler's flags. The last ones let a plugin's own tests find the library.
+    /// The compiler's flags. The last one makes a plugin's own tests find the library.
     pub fn flags(&self) -> Vec<String> {
         let folder = self.library.parent().unwrap_or(Path::new(""));
         vec![
@@ -59,7 +59,7 @@ impl Sdk {
         ]
     }
 
-    /// Checks that the compiler on this machine is the one that qdrop was built with.
+    /// Checks that the compiler on this machine is the one that built qdrop.
     pub fn check_compiler(&self) -> Result<()> {
         let output = Command::new("rustc").arg("--version").output();
         let output = output.context("running rustc, which builds plugins; is Rust installed?")?;
@@ -82,7 +82,7 @@ impl Sdk {
         }
         let mut command = Command::new("cargo");
         command.args(["build", "--release", "--lib", "--message-format=json-render-diagnostics", "--manifest-path"]);
-        // With a target of their own, the flags are not for build scripts and procedural macros.
+        // With an explicit target, the flags do not apply to build scripts and procedural macros.
         command.arg(&manifest).args(["--target", &self.target]);
         command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", self.flags().join("\x1f"));
         let output = command.stderr(std::process::Stdio::inherit()).output().context("running cargo")?;
@@ -97,7 +97,7 @@ impl Sdk {
     }
 }
 
-/// The shared library that one of cargo's messages says was built from the manifest.
+/// The shared library that was built from the manifest, if this message of cargo reports one.
 fn library_of(message: &str, manifest: &Path) -> Option<PathBuf> {
     let message: serde_json::Value = serde_json::from_str(message).ok()?;
     let same = Path::new(message["manifest_path"].as_str()?).canonicalize().ok()? == manifest.canonicalize().ok()?;

@@ -1,4 +1,4 @@
-//! The recipes that come with the library and with linked crates, and the demo's files.
+//! The recipes of the library and of linked crates, and the demo's files.
 
 use crate::error::{At, Result, Stage};
 use include_dir::{include_dir, Dir};
@@ -9,10 +9,10 @@ use qdrop_core::Error as Core;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-/// `imagenet/x.yaml` is called `imagenet/x`. Names that begin with an underscore are only inherited from.
+/// The name of `imagenet/x.yaml` is `imagenet/x`. Names with a leading underscore can only be inherited from.
 static BUILT_IN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/recipes");
 
-/// Files of the `demo` recipe.
+/// The data files of the `demo` recipe.
 const DEMO: &[(&str, &[u8])] = &[
     ("weights.safetensors", include_bytes!("../../demo/weights.safetensors")),
     ("train-images-idx3-ubyte.gz", include_bytes!("../../demo/train-images-idx3-ubyte.gz")),
@@ -21,7 +21,7 @@ const DEMO: &[(&str, &[u8])] = &[
     ("t10k-labels-idx1-ubyte.gz", include_bytes!("../../demo/t10k-labels-idx1-ubyte.gz")),
 ];
 
-/// Not a recipe: what the reference implementation calls the networks.
+/// This file is not a recipe: it maps the reference's names of networks.
 const REFERENCE_MODELS: &str = "reference_models";
 
 /// Names of the recipes that can be run: those of the library, and those that plugins and linked crates register.
@@ -31,7 +31,7 @@ pub fn names() -> Vec<String> {
     while let Some(folder) = folders.pop() {
         folders.extend(folder.dirs());
         for file in folder.files().map(|f| f.path()).filter(|p| p.extension().is_some_and(|e| e == "yaml")) {
-            // The same name on systems that separate folders otherwise.
+            // Windows separates folders otherwise, but the name of a recipe must be the same.
             let parts: Vec<_> = file.with_extension("").iter().map(|p| p.to_string_lossy().into_owned()).collect();
             names.push(parts.join("/"));
         }
@@ -42,7 +42,7 @@ pub fn names() -> Vec<String> {
     names
 }
 
-/// The recipes that plugins and linked crates bring along.
+/// The recipes that plugins and linked crates register.
 fn registered() -> impl Iterator<Item = &'static Entry<RecipeKind>> {
     inventory::iter::<Entry<RecipeKind>>.into_iter()
 }
@@ -55,10 +55,10 @@ pub(super) fn text(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The folder with the files of the demo, written on first use. Its name tells the content, so
-/// that another version of qdrop never finds the wrong files.
+/// The folder with the demo's files, which are written on first use. Its name contains a hash of the files, so
+/// that another version of qdrop never uses the wrong ones.
 pub(crate) fn demo_folder() -> Result<PathBuf> {
-    /// One thread of the process writes; processes do not meet, as their partial files have other names.
+    /// One thread writes at a time. Other processes do not interfere, because their partial files have other names.
     static WRITING: Mutex<()> = Mutex::new(());
     let _one = WRITING.lock().unwrap_or_else(|e| e.into_inner());
     let folder = std::env::temp_dir().join(format!("qdrop-demo-{:016x}", fingerprint()));
@@ -75,7 +75,7 @@ pub(crate) fn demo_folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// FNV-1a over the files' contents.
+/// FNV-1a hash of the files' contents.
 fn fingerprint() -> u64 {
     let bytes = DEMO.iter().flat_map(|(_, content)| content.iter());
     bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))

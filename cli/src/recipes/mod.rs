@@ -1,4 +1,4 @@
-//! Finding a recipe: built-in ones, those of plugins, files, inheritance, and changes.
+//! Loads recipes: built-in ones, those of plugins, and files, with inheritance and changes.
 //!
 //! ```
 //! # fn main() -> qdrop::Result<()> {
@@ -27,18 +27,18 @@ use qdrop_core::Error as Core;
 use serde_yaml::{Mapping, Value};
 use std::path::{Path, PathBuf};
 
-/// How deep recipes may inherit.
+/// Limit of the inheritance depth of recipes.
 const MAX_DEPTH: usize = 8;
 
-/// The recipe called `name`, as it is: see [`Loader::new`].
+/// Loads the recipe `name` without changes: see [`Loader::new`].
 ///
 /// # Errors
-/// As [`Loader::load`].
+/// Those of [`Loader::load`].
 pub fn load(name: impl Into<PathBuf>) -> Result<Recipe> {
     Loader::new(name).load()
 }
 
-/// Whether a recipe with this name comes with the library, a linked crate or a loaded plugin. A file or folder of the
+/// Whether the library, a linked crate or a loaded plugin has a recipe with this name. A file or folder of the
 /// same name does not hide it.
 pub fn is_built_in(name: &str) -> bool {
     built_in::text(name).is_some()
@@ -57,8 +57,8 @@ pub struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// Of the recipe called `name`: a built-in one or one that a plugin registers (see [`names`]), a YAML file, a
-    /// folder with a saved result, which stands for its recipe, or a configuration file of the reference
+    /// A loader for the recipe `name`: a built-in one or one that a plugin registers (see [`names`]), a YAML file, a
+    /// folder with a saved result (then the recipe of that result), or a configuration file of the reference
     /// implementation.
     pub fn new(name: impl Into<PathBuf>) -> Self {
         let (set, progress) = (Vec::new(), &Silent);
@@ -66,31 +66,31 @@ impl Loader<'_> {
     }
 
     /// Replaces a value of the recipe: `key=value`, where the key is a path such as `quant.weight.bits` and the value
-    /// is YAML. Later changes see the earlier ones.
+    /// is YAML. Changes are applied in order.
     pub fn set(mut self, change: impl Into<String>) -> Self {
         self.set.push(change.into());
         self
     }
 
-    /// Runs fewer iterations, with the learning rates scaled up; the result is not comparable with full runs.
+    /// Runs fewer iterations, with the learning rates scaled up. The result is not comparable with full runs.
     pub fn iters(mut self, iters: usize) -> Self {
         self.iters = Some(iters);
         self
     }
 
-    /// How units are reconstructed.
+    /// Sets the engine that reconstructs units.
     pub fn engine(mut self, engine: Engine) -> Self {
         self.engine = Some(engine);
         self
     }
 
-    /// The checkpoint with the float weights, relative to the current folder.
+    /// Sets the checkpoint with the float weights; the path is relative to the current folder.
     pub fn weights(mut self, file: impl Into<PathBuf>) -> Self {
         self.weights = Some(file.into());
         self
     }
 
-    /// The folder with the images, relative to the current folder.
+    /// Sets the folder with the images; the path is relative to the current folder.
     pub fn data(mut self, folder: impl Into<PathBuf>) -> Self {
         self.data = Some(folder.into());
         self
@@ -98,7 +98,7 @@ impl Loader<'_> {
 }
 
 impl<'a> Loader<'a> {
-    /// Who is told of plugins in a folder that do not fit and are left out.
+    /// Sets the receiver of warnings about plugins in a folder that cannot be loaded.
     pub fn progress(self, progress: &'a dyn Progress) -> Self {
         Self { progress, ..self }
     }
@@ -118,7 +118,7 @@ impl<'a> Loader<'a> {
             true => std::env::current_dir().map_err(Core::io("find", "the current folder")).at(Stage::Recipe)?,
             false => absolute(&recipe.base_dir)?,
         };
-        // A run that is resumed needs the same plugins.
+        // A resumed run needs the same plugins.
         for path in plugins::loaded_files() {
             if !recipe.plugins.contains(&path) {
                 recipe.plugins.push(path);
@@ -135,7 +135,7 @@ impl<'a> Loader<'a> {
         Ok(recipe)
     }
 
-    /// A recipe with what it inherits, and the file that relative paths start from.
+    /// Reads a recipe with everything that it inherits, and the file that its relative paths start from.
     fn read(&self, name: &Path, depth: usize) -> Result<(Value, PathBuf)> {
         let shown = name.display().to_string();
         let error = |message: String| Error::Recipe { name: shown.clone(), message };
@@ -144,11 +144,11 @@ impl<'a> Loader<'a> {
         }
         let file = if name.is_dir() { name.join(RECIPE_FILE) } else { name.into() };
         let (text, origin) = match built_in::text(&shown) {
-            // Whatever its name: its relative paths are those of the demo's files.
+            // All built-in recipes resolve relative paths against the folder of the demo's files.
             Some(text) => (text.to_string(), demo_folder()?.join(shown.replace('/', "-"))),
             None if file.exists() => {
                 let text = std::fs::read_to_string(&file).map_err(Core::io("read", &file)).at(Stage::Recipe)?;
-                // The demo's files may have been cleaned away since its result was saved.
+                // The demo's files may have been deleted since the result was saved.
                 demo_folder()?;
                 (text, file)
             }
@@ -162,7 +162,7 @@ impl<'a> Loader<'a> {
                 origin,
             ));
         }
-        // Before the recipe is read further: it may extend a recipe of its plugins.
+        // Before the rest of the recipe, which may extend a recipe that its plugins register.
         plugins::load_of_recipe(&mut value, &origin, self.progress)?;
         let parents = match value.as_mapping_mut().and_then(|m| m.remove("extends")) {
             None => return Ok((value, origin)),
@@ -188,7 +188,7 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// A path that means the same from everywhere, as a saved recipe must.
+/// Makes a path independent of the current folder, as a saved recipe requires.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(Core::io("resolve", path)).at(Stage::Recipe)
 }

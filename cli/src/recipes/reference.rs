@@ -1,4 +1,4 @@
-//! Reading the configuration files of the reference implementation (github.com/wimh966/QDrop).
+//! Reads the configuration files of the reference implementation (github.com/wimh966/QDrop).
 
 use qdrop_core::params::parse_value;
 use qdrop_core::{Error, Result};
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 /// Architectures by the reference's names.
 const MODELS: &str = include_str!("../../recipes/reference_models.yaml");
-/// How deep configurations may inherit.
+/// Limit of the inheritance depth of configurations.
 const MAX_DEPTH: usize = 8;
 
-/// A configuration for classification. What has no meaning here is read and left out.
+/// A configuration for classification. Keys without a meaning for qdrop are accepted and ignored.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Config {
@@ -51,7 +51,7 @@ struct Reconstruction {
     b_range: [f64; 2],
     round_mode: Option<String>,
     drop_prob: f64,
-    /// Whether cached values stay on the GPU.
+    /// Whether cached values stay on the GPU. Ignored.
     #[serde(rename = "keep_gpu")]
     _keep_gpu: Option<bool>,
 }
@@ -91,7 +91,7 @@ pub fn recognizes(value: &Value) -> bool {
     quant.get("a_qconfig").is_some() || quant.get("w_qconfig").is_some() || value.get("root").is_some()
 }
 
-/// The recipe that says the same as the configuration read from `file`.
+/// Converts the configuration in `file` to an equivalent recipe.
 ///
 /// # Errors
 /// A key is unknown or missing, or a value has no counterpart here.
@@ -104,7 +104,7 @@ pub fn to_recipe(value: Value, file: &Path) -> Result<Value> {
     recipe(&parse_value(value, "")?)
 }
 
-/// Adds the keys of the file named by `root` that are not there yet, whole sections at a time.
+/// Adds the missing sections from the file that `root` names. Sections are not merged.
 fn inherit(mut value: Value, file: &Path, depth: usize) -> Result<Value> {
     let Some(root) = value.as_mapping_mut().and_then(|m| m.remove("root")) else { return Ok(value) };
     if depth == MAX_DEPTH {
@@ -143,7 +143,7 @@ fn recipe(config: &Config) -> Result<Value> {
                     mapping([
                         ("iters", (r.iters as u64).into()),
                         ("batch_size", (r.batch_size as u64).into()),
-                        // The reference leaves alpha to Adam's default rate.
+                        // The reference uses Adam's default learning rate for alpha.
                         ("lr", 1e-3.into()),
                         ("scale_lr", r.scale_lr.into()),
                         ("weight", r.weight.into()),
@@ -181,7 +181,7 @@ fn recipe(config: &Config) -> Result<Value> {
     ]))
 }
 
-/// The architecture, with the keyword arguments of the reference's constructor as parameters.
+/// The architecture. The keyword arguments of the reference's constructor become its parameters.
 fn architecture(model: &Model, input_size: usize) -> Result<Value> {
     let models: Mapping = serde_yaml::from_str(MODELS).map_err(Error::message)?;
     let Some(found) = models.get(model.kind.as_str()) else {
@@ -201,7 +201,7 @@ fn architecture(model: &Model, input_size: usize) -> Result<Value> {
     Ok(if params.is_empty() { name } else { mapping([("name", name), ("params", Value::Mapping(params))]) })
 }
 
-/// Class names are known as aliases of the strategies.
+/// A tensor's section. The reference's class names need no conversion, because they are aliases of the strategies.
 fn tensor(config: &Tensor, path: &str, is_weight: bool) -> Result<Value> {
     let granularity = match (config.ch_axis, is_weight) {
         (-1, _) => "per_tensor",

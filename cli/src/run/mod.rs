@@ -1,4 +1,4 @@
-//! A run of a recipe: what can be said before it, and quantization with everything around it.
+//! A run of a recipe: checks and estimates before it, and quantization with all its stages.
 
 mod plan;
 mod stages;
@@ -23,7 +23,7 @@ use qdrop_core::task::Metric;
 use qdrop_core::{candle_core, device, Error as Core};
 use std::path::{Path, PathBuf};
 
-/// A run of a recipe, on the CPU and kept in memory unless said otherwise.
+/// A run of a recipe. By default it runs on the CPU and saves nothing.
 ///
 /// ```
 /// # fn main() -> qdrop::Result<()> {
@@ -40,52 +40,52 @@ pub struct Run<'a> {
     device_name: String,
     kept: Kept,
     progress: &'a dyn Progress,
-    /// What [`Run::check_float`] returned.
+    /// The result of [`Run::check_float`], once it has run.
     float_sample: Option<Option<FloatSample>>,
 }
 
-/// Where checkpoints and results go.
+/// Where checkpoints and results are saved.
 enum Kept {
     /// Nowhere.
     Nothing,
     /// To a new run directory.
     New(PathBuf),
-    /// To the directory of a run that began before.
+    /// To the directory of an interrupted run.
     Begun(Box<(RunDirectory, Manifest)>),
 }
 
-/// What was found out about a recipe without running it.
+/// The result of checking a recipe without running it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Check {
     /// Units of the network.
     pub units: usize,
-    /// Weights that are quantized.
+    /// Number of quantized weights.
     pub weights: usize,
-    /// Activations that are quantized.
+    /// Number of quantized activations.
     pub activations: usize,
     /// Number of calibration and of evaluation images, if the data folder is given.
     pub images: Option<[usize; 2]>,
-    /// What the recipe leaves to its user and was not given, and so not checked.
+    /// Inputs that were not given and therefore not checked.
     pub unchecked: Vec<Input>,
 }
 
-/// What became of a run.
+/// The result of a run.
 #[non_exhaustive]
 pub struct Outcome {
     /// The quantized network.
     pub model: QuantModel,
-    /// What was measured, and under which conditions.
+    /// The measurements and the conditions of the run.
     pub summary: Summary,
     /// The float network, the recipe's variants and the quantized network in this order.
     pub rows: Vec<Row>,
-    /// What the task measures; the first metric is the one that counts.
+    /// The task's metrics; the first one is compared with published values.
     pub metrics: Vec<Metric>,
-    /// What became of each unit.
+    /// The report of each unit.
     pub units: Vec<UnitReport>,
-    /// The rows as a table, with the conditions that the numbers depend on.
+    /// The rows as a table, with the conditions of the run.
     pub table: String,
-    /// The folder that the result is saved in, if any.
+    /// The folder with the saved result, if the run was saved.
     pub out: Option<PathBuf>,
 }
 
@@ -101,8 +101,8 @@ impl<'a> Run<'a> {
         Ok(Self { recipe, registries, device, device_name: "cpu".into(), kept, progress, float_sample: None })
     }
 
-    /// The run that was begun in the folder `dir` and stopped. It goes on where it was stopped, and its result is bit
-    /// for bit that of an uninterrupted run. A finished run only measures its networks again.
+    /// Opens the interrupted run in the folder `dir`. It resumes where it was stopped, and its result is bit-identical
+    /// to that of an uninterrupted run. A finished run only measures its networks again.
     ///
     /// # Errors
     /// The folder holds no run, another process works on it, or the recipe, the weights, a plugin or the version of
@@ -110,12 +110,12 @@ impl<'a> Run<'a> {
     pub fn resume(dir: impl AsRef<Path>, progress: &'a dyn Progress) -> Result<Self> {
         let dir = dir.as_ref();
         let (directory, manifest) = RunDirectory::open(dir).at(Stage::RunDirectory)?;
-        // The recipe's paths are absolute; the file's name is for messages.
+        // The recipe's paths are absolute, so the file's name is only for messages.
         let file = dir.join(RECIPE_FILE);
         let mut value = parse_yaml(&manifest.recipe, &file).at(Stage::Recipe)?;
         plugins::load_of_recipe(&mut value, &file, progress)?;
         let recipe = Recipe::from_yaml(&manifest.recipe, &file).at(Stage::Recipe)?;
-        // They may have been cleaned away since.
+        // The demo's files may have been deleted in the meantime.
         demo_folder()?;
         let mut run = Self::new(recipe)?.device(&manifest.device)?.progress(progress);
         let weights = run.session()?.weights_file().at(Stage::FloatNetwork)?;
@@ -124,18 +124,18 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
-    /// Computes on this device: `cpu`, `cuda` or `cuda:N`.
+    /// Sets the device: `cpu`, `cuda` or `cuda:N`.
     ///
     /// # Errors
-    /// The name is unknown, the library was built without the feature `cuda`, or no such GPU answers.
+    /// The name is unknown, the library was built without the feature `cuda`, or there is no such GPU.
     pub fn device(mut self, name: &str) -> Result<Self> {
         self.device = device::open(name).at(Stage::Device)?;
         self.device_name = name.into();
         Ok(self)
     }
 
-    /// Keeps the run in the folder `dir`, which is created or empty: checkpoints that [`resume`](Self::resume) goes on
-    /// from, a log of events, and the result.
+    /// Saves the run in the folder `dir`, which must be empty or not exist: checkpoints from which
+    /// [`resume`](Self::resume) continues, a log of events, and the result.
     ///
     /// # Errors
     /// The folder holds a run or anything else, or cannot be created.
@@ -146,7 +146,7 @@ impl<'a> Run<'a> {
         Ok(self)
     }
 
-    /// Tells events to `progress`, and asks it whether to stop.
+    /// Sets the receiver of events, which can also request to stop.
     pub fn progress(self, progress: &'a dyn Progress) -> Self {
         Self { progress, ..self }
     }
@@ -156,7 +156,7 @@ impl<'a> Run<'a> {
         &self.recipe
     }
 
-    /// The framework's view of the run, for what this library has no function for.
+    /// The framework's session of the run, for everything that this library has no function for.
     ///
     /// # Errors
     /// A name of the recipe is unknown, a parameter is wrong, or the network cannot be built.
@@ -164,11 +164,11 @@ impl<'a> Run<'a> {
         Session::new(self.recipe.clone(), &self.registries, self.device.clone()).at(Stage::Setup)
     }
 
-    /// Checks all that can be checked without running anything: names and parameters, and the weights and images that
-    /// are given.
+    /// Checks everything that can be checked without running anything: names and parameters, and the weights and images
+    /// if they are given.
     ///
     /// # Errors
-    /// A name is unknown, a parameter is wrong, the weights do not fit, or the images cannot be found.
+    /// A name is unknown, a parameter is wrong, the weights do not match the network, or the images cannot be found.
     pub fn check(&self) -> Result<Check> {
         let session = self.session()?;
         let plans = session.plans().at(Stage::Setup)?;
@@ -191,11 +191,12 @@ impl<'a> Run<'a> {
         Ok(Check { units: session.graph().units().len(), weights, activations, images, unchecked })
     }
 
-    /// Compares the float network on a sample of the images with its published result; `None` when the recipe names
-    /// none. It is measured once: [`quantize`](Self::quantize) does it for a new run where it was not done before.
+    /// Measures the float network on a sample of the images and compares the result with the published one; `None` if
+    /// the recipe has no published result. [`quantize`](Self::quantize) does this for a new run, unless it was done
+    /// before.
     ///
     /// # Errors
-    /// The result is far from the published one, which the error gives the likely cause of; or weights or images
+    /// The result is far from the published one (the error names the likely cause), or weights or images
     /// are not given or cannot be used.
     pub fn check_float(&mut self) -> Result<Option<&FloatSample>> {
         if self.float_sample.is_none() {
@@ -207,14 +208,14 @@ impl<'a> Run<'a> {
     fn float_sample(&self) -> Result<Option<FloatSample>> {
         let session = self.session()?;
         let model = session.float_model().at(Stage::FloatNetwork)?;
-        // Both parts, so that what is missing shows before anything long runs.
+        // Opens both splits first, so that a missing one is reported before anything long runs.
         for split in [Split::Evaluation, Split::Calibration] {
             session.dataset(split).at(Stage::Data)?;
         }
         session.check_float(&model, self.progress).at(Stage::FloatCheck)
     }
 
-    /// Estimates what quantization will take, from two steps of every unit. Weights and images need not be given.
+    /// Estimates time and memory of quantization from two steps of every unit. Weights and images need not be given.
     ///
     /// # Errors
     /// A unit cannot be reconstructed, or the work was cancelled.
@@ -233,25 +234,25 @@ impl<'a> Run<'a> {
         Evaluated::new(measured, session.task())
     }
 
-    /// Runs all stages: calibration images, float evaluation, the variants that the recipe compares with, calibration
-    /// and reconstruction, evaluation; and saves the result if the run is kept in a folder.
+    /// Runs all stages: calibration images, float evaluation, the recipe's variants, calibration
+    /// and reconstruction, evaluation. Saves the result if the run has a folder.
     ///
     /// # Errors
-    /// Anything that can go wrong on the way. [`Error::is_cancelled`](crate::Error::is_cancelled) tells that the work
-    /// was stopped on request; [`resume`](Self::resume) goes on from there if the run is kept in a folder.
+    /// A stage fails. If [`Error::is_cancelled`](crate::Error::is_cancelled), the work was stopped on request;
+    /// [`resume`](Self::resume) continues it if the run has a folder.
     pub fn quantize(mut self) -> Result<Outcome> {
         if !matches!(self.kept, Kept::Begun(_)) {
-            // Mistakes show before anything long runs, and before anything is written.
+            // Reports mistakes before anything long runs and before anything is written.
             self.check_float()?;
         }
         stages::quantize(self)
     }
 }
 
-/// Goes on with the run that was begun in the folder `dir` and stopped: see [`Run::resume`].
+/// Resumes the interrupted run in the folder `dir`: see [`Run::resume`].
 ///
 /// # Errors
-/// As [`Run::resume`] and [`Run::quantize`].
+/// Those of [`Run::resume`] and [`Run::quantize`].
 pub fn resume(dir: impl AsRef<Path>, progress: &dyn Progress) -> Result<Outcome> {
     Run::resume(dir, progress)?.quantize()
 }

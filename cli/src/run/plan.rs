@@ -1,4 +1,4 @@
-//! What a run will take.
+//! The estimated time and memory of a run.
 
 use crate::error::{At, Result, Stage};
 use crate::memory::peak_resident_bytes;
@@ -7,13 +7,13 @@ use qdrop_core::pipeline::Session;
 use qdrop_core::progress::Progress;
 use qdrop_core::Error as Core;
 
-/// What quantization will take on this machine.
+/// The estimated time and memory of quantization on this machine.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Plan {
     /// Units to reconstruct.
     pub units: usize,
-    /// Optimizer steps of each unit; 0 without reconstruction.
+    /// Steps of each unit; 0 without reconstruction.
     pub iterations: usize,
     /// Seconds of reconstruction.
     pub seconds: f64,
@@ -25,18 +25,18 @@ pub struct Plan {
     pub spilled_bytes: u64,
 }
 
-/// Estimates what the run of a session will take.
+/// Estimates the time and memory of a session's run.
 pub fn plan(session: &Session<'_>, progress: &dyn Progress) -> Result<Plan> {
     let model = match session.float_model() {
-        // The time does not depend on the weights.
+        // The time does not depend on the weights, so zeros serve if none are given.
         Err(Core::NotGiven { .. }) => session.zero_model(),
         model => model,
     };
     let estimate = session.estimate(model.at(Stage::FloatNetwork)?, progress).at(Stage::Estimate)?;
     let recipe = session.recipe();
     let limit = recipe.cache.limit.as_u64();
-    // Steps at full batch size have been taken by now: their memory is in the peak.
-    // The fused step keeps a second copy where the limit has room for it.
+    // The measured steps had the full batch size, so the peak includes their memory.
+    // The fused engine keeps a second copy of a unit's cached values if the limit has room for it.
     let copies = if recipe.engine == Engine::Generic { 1 } else { 2 };
     let reconstruction = peak_resident_bytes() + (copies * estimate.cache_bytes).min(limit);
     let images: usize = session.graph().input_shape().iter().product::<usize>() * 4 * recipe.calibration.images;

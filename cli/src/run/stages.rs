@@ -11,7 +11,7 @@ use qdrop_core::progress::{Event, Progress};
 use qdrop_core::run_directory::{EventLog, Manifest, RunDirectory};
 use std::sync::Arc;
 
-/// Result of evaluating the float network.
+/// File with the result of the float evaluation.
 const FLOAT_FILE: &str = "float.json";
 
 /// Runs all stages.
@@ -31,7 +31,7 @@ pub fn quantize(mut run: Run<'_>) -> Result<Outcome> {
     let log = EventLog::open(&directory, run.progress).at(Stage::RunDirectory)?;
     let kept = Directory { directory: &directory, manifest: &mut manifest };
     let outcome = run_stages(&session, &run.registries, Some(kept), &log);
-    // A log that cannot be written is why the run was cancelled.
+    // If the log could not be written, that is why the run was cancelled.
     log.check().at(Stage::RunDirectory)?;
     let outcome = outcome?;
     save(&directory, &outcome.model, &outcome.summary).at(Stage::Saving)?;
@@ -39,7 +39,7 @@ pub fn quantize(mut run: Run<'_>) -> Result<Outcome> {
     Ok(Outcome { out: Some(directory.path().into()), ..outcome })
 }
 
-/// The run directory in use.
+/// The run directory with its manifest.
 struct Directory<'a> {
     directory: &'a RunDirectory,
     manifest: &'a mut Manifest,
@@ -97,7 +97,7 @@ fn run_stages(
     Ok(Outcome { model: result.model, summary, rows, metrics, units: result.units, table, out: None })
 }
 
-/// What the stages of a run share.
+/// What all stages of a run use.
 struct Stages<'a> {
     directory: Option<&'a RunDirectory>,
     cache: Arc<CacheBudget>,
@@ -106,7 +106,7 @@ struct Stages<'a> {
 }
 
 impl Stages<'_> {
-    /// The row that an earlier process kept, or a new one.
+    /// The row that an earlier process saved, or a newly computed one.
     fn kept_or(&self, name: &str, compute: impl FnOnce() -> Result<Row>) -> Result<Row> {
         let Some(directory) = self.directory else { return compute() };
         if let Some(row) = directory.load(name).at(Stage::RunDirectory)? {
@@ -117,7 +117,7 @@ impl Stages<'_> {
         Ok(row)
     }
 
-    /// Quantizes the session's network and measures the result; `name` is what the table calls it.
+    /// Quantizes the session's network and measures the result. `name` is its name in the table.
     fn quantize_and_measure(
         &self,
         session: &Session<'_>,

@@ -1,7 +1,7 @@
 //! `qdrop-core` as a shared library.
 //!
 //! A program and a dynamically loaded plugin that both link this library share one copy of the
-//! framework and of the tensor library at run time. With two copies tensor identities would
+//! framework and of candle at run time. With two copies, tensor ids would
 //! collide and gradients would be silently wrong.
 //!
 //! Plugins are compiled against it under the name `qdrop_core`.

@@ -1,7 +1,7 @@
 //! Values of all calibration samples, kept within a memory budget.
 //!
-//! A network's activations for a thousand images are many times larger than its weights. Values go
-//! into memory until the budget is used up, then into a file; they are read back batch by batch.
+//! A network's activations for a thousand images are much larger than its weights. Values are kept
+//! in memory until the budget is used up. The others go into a file, from which they are read batch by batch.
 
 mod spill;
 mod values;
@@ -14,17 +14,17 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-/// Samples of one part of cached values, and of one forward pass while they move through the network.
+/// Samples in one part of cached values. Values advance through the network in batches of this size too.
 pub const CACHED_BATCH: usize = 32;
 
-/// The type that cached values are kept in.
+/// The data type of cached values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CacheType {
-    /// As computed.
+    /// Unchanged f32.
     #[default]
     F32,
-    /// Half the size; rounded to 11 significant bits.
+    /// f16: half the size, rounded to 11 significant bits.
     F16,
 }
 
@@ -42,7 +42,7 @@ impl CacheType {
     }
 }
 
-/// How much memory cached values may take, and where the rest goes.
+/// How much memory cached values may use, and where the others go.
 #[derive(Debug)]
 pub struct CacheBudget {
     limit: u64,
@@ -52,17 +52,17 @@ pub struct CacheBudget {
 }
 
 impl CacheBudget {
-    /// At most `limit` bytes in memory, the rest in files of the folder `spill`.
+    /// Keeps at most `limit` bytes in memory and the rest in files in the folder `spill`.
     pub fn new(limit: u64, kept_as: CacheType, spill: PathBuf) -> Arc<Self> {
         Arc::new(Self { limit, kept_as, spill, used: AtomicU64::new(0) })
     }
 
-    /// Everything in memory, as computed.
+    /// Keeps everything in memory, as f32.
     pub fn unlimited() -> Arc<Self> {
         Self::new(u64::MAX, CacheType::F32, PathBuf::new())
     }
 
-    /// Takes `bytes` of the budget until the reservation is dropped; `None` when they are not left.
+    /// Reserves `bytes` of the budget until the reservation is dropped; `None` if fewer are left.
     fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
         let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
         let reserved = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok();
@@ -70,7 +70,7 @@ impl CacheBudget {
     }
 }
 
-/// A share of the budget, given back on drop.
+/// A reserved part of the budget, which is freed on drop.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     budget: Arc<CacheBudget>,

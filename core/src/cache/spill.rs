@@ -1,4 +1,4 @@
-//! The file behind values that do not fit the memory budget.
+//! The file for values that do not fit into the memory budget.
 
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use seeking::PositionedFile;
 #[cfg(unix)]
 use unix::PositionedFile;
 
-/// A nameless file: it vanishes with its last handle, however the process ends.
+/// A file without a name, so that it disappears with its last handle, however the process ends.
 ///
-/// It is read and written at explicit positions rather than mapped: a full disk is then an error
-/// of the write (a mapped page would end the process), and what was read does not stay resident.
+/// It is read and written at explicit positions rather than memory-mapped. Then a full disk is an error
+/// of the write (a mapped page would kill the process), and data that was read does not stay in memory.
 #[derive(Debug)]
 pub struct SpillFile {
     file: PositionedFile,
@@ -20,14 +20,14 @@ pub struct SpillFile {
 }
 
 impl SpillFile {
-    /// A new file in `folder`, which is created.
+    /// Makes a file in `folder`, which is created if it does not exist.
     pub fn create(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(Error::io("create the cache folder", folder))?;
         let file = tempfile::tempfile_in(folder).map_err(Error::io("create a cache file in", folder))?;
         Ok(Self { file: PositionedFile::new(file), folder: folder.into(), length: 0 })
     }
 
-    /// Appends bytes and tells where they begin.
+    /// Appends bytes and returns their offset.
     pub fn append(&mut self, bytes: &[u8]) -> Result<u64> {
         let offset = self.length;
         self.file.write(offset, bytes).map_err(Error::io("write cached values to", &self.folder))?;
@@ -35,7 +35,7 @@ impl SpillFile {
         Ok(offset)
     }
 
-    /// Reads the bytes from `offset` on. Several threads may read at once.
+    /// Reads the bytes at `offset`. Several threads may read at once.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
         self.file.read(offset, bytes).map_err(Error::io("read cached values from", &self.folder))
     }
@@ -47,7 +47,7 @@ mod unix {
     use std::io::Result;
     use std::os::unix::fs::FileExt;
 
-    /// A file whose reads and writes say where they begin, in one call of the system.
+    /// A file that reads and writes at a given offset with one system call.
     #[derive(Debug)]
     pub struct PositionedFile(File);
 
@@ -72,8 +72,8 @@ mod seeking {
     use std::io::{Read, Result, Seek, SeekFrom, Write};
     use std::sync::{Mutex, MutexGuard};
 
-    /// A file whose reads and writes say where they begin. The system's file has one position, so that one
-    /// thread at a time moves it and reads.
+    /// A file that reads and writes at a given offset. This system has only one position per file, so a lock lets one
+    /// thread at a time seek and read.
     #[derive(Debug)]
     pub struct PositionedFile(Mutex<File>);
 

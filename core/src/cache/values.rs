@@ -10,15 +10,15 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// One value of the network for all samples, in parts of equally many samples (the last may have
-/// fewer), each in memory or in a file.
+/// One value of the network for all samples. It is divided into parts of equally many samples (the last may have
+/// fewer), and each part is in memory or in a file.
 #[derive(Debug)]
 pub struct CachedValues {
     budget: Arc<CacheBudget>,
     device: Device,
     parts: Vec<Part>,
     spill: Option<SpillFile>,
-    /// Samples of every part but the last.
+    /// Samples of every part except the last.
     part_size: usize,
     samples: usize,
     /// Shape of one sample.
@@ -32,12 +32,12 @@ enum Part {
 }
 
 impl CachedValues {
-    /// No samples yet.
+    /// An empty value without samples.
     pub fn new(budget: Arc<CacheBudget>, device: Device) -> Self {
         Self { budget, device, parts: Vec::new(), spill: None, part_size: 0, samples: 0, shape: Vec::new() }
     }
 
-    /// All samples of a tensor (N, ...), in memory and as they are.
+    /// All samples of a tensor (N, ...), in memory and unchanged.
     ///
     /// # Errors
     /// The tensor has no sample.
@@ -47,7 +47,7 @@ impl CachedValues {
         Ok(Arc::new(all))
     }
 
-    /// Where gathered samples go.
+    /// The device of gathered samples.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -62,7 +62,7 @@ impl CachedValues {
         &self.shape
     }
 
-    /// Bytes that did not fit the memory budget.
+    /// Bytes in files, because they did not fit into the memory budget.
     pub fn spilled_bytes(&self) -> u64 {
         let parts = self.parts.iter().filter(|p| matches!(p, Part::File { .. })).count();
         (parts * self.part_size.min(self.samples) * self.sample_bytes()) as u64
@@ -72,7 +72,7 @@ impl CachedValues {
         self.shape.iter().product::<usize>() * self.budget.kept_as.size()
     }
 
-    /// Adds the samples of a tensor (N, ...). All calls but the last bring equally many.
+    /// Adds the samples of a tensor (N, ...). All calls except the last must add equally many.
     ///
     /// # Errors
     /// The shapes differ, a value does not fit the cached type, or the cache file cannot be written.
@@ -110,7 +110,7 @@ impl CachedValues {
         Ok(())
     }
 
-    /// The given samples as f32 of shape (samples, ...), in their order.
+    /// The given samples in the given order, as f32 of shape (samples, ...).
     ///
     /// # Errors
     /// A sample does not exist, or the cache file cannot be read.
@@ -123,13 +123,13 @@ impl CachedValues {
         batch.to_dtype(DType::F32).doing("reading cached values")
     }
 
-    /// The samples from `start` on, as f32.
+    /// `count` samples from index `start` on, as f32.
     ///
     /// # Errors
-    /// As [`gather`](Self::gather).
+    /// Those of [`gather`](Self::gather).
     pub fn range(&self, start: usize, count: usize) -> Result<Tensor> {
         match self.parts.get(start / self.part_size.max(1)) {
-            // A whole part, or the beginning of one: no copy.
+            // A whole part, or the beginning of one, needs no copy.
             Some(Part::Memory(values, _)) if start.is_multiple_of(self.part_size) && count <= values.dim(0)? => {
                 Ok(values.narrow(0, 0, count)?.to_dtype(DType::F32)?)
             }
@@ -137,7 +137,7 @@ impl CachedValues {
         }
     }
 
-    /// Takes `bytes` of the same budget, for values derived from these; `None` when they are not left.
+    /// Reserves `bytes` of the same budget for values derived from these; `None` if fewer are left.
     pub(crate) fn reserve(&self, bytes: u64) -> Option<Reservation> {
         self.budget.reserve(bytes)
     }
@@ -151,7 +151,7 @@ impl CachedValues {
             return Err(Error::message(format!("sample {sample} of {} cached ones does not exist", self.samples)));
         }
         match &self.parts[sample / self.part_size] {
-            // In place.
+            // Without a copy.
             Part::Memory(values, _) if values.dtype() == DType::F32 && values.device().is_cpu() => {
                 let (len, within) = (self.shape.iter().product::<usize>(), sample % self.part_size);
                 Ok(f32_values(values, |v| body(&v[within * len..][..len]))?)
@@ -186,7 +186,7 @@ impl CachedValues {
     }
 }
 
-/// Rounds to half precision.
+/// Rounds to f16.
 fn to_half(batch: &Tensor) -> Result<Tensor> {
     let halves = host_values(batch, |values| {
         let mut halves = vec![f16::ZERO; values.len()];
@@ -235,7 +235,7 @@ mod tests {
     fn memory_and_file_hold_the_same_values() {
         let all = values(10);
         let dir = tempfile::tempdir().unwrap();
-        // Nothing, one part (4 samples of 24 bytes), everything in memory.
+        // Memory for nothing, for one part (4 samples of 24 bytes), and for everything.
         for (limit, spilled) in [(0, 3 * 96), (100, 2 * 96), (1000, 0)] {
             let budget = CacheBudget::new(limit, CacheType::F32, dir.path().into());
             let cached = fill(&budget, &all);

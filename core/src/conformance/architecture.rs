@@ -1,4 +1,4 @@
-//! What an architecture must keep to.
+//! Conformance checks of an architecture.
 
 use super::{cosine, normal, require, Report};
 use crate::architecture::ArchitectureKind;
@@ -11,7 +11,7 @@ use crate::registry::Entry;
 use candle_core::{Device, Tensor, Var};
 use std::collections::{HashMap, HashSet};
 
-/// Largest change of a logit by folding, relative to the largest logit.
+/// Largest change of a logit by batch-norm folding, relative to the largest logit.
 const FOLDING: f32 = 1e-3;
 /// Least cosine between an operator's gradient and finite differences.
 const LEAST_COSINE: f64 = 0.99;
@@ -76,8 +76,8 @@ fn check_units(graph: &Graph) -> Result<()> {
     })
 }
 
-/// Parameters of noise. Weights are small enough that values do not grow from block to block: a
-/// large value makes a sigmoid a switch, which turns rounding errors into other logits.
+/// Random parameters. The weights are small, so that values do not grow from block to block. A large value
+/// would saturate a sigmoid, and rounding errors would change the logits.
 fn parameters(graph: &Graph) -> Result<HashMap<String, Tensor>> {
     let mut all = HashMap::new();
     for (i, (name, shape)) in graph.parameter_shapes().into_iter().enumerate() {
@@ -112,7 +112,7 @@ fn check_folding(graph: &Graph) -> Result<()> {
     require(change <= FOLDING, || format!("a logit changes by {change:.1e} of the largest"))
 }
 
-/// Compares the gradients of an operator of the architecture's own.
+/// Checks the gradients of an operator that the architecture defines.
 fn check_operator(graph: &Graph, id: NodeId) -> Result<()> {
     let node = graph.node(id);
     let Op::Custom(operator) = &node.op else { return Ok(()) };
@@ -138,8 +138,8 @@ fn compare(operator: &CustomOperator, inputs: &[Var], own: &[Tensor], varied: us
     let out = value(&tracked)?;
     let upstream = Tensor::from_vec(normal(out.elem_count(), 40), out.shape(), &Device::Cpu)?;
     let x = &inputs[varied];
-    // The program goes on with the input too: f(w) = sum(operator(w) * upstream + w). With a tensor library
-    // of its own, a plugin's tensors would take identities that the program's have already.
+    // The input is also read outside of the operator: f(w) = sum(operator(w) * upstream + w). If the plugin had
+    // its own copy of candle, its tensors would have ids that tensors of the program already have.
     let gradients = ((&out * &upstream)?.sum_all()? + x.sum_all()?)?.backward()?;
     let gradient = match gradients.get(x.as_tensor()) {
         Some(gradient) => host_values(gradient, <[f32]>::to_vec)?,

@@ -1,5 +1,5 @@
-//! A quantizer that names a kernel is held to it while it learns: the fused engine, which computes what the kernel
-//! says, must agree with the generic one, which calls the quantizer.
+//! Checks that a quantizer computes what its kernel says while it learns: the fused engine, which implements the
+//! kernel, must agree with the generic engine, which calls the quantizer.
 
 use super::toy::{toy_quantizer, Toy, SAMPLES};
 use super::{require, Report};
@@ -18,12 +18,12 @@ use candle_core::Tensor;
 const UPDATES: usize = 5;
 /// Samples of a step.
 const BATCH: usize = 16;
-/// Relative difference of losses and outputs. Sums of another order move a value over a rounding now and then.
+/// Relative tolerance of losses and outputs. The engines sum in another order, which now and then changes a rounding.
 const VALUES: f64 = 1e-3;
-/// Relative difference of gradients, as a share of their norm.
+/// Tolerance of gradients, relative to their norm.
 const GRADIENTS: f64 = 1e-2;
-/// Relative difference of what the updates changed, as a share of its norm: Adam turns a gradient that is zero in one
-/// order of summation and tiny in another into a whole step.
+/// Tolerance of the changes by the updates, relative to their norm. It is large because Adam makes a full update even
+/// from a tiny gradient, which may be zero in the other order of summation.
 const CHANGES: f64 = 0.1;
 
 /// Checks a quantizer of weights and of activations.
@@ -46,7 +46,7 @@ enum Comparison {
     Compared(Result<()>),
 }
 
-/// The toy with the quantizer at all sites of a kind.
+/// The toy model with the quantizer at all sites of a kind.
 fn toy(entry: &'static Entry<QuantizerKind>, kind: SiteKind) -> Result<Toy> {
     let own = |spec: &QuantSpec, site: SiteKind| -> Result<Box<dyn Quantizer>> {
         match site == kind {
@@ -80,13 +80,13 @@ fn comparison(entry: &'static Entry<QuantizerKind>, kind: SiteKind) -> Result<Co
     let opened = engine::open(Engine::Auto, &fused.model, &unit, &fused.samples, BATCH)?;
     match opened {
         (mut fused, None) => Ok(Comparison::Compared(compare(&mut *generic, &mut *fused, &rates))),
-        // What the kernel leaves out would never be learned.
+        // A parameter that the kernel omits would never be learned.
         (_, Some(why @ Refusal::UnknownParameter { .. })) => Err(Error::message(why)),
         (_, Some(why)) => Ok(Comparison::Skipped(why.to_string())),
     }
 }
 
-/// Takes the same steps on both engines: values, gradients, and the state after some updates must agree.
+/// Computes the same steps on both engines. Values, gradients and the state after some updates must agree.
 fn compare(generic: &mut dyn UnitEngine, fused: &mut dyn UnitEngine, rates: &[(&str, f64)]) -> Result<()> {
     let random = SeededRandom { seed: 23 };
     let begin = generic.state()?;
@@ -130,7 +130,7 @@ fn values(x: &Tensor) -> Result<Vec<f64>> {
     Ok(host_values(x, |v| v.iter().map(|v| f64::from(*v)).collect())?)
 }
 
-/// Compares by the norm of the difference, as a share of the wanted norm.
+/// Compares by the norm of the difference, relative to the norm of the expected values.
 fn agree(what: &str, want: &[f64], got: &[f64], tolerance: f64) -> Result<()> {
     require(want.len() == got.len(), || format!("{what}: {} numbers, and {} of the kernel", want.len(), got.len()))?;
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();

@@ -1,8 +1,8 @@
-//! The conformance suite: what every strategy must keep to, whoever wrote it.
+//! The conformance suite: checks that every strategy must pass, whoever wrote it.
 //!
-//! The built-in strategies pass it in this repository's tests, a plugin's own tests call
-//! [`conforms`], and `qdrop plugin test` runs it on a built plugin. A strategy must be usable
-//! without parameters to be checked.
+//! This repository's tests run it on the built-in strategies, the tests of a plugin crate call
+//! [`conforms`], and `qdrop plugin test` runs it on a built plugin. It can only check a strategy that can be
+//! built without parameters.
 
 mod architecture;
 mod kernel;
@@ -16,27 +16,27 @@ use crate::error::{Error, Result};
 use crate::pipeline::Registries;
 use qdrop_kernels::random::Stream;
 
-/// What became of a check.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The strategy keeps to it.
+    /// The strategy passes.
     Passed,
     /// The check does not apply, for this reason.
     Skipped(String),
-    /// The strategy does not keep to it.
+    /// The strategy fails, for this reason.
     Failed(String),
 }
 
 /// One check of a strategy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// What must hold.
+    /// What the check requires.
     pub name: &'static str,
-    /// Whether it does.
+    /// The result.
     pub outcome: Outcome,
 }
 
-/// Checks one strategy. Kinds without a suite (datasets, which need data, and recipes) are skipped.
+/// Checks one strategy. Kinds without checks (datasets, which need data, and recipes) are skipped.
 ///
 /// # Errors
 /// The name is unknown.
@@ -57,10 +57,10 @@ pub fn check(registries: &Registries, kind: &str, name: &str) -> Result<Vec<Chec
     Ok(report.checks)
 }
 
-/// Checks a strategy that is linked into this program, for the tests of a plugin's crate.
+/// Checks a strategy that is linked into this program. The tests of a plugin crate call it.
 ///
 /// # Errors
-/// The name is unknown, or a check failed; every failed one is listed.
+/// The name is unknown or a check fails; the message lists all failures.
 pub fn conforms(kind: &str, name: &str) -> Result<()> {
     let checks = check(&Registries::collect()?, kind, name)?;
     let failures = checks.iter().filter_map(|check| match &check.outcome {
@@ -80,7 +80,7 @@ struct Report {
 }
 
 impl Report {
-    /// Runs a check; an error is its failure.
+    /// Runs a check. An error makes it fail.
     fn run(&mut self, name: &'static str, body: impl FnOnce() -> Result<()>) {
         let outcome = match body() {
             Ok(()) => Outcome::Passed,
@@ -94,7 +94,7 @@ impl Report {
     }
 }
 
-/// An error unless `condition` holds.
+/// Returns an error unless `condition` holds.
 fn require(condition: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
     if condition {
         Ok(())
@@ -103,7 +103,7 @@ fn require(condition: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
     }
 }
 
-/// Normally distributed numbers (Box-Muller), the same at every call.
+/// Normally distributed numbers (Box-Muller), the same at every call with the same `salt`.
 fn normal(len: usize, salt: u32) -> Vec<f32> {
     let stream = Stream { seed: 2203, id: [salt, 0, 0] };
     let number = |i: usize| {
@@ -113,7 +113,7 @@ fn normal(len: usize, salt: u32) -> Vec<f32> {
     (0..len).map(|i| number(i) as f32).collect()
 }
 
-/// The cosine of the angle between two vectors; 1 where both are zero.
+/// The cosine of the angle between two vectors; 1 if both are zero.
 fn cosine(a: &[f64], b: &[f64]) -> f64 {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let (aa, bb) = (dot(a, a), dot(b, b));

@@ -1,4 +1,4 @@
-//! What an observer must keep to.
+//! Conformance checks of an observer.
 
 use super::{normal, require, Report};
 use crate::error::{Error, Result};
@@ -9,11 +9,11 @@ use crate::params::Params;
 use crate::registry::Entry;
 use candle_core::{Device, Tensor};
 
-/// Largest part of a signal's energy that 8 bits may lose with a sensible range.
+/// Largest share of a signal's energy that quantization to 8 bits may lose with a sensible range.
 const LOSS_AT_8_BITS: f64 = 0.01;
-/// Relative difference of ranges that count as equal.
+/// Relative difference up to which ranges count as equal.
 const TOLERANCE: f32 = 1e-4;
-/// Shape of the tensors that are shown: samples, channels, pixels.
+/// Shape of the observed tensors: samples, channels, pixels.
 const SHAPE: [usize; 3] = [8, 4, 30];
 
 pub fn check(entry: &'static Entry<ObserverKind>, report: &mut Report) {
@@ -84,7 +84,7 @@ pub fn check(entry: &'static Entry<ObserverKind>, report: &mut Report) {
     }
 }
 
-/// Signals of both signs, by what is told of them.
+/// Signals of either sign and of both, with their names.
 fn signals() -> [(&'static str, Vec<f32>); 3] {
     let noise = normal(SHAPE.iter().product(), 1);
     let magnitude: Vec<f32> = noise.iter().map(|v| v.abs()).collect();
@@ -95,7 +95,7 @@ fn scaled(values: &[f32], factor: f32) -> Vec<f32> {
     values.iter().map(|v| v * factor).collect()
 }
 
-/// Noise whose channels have different sizes.
+/// Noise with a different magnitude in each channel.
 fn per_channel() -> Vec<f32> {
     let noise = normal(SHAPE.iter().product(), 2);
     noise.iter().enumerate().map(|(i, v)| v * (1 << (i / SHAPE[2] % SHAPE[1])) as f32).collect()
@@ -122,7 +122,7 @@ fn check_range(range: &Range, channels: usize) -> Result<()> {
     require(wrong.is_none(), || format!("a channel has the range {wrong:?}"))
 }
 
-/// Quantizes with the range and compares.
+/// Quantizes values with the range and checks how much of their energy is lost.
 fn check_loss(values: &[f32], range: &Range, spec: &QuantSpec) -> Result<()> {
     let params = QParams::from_range(range, spec)?;
     let vector = |values: Vec<f32>| Tensor::new(values, &Device::Cpu);

@@ -1,4 +1,4 @@
-//! What a quantizer must keep to.
+//! Conformance checks of a quantizer.
 
 use super::{cosine, normal, require, Report};
 use crate::error::{Error, Result};
@@ -10,14 +10,14 @@ use crate::registry::Entry;
 use candle_core::{Device, Tensor, Var};
 use qdrop_kernels::rounding::round_half_even;
 
-/// Distance from the grid, in steps, that rounding errors of f32 explain.
+/// Largest distance from the grid, as a multiple of the scale, that rounding errors of f32 explain.
 const OFF_GRID: f32 = 2e-3;
-/// Least cosine between a gradient and finite differences. The differences span several steps of
-/// the grid, whose roundings remain as noise.
+/// Least cosine between a gradient and finite differences. A difference spans several points of
+/// the grid, and their roundings remain as noise.
 const LEAST_COSINE: f64 = 0.98;
 /// Least cosine where the function is smooth.
 const LEAST_COSINE_SMOOTH: f64 = 0.999;
-/// Elements of a parameter that are varied.
+/// Number of elements of a parameter that are varied.
 const VARIED: usize = 24;
 /// Shape of the tensors: channels along the first axis, as in a weight.
 const SHAPE: [usize; 2] = [6, 400];
@@ -53,7 +53,7 @@ pub fn check(entry: &'static Entry<QuantizerKind>, report: &mut Report) {
             unchanged(&quantizer.fake_quantize(&x)?, &other.fake_quantize(&x)?)
         })
     });
-    report.run("it computes what the kernel that it names computes", || {
+    report.run("outside of reconstruction, it computes what its kernel says", || {
         subject.for_each_spec(|spec| {
             let quantizer = subject.ready(spec)?;
             match quantizer.kernel()? {
@@ -92,7 +92,7 @@ pub fn check(entry: &'static Entry<QuantizerKind>, report: &mut Report) {
                 disturb(&quantizer.parameters()?)?;
                 let hard = quantizer.finish_reconstruction(weight()?.as_ref())?;
                 require(hard.is_some() == is_weight, || {
-                    "a hard weight is returned for weights, and only for them".into()
+                    "finish_reconstruction must return a hard weight for weights, and only for them".into()
                 })?;
                 let value = hard.unwrap_or(quantizer.fake_quantize(&signal()?)?);
                 on_grid(&*quantizer, &value)?;
@@ -111,7 +111,7 @@ impl Subject {
         self.entry.build(spec, &Params::none("conformance"))
     }
 
-    /// A quantizer with a range that clamps a part of the signal.
+    /// A quantizer with a range that clamps part of the signal.
     fn ready(&self, spec: &QuantSpec) -> Result<Box<dyn Quantizer>> {
         let mut quantizer = self.build(spec)?;
         let channels = spec.granularity.channels(&SHAPE)?.count;
@@ -124,7 +124,7 @@ impl Subject {
         Ok(quantizer)
     }
 
-    /// A grid so fine that differences over several of its steps are nearly derivatives.
+    /// A grid so fine that differences over several of its points are nearly derivatives.
     fn fine(&self) -> QuantSpec {
         QuantSpec { bits: 12, symmetric: false, granularity: Granularity::PerTensor }
     }
@@ -151,7 +151,7 @@ impl Subject {
     }
 }
 
-/// Noise that is mostly positive: sums over it do not cancel.
+/// Noise that is mostly positive, so that sums over it do not cancel.
 fn signal() -> Result<Tensor> {
     let noise: Vec<f32> = normal(SHAPE.iter().product(), 3).iter().map(|v| v + 0.8).collect();
     Ok(Tensor::from_vec(noise, SHAPE.as_slice(), &Device::Cpu)?)
@@ -175,14 +175,18 @@ fn on_grid(quantizer: &dyn Quantizer, value: &Tensor) -> Result<()> {
             let near = (code - code.round()).abs() <= OFF_GRID;
             let inside = code.round() >= spec.qmin() && code.round() <= spec.qmax();
             require(near && inside, || {
-                format!("element {i} is {v}: step {code} of a grid from {} to {}", spec.qmin(), spec.qmax())
+                format!(
+                    "element {i} is {v}, which is {code} on the grid of integers from {} to {}",
+                    spec.qmin(),
+                    spec.qmax()
+                )
             })?;
         }
         Ok(())
     })?
 }
 
-/// Checks that values go to the nearest point of the grid.
+/// Checks that values are rounded to the nearest point of the grid.
 fn nearest(quantizer: &dyn Quantizer) -> Result<()> {
     let (spec, params, x) = (*quantizer.spec(), quantizer.qparams()?, signal()?);
     let (scale, zero_point) = (params.scale[0], round_half_even(params.zero_point[0]));
@@ -204,7 +208,7 @@ fn unchanged(a: &Tensor, b: &Tensor) -> Result<()> {
     })
 }
 
-/// Moves every parameter by a few percent, as learning does.
+/// Changes every parameter by a few percent, as learning does.
 fn disturb(parameters: &[Parameter]) -> Result<()> {
     for parameter in parameters {
         let values = host_values(parameter.var.as_tensor(), <[f32]>::to_vec)?;
@@ -243,9 +247,9 @@ fn check_gradients(quantizer: &dyn Quantizer) -> Result<()> {
     Ok(())
 }
 
-/// Compares a gradient, up to a positive factor, with differences of `loss` as elements of `var`
-/// vary by the share `step`. A factor is allowed because learned scales have their gradients
-/// scaled (LSQ, section 2.2).
+/// Compares a gradient, up to a positive factor, with differences of `loss` when elements of `var`
+/// change by the share `step`. The factor is free because LSQ scales the gradients of learned scales
+/// (arXiv 1902.08153, section 2.2).
 fn compare(
     name: &str,
     var: &Var,
@@ -261,7 +265,7 @@ fn compare(
     };
     let (mut analytic, mut differences) = (Vec::new(), Vec::new());
     for i in (0..values.len()).step_by((values.len() / VARIED).max(1)) {
-        // A parameter at zero, such as an integer zero point, moves by more than half.
+        // A parameter at zero, such as an integer zero point, changes by more than one half.
         let step = if values[i] == 0.0 { 0.6 } else { step * values[i].abs() };
         let moved = |by: f32| {
             let mut moved = values.clone();
@@ -289,7 +293,7 @@ fn check_input_gradient(quantizer: &dyn Quantizer) -> Result<()> {
     let (low, high) = (bound(spec.qmin()), bound(spec.qmax()));
     host_values(x.as_tensor(), |values| {
         for (i, v) in values.iter().enumerate() {
-            // Within a step of the bounds either answer is right.
+            // Closer to a bound than the scale, either gradient is right.
             if (v - low).abs() < params.scale[0] || (v - high).abs() < params.scale[0] {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What a reconstructor must keep to.
+//! Conformance checks of a reconstructor.
 
 use super::toy::{Toy, SAMPLES};
 use super::{require, Report};
@@ -15,9 +15,9 @@ use crate::report::UnitReport;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
 
-/// Steps that are run, if the reconstructor iterates more often.
+/// Number of steps, if the reconstructor iterates more often.
 const STEPS: usize = 300;
-/// Distance of a hard weight from its grid, in steps, that rounding errors of f32 explain.
+/// Largest distance of a hard weight from its grid, as a multiple of the scale, that rounding errors of f32 explain.
 const OFF_GRID: f32 = 1e-3;
 
 pub fn check(entry: &'static Entry<ReconstructorKind>, report: &mut Report) {
@@ -37,13 +37,13 @@ pub fn check(entry: &'static Entry<ReconstructorKind>, report: &mut Report) {
     if reconstructor.grouping() == Grouping::None {
         return report.skip("reconstructs a unit", "it reconstructs nothing");
     }
-    // A reconstructor sees one interface; every engine behind it must do.
+    // A reconstructor must pass with every engine, because all have the same interface.
     for (engine, names) in [(Engine::Generic, &GENERIC), (Engine::Fused, &FUSED)] {
         check_on(engine, names, &build, report);
     }
 }
 
-/// What is checked, under the names that reports show.
+/// Names of the checks in reports.
 struct Names {
     lowers: &'static str,
     on_grid: &'static str,
@@ -55,14 +55,14 @@ const GENERIC: Names = Names {
     lowers: "lowers the reconstruction loss of a unit",
     on_grid: "leaves weights on the grid",
     again: "gives the same result again",
-    resumes: "goes on after an interruption with the same result",
+    resumes: "resumes after an interruption with the same result",
 };
 
 const FUSED: Names = Names {
     lowers: "fused: lowers the reconstruction loss of a unit",
     on_grid: "fused: leaves weights on the grid",
     again: "fused: gives the same result again",
-    resumes: "fused: goes on after an interruption with the same result",
+    resumes: "fused: resumes after an interruption with the same result",
 };
 
 fn check_on(engine: Engine, names: &Names, build: &dyn Fn() -> Result<Box<dyn Reconstructor>>, report: &mut Report) {
@@ -84,8 +84,9 @@ fn check_on(engine: Engine, names: &Names, build: &dyn Fn() -> Result<Box<dyn Re
         Ok(())
     });
     let Some((weights, off_grid)) = result else { return };
-    report
-        .run(names.on_grid, || require(off_grid <= OFF_GRID, || format!("a weight is {off_grid} steps off its grid")));
+    report.run(names.on_grid, || {
+        require(off_grid <= OFF_GRID, || format!("a weight is off its grid by {off_grid} times the scale"))
+    });
     report.run(names.again, || {
         let mut toy = Toy::new()?;
         run(&*build()?, engine, &mut toy, &Silent, &Forget)?;
@@ -120,7 +121,7 @@ fn run(
     reconstructor.reconstruct(&mut task, &Context { random: &random, progress, interruption, engine })
 }
 
-/// Asks to stop after some steps.
+/// Requests to stop after some steps.
 struct StopAfter {
     steps: usize,
     seen: AtomicUsize,
@@ -138,7 +139,7 @@ impl Progress for StopAfter {
     }
 }
 
-/// Keeps the state in memory.
+/// Saves the state in memory.
 struct Kept(Mutex<Option<Interrupted>>);
 
 impl Interruption for Kept {
@@ -147,7 +148,7 @@ impl Interruption for Kept {
     }
 
     fn keep(&self, state: &Interrupted) -> Result<()> {
-        // As a run directory does it: what is kept does not change with the variables.
+        // A deep copy, as in a file of a run directory: later updates of the variables must not change it.
         let mut state = state.clone();
         for tensor in state.tensors.values_mut() {
             *tensor = tensor.copy()?;

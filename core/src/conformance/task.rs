@@ -1,4 +1,4 @@
-//! What a task must keep to.
+//! Conformance checks of a task.
 
 use super::{normal, require, Report};
 use crate::error::{Error, Result};
@@ -8,11 +8,11 @@ use crate::target::{Target, TargetSpec};
 use crate::task::{Comparison, Measurement, Task, TaskKind};
 use candle_core::{Device, Tensor};
 
-/// Images of the examples.
+/// Number of example images.
 const IMAGES: usize = 60;
-/// Features of the one output of the network that the task is shown.
+/// Features of the single output of the example network.
 const FEATURES: usize = 10;
-/// Relative difference of values that count as equal.
+/// Relative difference up to which values count as equal.
 const TOLERANCE: f64 = 1e-9;
 
 pub fn check(entry: &'static Entry<TaskKind>, report: &mut Report) {
@@ -65,17 +65,17 @@ pub fn check(entry: &'static Entry<TaskKind>, report: &mut Report) {
     });
 }
 
-/// Outputs of networks for some images with known targets.
+/// Example outputs of networks for images with known targets.
 struct Examples {
     targets: Vec<Target>,
-    /// What a network gives that is always right.
+    /// Outputs of a network that is always right.
     perfect: Tensor,
-    /// What a network gives that has learned nothing.
+    /// Outputs of an untrained network.
     guesses: Tensor,
 }
 
 impl Examples {
-    /// For a network with one output of [`FEATURES`] features.
+    /// Examples for a network with one output of [`FEATURES`] features.
     fn of(task: &dyn Task) -> Result<Self> {
         let random = normal(IMAGES * FEATURES, 90);
         let rows = random.chunks_exact(FEATURES);
@@ -84,7 +84,7 @@ impl Examples {
                 .enumerate()
                 .map(|(i, row)| {
                     let class = (3 * i + i / 7) % FEATURES;
-                    // The class stands out of the noise.
+                    // The output of the right class is far larger than the noise.
                     let logits = row.iter().enumerate().map(|(c, v)| if c == class { 9.0 } else { 0.5 * v });
                     (Target::Class(class), logits.collect())
                 })
@@ -99,7 +99,7 @@ impl Examples {
     }
 }
 
-/// A target that is none of the same kind.
+/// A target of another kind.
 fn other_kind(target: &Target) -> Target {
     match target {
         Target::Class(_) => Target::Values(vec![0.5]),
@@ -107,7 +107,7 @@ fn other_kind(target: &Target) -> Target {
     }
 }
 
-/// The measurement in batches of `size` images.
+/// Measures in batches of `size` images.
 fn measure(task: &dyn Task, outputs: &Tensor, targets: &[Target], size: usize) -> Result<Measurement> {
     let mut meter = task.meter()?;
     for (i, targets) in targets.chunks(size).enumerate() {
@@ -124,8 +124,8 @@ fn close(a: &Measurement, b: &Measurement, size: usize) -> Result<()> {
     require(same, || format!("{:?} at once, {:?} in batches of {size}", a.values, b.values))
 }
 
-/// Holds both measurements against each other: by the task's own comparison with published values if it
-/// has one, which also knows what is better.
+/// Checks that both measurements differ and, if the task compares with published values, that the comparison
+/// knows which one is better.
 fn check_order(task: &dyn Task, examples: &Examples, perfect: &Measurement, guessed: &Measurement) -> Result<()> {
     let metric = task.metrics().into_iter().next().ok_or_else(|| Error::message("there is no metric"))?;
     let (best, guess) = (perfect.value(&metric)?, guessed.value(&metric)?);
@@ -136,16 +136,20 @@ fn check_order(task: &dyn Task, examples: &Examples, perfect: &Measurement, gues
         comparison.problem(measured).map(Some)
     };
     if let Some(Some(problem)) = compared(guess, &examples.perfect, perfect)? {
-        return Err(Error::message(format!("{best} where {guess} is published is called a problem: {problem}")));
+        return Err(Error::message(format!(
+            "its comparison calls {best} a problem when {guess} is published: {problem}"
+        )));
     }
     match compared(best, &examples.guesses, guessed)? {
-        Some(None) => Err(Error::message(format!("{guess} where {best} is published is called no problem"))),
+        Some(None) => {
+            Err(Error::message(format!("its comparison finds no problem with {guess} when {best} is published")))
+        }
         Some(Some(text)) if text.trim().is_empty() => Err(Error::message("a problem is not explained")),
         _ => Ok(()),
     }
 }
 
-/// Shows all examples, with images of noise.
+/// Observes all examples, with images of noise.
 fn observe(comparison: &mut dyn Comparison, outputs: &Tensor, targets: &[Target]) -> Result<()> {
     let images = Tensor::from_vec(normal(IMAGES * 12, 92), (IMAGES, 3, 2, 2), &Device::Cpu)?;
     comparison.observe(&images, std::slice::from_ref(outputs), targets)

@@ -1,4 +1,4 @@
-//! Deliberately wrong strategies must fail, each by the check that is meant for its mistake.
+//! Deliberately wrong strategies must each fail the check that is meant for their mistake.
 
 use super::*;
 use crate::architecture::{Architecture, ArchitectureKind};
@@ -35,7 +35,7 @@ fn failures<F>(check: fn(&'static Entry<F>, &mut Report), constructor: F) -> Vec
     failed.map(|c| c.name).collect()
 }
 
-/// Forgets earlier calls, and sees half of the values.
+/// Forgets earlier calls and ignores half of the values.
 struct WrongObserver(Option<(f32, f32)>);
 
 impl Observer for WrongObserver {
@@ -94,7 +94,7 @@ fn a_wrong_quantizer_fails() {
     assert!(failed.contains(&"the gradient passes where values are not clamped, and only there"), "{failed:?}");
 }
 
-/// Learns a scale, but twice as fast as the kernel that it names.
+/// Learns a scale, but twice as fast as its kernel says.
 struct Liar(QuantSpec, Option<(Var, Tensor)>);
 
 impl Quantizer for Liar {
@@ -139,7 +139,7 @@ fn a_quantizer_that_names_another_kernel_fails() {
     assert_eq!(failed, ["activations: while it learns, it computes what its kernel says"]);
 }
 
-/// Doubles its input, and says that its gradient is one.
+/// Doubles its input, but its gradient is that of the identity.
 struct WrongOperator;
 
 impl Operator for WrongOperator {
@@ -152,7 +152,7 @@ impl Operator for WrongOperator {
     }
 
     fn forward(&self, inputs: &[&Tensor], _: &[&Tensor]) -> Result<Tensor> {
-        // The gradient of the absolute value is lost where it is -1.
+        // The gradient of the absolute value is detached.
         Ok((inputs[0] + inputs[0].abs()?.detach())?)
     }
 }
@@ -163,7 +163,7 @@ impl Architecture for WrongArchitecture {
     fn graph(&self, _: &Params) -> Result<Graph> {
         let mut b = GraphBuilder::new([3, 8, 8]);
         let x = b.input();
-        // Of no unit.
+        // This layer belongs to no unit.
         let x = b.conv2d("stem", x, Conv2d::new(4, 3).padding(1))?;
         let x = b.operator("wrong", WrongOperator, &[x])?;
         let x = b.global_average_pool("pool", x)?;
@@ -186,7 +186,7 @@ fn a_wrong_architecture_fails() {
     assert!(failed.contains(&"gradients of its operators agree with finite differences"), "{failed:?}");
 }
 
-/// Begins and ends without learning.
+/// Begins and finishes without learning.
 struct WrongReconstructor;
 
 impl Reconstructor for WrongReconstructor {
@@ -207,7 +207,7 @@ fn a_wrong_reconstructor_fails() {
     assert!(failed.contains(&"lowers the reconstruction loss of a unit"), "{failed:?}");
 }
 
-/// Takes the mean of the batches' shares, whatever their sizes, and thinks that less is better.
+/// Averages the batches' shares without regard to their sizes, and takes less for better.
 struct WrongTask;
 
 impl Task for WrongTask {

@@ -1,4 +1,4 @@
-//! A small unit with quantizers of its own, for checks of reconstructors and of quantizers' kernels.
+//! A small quantized unit, for checks of reconstructors and of quantizers' kernels.
 
 use super::normal;
 use crate::engine::{UnitData, UnitSamples};
@@ -12,9 +12,9 @@ use candle_core::{Device, Tensor, Var};
 use qdrop_kernels::adaround::alpha_of;
 use std::collections::HashMap;
 
-/// Samples of the unit's cached values.
+/// Number of cached samples.
 pub const SAMPLES: usize = 64;
-/// Bits of weights and activations.
+/// Bit width of weights and activations.
 const BITS: u32 = 3;
 
 /// A network of one unit with two convolutions, quantized to few bits.
@@ -26,7 +26,7 @@ pub struct Toy {
     data: UnitData,
 }
 
-/// What quantizes a site of the toy: the grid, and whether it is that of a weight.
+/// Builds the quantizer of a site of the toy from its grid and kind.
 pub type Build<'a> = &'a dyn Fn(&QuantSpec, SiteKind) -> Result<Box<dyn Quantizer>>;
 
 impl Toy {
@@ -59,7 +59,7 @@ impl Toy {
                 SiteKind::Activation => Granularity::PerTensor,
             };
             let mut quantizer = build(&QuantSpec { bits: BITS, symmetric: false, granularity }, site.kind)?;
-            // Weights lie within 3 deviations of 0.2; values after ReLU within 0 and 4.
+            // Weights lie within 3 standard deviations of 0.2; values after ReLU between 0 and 4.
             let range = match site.kind {
                 SiteKind::Weight => Range { min: vec![-0.6; 8], max: vec![0.6; 8] },
                 SiteKind::Activation => Range { min: vec![0.0], max: vec![4.0] },
@@ -88,7 +88,7 @@ impl Toy {
         Ok(sum)
     }
 
-    /// The weights of both layers, and how far each is from its grid in steps at most.
+    /// The weights of both layers, and the largest distance of a weight from its grid, as a multiple of the scale.
     pub fn weights(&self) -> Result<(Vec<f32>, f32)> {
         let (mut all, mut worst) = (Vec::new(), 0.0_f32);
         for (node, site) in self.model.weight_sites() {
@@ -112,7 +112,7 @@ struct ToyQuantizer {
     spec: QuantSpec,
     grid: Option<(Var, Tensor)>,
     learned: Option<(Var, Tensor)>,
-    /// Whether the scale of an activation is learned now.
+    /// Whether the scale of an activation is being learned.
     learning: bool,
 }
 
@@ -156,7 +156,7 @@ impl Quantizer for ToyQuantizer {
             self.learning = true;
             return Ok(());
         };
-        // The toy's channels share one scale.
+        // All channels of the toy share one scale.
         let scale = self.qparams()?.scale[0];
         let steps = ops::host_values(weight, |w| w.iter().map(|v| v / scale).collect::<Vec<f32>>())?;
         let floor: Vec<f32> = steps.iter().map(|v| v.floor()).collect();

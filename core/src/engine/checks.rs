@@ -1,8 +1,8 @@
-//! What every engine checks of its caller, and the errors.
+//! Checks that every engine makes on its caller's arguments, and the errors that they share.
 
 use crate::error::{Error, Result};
 
-/// The rate of a group.
+/// The learning rate of a parameter group.
 pub fn rate_of(rates: &[(&str, f64)], group: &str) -> Result<f64> {
     let found = rates.iter().find(|(name, _)| *name == group);
     found.map(|(_, rate)| *rate).ok_or_else(|| {
@@ -11,7 +11,7 @@ pub fn rate_of(rates: &[(&str, f64)], group: &str) -> Result<f64> {
     })
 }
 
-/// Checks the number of samples of a step.
+/// Checks that a step gets as many samples as the engine was made for.
 pub fn check_batch(samples: &[usize], batch: usize) -> Result<()> {
     if samples.len() == batch {
         return Ok(());
@@ -25,7 +25,9 @@ pub fn check_gradients<'a>(
     outputs: impl ExactSizeIterator<Item = &'a [usize]>,
 ) -> Result<()> {
     if outputs.len() == 0 {
-        return Err(Error::message("there is no forward pass to go back from; call `forward` before each `backward`"));
+        return Err(Error::message(
+            "there is no forward pass to compute gradients of; call `forward` before each `backward`",
+        ));
     }
     if gradients.len() != outputs.len() {
         return Err(Error::message(format!("{} gradients for {} outputs", gradients.len(), outputs.len())));
@@ -38,7 +40,7 @@ pub fn check_gradients<'a>(
     }
 }
 
-/// The error of an update before any gradient.
+/// The error of an update that no gradients precede.
 pub fn no_gradients() -> Error {
     Error::message("an update without gradients: call `loss`, or `forward` and `backward`, before it")
 }

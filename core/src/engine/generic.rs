@@ -1,4 +1,5 @@
-//! The generic engine: a unit through candle. It knows any operation and any quantizer, and defines what a step is.
+//! The generic engine computes a unit with candle's operations. It supports every operation and every quantizer, and
+//! its results are the reference for all other engines.
 
 use super::checks::{check_batch, check_gradients, no_gradients, rate_of};
 use super::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
@@ -14,15 +15,15 @@ use candle_core::backprop::GradStore;
 use candle_core::Tensor;
 use std::time::Instant;
 
-/// A unit on the generic engine.
+/// A unit that the generic engine computes.
 pub struct GenericUnit<'a> {
     model: &'a QuantModel,
     unit: &'a Unit,
     samples: UnitSamples,
     batch: usize,
-    /// Everything that is learned, group by group.
+    /// All learned variables, by group.
     groups: Vec<Group>,
-    /// Outputs of the last forward pass, with what is needed to go back from them.
+    /// Outputs of the last forward pass, with candle's record for the backward pass.
     outputs: Vec<Tensor>,
     gradients: Option<GradStore>,
     times: StepTimes,
@@ -36,10 +37,10 @@ struct Group {
 }
 
 impl<'a> GenericUnit<'a> {
-    /// A unit whose quantizers have begun to learn, for batches of this size.
+    /// Prepares a unit whose quantizers have begun to learn, for batches of this size.
     ///
     /// # Errors
-    /// A quantizer fails, or a step needs more memory than there is.
+    /// A quantizer fails, or a step needs more memory than is free.
     pub fn new(model: &'a QuantModel, unit: &'a Unit, samples: UnitSamples, batch: usize) -> Result<Self> {
         memory::check(model.graph(), unit, batch)?;
         let mut groups: Vec<(&'static str, Vec<Variable>)> = Vec::new();
@@ -168,7 +169,7 @@ impl UnitEngine for GenericUnit<'_> {
     }
 
     fn finish(&mut self) -> Result<()> {
-        // Updates changed the quantizers' variables themselves.
+        // Nothing to copy: updates already changed the quantizers' own variables.
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! What an engine does, whatever it computes with.
+//! The interface that every engine implements.
 
 use crate::error::Result;
 use crate::ops::Keep;
@@ -10,80 +10,80 @@ use std::time::Duration;
 /// arXiv 2004.10568, equation 24).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Regularizer {
-    /// Its weight, lambda.
+    /// The factor lambda.
     pub weight: f64,
-    /// Its sharpness.
+    /// The exponent b: the larger, the flatter the term is around h = 0.5.
     pub b: f64,
 }
 
-/// Wall-clock time that all steps so far spent.
+/// Wall-clock time of all steps so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StepTimes {
-    /// Reading samples, and all that leads to the loss or the output.
+    /// Reading samples and computing outputs and loss.
     pub forward: Duration,
-    /// Gradients.
+    /// Computing gradients.
     pub backward: Duration,
 }
 
-/// Tensors that an optimization can go on from, by name.
+/// Tensors by name from which an optimization can resume.
 pub type EngineState = BTreeMap<String, Tensor>;
 
-/// Computes the steps of a unit whose quantizers have begun to learn.
+/// Computes the optimization steps of a unit whose quantizers have begun to learn.
 ///
-/// A step computes gradients of everything that is learned, either from the built-in loss ([`loss`](Self::loss)) or from
-/// a gradient that the caller computes with a loss of its own ([`forward`](Self::forward), then
-/// [`backward`](Self::backward)), and ends with [`update`](Self::update).
+/// A step computes the gradients of all learned variables, either of the built-in loss ([`loss`](Self::loss)) or from
+/// gradients of the outputs that the caller computes with its own loss ([`forward`](Self::forward), then
+/// [`backward`](Self::backward)). It ends with [`update`](Self::update).
 ///
-/// `samples` are numbers of cached samples, as many as the engine's batch size. `keep(i)` says which elements keep
-/// their quantized value at site `i`: 0 is the unit's first input ([`input_site`] tells those of further inputs), then
-/// come its activation quantizers, from 1, in the order of execution.
+/// `samples` are indices of cached samples, as many as the engine's batch size. `keep(i)` says which elements keep
+/// their quantized value at site `i`: site 0 is the unit's first input ([`input_site`] gives the sites of further
+/// inputs); sites from 1 on are its activation quantizers in the order of execution.
 pub trait UnitEngine: Send {
-    /// The unit's outputs (N, ...) for some samples, their inputs mixed from quantized and float values.
+    /// The unit's outputs (N, ...) for the given samples. Each input is a mix of its quantized and its float value.
     ///
     /// # Errors
     /// The number of samples is not the batch size, cached values cannot be read, or an operation fails.
     fn forward(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<Vec<Tensor>>;
 
-    /// Gradients of everything that is learned, from those of the outputs that the last [`forward`](Self::forward)
-    /// gave; they replace earlier ones.
+    /// Computes the gradients of all learned variables from the gradients of the outputs that the last
+    /// [`forward`](Self::forward) returned. They replace earlier gradients.
     ///
     /// # Errors
-    /// There was no forward pass, or a gradient has another shape than its output.
+    /// No forward pass precedes the call, or a gradient's shape differs from its output's.
     fn backward(&mut self, gradients: &[Tensor]) -> Result<()>;
 
-    /// The built-in loss, and the gradients that come from it, which replace earlier ones: for each output the mean
-    /// over samples and positions of the squared difference to the float network's value, summed over channels
-    /// ([`reconstruction_loss`](crate::ops::reconstruction_loss)); several outputs are added.
+    /// Returns the built-in loss and computes its gradients, which replace earlier ones. The loss of one output is the
+    /// mean over samples and positions of the squared difference to the float network's value, summed over channels
+    /// ([`reconstruction_loss`](crate::ops::reconstruction_loss)); the losses of several outputs are added.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); the loss is not finite.
+    /// Those of [`forward`](Self::forward), and a loss that is not finite.
     fn loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64>;
 
-    /// One Adam update of everything that is learned. `rates` are the learning rates of the parameters' groups.
-    /// Returns the weighted regularizer before the update, 0 without one.
+    /// One Adam update of all learned variables. `rates` are the learning rates by parameter group. Returns the
+    /// weighted regularizer before the update, or 0 without a regularizer.
     ///
     /// # Errors
-    /// There are no gradients, a group has no rate, or the regularizer is not finite.
+    /// There are no gradients, a group has no learning rate, or the regularizer is not finite.
     fn update(&mut self, rates: &[(&str, f64)], regularizer: Option<Regularizer>) -> Result<f64>;
 
-    /// Everything that the next step depends on, but the number of updates.
+    /// Everything that the next step depends on, except the number of updates.
     ///
     /// # Errors
-    /// A tensor cannot be made.
+    /// A tensor cannot be allocated or copied.
     fn state(&mut self) -> Result<EngineState>;
 
-    /// Goes on as after `updates` updates that ended in `state`.
+    /// Resumes from `state`, which [`state`](Self::state) returned after `updates` updates.
     ///
     /// # Errors
-    /// A tensor is missing or has another shape; the message names it.
+    /// A tensor is missing or has the wrong shape; the message names it.
     fn restore(&mut self, updates: usize, state: &EngineState) -> Result<()>;
 
-    /// Leaves what was learned in the quantizers' variables.
+    /// Writes the learned values to the quantizers' variables.
     ///
     /// # Errors
     /// A variable cannot be set.
     fn finish(&mut self) -> Result<()>;
 
-    /// Time spent so far.
+    /// Wall-clock time of all steps so far.
     fn times(&self) -> StepTimes;
 }

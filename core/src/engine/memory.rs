@@ -1,16 +1,16 @@
-//! Whether a step fits into the machine's memory.
+//! Whether an optimization step fits into the machine's memory.
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Unit};
 
-/// Tensors of a value's size that a step of the generic engine holds at once: the value, its activation, its
-/// quantized form and their mix, and a gradient on the way back for each.
+/// Tensors of a value's size that a step of the generic engine holds at once: the value, its activation, the
+/// quantized activation, the mix of both, and the gradient of each of the four.
 const COPIES: usize = 8;
 
-/// Checks that a step of the generic engine fits into the memory that is free.
+/// Checks that a step of the generic engine fits into the free memory.
 ///
 /// # Errors
-/// It does not; the message says how much is needed.
+/// It does not fit; the message says how much memory it needs.
 pub fn check(graph: &Graph, unit: &Unit, batch: usize) -> Result<()> {
     let values: usize = unit.nodes().iter().map(|id| graph.node(*id).shape.iter().product::<usize>()).sum();
     let needed = (values * batch * COPIES * size_of::<f32>()) as u64;
@@ -33,7 +33,7 @@ fn fits(unit: &str, batch: usize, needed: u64, available: Option<u64>) -> Result
     }
 }
 
-/// Bytes that programs can still take; `None` where the system does not tell.
+/// Bytes of memory that are free for programs; `None` if the system does not report it.
 fn available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

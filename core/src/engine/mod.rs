@@ -1,10 +1,10 @@
-//! Engines: the ways to compute the steps of a unit's reconstruction.
+//! Engines compute the optimization steps of a unit's reconstruction.
 //!
-//! Whatever an engine computes with, a reconstructor sees [`UnitEngine`]. The [`generic`] engine runs a unit through
-//! candle: any operation, any quantizer. It defines the meaning. Fused engines compute the same, only faster, for
-//! units that are a [`chain`] of layers whose quantizers say what they compute
-//! ([`Quantizer::kernel`](crate::quantizer::Quantizer::kernel)): the chain describes the unit without naming a
-//! device, and [`cpu`] makes a plan over preallocated buffers of it.
+//! A reconstructor sees every engine as a [`UnitEngine`]. The [`generic`] engine computes a unit with candle's
+//! operations. It supports every operation and every quantizer, and its results are the reference. Fused engines
+//! compute the same results faster. They support units that are a [`chain`] of layers whose quantizers describe their
+//! computation ([`Quantizer::kernel`](crate::quantizer::Quantizer::kernel)). The chain describes the unit
+//! independently of a device; the engine [`cpu`] compiles it into a plan over preallocated buffers.
 
 mod chain;
 mod checks;
@@ -31,20 +31,20 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Engine {
-    /// Fused where a unit allows it.
+    /// The fused engine where it can compute the unit, else the generic engine.
     #[default]
     Auto,
-    /// Through candle, always.
+    /// Always the generic engine.
     Generic,
-    /// Fused; a unit that does not allow it is an error.
+    /// The fused engine; a unit that it cannot compute is an error.
     Fused,
 }
 
-/// An engine for a unit whose quantizers have begun to learn, and why it is not a fused one, if it is not and could
-/// have been.
+/// An engine for a unit whose quantizers have begun to learn. For [`Engine::Auto`] also why the fused engine cannot
+/// compute the unit, if it cannot.
 ///
 /// # Errors
-/// The engine is to be fused and the unit does not allow it; the step needs more memory than there is; a quantizer
+/// The fused engine is requested but cannot compute the unit; a step needs more memory than is free; a quantizer
 /// fails.
 pub(crate) fn open<'a>(
     engine: Engine,
@@ -59,7 +59,10 @@ pub(crate) fn open<'a>(
             Ok(chain) => return Ok((Box::new(CpuUnit::new(chain, samples, batch)?), None)),
             Err(Rejected::Failed(error)) => return Err(error),
             Err(Rejected::Refused(why)) if engine == Engine::Fused => {
-                return Err(Error::graph(&unit.name, format!("has no fused step: {why}; use --engine auto")));
+                return Err(Error::graph(
+                    &unit.name,
+                    format!("the fused engine cannot compute this unit: {why}; use --engine auto"),
+                ));
             }
             Err(Rejected::Refused(why)) => Some(why),
         },

@@ -16,12 +16,12 @@ pub struct UnitSamples {
     pub float_inputs: Vec<Arc<CachedValues>>,
     /// The unit's outputs in the full-precision network.
     pub float_outputs: Vec<Arc<CachedValues>>,
-    /// Earlier values of the full-precision network that later nodes read too, past the unit.
+    /// Values of the full-precision network that bypass the unit: computed before it and read after it.
     pub passing: Vec<(NodeId, Arc<CachedValues>)>,
 }
 
 impl UnitSamples {
-    /// All values of `data`, in memory; no values pass the unit.
+    /// Keeps all of `data` in memory. No values bypass the unit.
     ///
     /// # Errors
     /// There is no sample.
@@ -48,10 +48,10 @@ impl UnitSamples {
         self.float_outputs.iter().map(|values| values.gather(samples)).collect()
     }
 
-    /// A value of the float network that passes the unit, for the given samples.
+    /// A value of the float network that bypasses the unit, for the given samples.
     ///
     /// # Errors
-    /// The value is not kept, or cached values cannot be read.
+    /// The value is not cached, or cached values cannot be read.
     pub fn passing(&self, value: NodeId, samples: &[usize]) -> Result<Tensor> {
         let found = self.passing.iter().find(|(id, _)| *id == value);
         let (_, cached) = found.ok_or_else(|| Error::message("a value that passes the unit is not cached"))?;
@@ -82,8 +82,8 @@ impl UnitData {
     }
 }
 
-/// The number of the site at which a unit's input is mixed from quantized and float values: 0 for the first input,
-/// numbers from 65,535 downwards for further ones. Activation quantizers have those from 1 upwards.
+/// The site at which an input of a unit is mixed from quantized and float values: 0 for the first input, 65,535 and
+/// downwards for further ones. Activation quantizers have the sites from 1 upwards.
 pub fn input_site(input: usize) -> usize {
     match input {
         0 => 0,

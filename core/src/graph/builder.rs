@@ -1,4 +1,4 @@
-//! What the author of an architecture writes.
+//! The interface with which an architecture describes its network.
 
 use super::{CustomOperator, Graph, Node, NodeId, Op, Operator};
 use crate::error::{Error, Result};
@@ -6,7 +6,7 @@ use crate::ops::{Activation, Conv2dGeometry, Padding, Pool2dGeometry};
 use qdrop_kernels::conv::Conv2dShape;
 use std::collections::HashSet;
 
-/// Constants of a convolution: `Conv2d::new(64, 7).stride(2).padding(3)`.
+/// A convolution's settings: `Conv2d::new(64, 7).stride(2).padding(3)`.
 #[derive(Debug, Clone, Copy)]
 pub struct Conv2d {
     out_channels: usize,
@@ -21,55 +21,55 @@ impl Conv2d {
         Self { out_channels, kernel: [kernel; 2], geometry: Conv2dGeometry::default(), bias: false }
     }
 
-    /// Another kernel height and width.
+    /// Sets kernel height and width.
     pub fn kernel(mut self, height: usize, width: usize) -> Self {
         self.kernel = [height, width];
         self
     }
 
-    /// The same stride both ways.
+    /// Sets the vertical and the horizontal stride.
     pub fn stride(mut self, stride: usize) -> Self {
         self.geometry.stride = [stride; 2];
         self
     }
 
-    /// The same padding on all sides.
+    /// Sets the padding of all four sides.
     pub fn padding(mut self, pixels: usize) -> Self {
         self.geometry.padding = Padding::all(pixels);
         self
     }
 
-    /// Padding of each side.
+    /// Sets the padding of each side.
     pub fn padding_sides(mut self, padding: Padding) -> Self {
         self.geometry.padding = padding;
         self
     }
 
-    /// The same dilation both ways.
+    /// Sets the vertical and the horizontal dilation.
     pub fn dilation(mut self, dilation: usize) -> Self {
         self.geometry.dilation = [dilation; 2];
         self
     }
 
-    /// Number of groups.
+    /// Sets the number of groups.
     pub fn groups(mut self, groups: usize) -> Self {
         self.geometry.groups = groups;
         self
     }
 
-    /// With a bias.
+    /// Adds a bias.
     pub fn bias(mut self) -> Self {
         self.bias = true;
         self
     }
 }
 
-/// Constants of a pooling: `Pool2d::new(3).stride(2).padding(1)`.
+/// A pooling operation's settings: `Pool2d::new(3).stride(2).padding(1)`.
 #[derive(Debug, Clone, Copy)]
 pub struct Pool2d(Pool2dGeometry);
 
 impl Pool2d {
-    /// A square window that moves by its own size, without padding; averages count padding.
+    /// A square window with a stride of its own size, without padding; averages count padding pixels.
     pub fn new(kernel: usize) -> Self {
         Self(Pool2dGeometry {
             kernel: [kernel; 2],
@@ -80,25 +80,25 @@ impl Pool2d {
         })
     }
 
-    /// The same stride both ways.
+    /// Sets the vertical and the horizontal stride.
     pub fn stride(mut self, stride: usize) -> Self {
         self.0.stride = [stride; 2];
         self
     }
 
-    /// The same padding on all sides.
+    /// Sets the padding of all four sides.
     pub fn padding(mut self, pixels: usize) -> Self {
         self.0.padding = [pixels; 2];
         self
     }
 
-    /// Also take windows that end beyond the padded image.
+    /// Whether windows may end beyond the padded image.
     pub fn ceil_mode(mut self, on: bool) -> Self {
         self.0.ceil_mode = on;
         self
     }
 
-    /// Count padding pixels in an average's divisor.
+    /// Whether padding pixels count in the divisor of an average.
     pub fn count_include_pad(mut self, on: bool) -> Self {
         self.0.count_include_pad = on;
         self
@@ -133,7 +133,7 @@ pub struct GraphBuilder {
 }
 
 impl GraphBuilder {
-    /// A graph whose input has the given shape: channels, height, width.
+    /// Begins a graph whose input has the given shape: channels, height, width.
     pub fn new(input: [usize; 3]) -> Self {
         let node = Node { name: "input".into(), op: Op::Input, inputs: Vec::new(), shape: input.to_vec() };
         Self { nodes: vec![node], names: HashSet::from(["input".into()]), units: Vec::new(), in_unit: None }
@@ -219,7 +219,7 @@ impl GraphBuilder {
         self.push(name, Op::BatchNorm { eps }, &[x], shape)
     }
 
-    /// Any activation function.
+    /// An activation function.
     ///
     /// # Errors
     /// The name is taken.
@@ -256,7 +256,7 @@ impl GraphBuilder {
         self.push(name, Op::Add, &[a, b], shape)
     }
 
-    /// Product of two values; `b` may be 1 high and 1 wide, as in squeeze-and-excitation.
+    /// Product of two values. `b` may have height and width 1, as in squeeze-and-excitation.
     ///
     /// # Errors
     /// `b` does not broadcast to `a`.
@@ -279,7 +279,7 @@ impl GraphBuilder {
     /// Max pooling.
     ///
     /// # Errors
-    /// The window does not fit.
+    /// The window does not fit the image.
     pub fn max_pool(&mut self, name: &str, x: NodeId, pool: Pool2d) -> Result<NodeId> {
         self.pool(name, x, pool, true)
     }
@@ -287,7 +287,7 @@ impl GraphBuilder {
     /// Average pooling.
     ///
     /// # Errors
-    /// The window does not fit.
+    /// The window does not fit the image.
     pub fn average_pool(&mut self, name: &str, x: NodeId, pool: Pool2d) -> Result<NodeId> {
         self.pool(name, x, pool, false)
     }
@@ -314,7 +314,7 @@ impl GraphBuilder {
     /// Concatenation along the channels.
     ///
     /// # Errors
-    /// The other dimensions differ.
+    /// Dimensions other than the channels differ.
     pub fn concat(&mut self, name: &str, values: &[NodeId]) -> Result<NodeId> {
         let shapes: Vec<&[usize]> = values.iter().map(|v| self.shape(*v)).collect();
         let first = shapes.first().copied().unwrap_or_default();
@@ -326,7 +326,7 @@ impl GraphBuilder {
         self.push(name, Op::Concat, values, shape)
     }
 
-    /// All dimensions in one.
+    /// Flattens all dimensions but the batch into one.
     ///
     /// # Errors
     /// The name is taken.
@@ -345,10 +345,10 @@ impl GraphBuilder {
         self.push(name, Op::UpsampleNearest { factor }, &[x], shape)
     }
 
-    /// An operation of the architecture's own.
+    /// An operation that the architecture defines itself.
     ///
     /// # Errors
-    /// The inputs do not fit it.
+    /// The operator does not accept the inputs.
     pub fn operator(&mut self, name: &str, operator: impl Operator + 'static, inputs: &[NodeId]) -> Result<NodeId> {
         let shapes: Vec<&[usize]> = inputs.iter().map(|i| self.shape(*i)).collect();
         let operator = CustomOperator::new(operator, &shapes).map_err(|e| Error::graph(name, e))?;
@@ -356,11 +356,11 @@ impl GraphBuilder {
         self.push(name, Op::Custom(operator), inputs, shape)
     }
 
-    /// Declares the nodes that `body` adds to be one unit of block reconstruction. It reads at least one value from
-    /// outside and computes at least one that is read outside.
+    /// Makes the nodes that `body` adds one unit of block reconstruction. The unit must read at least one value from
+    /// outside and compute at least one that is read outside.
     ///
     /// # Errors
-    /// Units nest, or `body` fails.
+    /// Units are nested, or `body` fails.
     pub fn unit<R>(&mut self, name: &str, body: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
         if let Some(outer) = &self.in_unit {
             return Err(Error::graph(name, format!("units do not nest, but this one is inside '{outer}'")));
@@ -374,18 +374,18 @@ impl GraphBuilder {
         result
     }
 
-    /// The finished graph of a network with one output.
+    /// Finishes the graph of a network with one output.
     ///
     /// # Errors
-    /// A unit reads no value, or nothing reads a value of it.
+    /// A unit reads no value from outside, or nothing outside reads a value of it.
     pub fn finish(self, output: NodeId) -> Result<Graph> {
         self.finish_with_outputs(&[output])
     }
 
-    /// The finished graph of a network with several outputs.
+    /// Finishes the graph of a network with several outputs.
     ///
     /// # Errors
-    /// There is no output; a unit reads no value, or nothing reads a value of it.
+    /// There is no output; a unit reads no value from outside, or nothing outside reads a value of it.
     pub fn finish_with_outputs(self, outputs: &[NodeId]) -> Result<Graph> {
         Graph::new(self.nodes, outputs.to_vec(), self.units)
     }

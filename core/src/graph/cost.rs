@@ -1,9 +1,9 @@
-//! What a network costs.
+//! The cost of a network: operations and parameters.
 
 use super::{Graph, NodeId, Op};
 
 impl Graph {
-    /// Multiply-accumulate operations of a node for one image; convolutions and linear layers
+    /// Multiply-accumulate operations of a node for one image. Only convolutions and linear layers
     /// count, as in published figures.
     pub fn macs(&self, id: NodeId) -> u64 {
         let node = self.node(id);
@@ -30,7 +30,7 @@ impl Graph {
         (outputs * each) as u64
     }
 
-    /// Number of trained parameters: without the running statistics of batch normalization.
+    /// Number of trained parameters. The running statistics of batch normalization do not count.
     pub fn parameter_count(&self) -> usize {
         let trained = self.parameter_shapes().into_iter().filter(|(name, _)| !name.contains(".running_"));
         trained.map(|(_, shape)| shape.iter().product::<usize>()).sum()

@@ -6,11 +6,11 @@ use crate::ops;
 use candle_core::Tensor;
 use std::collections::HashMap;
 
-/// Computes a node's value from its inputs. `weight` replaces the node's own weight, such as by a
-/// quantized one.
+/// Computes a node's value from its inputs. `weight` replaces the node's own weight, for instance by its
+/// quantized form.
 ///
 /// # Errors
-/// A parameter is missing, or shapes do not fit.
+/// A parameter is missing, shapes do not fit each other, or an operation of candle fails.
 pub fn execute(
     node: &Node,
     inputs: &[&Tensor],

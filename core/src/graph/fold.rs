@@ -5,9 +5,9 @@ use crate::error::{Error, Result};
 use candle_core::Tensor;
 use std::collections::HashMap;
 
-/// Removes every batch normalization that is the only reader of a convolution, scaling the
-/// convolution's weight by `gamma / sqrt(var + eps)` and its bias accordingly. What is folded
-/// follows from the graph's edges alone, never from the order or names of nodes.
+/// Removes every batch normalization that is the only reader of a convolution. It scales the convolution's weight by
+/// `gamma / sqrt(var + eps)` and adapts its bias (batch-norm folding, arXiv 1712.05877, equation 14). Which nodes
+/// are folded depends only on the graph's edges, never on the order or the names of nodes.
 ///
 /// # Errors
 /// A parameter is missing.
@@ -51,7 +51,7 @@ fn fold_one(bn: &str, conv: &str, eps: f64, bias: bool, parameters: &mut HashMap
     Ok(())
 }
 
-/// The graph without the nodes that are keys of `replaced`; their readers read the value instead.
+/// Removes the nodes that are keys of `replaced`; their readers read the mapped value instead.
 fn remove(graph: Graph, replaced: &HashMap<NodeId, NodeId>) -> Result<Graph> {
     let (nodes, outputs, units) = graph.into_parts();
     let mut new_id: HashMap<NodeId, usize> = HashMap::new();

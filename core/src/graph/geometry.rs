@@ -1,4 +1,4 @@
-//! The convolutions of a graph in the terms of the kernels.
+//! The convolutions of a graph as the kernels describe them.
 
 use super::{Graph, NodeId, Op};
 use qdrop_kernels::conv::{Conv2dShape, Padding};
@@ -11,7 +11,7 @@ pub fn image(graph: &Graph, id: NodeId) -> [usize; 3] {
     }
 }
 
-/// The convolution of a layer, if the kernels compute it: a fully connected one is one of 1 x 1.
+/// A layer as a convolution, if the kernels can compute it. A fully connected layer is a 1 x 1 convolution.
 pub fn convolution(graph: &Graph, id: NodeId, batch: usize) -> Option<Conv2dShape> {
     let node = graph.node(id);
     let [in_channels, in_height, in_width] = image(graph, *node.inputs.first()?);
@@ -56,7 +56,7 @@ pub fn convolution(graph: &Graph, id: NodeId, batch: usize) -> Option<Conv2dShap
     }
 }
 
-/// The border of zeros that a convolution reads as its padding.
+/// Width of the zero border that a convolution reads as its padding.
 pub fn border(shape: &Conv2dShape) -> usize {
     let p = shape.padding;
     p.top.max(p.bottom).max(p.left).max(p.right)

@@ -1,5 +1,5 @@
-//! The explicit graph of a network: plain data that batch-norm folding, quantizer placement,
-//! reports and execution all read.
+//! The graph of a network: plain data. Batch-norm folding, quantizer placement, reports and execution
+//! all read it.
 
 mod builder;
 mod cost;
@@ -39,7 +39,7 @@ impl NodeId {
 pub struct Node {
     /// Unique name. A node with parameters owns `<name>.weight`, `<name>.bias` and so on.
     pub name: String,
-    /// What it computes.
+    /// The operation.
     pub op: Op,
     /// The values that it reads.
     pub inputs: Vec<NodeId>,
@@ -56,10 +56,10 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Checks and assembles a graph; `units` are names with their nodes.
+    /// Checks and assembles a graph. `units` are pairs of a name and nodes.
     ///
     /// # Errors
-    /// There is no output; a unit reads no value, or nothing reads a value of it.
+    /// There is no output; a unit reads no value from outside, or nothing outside reads a value of it.
     pub(crate) fn new(nodes: Vec<Node>, outputs: Vec<NodeId>, units: Vec<(String, Vec<NodeId>)>) -> Result<Self> {
         if outputs.is_empty() {
             return Err(Error::message("a network needs at least one output"));
@@ -100,7 +100,7 @@ impl Graph {
         &self.outputs
     }
 
-    /// The units of block reconstruction in network order.
+    /// The units of block reconstruction in the order of execution.
     pub fn units(&self) -> &[Unit] {
         &self.units
     }
@@ -110,7 +110,7 @@ impl Graph {
         self.nodes().filter(|(_, n)| n.inputs.contains(&id)).map(|(i, _)| i).collect()
     }
 
-    /// Names and shapes of all parameters, buffers of batch normalization included.
+    /// Names and shapes of all parameters, including the running statistics of batch normalization.
     pub fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
         let mut shapes = Vec::new();
         for node in &self.nodes {
@@ -122,7 +122,7 @@ impl Graph {
         shapes
     }
 
-    /// Nodes, outputs, and the units as names with their nodes.
+    /// Takes the graph apart: nodes, outputs, and the units as pairs of a name and nodes.
     pub(crate) fn into_parts(self) -> (Vec<Node>, Vec<NodeId>, Vec<NamedNodes>) {
         let units = self.units.into_iter().map(|u| (u.name, u.subgraph.nodes().to_vec()));
         (self.nodes, self.outputs, units.collect())

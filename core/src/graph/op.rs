@@ -1,9 +1,9 @@
-//! The operations a graph is made of.
+//! The operations of a graph's nodes.
 
 use super::CustomOperator;
 use crate::ops::{Activation, Conv2dGeometry, Padding, Pool2dGeometry};
 
-/// One kind of operation with its constants. Parameters are found by the node's name.
+/// An operation and its settings. The names of its parameters begin with the node's name.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// The network's input.
@@ -28,12 +28,12 @@ pub enum Op {
     },
     /// Batch normalization with running statistics.
     BatchNorm {
-        /// Added to the variance.
+        /// Added to the variance, against a division by zero.
         eps: f64,
     },
     /// Element-wise activation function.
     Activation(Activation),
-    /// Sum of two values of one shape.
+    /// Sum of two values of equal shape.
     Add,
     /// Product of two values, the second of which may be broadcast over height and width.
     Mul,
@@ -47,7 +47,7 @@ pub enum Op {
     Pad(Padding),
     /// Concatenation along the channels.
     Concat,
-    /// All dimensions but the batch in one.
+    /// Flattens all dimensions but the batch into one.
     Flatten,
     /// Enlargement by an integral factor, repeating pixels.
     UpsampleNearest {
@@ -92,7 +92,7 @@ impl Op {
         }
     }
 
-    /// Whether the value is that of several others and gets a quantizer of its own, as an addition's
+    /// Whether the operation combines several values and its result gets a quantizer of its own, as an addition's
     /// does.
     pub fn combines(&self) -> bool {
         match self {
@@ -113,8 +113,8 @@ impl Op {
         }
     }
 
-    /// Whether the value, alone, stands for that of the layer before it: batch normalization and activation
-    /// functions, which belong to the layer whose value they read.
+    /// Whether the operation belongs to the layer whose value it reads, as batch normalization and activation functions
+    /// do. Then the layer is quantized after it.
     pub fn completes_layer(&self) -> bool {
         match self {
             Self::BatchNorm { .. } | Self::Activation(_) => true,
@@ -134,7 +134,7 @@ impl Op {
         }
     }
 
-    /// What reports call the operation.
+    /// The operation's name in reports.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Input => "input",

@@ -6,21 +6,21 @@ use candle_core::Tensor;
 use std::fmt;
 use std::sync::Arc;
 
-/// An operation that the framework does not know: what an architecture puts into its graph with
+/// An operation that the framework does not provide. An architecture adds it to its graph with
 /// [`GraphBuilder::operator`](super::GraphBuilder::operator).
 ///
-/// Its parameters stay in floating point. Blocks are reconstructed through it, so its value must be
-/// differentiable with respect to its inputs: compose it of [`ops`](crate::ops) and of the tensor
-/// library's operations, or give it a forward and a backward pass of its own as a
-/// `candle_core::CustomOp1`, `CustomOp2` or `CustomOp3`.
+/// Its parameters stay in floating point. Reconstruction differentiates through it, so its value must be
+/// differentiable with respect to its inputs: compose it of [`ops`](crate::ops) and of candle's
+/// operations, or implement its forward and backward pass as a `candle_core::CustomOp1`, `CustomOp2` or
+/// `CustomOp3`.
 pub trait Operator: Send + Sync {
-    /// What reports call it.
+    /// The operator's name in reports.
     fn name(&self) -> &'static str;
 
-    /// Shape of the value, given those of the inputs; all without the batch dimension.
+    /// Shape of the value, given the shapes of the inputs; all without the batch dimension.
     ///
     /// # Errors
-    /// The inputs do not fit.
+    /// The operator does not accept these inputs.
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>>;
 
     /// Names and shapes of the parameters, given the shapes of the inputs.
@@ -29,8 +29,8 @@ pub trait Operator: Send + Sync {
         Vec::new()
     }
 
-    /// Whether the value only moves numbers around, as a channel shuffle does: then it needs no
-    /// quantizer of its own. Any other value is quantized like that of an addition.
+    /// Whether the operator only rearranges elements, as a channel shuffle does. Then its value needs no
+    /// quantizer of its own. Any other value is quantized like an addition's.
     fn moves_only(&self) -> bool {
         false
     }
@@ -39,11 +39,11 @@ pub trait Operator: Send + Sync {
     /// [`parameters`](Self::parameters).
     ///
     /// # Errors
-    /// The tensor library's.
+    /// A shape does not fit, or an operation of candle fails.
     fn forward(&self, inputs: &[&Tensor], parameters: &[&Tensor]) -> Result<Tensor>;
 }
 
-/// An [`Operator`] in a graph. Two are equal when they are the same one.
+/// An [`Operator`] in a graph. Two are equal if they are the same object.
 #[derive(Clone)]
 pub struct CustomOperator {
     operator: Arc<dyn Operator>,
@@ -55,7 +55,7 @@ pub struct CustomOperator {
 }
 
 impl CustomOperator {
-    /// Asks the operator all that does not depend on values.
+    /// Calls everything of the operator that does not depend on values, and keeps the results.
     pub(super) fn new<T: Operator + 'static>(operator: T, inputs: &[&[usize]]) -> Result<Self> {
         // The path of the type begins with the crate's name.
         let crate_name = std::any::type_name::<T>().split("::").next().unwrap_or_default();
@@ -70,7 +70,7 @@ impl CustomOperator {
         })
     }
 
-    /// What reports call it.
+    /// The operator's name in reports.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -90,10 +90,10 @@ impl CustomOperator {
         self.moves_only
     }
 
-    /// The value, after checking that it has the shape that was promised.
+    /// Computes the value and checks that it has the announced shape.
     ///
     /// # Errors
-    /// The operator's; its value has another shape; it panicked.
+    /// The operator fails or panics, or its value has another shape.
     pub fn forward(&self, inputs: &[&Tensor], parameters: &[&Tensor]) -> Result<Tensor> {
         let value = self.origin.call("forward", || self.operator.forward(inputs, parameters))?;
         if value.dims().get(1..) != Some(&self.shape) {

@@ -1,8 +1,8 @@
-//! Where quantizers sit in a network (QDrop's published setting).
+//! Where quantizers are placed in a network (QDrop's published setting, arXiv 2203.05740).
 
 use super::{Graph, NodeId, Op};
 
-/// What a quantizer at a site quantizes.
+/// What the quantizer at a site quantizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SiteKind {
     /// The weight of the node.
@@ -16,7 +16,7 @@ pub enum SiteKind {
 pub struct Site {
     /// The node whose weight or value is quantized.
     pub node: NodeId,
-    /// Name for overrides and reports: that of the layer or addition that computes the value.
+    /// The name that overrides and reports use: that of the layer or addition that computes the value.
     pub name: String,
     /// What is quantized.
     pub kind: SiteKind,
@@ -26,12 +26,12 @@ pub struct Site {
     pub last: bool,
 }
 
-/// All places for quantizers, in network order.
+/// All places for quantizers, in the order of execution.
 ///
 /// Weights: every convolution and linear layer. Activations: the value of each layer (after its
 /// batch normalization and activation function) and of each addition or product (after its
-/// activation function). Not a layer without activation function whose value goes straight into an
-/// addition, not the network's input, and not its outputs.
+/// activation function). Exceptions: a layer without activation function whose value goes straight into an
+/// addition, the network's input, and its outputs.
 pub fn quantization_sites(graph: &Graph) -> Vec<Site> {
     let mut sites = Vec::new();
     for (id, node) in graph.nodes() {
@@ -57,7 +57,7 @@ pub fn quantization_sites(graph: &Graph) -> Vec<Site> {
     sites
 }
 
-/// The value at which the output of `head` is quantized, if it is.
+/// The value at which the output of `head` is quantized, or `None` if it is not.
 fn activation_site(graph: &Graph, head: NodeId) -> Option<NodeId> {
     let mut value = head;
     let mut activated = false;
@@ -76,7 +76,7 @@ fn activation_site(graph: &Graph, head: NodeId) -> Option<NodeId> {
     (!skipped && !reaches_output(graph, value)).then_some(value)
 }
 
-/// Whether the value is an output of the network, reshaped at most.
+/// Whether the value, possibly reshaped, is an output of the network.
 fn reaches_output(graph: &Graph, mut value: NodeId) -> bool {
     loop {
         if graph.outputs().contains(&value) {

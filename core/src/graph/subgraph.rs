@@ -5,9 +5,10 @@ use crate::error::{Error, Result};
 use candle_core::Tensor;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// Some nodes of a graph, cut out: what they read from outside, and which of their values are wanted outside.
+/// A part of a graph: some nodes, the values that they read from outside, and those of their values that are needed
+/// outside.
 ///
-/// Units of reconstruction, the parts of a calibration pass and the nodes between units are all subgraphs.
+/// Units of reconstruction, the segments of a calibration pass and the nodes between units are all subgraphs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subgraph {
     nodes: Vec<NodeId>,
@@ -16,7 +17,7 @@ pub struct Subgraph {
 }
 
 impl Graph {
-    /// Cuts out `nodes`. Outputs are the values that other nodes read, and outputs of the network.
+    /// The subgraph of `nodes`. Its outputs are the values that other nodes read, and outputs of the network.
     pub fn subgraph(&self, nodes: impl IntoIterator<Item = NodeId>) -> Subgraph {
         let inside: BTreeSet<NodeId> = nodes.into_iter().collect();
         let mut read_outside: HashSet<NodeId> = self.outputs().iter().copied().collect();
@@ -27,7 +28,7 @@ impl Graph {
         self.subgraph_with_outputs(inside, outputs)
     }
 
-    /// Cuts out `nodes` where the values of `outputs`, in this order, are wanted.
+    /// The subgraph of `nodes` with the given outputs, in this order.
     pub fn subgraph_with_outputs(&self, nodes: impl IntoIterator<Item = NodeId>, outputs: Vec<NodeId>) -> Subgraph {
         let inside: BTreeSet<NodeId> = nodes.into_iter().collect();
         let read: BTreeSet<NodeId> = inside.iter().flat_map(|id| &self.node(*id).inputs).copied().collect();
@@ -40,13 +41,13 @@ impl Graph {
         self.subgraph_with_outputs(self.nodes().skip(1).map(|(id, _)| id), self.outputs().to_vec())
     }
 
-    /// What is left of the network after `part`: every node outside of it, from its first node on, that the
-    /// network's outputs depend on. It reads the outputs of `part`, and earlier values where branches pass by.
+    /// The rest of the network after `part`: every node outside of it, from its first node on, that the
+    /// network's outputs depend on. It reads the outputs of `part`, and earlier values that bypass `part`.
     pub fn after(&self, part: &Subgraph) -> Subgraph {
         let first = part.nodes.first().copied().unwrap_or(NodeId(0));
         let mut needed: BTreeSet<NodeId> = self.outputs().iter().copied().collect();
         let mut nodes = BTreeSet::new();
-        // In the reverse of the topological order: readers come before what they read.
+        // In reverse topological order: a node comes after all that read it.
         while let Some(id) = needed.pop_last() {
             if id > first && !part.contains(id) {
                 nodes.insert(id);
@@ -63,26 +64,26 @@ impl Subgraph {
         &self.nodes
     }
 
-    /// The values from outside that its nodes read, in topological order.
+    /// The values from outside that the nodes read, in topological order.
     pub fn inputs(&self) -> &[NodeId] {
         &self.inputs
     }
 
-    /// The values that are wanted outside.
+    /// The values that are needed outside.
     pub fn outputs(&self) -> &[NodeId] {
         &self.outputs
     }
 
-    /// Whether a node is one of its nodes.
+    /// Whether a node belongs to the subgraph.
     pub fn contains(&self, node: NodeId) -> bool {
         self.nodes.binary_search(&node).is_ok()
     }
 
-    /// Computes its outputs from its inputs (N, ...), both in their order. `compute` gives the value of one
-    /// node from those of the node's inputs. A value is dropped after its last reader.
+    /// Computes the outputs from the inputs (N, ...), both in the subgraph's order. `compute` returns the value of one
+    /// node for the values of its inputs. A value is freed after its last reader.
     ///
     /// # Errors
-    /// The inputs are not as many as needed or have another shape; an error of `compute`.
+    /// The number or the shape of the inputs is wrong, or `compute` fails.
     pub fn run(
         &self,
         graph: &Graph,
@@ -113,7 +114,7 @@ impl Subgraph {
         self.outputs.iter().map(|id| values.get(id).cloned().ok_or_else(|| missing(id))).collect()
     }
 
-    /// Checks the shapes (N, ...) of values for its inputs; returns the batch size N.
+    /// Checks the number and shapes (N, ...) of the values for the inputs. Returns the batch size N.
     pub(crate) fn check_inputs<'a>(&self, graph: &Graph, shapes: impl Iterator<Item = &'a [usize]>) -> Result<usize> {
         let shapes: Vec<&[usize]> = shapes.collect();
         if shapes.len() != self.inputs.len() {

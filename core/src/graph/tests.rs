@@ -152,7 +152,7 @@ fn subgraphs_have_the_values_that_cross_their_border() {
     assert_eq!((names(rest.inputs()), rest.nodes().len()), (vec!["input", "wide"], graph.nodes().count() - 2));
     let rest = graph.after(&unit.subgraph);
     assert_eq!((names(rest.nodes()), names(rest.inputs())), (vec!["first", "second"], vec!["up", "both"]));
-    // An output inside is wanted outside too.
+    // An output of the network inside the subgraph is an output of the subgraph.
     assert_eq!(names(graph.subgraph(graph.nodes().skip(8).map(|(id, _)| id)).outputs()), ["first", "second"]);
 }
 
@@ -191,7 +191,7 @@ fn neighbouring_units_are_merged() {
     let merged = merge(&[&[&names[1], &names[2]]]).unwrap();
     assert_eq!(merged.len(), names.len() - 1);
     assert_eq!(merged[1].name, format!("{}+{}", names[1], names[2]));
-    // What lies between two units is part of the larger one.
+    // Nodes between two units become part of the merged unit.
     let all = merge(&[&["*"]]).unwrap();
     assert_eq!((all.len(), &all[0].subgraph), (1, &graph.whole()));
     for (groups, want) in [

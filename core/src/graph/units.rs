@@ -1,4 +1,4 @@
-//! The parts of a network that are reconstructed one after another.
+//! Units: the parts of a network that are reconstructed one after the other.
 
 use super::{Graph, NodeId, Subgraph};
 use crate::error::{Error, Result};
@@ -9,15 +9,15 @@ use globset::Glob;
 pub struct Unit {
     /// Name for reports, such as "layer1.0".
     pub name: String,
-    /// Its nodes, what they read and which of their values are read outside.
+    /// Its nodes, the values that they read, and those of their values that are read outside.
     pub subgraph: Subgraph,
 }
 
 impl Unit {
-    /// Cuts a unit out of a graph.
+    /// Makes a unit of some nodes of a graph.
     ///
     /// # Errors
-    /// It reads no value, or nothing reads a value of it.
+    /// The unit reads no value from outside, or nothing outside reads a value of it.
     pub(super) fn new(graph: &Graph, name: String, nodes: impl IntoIterator<Item = NodeId>) -> Result<Self> {
         let subgraph = graph.subgraph(nodes);
         if subgraph.inputs().is_empty() {
@@ -35,11 +35,11 @@ impl Unit {
     }
 }
 
-/// Every layer (convolution or linear, with the activation function that alone reads it) as a
-/// unit of its own, as AdaRound reconstructs (arXiv 2004.10568).
+/// Makes every layer (a convolution or linear layer, with the activation function if that is its only reader) a
+/// unit of its own, as AdaRound does (arXiv 2004.10568).
 ///
 /// # Errors
-/// Nothing reads a layer's value.
+/// Nothing reads the value of a layer.
 pub fn layer_units(graph: &Graph) -> Result<Vec<Unit>> {
     let layers = graph.nodes().filter(|(_, n)| n.op.has_weight());
     layers
@@ -58,14 +58,14 @@ pub fn layer_units(graph: &Graph) -> Result<Vec<Unit>> {
         .collect()
 }
 
-/// Merges neighbouring units: each group names the units of one larger unit, by name or glob pattern such as
-/// `layer3.*`. Nodes between them become part of it. `path` is where the groups stand in the recipe.
+/// Merges neighbouring units. Each group lists the units of one larger unit, by name or by a glob pattern such as
+/// `layer3.*`. Nodes between them become part of it. `path` is the place of the groups in the recipe, for messages.
 ///
 /// # Errors
-/// A pattern is malformed or matches no unit; a group has fewer than two units, or some that are not
-/// neighbours; a unit is in two groups.
+/// A pattern is malformed or matches no unit; a group has fewer than two units or units that are not neighbours; a
+/// unit belongs to two groups.
 pub fn merge_units(graph: &Graph, units: Vec<Unit>, groups: &[Vec<String>], path: &str) -> Result<Vec<Unit>> {
-    // For each unit the group that it belongs to.
+    // The group of each unit, if it has one.
     let mut group_of: Vec<Option<usize>> = vec![None; units.len()];
     for (g, patterns) in groups.iter().enumerate() {
         let path = format!("{path}[{g}]");

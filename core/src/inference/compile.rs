@@ -1,4 +1,4 @@
-//! From nodes of a graph to a plan.
+//! Compiles a part of a graph into a plan.
 
 use super::plan::{Plan, Slot, Step};
 use super::weights::Weights;
@@ -12,7 +12,7 @@ use qdrop_kernels::nhwc::stage::{Stage, Step as Grid};
 use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout};
 use std::collections::HashMap;
 
-/// The grid of a node's quantizer, if the kernels know what it computes.
+/// The grid of a node's quantizer, if the kernels support the quantizer.
 fn grid(model: &QuantModel, id: NodeId) -> Result<Option<Grid>> {
     let Some(site) = model.activation_site(id) else { return Ok(None) };
     let (spec, kernel) = (site.quantizer.spec(), site.quantizer.kernel()?);
@@ -38,12 +38,12 @@ struct Builder<'a> {
     batch: usize,
     steps: Vec<Step>,
     layouts: Vec<Layout>,
-    /// Slots whose value nobody reads any more.
+    /// Slots whose value has no further reader.
     free: Vec<Slot>,
     slots: HashMap<NodeId, Slot>,
-    /// Reads of each slot that are still to come.
+    /// Number of readers of each slot that are not compiled yet.
     reads: HashMap<Slot, usize>,
-    /// The border that the readers of each node's value need, and how many read it.
+    /// The border that the readers of each node's value need, and their number.
     borders: HashMap<NodeId, usize>,
     readers: HashMap<NodeId, usize>,
 }
@@ -93,7 +93,7 @@ impl<'a> Builder<'a> {
             let own = borders.get(id).copied().unwrap_or(0);
             let needed = match convolution(graph, *id, batch) {
                 Some(shape) => border(&shape),
-                // May be computed in place.
+                // These may run in place, on a value whose border their readers need.
                 None if matches!(graph.node(*id).op, Op::Activation(_) | Op::Add | Op::Flatten) => own,
                 None => 0,
             };
@@ -111,7 +111,7 @@ impl<'a> Builder<'a> {
         self.readers.get(&id).copied().unwrap_or(0)
     }
 
-    /// A slot for a node's value: one that is free and has its layout, whose border then is zero, or a new one.
+    /// A slot for a node's value: a free one of the same layout, whose border is still zero, or a new one.
     fn new_slot(&mut self, id: NodeId) -> Slot {
         let [channels, height, width] = image(self.graph, id);
         let border = self.borders.get(&id).copied().unwrap_or(0);
@@ -128,11 +128,11 @@ impl<'a> Builder<'a> {
         slot
     }
 
-    /// A slot with the value of `source` that may be overwritten by that of `id`.
+    /// A slot that holds the value of `source` and that the value of `id` may overwrite.
     fn take(&mut self, id: NodeId, source: Slot) -> Slot {
         if self.reads.get(&source) == Some(&1) {
             self.slots.insert(id, source);
-            // The read that `finish` counts for this node is still to come.
+            // `finish` will count the read of this node too.
             self.reads.insert(source, 1 + self.readers(id));
             return source;
         }
@@ -141,7 +141,7 @@ impl<'a> Builder<'a> {
         to
     }
 
-    /// Changes the last step if it is a stage of this slot and `fits`; otherwise adds a stage.
+    /// Changes the last instruction if it is a stage of this slot and `fits`; otherwise adds a stage.
     fn stage(&mut self, slot: Slot, fits: impl Fn(&Stage) -> bool, change: impl Fn(&mut Stage)) {
         match self.steps.last_mut() {
             Some(Step::Stage { stage, slot: last, .. }) if *last == slot && fits(stage) => change(stage),
@@ -153,7 +153,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Adds the steps of a node, unless it has to go through the tensor library.
+    /// Adds the instructions of a node. Returns false if candle has to compute it.
     fn node(&mut self, id: NodeId, sources: &[Slot], weights: &Weights) -> bool {
         let graph = self.graph;
         let op = &graph.node(id).op;
@@ -218,7 +218,7 @@ impl<'a> Builder<'a> {
         true
     }
 
-    /// Counts the reads of a node, and frees what nobody reads any more.
+    /// Counts the reads of a node and frees the slots that have no further reader.
     fn finish(&mut self, id: NodeId, sources: &[Slot]) {
         for slot in sources {
             let left = self.reads.entry(*slot).or_insert(1);

@@ -1,8 +1,8 @@
-//! Forward passes on the kernels: convolutions with what follows them on channels-last images, weights packed once.
+//! Forward passes on the kernels, with channels-last images and weights that are packed once.
 //!
-//! It computes what [`QuantModel::run`] computes node by node. On the CPU convolutions, fully connected layers,
-//! activation functions, additions and quantizers that round to nearest run on the kernels; every other operation, and
-//! every operation on other devices, goes through candle.
+//! They compute the same values as [`QuantModel::run`], which computes node by node. On the CPU, kernels compute
+//! convolutions, fully connected layers, activation functions, additions and quantizers that round to nearest. Candle
+//! computes every other operation, and every operation on other devices.
 
 mod compile;
 mod plan;
@@ -18,22 +18,22 @@ use qdrop_kernels::in_pool;
 use std::collections::BTreeMap;
 use weights::Weights;
 
-/// Images that pass through all nodes together: enough to use weights several times, and few enough for their
-/// values to stay in the cache.
+/// Images that pass through all nodes as one chunk: enough to reuse the weights, and few enough for their values to
+/// stay in the cache.
 const TOGETHER: usize = 8;
 
-/// Some nodes of a model, ready to compute their values for any number of images.
+/// A compiled part of a model, which computes its outputs for any number of inputs.
 pub struct Inference<'a> {
     model: &'a QuantModel,
     precision: Precision,
     part: Subgraph,
     weights: Weights,
-    /// By the number of images.
+    /// Plans by the number of images.
     plans: BTreeMap<usize, Plan>,
 }
 
 impl<'a> Inference<'a> {
-    /// Prepares the computation of a part of the network.
+    /// Compiles a part of the network.
     ///
     /// # Errors
     /// A quantizer has no range, or a parameter is missing.
@@ -45,10 +45,10 @@ impl<'a> Inference<'a> {
         Ok(Self { model, precision, part, weights, plans: BTreeMap::new() })
     }
 
-    /// Prepares the whole network.
+    /// Compiles the whole network.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// Those of [`new`](Self::new).
     pub fn of_network(model: &'a QuantModel, precision: Precision) -> Result<Self> {
         Self::new(model, precision, model.graph().whole())
     }
@@ -65,7 +65,7 @@ impl<'a> Inference<'a> {
     /// The outputs of the part for a batch of inputs (N, ...), both in the part's order.
     ///
     /// # Errors
-    /// The inputs do not fit; an operation fails, and the error names its node.
+    /// The inputs do not match, or an operation fails; the error names its node.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         if !self.model.device().is_cpu() {
             return self.model.run(&self.part, inputs, self.precision);

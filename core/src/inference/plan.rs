@@ -1,4 +1,4 @@
-//! The steps of a forward pass for one number of images.
+//! The plan of a forward pass for a fixed number of images.
 
 use super::weights::Weights;
 use crate::error::{Error, Result};
@@ -12,24 +12,24 @@ use qdrop_kernels::nhwc::{from_planes, to_planes, Buffer, ForwardConvolution, La
 use qdrop_kernels::pool::Pool2dShape;
 use rayon::prelude::*;
 
-/// Number of a value's buffer.
+/// Index of a buffer.
 pub type Slot = usize;
 
-/// One step.
+/// One instruction of the plan.
 pub enum Step {
-    /// An input of the pass, which is planes, into a slot.
+    /// Converts an input of the pass from planes to channels-last.
     Read {
         input: usize,
         to: Slot,
     },
-    /// A layer with a weight.
+    /// Computes a convolution or a fully connected layer.
     Convolve {
         node: NodeId,
         convolution: Box<ForwardConvolution>,
         from: Slot,
         to: Slot,
     },
-    /// A shortcut's addition, an activation function, a quantizer: in place.
+    /// Adds a shortcut, applies an activation function and a quantizer, in place. Each is optional.
     Stage {
         stage: Stage,
         shortcut: Option<Slot>,
@@ -44,37 +44,37 @@ pub enum Step {
         from: Slot,
         to: Slot,
     },
-    /// The mean over all pixels.
+    /// Computes the mean over all pixels.
     Mean {
         from: Slot,
         to: Slot,
     },
-    /// A node with its quantizer, through the tensor library.
+    /// Computes a node and its quantizer with candle.
     Node {
         node: NodeId,
         from: Vec<Slot>,
         to: Slot,
     },
-    /// A node's quantizer alone, through the tensor library: in place.
+    /// Applies a node's quantizer with candle, in place.
     Quantize {
         node: NodeId,
         slot: Slot,
     },
-    /// A value into an output of the pass.
+    /// Copies a value to an output of the pass.
     Write {
         slot: Slot,
         output: usize,
     },
 }
 
-/// All steps, and the buffers that they share.
+/// All instructions, and the buffers that they share.
 pub struct Plan {
     pub steps: Vec<Step>,
     pub buffers: Vec<(Buffer, Layout)>,
 }
 
 impl Plan {
-    /// Computes the images from number `first` on, of `batch` in all.
+    /// Computes the images from index `first` on, out of `batch` images.
     pub fn run(
         &mut self,
         model: &QuantModel,
@@ -152,12 +152,12 @@ fn broken(what: &str) -> Error {
     Error::message(format!("the forward pass: {what}"))
 }
 
-/// Two different buffers, the second to be written.
+/// Two different buffers, one to read and one to write.
 fn two(buffers: &mut [(Buffer, Layout)], read: Slot, write: Slot) -> Result<[&mut (Buffer, Layout); 2]> {
     buffers.get_disjoint_mut([read, write]).map_err(|_| broken("a value is read where it is written"))
 }
 
-/// The planes of all images.
+/// Converts all images to planes.
 fn planes_of((values, layout): &(Buffer, Layout), out: &mut [f32]) {
     let each = layout.height * layout.values();
     let images = values.par_chunks_exact(layout.image());

@@ -8,7 +8,7 @@ use crate::ops::host_values;
 use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Packing};
 use std::collections::HashMap;
 
-/// A layer's weight as its convolution reads it.
+/// A layer's weight, packed for its convolution.
 pub struct LayerWeight {
     pub value: Buffer,
     pub bias: Option<Buffer>,

@@ -29,7 +29,7 @@ impl CustomOp1 for ActivationOp {
 /// Applies an activation function element by element.
 ///
 /// # Errors
-/// The tensor library's.
+/// An operation of candle fails.
 pub fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
     if on_kernels(x) {
         x.contiguous()?.apply_op1(ActivationOp(activation))

@@ -62,7 +62,7 @@ pub fn adaround(alpha: &Tensor, floor: &Tensor, scale: &Tensor, zero_point: &Ten
 /// `h(alpha) = clamp(sigmoid(alpha) * (zeta - gamma) + gamma, 0, 1)`, without gradient.
 ///
 /// # Errors
-/// The tensor library's.
+/// An operation of candle fails.
 pub fn soft_rounding(alpha: &Tensor) -> Result<Tensor> {
     if !on_kernels(alpha) {
         return composite::soft_rounding(alpha);
@@ -93,7 +93,7 @@ impl CustomOp1 for RegularizerOp {
 /// The sum over all elements of `1 - |2 h(alpha) - 1|^b`, a scalar (AdaRound, equation 24).
 ///
 /// # Errors
-/// The tensor library's.
+/// An operation of candle fails.
 pub fn adaround_regularizer(alpha: &Tensor, b: f32) -> Result<Tensor> {
     if on_kernels(alpha) {
         alpha.contiguous()?.apply_op1(RegularizerOp(b))

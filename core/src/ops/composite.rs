@@ -1,7 +1,7 @@
-//! The operations composed of the tensor library's own ones, for devices without kernels.
+//! The operations composed of candle's own, for devices without kernels.
 //!
-//! Where the tensor library's gradient is not the reference's, the value is computed without
-//! gradient and [`with_gradient`] attaches the right one.
+//! Where candle's gradient differs from the reference's, the value is computed without gradient and
+//! [`with_gradient`] attaches the right one.
 
 use super::geometry::{Conv2dGeometry, Pool2dGeometry};
 use super::grid::Grid;
@@ -10,25 +10,25 @@ use candle_core::{DType, Result, Tensor};
 use qdrop_kernels::activation::Activation;
 use qdrop_kernels::adaround::{GAMMA, ZETA};
 
-/// `value`, with gradient `factor` towards `input` for each (input, factor) given. An input may be
-/// broadcast to the shape of `value`.
+/// `value`, with the gradient `factor` for each given (input, factor). An input may be broadcast to the shape of
+/// `value`.
 pub fn with_gradient(value: &Tensor, terms: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
     let mut out = value.detach();
     for (input, factor) in terms {
-        // Adds exactly zero.
+        // Adds exactly zero to the value; only the gradient changes.
         let zero = (*input - input.detach())?;
         out = (out + factor.detach().broadcast_mul(&zero)?)?;
     }
     Ok(out)
 }
 
-/// 1.0 where the condition holds, else 0.0.
+/// 1.0 where the condition holds, otherwise 0.0.
 fn indicator(condition: Result<Tensor>) -> Result<Tensor> {
     condition?.to_dtype(DType::F32)
 }
 
-/// Rounds half to even. Adding and subtracting 1.5 * 2^23 rounds every |x| < 2^22 that way; larger
-/// values, beyond every grid, round like the tensor library does.
+/// Rounds half to even. Adding and subtracting 1.5 * 2^23 rounds every |x| < 2^22 that way. Larger
+/// values lie outside of every grid; candle's `round` is good enough for them.
 pub fn round_half_even(x: &Tensor) -> Result<Tensor> {
     const MAGIC: f64 = 12_582_912.0;
     let small = x.abs()?.lt(4_194_304.0)?;
@@ -166,8 +166,8 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, g: &Conv2dGeom
     }
 }
 
-/// The pixels of each window position, one tensor for each tap, of an input extended with
-/// `border`.
+/// One tensor for each kernel tap: the pixels that the tap reads at every window position. The input is extended
+/// with `border`.
 fn taps(x: &Tensor, g: &Pool2dGeometry, border: f64) -> Result<Vec<Tensor>> {
     let (n, c, h, w) = x.dims4()?;
     let s = g.shape(x)?;
@@ -218,7 +218,7 @@ pub fn average_pool2d(x: &Tensor, g: &Pool2dGeometry) -> Result<Tensor> {
         let Some(first) = taps.next() else { candle_core::bail!("an empty pooling window") };
         taps.try_fold(first, |sum, tap| sum + tap)
     };
-    // Ones where a pixel counts towards the divisor.
+    // An image of ones where a pixel counts in the divisor.
     let (_, _, h, w) = x.dims4()?;
     let s = g.shape(x)?;
     let one = |pixels: [usize; 2], g: &Pool2dGeometry| -> Result<Tensor> {

@@ -16,7 +16,7 @@ impl Conv2dOp {
         output(out, (s.batch, s.out_channels, s.out_height(), s.out_width()))
     }
 
-    /// Gradients of the inputs that want one.
+    /// Gradients of the inputs that need one.
     fn gradients(&self, x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let s = &self.0;
         let grad = grad.contiguous()?;
@@ -80,7 +80,7 @@ impl CustomOp3 for Conv2dOp {
 /// The convolution of `x` (N, C, H, W) with `weight` (O, C / groups, KH, KW), plus `bias` (O).
 ///
 /// # Errors
-/// The shapes do not fit.
+/// The shapes do not fit each other.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: &Conv2dGeometry) -> Result<Tensor> {
     if !on_kernels(x) {
         return composite::conv2d(x, weight, bias, geometry);

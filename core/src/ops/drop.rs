@@ -11,14 +11,14 @@ use qdrop_kernels::random::Stream;
 pub enum Keep {
     /// All of them.
     All,
-    /// Each with a probability, by random bits of its own.
+    /// Each one independently, with the given probability.
     Random {
-        /// Source of the random numbers. Values are counted as (image, row, column, channel).
+        /// Source of the random numbers. Elements are numbered in the order (image, row, column, channel).
         stream: Stream,
         /// Probability of keeping the quantized value.
         probability: f32,
     },
-    /// Those whose byte in this tensor of the same shape is not zero.
+    /// Those where this tensor of the same shape is not zero.
     Mask(Tensor),
 }
 
@@ -61,14 +61,14 @@ pub fn drop(quantized: &Tensor, full: &Tensor, keep: &Keep) -> Result<Tensor> {
             quantized.contiguous()?.apply_op2(&full.contiguous()?, DropOp(mask(keep, quantized)?))
         }
         keep => {
-            // Drawn on the host: the choices are the same on every device.
+            // Drawn on the host, so that the choices are the same on every device.
             let mask = Tensor::from_vec(mask(keep, quantized)?, quantized.shape(), quantized.device())?;
             composite::drop(quantized, full, &mask)
         }
     }
 }
 
-/// The choices for a tensor (N, C) or (N, C, H, W), in its order.
+/// What is kept of a tensor (N, C) or (N, C, H, W), in the tensor's order.
 fn mask(keep: &Keep, like: &Tensor) -> Result<Vec<u8>> {
     match keep {
         Keep::All => Ok(vec![1; like.elem_count()]),

@@ -64,7 +64,7 @@ impl CustomOp3 for FakeQuantizeOp {
 ///
 /// `scale` and `zero_point` have one element for each channel; `zero_point` holds integers.
 /// Gradients: straight-through for the rounding; the clamp passes gradient 1 inside and on its
-/// bounds. Reaches `x`, `scale` (LSQ, arXiv 1902.08153) and `zero_point` (LSQ+, arXiv 2004.09576).
+/// bounds. `x`, `scale` (LSQ, arXiv 1902.08153) and `zero_point` (LSQ+, arXiv 2004.09576) get one.
 ///
 /// # Errors
 /// The number of scales is not the number of channels.

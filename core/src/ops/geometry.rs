@@ -1,20 +1,20 @@
-//! How the windows of convolutions and pooling move.
+//! Geometry of convolutions and pooling.
 
 use candle_core::{Error, Result, Tensor};
 use qdrop_kernels::conv::{Conv2dShape, Padding};
 use qdrop_kernels::pool::Pool2dShape;
 
-/// How a convolution's window moves.
+/// Geometry of a convolution, without its kernel size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Conv2dGeometry {
     /// Vertical and horizontal stride.
     pub stride: [usize; 2],
-    /// Zero padding of each side.
+    /// Zero padding on each side.
     #[serde(skip)]
     pub padding: Padding,
-    /// Vertical and horizontal distance of kernel taps.
+    /// Vertical and horizontal distance between kernel taps.
     pub dilation: [usize; 2],
-    /// Number of groups; each sees its share of the input channels.
+    /// Number of groups; each reads its share of the input channels.
     pub groups: usize,
 }
 
@@ -54,7 +54,7 @@ impl Conv2dGeometry {
     }
 }
 
-/// How a pooling window moves.
+/// Geometry of pooling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Pool2dGeometry {
     /// Window height and width.
@@ -63,9 +63,9 @@ pub struct Pool2dGeometry {
     pub stride: [usize; 2],
     /// Padding on each side of height and of width.
     pub padding: [usize; 2],
-    /// Also take windows that end beyond the padded image.
+    /// Whether windows may end beyond the padded image.
     pub ceil_mode: bool,
-    /// Count padding pixels in an average's divisor.
+    /// Whether padding pixels count in the divisor of an average.
     pub count_include_pad: bool,
 }
 

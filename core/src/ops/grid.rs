@@ -1,11 +1,11 @@
-//! The grid of a fake quantization.
+//! The integer grid of a fake quantization.
 
 use crate::grid::{Granularity, QuantSpec};
 use candle_core::{bail, Error, Result, Tensor};
 use qdrop_kernels::fake_quantize as kernel;
 use qdrop_kernels::segments::Channels;
 
-/// Integer bounds of a grid, and which elements share a scale.
+/// The integer bounds of a grid, and which elements share a scale.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Grid {
     /// Smallest integer.
@@ -35,7 +35,7 @@ impl Grid {
         Ok(channels)
     }
 
-    /// Per-channel values in a shape that broadcasts to `x`.
+    /// Per-channel values, reshaped so that they broadcast to `x`.
     pub(super) fn broadcast(&self, values: &Tensor, x: &Tensor) -> Result<Tensor> {
         self.channels(x.dims(), values)?;
         let mut dims = vec![1; x.rank()];

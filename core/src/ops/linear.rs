@@ -33,7 +33,7 @@ impl CustomOp2 for LinearOp {
 /// `x` (N, inputs) times the transpose of `weight` (outputs, inputs), plus `bias` (outputs).
 ///
 /// # Errors
-/// The shapes do not fit.
+/// The shapes do not fit each other.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let out = if on_kernels(x) {
         let (batch, inputs) = x.dims2()?;

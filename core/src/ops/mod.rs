@@ -1,8 +1,8 @@
 //! Differentiable tensor operations with the gradients of the reference implementation.
 //!
-//! Every operation has two implementations with one meaning. On the CPU, in f32, it runs a kernel
-//! of `qdrop-kernels` with a hand-written gradient. Anywhere else (CUDA) it is composed of the
-//! tensor library's own operations ([`composite`]). Tests hold the two against each other.
+//! Every operation has two implementations of the same function. On the CPU, in f32, a kernel of
+//! `qdrop-kernels` with a hand-written gradient computes it. On other devices (CUDA) it is composed of
+//! candle's own operations ([`composite`]). Tests compare the two.
 
 mod activation;
 mod adaround;
@@ -34,15 +34,15 @@ pub use storage::host_values;
 
 use candle_core::{DType, Result, Tensor};
 
-/// Whether the kernels apply to this tensor.
+/// Whether the kernels can compute with this tensor.
 fn on_kernels(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
-/// `x` unchanged, with its gradient multiplied by `factor` (LSQ's gradient scale).
+/// Returns `x` and multiplies its gradient by `factor` (LSQ's gradient scale, arXiv 1902.08153).
 ///
 /// # Errors
-/// The tensor library's.
+/// An operation of candle fails.
 pub fn scale_gradient(x: &Tensor, factor: f64) -> Result<Tensor> {
     let fixed = x.detach();
     &fixed + ((x - &fixed)? * factor)?
@@ -51,15 +51,15 @@ pub fn scale_gradient(x: &Tensor, factor: f64) -> Result<Tensor> {
 /// Zero padding of the last two dimensions.
 ///
 /// # Errors
-/// The tensor library's.
+/// An operation of candle fails.
 pub fn pad2d(x: &Tensor, padding: Padding) -> Result<Tensor> {
     x.pad_with_zeros(2, padding.top, padding.bottom)?.pad_with_zeros(3, padding.left, padding.right)
 }
 
-/// Repeats every pixel of `x` (N, C, H, W) `factor` times down and across.
+/// Repeats every pixel of `x` (N, C, H, W) `factor` times vertically and horizontally.
 ///
 /// # Errors
-/// The tensor library's.
+/// An operation of candle fails.
 pub fn upsample_nearest(x: &Tensor, factor: [usize; 2]) -> Result<Tensor> {
     let repeated = |x: &Tensor, axis: usize, factor: usize| {
         let picks: Vec<u32> = (0..x.dim(axis)? * factor).map(|i| (i / factor) as u32).collect();

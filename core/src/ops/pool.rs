@@ -45,10 +45,10 @@ fn run(x: &Tensor, geometry: &Pool2dGeometry, max: bool) -> Result<Tensor> {
     x.contiguous()?.apply_op1(PoolOp { shape, max })
 }
 
-/// The largest pixel of each window of `x` (N, C, H, W); the first of equals gets the gradient.
+/// The largest pixel of each window of `x` (N, C, H, W). Of several equal ones the first gets the gradient.
 ///
 /// # Errors
-/// The window does not fit.
+/// The window does not fit the image.
 pub fn max_pool2d(x: &Tensor, geometry: &Pool2dGeometry) -> Result<Tensor> {
     if on_kernels(x) {
         run(x, geometry, true)
@@ -60,7 +60,7 @@ pub fn max_pool2d(x: &Tensor, geometry: &Pool2dGeometry) -> Result<Tensor> {
 /// The average of each window of `x` (N, C, H, W).
 ///
 /// # Errors
-/// The window does not fit.
+/// The window does not fit the image.
 pub fn average_pool2d(x: &Tensor, geometry: &Pool2dGeometry) -> Result<Tensor> {
     if on_kernels(x) {
         run(x, geometry, false)
@@ -72,7 +72,7 @@ pub fn average_pool2d(x: &Tensor, geometry: &Pool2dGeometry) -> Result<Tensor> {
 /// The mean over height and width of `x` (N, C, H, W); the result is (N, C, 1, 1).
 ///
 /// # Errors
-/// `x` is no image.
+/// `x` is not an image.
 pub fn global_average_pool(x: &Tensor) -> Result<Tensor> {
     if !on_kernels(x) {
         return x.mean_keepdim((2, 3));

@@ -1,4 +1,4 @@
-//! Access to the numbers behind a tensor.
+//! Access to the values in a tensor's storage.
 
 use candle_core::{bail, CpuStorage, Layout, Result, Shape, Storage, Tensor};
 
@@ -20,22 +20,22 @@ pub(crate) fn f32_values<R>(x: &Tensor, body: impl FnOnce(&[f32]) -> R) -> Resul
     }
 }
 
-/// Calls `body` with the values of any tensor as f32, copying them to the host where they are not
-/// contiguous f32 values there already.
+/// Calls `body` with the values of any tensor as f32. Copies them to the host unless they are contiguous
+/// f32 values there already.
 ///
 /// # Errors
-/// The tensor library's.
+/// An operation of candle fails.
 pub fn host_values<R>(x: &Tensor, body: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let x = x.to_device(&candle_core::Device::Cpu)?.to_dtype(candle_core::DType::F32)?.contiguous()?;
     f32_values(&x, body)
 }
 
-/// A forward result.
+/// The storage and the shape that a forward pass returns.
 pub(super) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (CpuStorage::F32(values), shape.into())
 }
 
-/// A gradient with the shape of `like`, filled by `body`.
+/// A gradient with the shape of `like`; `body` fills it.
 pub(super) fn gradient(like: &Tensor, body: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<Tensor> {
     let mut values = vec![0.0; like.elem_count()];
     body(&mut values)?;

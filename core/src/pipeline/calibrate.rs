@@ -1,4 +1,4 @@
-//! Giving every quantizer its range.
+//! Calibration: gives every quantizer its range.
 
 use super::{Registries, SitePlan};
 use crate::error::{Error, Result};
@@ -10,11 +10,11 @@ use crate::progress::{Event, Progress};
 use candle_core::Tensor;
 use std::collections::HashMap;
 
-/// Gives the planned quantizers, which the model holds, their ranges: weights from the weights,
-/// activations from one batch of images through the full-precision network.
+/// Observes and sets the ranges of the planned quantizers, which the model already holds: for weights from the
+/// weights, for activations from one batch of images through the full-precision network.
 ///
 /// # Errors
-/// A strategy is unknown or its parameters are wrong; a range is not finite; the run was cancelled.
+/// A strategy is unknown or fails; a parameter of it is wrong; a range is not finite; the run was cancelled.
 pub fn calibrate(
     model: &mut QuantModel,
     plans: &[SitePlan],
@@ -63,7 +63,7 @@ pub fn calibrate(
     Ok(())
 }
 
-/// The network, cut after each node that `is_end`. The value of a segment's last node is among its outputs.
+/// Cuts the network after each node for which `is_end` holds. The value of a segment's last node is among its outputs.
 fn segments(graph: &Graph, is_end: impl Fn(NodeId) -> bool) -> Vec<Subgraph> {
     let mut all = vec![Vec::new()];
     for (id, _) in graph.nodes().skip(1) {
@@ -88,7 +88,7 @@ fn cut(graph: &Graph, nodes: Vec<NodeId>) -> Subgraph {
     }
 }
 
-/// Computes a segment in full precision: adds its outputs, and forgets the values that no later node reads.
+/// Computes a segment in full precision. Adds its outputs to `values` and removes the values that no later node reads.
 fn compute(model: &QuantModel, segment: &Subgraph, values: &mut HashMap<NodeId, Tensor>) -> Result<()> {
     let graph = model.graph();
     let Some(last) = segment.nodes().last() else { return Ok(()) };
@@ -102,7 +102,7 @@ fn compute(model: &QuantModel, segment: &Subgraph, values: &mut HashMap<NodeId, 
     Ok(())
 }
 
-/// Builds the planned quantizers, without ranges.
+/// Builds the planned quantizers and puts them into the model. They have no ranges yet.
 ///
 /// # Errors
 /// A strategy is unknown or its parameters are wrong.

@@ -1,4 +1,4 @@
-//! What a run will take, before it begins.
+//! Estimates the time and memory of a run before it begins.
 
 use super::reconstruct::units_of;
 use super::Session;
@@ -16,17 +16,17 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Instant;
 
-/// Images of noise that the estimate is measured with.
+/// Images of random noise for the measurement.
 const IMAGES: usize = 4;
-/// Optimizer steps of each unit that are measured.
+/// Steps of each unit that are measured.
 const STEPS: usize = 2;
 
-/// What a run will take.
+/// The estimated time and memory of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Estimate {
     /// Units to reconstruct.
     pub units: usize,
-    /// Optimizer steps of each.
+    /// Steps of each unit.
     pub steps: usize,
     /// Seconds of reconstruction.
     pub seconds: f64,
@@ -36,14 +36,15 @@ pub struct Estimate {
     pub calibration_bytes: u64,
 }
 
-/// Passes on requests to stop, not events; notes when steps end.
+/// Records when steps end. It forwards requests to stop, but no events.
 struct Clock<'a> {
     progress: &'a dyn Progress,
     steps: Mutex<Vec<Instant>>,
 }
 
 impl Clock<'_> {
-    /// Seconds of the last step, if there were two: the first one also allocates memory.
+    /// Seconds of the last step, if there were at least two. The first step does not count, because it also allocates
+    /// memory.
     fn last_step(&self) -> Option<f64> {
         let steps = self.steps.lock().unwrap_or_else(|e| e.into_inner());
         match steps.as_slice() {
@@ -119,8 +120,8 @@ impl Session<'_> {
         Ok(estimate)
     }
 
-    /// A network with weights of zero and its quantizers in place, with ranges of noise: what only its time is
-    /// of interest of.
+    /// A network for measurements of time: all weights are zero, and its quantizers have ranges that were observed on
+    /// noise.
     ///
     /// # Errors
     /// As [`zero_model`](Self::zero_model).
@@ -130,7 +131,7 @@ impl Session<'_> {
         Ok(model)
     }
 
-    /// Gives all quantizers some range and returns the values of all nodes for images of noise.
+    /// Gives all quantizers a range and returns the values of all nodes for images of noise.
     fn prepare(&self, model: &mut QuantModel) -> Result<HashMap<NodeId, Tensor>> {
         let plans = self.plans_of(model.graph())?;
         self.place(model, &plans)?;
@@ -165,7 +166,7 @@ impl Session<'_> {
 
 /// Smallest and largest element, and the shape.
 fn range_of(x: &Tensor) -> Result<((f32, f32), Vec<usize>)> {
-    // Any range serves: the time of a step does not depend on it. Not empty, and finite.
+    // Any non-empty, finite range serves, because the time of a step does not depend on it.
     let (low, high) = host_values(x, qdrop_kernels::range_search::min_max)?;
     let bound = |v: f32| if v.is_finite() { v } else { 1.0 };
     Ok(((bound(low).min(-1e-3), bound(high).max(1e-3)), x.dims().to_vec()))
@@ -175,7 +176,7 @@ fn repeated((low, high): &(f32, f32), channels: usize) -> Range {
     Range { min: vec![*low; channels], max: vec![*high; channels] }
 }
 
-/// Most values per sample that are cached at once, float and quantized.
+/// The largest number of cached elements per sample at any time, float and quantized.
 fn cached_values(graph: &Graph, units: &[Unit]) -> usize {
     let size = |id: &NodeId| graph.node(*id).shape.iter().product::<usize>();
     let mut done: HashSet<NodeId> = HashSet::from([graph.input()]);
@@ -192,12 +193,12 @@ fn cached_values(graph: &Graph, units: &[Unit]) -> usize {
     peak
 }
 
-/// Whether a node that is not done reads the value, or the value is the network's output.
+/// Whether a node that is not in `done` reads the value, or the value is an output of the network.
 fn is_read(graph: &Graph, id: &NodeId, done: &HashSet<NodeId>) -> bool {
     graph.outputs().contains(id) || graph.consumers(*id).iter().any(|c| !done.contains(c))
 }
 
-/// Most values per image that a float forward pass holds at once.
+/// The largest number of elements per image that a float forward pass holds at any time.
 fn live_values(graph: &Graph) -> usize {
     let size = |id: NodeId| graph.node(id).shape.iter().product::<usize>();
     let (mut live, mut peak) = (size(graph.input()), 0);
@@ -228,7 +229,7 @@ mod tests {
         let y = b.unit("b", |b| b.linear("b", y, 3)).unwrap();
         let graph = b.finish(y).unwrap();
         assert_eq!(live_values(&graph), 32 + 128);
-        // Unit a: image and output, each float and quantized.
+        // Unit a: image and output, float and quantized each.
         assert_eq!(cached_values(&graph, graph.units()), 2 * (32 + 128));
         let macs: u64 = graph.nodes().map(|(id, _)| graph.macs(id)).sum();
         assert_eq!((macs, graph.parameter_count()), (128 * 2 * 9 + 8 * 3, 8 * 2 * 9 + 8 * 3 + 3));

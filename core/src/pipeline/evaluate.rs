@@ -1,4 +1,4 @@
-//! Measuring a network on a dataset, as its task says.
+//! Measures a network on a dataset with its task's metrics.
 
 use super::{load_ahead, Batch};
 use crate::dataset::Dataset;
@@ -12,7 +12,7 @@ use candle_core::Tensor;
 /// Measures the first `limit` images of the dataset (all by default).
 ///
 /// # Errors
-/// No image can be read, or images, network and task do not fit each other.
+/// No image can be read, or images, network and task do not match.
 pub fn evaluate(
     model: &QuantModel,
     dataset: &dyn Dataset,
@@ -40,20 +40,20 @@ pub fn evaluate(
     })
 }
 
-/// A pass of some images through a network.
+/// A forward pass of some images through a network, and its measurement.
 pub(super) struct Pass<'a> {
     pub model: &'a QuantModel,
     pub dataset: &'a dyn Dataset,
     pub task: &'a dyn Task,
     pub precision: Precision,
     pub batch_size: usize,
-    /// What the progress calls it.
+    /// Name of this work in progress events.
     pub stage: &'a str,
     pub progress: &'a dyn Progress,
 }
 
 impl Pass<'_> {
-    /// Measures the images with these indices; `look` is shown each batch with the network's outputs.
+    /// Measures the images with these indices. `look` is called with each batch and the network's outputs for it.
     pub fn measure(
         &self,
         indices: &[usize],

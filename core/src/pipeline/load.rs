@@ -1,4 +1,4 @@
-//! Loading images in parallel, ahead of their use.
+//! Loads images in parallel, ahead of their use.
 
 use crate::cache::{CachedValues, CACHED_BATCH};
 use crate::dataset::{Dataset, Sample};
@@ -19,14 +19,15 @@ pub struct Batch {
     pub images: Tensor,
     /// Their targets.
     pub targets: Vec<Target>,
-    /// Messages about images that could not be read; they are not in the batch.
+    /// Error messages of images that could not be read. These images are not part of the batch.
     pub broken: Vec<String>,
 }
 
 /// Loads the images with the given indices. An image that cannot be read is left out and reported.
 ///
 /// # Errors
-/// An image has another size than `input`, a target is not what the dataset promises, or nothing could be read.
+/// An image has another size than `input`, a target is not of the kind that the dataset announces, or no image could
+/// be read.
 pub fn load_batch(dataset: &dyn Dataset, indices: &[usize], input: &[usize], device: &Device) -> Result<Batch> {
     let samples: Vec<Result<Sample>> = indices.par_iter().map(|i| dataset.sample(*i)).collect();
     let size: usize = input.iter().product();
@@ -63,13 +64,13 @@ pub fn load_batch(dataset: &dyn Dataset, indices: &[usize], input: &[usize], dev
     Ok(Batch { images, targets, broken })
 }
 
-/// Batches that are decoded while an earlier one is in use; bounds the memory of loading.
+/// Batches that are loaded while an earlier one is in use. A small number bounds the memory.
 const AHEAD: usize = 1;
 
-/// Loads batch after batch on all cores, ahead of `consume`, which gets them in order.
+/// Loads batch after batch on all cores, ahead of `consume`, which receives them in order.
 ///
 /// # Errors
-/// That of [`load_batch`] or of `consume`; nothing more is loaded after it.
+/// [`load_batch`] or `consume` fails; loading stops then.
 pub fn load_ahead<'a>(
     dataset: &dyn Dataset,
     batches: impl Iterator<Item = &'a [usize]> + Send,
@@ -78,7 +79,7 @@ pub fn load_ahead<'a>(
     mut consume: impl FnMut(Batch) -> Result<()>,
 ) -> Result<()> {
     std::thread::scope(|scope| {
-        // Owned by this closure: an early return drops it, and the loading thread ends.
+        // This closure owns the receiver, so that an early return drops it and the loading thread ends.
         let (sender, receiver) = sync_channel(AHEAD);
         scope.spawn(move || {
             for indices in batches {
@@ -99,7 +100,7 @@ pub struct CalibrationSet {
     pub fingerprint: String,
 }
 
-/// A seeded choice of `count` images of the dataset, or all of them when there are fewer.
+/// Loads `count` images of the dataset, chosen at random by the seed, or all images if there are fewer.
 ///
 /// # Errors
 /// No image can be read, or the cache cannot be written.
@@ -142,8 +143,8 @@ pub fn calibration_images(
     images.finish()
 }
 
-/// Puts images into the cache in equal parts, whatever the size of the batches that they come in
-/// (broken images leave gaps).
+/// Puts images into the cache in parts of equal size. The batches that it gets may differ in size, because images
+/// that cannot be read are missing in them.
 struct Collector {
     cache: CachedValues,
     pending: Vec<Tensor>,
@@ -157,7 +158,7 @@ impl Collector {
         let all = Tensor::cat(&self.pending, 0).doing("collecting the calibration images")?;
         let (count, mut start) = (all.dim(0)?, 0);
         while count - start >= CACHED_BATCH {
-            // A copy: a part must not keep the images around it alive.
+            // A copy, because a part must not keep the images around it alive.
             self.cache.push(&all.narrow(0, start, CACHED_BATCH)?.force_contiguous()?)?;
             start += CACHED_BATCH;
         }

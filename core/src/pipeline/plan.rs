@@ -1,4 +1,4 @@
-//! What is quantized and how: the network's sites under the recipe's rules.
+//! Plans which sites of a network are quantized, and how, from the recipe.
 
 use crate::error::{Error, Result};
 use crate::graph::{quantization_sites, Graph, Site, SiteKind};
@@ -7,23 +7,23 @@ use crate::params::join;
 use crate::recipe::{GranularityRecipe, Override, QuantRecipe, Setting, Strategy};
 use globset::{Glob, GlobMatcher};
 
-/// Bits of the layers that the settings keep at high precision.
+/// Bits of the layers that the recipe's `setting` keeps at high precision.
 const HIGH_BITS: u32 = 8;
 
-/// One quantizer to be placed.
+/// A planned quantizer.
 #[derive(Debug, Clone)]
 pub struct SitePlan {
-    /// Where.
+    /// The site.
     pub site: Site,
     /// The grid.
     pub spec: QuantSpec,
-    /// The observer, and where the recipe names it.
+    /// The observer, and its place in the recipe.
     pub observer: (Strategy, String),
-    /// The quantizer, and where the recipe names it.
+    /// The quantizer, and its place in the recipe.
     pub quantizer: (Strategy, String),
 }
 
-/// Applies setting and overrides to the sites of a network.
+/// Applies the recipe's setting and overrides to the sites of a network.
 ///
 /// # Errors
 /// An override's glob is malformed or matches nothing.

@@ -1,4 +1,4 @@
-//! The published values that a recipe names, and whether its task can be compared with them.
+//! Checks whether the published values of a recipe can be compared with the task's measurements.
 
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
@@ -14,7 +14,7 @@ pub(super) fn check_published(recipe: &Recipe, task: &dyn Task) -> Result<()> {
     Ok(())
 }
 
-/// The comparison with the value `published`, which stands at `path` of the recipe.
+/// The task's comparison with the value `published`, which is at `path` in the recipe.
 pub(super) fn comparison(recipe: &Recipe, task: &dyn Task, path: &str, published: f64) -> Result<Box<dyn Comparison>> {
     match task.comparison(published) {
         Ok(Some(comparison)) => Ok(comparison),

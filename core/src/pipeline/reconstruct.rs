@@ -1,4 +1,4 @@
-//! Unit by unit reconstruction over cached values that move forward through the network.
+//! Reconstructs unit by unit. Cached values advance through the network with the finished units.
 
 use crate::cache::{CacheBudget, CachedValues, CACHED_BATCH};
 use crate::engine::{Engine, UnitSamples};
@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What a reconstruction works with.
+/// What a reconstruction needs besides the model.
 pub struct Resources<'a> {
     /// The calibration images.
     pub images: Arc<CachedValues>,
@@ -24,20 +24,20 @@ pub struct Resources<'a> {
     pub cache: Arc<CacheBudget>,
     /// Source of all random draws.
     pub random: &'a dyn RandomSource,
-    /// Where progress goes and where requests to stop come from.
+    /// Receives progress events and reports requests to stop.
     pub progress: &'a dyn Progress,
-    /// Which engine reconstructs a unit.
+    /// The engine that reconstructs a unit.
     pub engine: Engine,
-    /// Groups of neighbouring units, by name or pattern, that are reconstructed as one.
+    /// Groups of neighbouring units, by name or pattern, that are reconstructed as one unit.
     pub merge: &'a [Vec<String>],
-    /// Where finished units are kept; a run goes on after those that are there.
+    /// Where finished units are saved. A run resumes after the units that are already there.
     pub checkpoints: Option<&'a CheckpointFolder>,
 }
 
-/// The units that a network is divided into, those of each group merged.
+/// The network's units, after merging the units of each group.
 ///
 /// # Errors
-/// The architecture declares none, or a group does not fit them.
+/// The architecture declares no units, or a group does not match them.
 pub(super) fn units_of(graph: &Graph, grouping: Grouping, merge: &[Vec<String>]) -> Result<Vec<Unit>> {
     let units = match grouping {
         Grouping::None => return Ok(Vec::new()),
@@ -53,7 +53,7 @@ pub(super) fn units_of(graph: &Graph, grouping: Grouping, merge: &[Vec<String>])
 /// Reconstructs every unit of the calibrated model in network order, from the calibration images.
 ///
 /// # Errors
-/// The reconstructor's; a checkpoint is damaged or cannot be written; the run was cancelled.
+/// The reconstructor fails; a checkpoint is damaged or cannot be written; the run was cancelled.
 pub fn reconstruct(
     model: &mut QuantModel,
     reconstructor: &dyn Reconstructor,
@@ -85,7 +85,7 @@ pub fn reconstruct(
         }
         let report = match kept {
             Some((tensors, report)) => {
-                // Before the hard weights replace the float ones.
+                // This must come before the hard weights replace the float ones.
                 if !last {
                     values.advance(model, &unit.subgraph, Precision::Float)?;
                 }
@@ -94,7 +94,7 @@ pub fn reconstruct(
             }
             None => {
                 let mut report = reconstruct_unit(model, reconstructor, &mut values, unit, index)?;
-                // Moving the cached values on counts too.
+                // The report includes the time to advance the cached values.
                 report.seconds = start.elapsed().as_secs_f64();
                 report
             }
@@ -145,7 +145,7 @@ fn reconstruct_unit(
     reconstructor.reconstruct(&mut task, &Context { random, progress, interruption, engine })
 }
 
-/// Keeps the state of one unit in the checkpoint folder.
+/// Saves the state of an interrupted unit in the checkpoint folder.
 struct Keeper<'a> {
     folder: &'a CheckpointFolder,
     unit: &'a str,
@@ -162,8 +162,8 @@ impl Interruption for Keeper<'_> {
     }
 }
 
-/// The values of all calibration samples that later nodes still read, in full precision and as
-/// quantized so far.
+/// Those values of all calibration samples that later nodes still read, both from the full-precision network and
+/// from the network quantized so far.
 struct MovingValues<'a> {
     float: HashMap<NodeId, Arc<CachedValues>>,
     quantized: HashMap<NodeId, Arc<CachedValues>>,
@@ -172,7 +172,7 @@ struct MovingValues<'a> {
 }
 
 impl MovingValues<'_> {
-    /// Nodes before `node` that were not computed yet: those between units.
+    /// Nodes before `node` that were not computed yet: the nodes between units.
     fn pending_before(&mut self, model: &QuantModel, node: NodeId) -> Vec<NodeId> {
         let ids = model.graph().nodes().map(|(id, _)| id);
         let pending: Vec<NodeId> = ids.filter(|id| *id < node && !self.done.contains(id)).collect();
@@ -180,7 +180,7 @@ impl MovingValues<'_> {
         pending
     }
 
-    /// Computes a part of the network for all samples, batch by batch, and keeps the values that are read outside.
+    /// Computes a part of the network for all samples, batch by batch, and caches its outputs.
     fn advance(&mut self, model: &QuantModel, part: &Subgraph, precision: Precision) -> Result<()> {
         let values = match precision {
             Precision::Float => &mut self.float,
@@ -189,7 +189,7 @@ impl MovingValues<'_> {
         advance(model, part, values, precision, self.resources)
     }
 
-    /// Forgets values that nothing reads any more.
+    /// Frees values that no later node reads.
     fn forget_unread(&mut self, model: &QuantModel) {
         let needed = |id: &NodeId| model.graph().consumers(*id).iter().any(|c| !self.done.contains(c));
         self.float.retain(|id, _| needed(id));

@@ -10,7 +10,7 @@ use crate::reconstructor::ReconstructorKind;
 use crate::registry::Registry;
 use crate::task::TaskKind;
 
-/// Defines [`Registries`] and everything else that goes through all kinds.
+/// Defines [`Registries`] and the functions that go through all kinds of strategies.
 macro_rules! registries {
     ($($(#[$doc:meta])* $field:ident: $kind:ty,)+) => {
         /// One registry for each kind of strategy.
@@ -19,16 +19,16 @@ macro_rules! registries {
         }
 
         impl Registries {
-            /// Everything that the linked crates declare.
+            /// Collects everything that the linked crates declare.
             ///
             /// # Errors
-            /// Two declarations share a name.
+            /// Two declarations have the same name.
             pub fn collect() -> Result<Self> {
                 Ok(Self { $($field: Registry::collect()?,)+ })
             }
         }
 
-        /// Everything that is registered in this process, twice where two crates use one name.
+        /// All registrations in this process, including several of the same name.
         #[cfg(all(unix, feature = "dynamic-plugins"))]
         pub(crate) fn declared() -> Vec<crate::plugin::Declaration> {
             let mut all = Vec::new();
@@ -38,7 +38,7 @@ macro_rules! registries {
     };
 }
 
-/// What a registration says of itself.
+/// The public facts of a registration.
 #[cfg(all(unix, feature = "dynamic-plugins"))]
 fn declaration<F: crate::registry::Kind>(entry: &crate::registry::Entry<F>) -> crate::plugin::Declaration {
     let (kind, name, defined_in) = (F::NAME.into(), entry.name.into(), entry.defined_in.into());
@@ -48,9 +48,9 @@ fn declaration<F: crate::registry::Kind>(entry: &crate::registry::Entry<F>) -> c
 registries! {
     /// Networks.
     architectures: ArchitectureKind,
-    /// Statistics.
+    /// Statistics for ranges.
     observers: ObserverKind,
-    /// Mappings.
+    /// Mappings to the grid.
     quantizers: QuantizerKind,
     /// Optimizations.
     reconstructors: ReconstructorKind,

@@ -1,4 +1,4 @@
-//! Is this the network, and are these the images, that the published value belongs to?
+//! Checks that network and images are those of the published value, before a long run.
 
 use super::evaluate::Pass;
 use super::published::comparison;
@@ -10,13 +10,13 @@ use crate::progress::Progress;
 use crate::random::{permutation, stream, Purpose};
 use crate::task::Metric;
 
-/// Images of the sample.
+/// Number of images in the sample.
 const SAMPLE: usize = 256;
 
-/// What the float network reached on a sample.
+/// The float network's measurement on a sample.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FloatSample {
-    /// What was compared.
+    /// The metric.
     pub metric: Metric,
     /// Its value on the sample.
     pub value: f64,
@@ -27,10 +27,10 @@ pub struct FloatSample {
 }
 
 impl FloatSample {
-    /// For a reader, such as `93.4 % of a sample of 256 images, published 93.28 % of the validation set`.
+    /// A text for readers, such as `93.4 % of a sample of 256 images, published 93.28 % of the validation set`.
     pub fn text(&self) -> String {
         let unit = self.metric.unit;
-        // A sample is noisy: one digit less.
+        // A sample is noisy, so its value has one digit less.
         let value = unit.text(self.value, unit.digits() - 1);
         let published = unit.text(self.published, unit.digits());
         format!("{value} of a sample of {} images, published {published} of the validation set", self.images)
@@ -38,8 +38,8 @@ impl FloatSample {
 }
 
 impl Session<'_> {
-    /// Measures the float network on a sample of the evaluation images and compares with the
-    /// published value; `None` when the recipe has none.
+    /// Measures the float network on a sample of the evaluation images and compares the result with the
+    /// published value. `None` if the recipe has no published value.
     ///
     /// # Errors
     /// The value is too far from the published one; the error names the likely cause.

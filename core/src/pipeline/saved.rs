@@ -16,12 +16,12 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// What was measured in a run, and its conditions.
+/// The measurements of a run and its conditions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Name of the recipe.
     pub recipe: String,
-    /// Where quantizers sit and which layers keep 8 bits.
+    /// The recipe's setting: where quantizers are placed and which layers keep 8 bits.
     pub setting: String,
     /// Bit widths, such as `w2a4`.
     pub bits: String,
@@ -29,20 +29,20 @@ pub struct Summary {
     pub seed: u64,
     /// Name of the reconstructor.
     pub reconstruction: String,
-    /// What the full-precision network reached.
+    /// Measurement of the full-precision network.
     pub float: Measurement,
-    /// What the quantized network reached.
+    /// Measurement of the quantized network.
     pub quantized: Measurement,
     /// Wall-clock time of calibration and reconstruction.
     pub seconds: f64,
     /// Largest resident memory of the process.
     pub peak_rss_bytes: u64,
-    /// What must be known when the numbers are compared with others.
+    /// A warning for comparisons with other results, such as that the run was shortened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
 }
 
-/// Writes model and summary; the summary comes last and says that the result is complete.
+/// Writes the model, then the summary. A summary that exists shows that the result is complete.
 ///
 /// # Errors
 /// The directory cannot be written.
@@ -110,21 +110,21 @@ fn codes(site: &QuantSite, weight: &Tensor) -> Result<Vec<(&'static str, RawTens
     Ok(tensors)
 }
 
-/// A saved result, ready to be evaluated.
+/// A saved result, loaded for evaluation.
 pub struct SavedModel {
     /// The recipe as it ran.
     pub recipe: Recipe,
     /// The quantized network.
     pub model: QuantModel,
-    /// What was measured, and the conditions of the run.
+    /// The measurements and the conditions of the run.
     pub summary: Summary,
 }
 
 /// Reads what [`save`] wrote.
 ///
 /// # Errors
-/// A file is missing or damaged, a strategy of the recipe is not registered, or the recipe's task did not measure
-/// the summary.
+/// A file is missing or damaged, a strategy of the recipe is not registered, or the summary was measured by
+/// another task than the recipe's.
 pub fn load_saved(dir: &Path, registries: &Registries, device: &Device) -> Result<SavedModel> {
     let text = |name: &str| {
         let file = dir.join(name);
@@ -188,7 +188,7 @@ impl Reader<'_> {
         Ok(QParams { scale: vector("scale")?, zero_point: vector("zero_point")? })
     }
 
-    /// Sets the site's grid and returns the weight that the integers stand for.
+    /// Sets the site's grid and returns the dequantized weight.
     fn weight(&mut self, site: &mut QuantSite) -> Result<Tensor> {
         let name = format!("{}.weight", site.name);
         let params = self.qparams(&name)?;

@@ -1,4 +1,4 @@
-//! A run of a recipe.
+//! A session runs a recipe.
 
 use super::calibrate::place;
 use super::published::check_published;
@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A recipe with everything that it names looked up.
+/// A recipe whose strategies are looked up and built.
 pub struct Session<'a> {
     recipe: Recipe,
     registries: &'a Registries,
@@ -37,11 +37,11 @@ pub struct Session<'a> {
     targets: TargetSpec,
 }
 
-/// A quantized network and how it came about.
+/// A quantized network and the reports of its reconstruction.
 pub struct RunResult {
     /// The quantized network.
     pub model: QuantModel,
-    /// What became of each unit.
+    /// The report of each unit.
     pub units: Vec<UnitReport>,
     /// Wall-clock time of calibration and reconstruction.
     pub seconds: f64,
@@ -51,7 +51,7 @@ impl<'a> Session<'a> {
     /// Looks up and checks everything that can be checked without reading weights or images.
     ///
     /// # Errors
-    /// A name is unknown, a parameter is wrong, the network cannot be built, or it is not one for the task.
+    /// A name is unknown, a parameter is wrong, the network cannot be built, or the task cannot measure it.
     pub fn new(recipe: Recipe, registries: &'a Registries, device: Device) -> Result<Self> {
         let strategy = &recipe.model.architecture;
         let path = "model.architecture";
@@ -78,12 +78,12 @@ impl<'a> Session<'a> {
         &self.recipe
     }
 
-    /// Where the run computes.
+    /// The device of the run.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Gives the recipe back.
+    /// Returns the recipe and ends the session.
     pub fn into_recipe(self) -> Recipe {
         self.recipe
     }
@@ -93,25 +93,25 @@ impl<'a> Session<'a> {
         &self.graph
     }
 
-    /// What the network is for.
+    /// The task of the network.
     pub fn task(&self) -> &dyn Task {
         &*self.task
     }
 
-    /// Anything that the user must know before the run.
+    /// The reconstructor's warning to the user before the run, such as that results are not comparable.
     pub fn notice(&self) -> Option<String> {
         self.reconstructor.notice()
     }
 
-    /// What is quantized and how.
+    /// The planned quantizers.
     ///
     /// # Errors
-    /// An override matches nothing.
+    /// An override matches no site.
     pub fn plans(&self) -> Result<Vec<SitePlan>> {
         plan_sites(&self.graph, &self.recipe.quant)
     }
 
-    /// What is quantized in `graph`, this network with its batch normalization folded.
+    /// The planned quantizers for `graph`, which is this network after batch-norm folding.
     pub(super) fn plans_of(&self, graph: &Graph) -> Result<Vec<SitePlan>> {
         plan_sites(graph, &self.recipe.quant)
     }
@@ -120,25 +120,25 @@ impl<'a> Session<'a> {
         place(model, plans, self.registries)
     }
 
-    /// A reconstructor like that of the session.
+    /// Builds another reconstructor from the recipe.
     pub(super) fn build_reconstructor(&self) -> Result<Box<dyn Reconstructor>> {
         build_reconstructor(&self.recipe, self.registries)
     }
 
-    /// The checkpoint to read.
+    /// The path of the checkpoint with the float weights.
     ///
     /// # Errors
-    /// [`Error::NotGiven`].
+    /// [`Error::NotGiven`]: the recipe names no checkpoint.
     pub fn weights_file(&self) -> Result<PathBuf> {
         let file = self.recipe.model.weights.as_ref();
         let file = file.ok_or_else(|| Error::not_given("model.weights", Input::Weights))?;
         Ok(self.recipe.resolve(file))
     }
 
-    /// Opens one part of the dataset.
+    /// Opens one split of the dataset.
     ///
     /// # Errors
-    /// The data cannot be found, or does not fit the network or the task.
+    /// The data cannot be found, or does not match the network or the task.
     pub fn dataset(&self, split: Split) -> Result<Box<dyn Dataset>> {
         let data = &self.recipe.data;
         let request = DatasetRequest {
@@ -167,10 +167,10 @@ impl<'a> Session<'a> {
         Ok(dataset)
     }
 
-    /// The full-precision network with its weights, batch normalization folded.
+    /// The full-precision network with its weights, after batch-norm folding.
     ///
     /// # Errors
-    /// The checkpoint cannot be read or does not fit.
+    /// The checkpoint cannot be read or does not match the network.
     pub fn float_model(&self) -> Result<QuantModel> {
         let maps = self.architecture.key_maps(&self.graph)?;
         let mut parameters = weights::load(&self.weights_file()?, &self.graph, &maps, &self.device)?;
@@ -178,10 +178,10 @@ impl<'a> Session<'a> {
         Ok(QuantModel::new(graph, parameters, self.device.clone()))
     }
 
-    /// The network with all parameters zero, batch normalization folded.
+    /// The network with all parameters zero, after batch-norm folding.
     ///
     /// # Errors
-    /// The tensor library's.
+    /// A tensor cannot be made on the device.
     pub fn zero_model(&self) -> Result<QuantModel> {
         let mut parameters = HashMap::new();
         for (name, shape) in self.graph.parameter_shapes() {
@@ -191,7 +191,7 @@ impl<'a> Session<'a> {
         Ok(QuantModel::new(graph, parameters, self.device.clone()))
     }
 
-    /// The network with quantizers in place, all parameters zero and no ranges.
+    /// The network with its quantizers; all parameters are zero, and the quantizers have no ranges.
     pub(super) fn empty_model(&self) -> Result<QuantModel> {
         let mut model = self.zero_model()?;
         let plans = self.plans_of(model.graph())?;
@@ -202,22 +202,22 @@ impl<'a> Session<'a> {
     /// Measures a model on the evaluation images.
     ///
     /// # Errors
-    /// The data cannot be read.
+    /// The data cannot be read, or images, network and task do not match.
     pub fn evaluate(&self, model: &QuantModel, precision: Precision, progress: &dyn Progress) -> Result<Measurement> {
         let dataset = self.dataset(Split::Evaluation)?;
         let settings = &self.recipe.evaluation;
         evaluate(model, &*dataset, self.task(), precision, settings.batch_size, settings.images, progress)
     }
 
-    /// The memory budget of cached values; what does not fit goes to `spill` unless the recipe
-    /// names a folder.
+    /// The memory budget of cached values. Values beyond it go to the folder `spill` unless the recipe
+    /// names another one.
     pub fn cache(&self, spill: PathBuf) -> Arc<CacheBudget> {
         let settings = &self.recipe.cache;
         let spill = settings.spill.as_ref().map_or(spill, |folder| self.recipe.resolve(folder));
         CacheBudget::new(settings.limit.as_u64(), settings.dtype, spill)
     }
 
-    /// The calibration images.
+    /// Loads the calibration images.
     ///
     /// # Errors
     /// The data cannot be read, or there are too few images for the reconstructor.
@@ -237,11 +237,11 @@ impl<'a> Session<'a> {
         SeededRandom { seed: self.recipe.seed }
     }
 
-    /// Calibrates and reconstructs `model`, the full-precision network, going on from the
-    /// checkpoints that are there.
+    /// Calibrates and reconstructs `model`, which is the full-precision network. Resumes from existing
+    /// checkpoints.
     ///
     /// # Errors
-    /// Anything that can go wrong on the way.
+    /// Calibration or reconstruction fails, a checkpoint is damaged or cannot be written, or the run was cancelled.
     pub fn quantize(&self, mut model: QuantModel, resources: &Resources<'_>) -> Result<RunResult> {
         let plans = self.plans_of(model.graph())?;
         self.place(&mut model, &plans)?;

@@ -1,4 +1,4 @@
-//! Reading a plugin's file without running it.
+//! Reads a plugin's file without running it.
 
 use super::record::parse;
 use super::{Declaration, Stamp, LIBRARY};
@@ -7,10 +7,10 @@ use object::read::elf::{Dyn, ElfFile64};
 use object::{Object, ObjectSection};
 use std::path::{Path, PathBuf};
 
-/// Section that holds the records; the macros write it.
+/// The section with the records that the `register_*!` macros write.
 const SECTIONS: [&str; 2] = [".qdrop_plugin", "qdrop_plugin"];
 
-/// A plugin's file, as far as it can be known without running it.
+/// What is known of a plugin's file without running it.
 #[derive(Debug, Clone)]
 pub struct PluginFile {
     /// The file.
@@ -19,24 +19,24 @@ pub struct PluginFile {
     pub stamp: Stamp,
     /// What it registers.
     pub declarations: Vec<Declaration>,
-    /// Whether it uses the framework's shared library, instead of a copy of its own.
+    /// Whether it uses the shared library of the framework instead of its own copy.
     pub shares_framework: bool,
 }
 
-/// Whether a plugin can be loaded here.
+/// Whether this program can load a plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It can.
+    /// The plugin can be loaded.
     Fits,
-    /// It cannot, for this reason.
+    /// The plugin cannot be loaded, for this reason.
     Refused(String),
 }
 
 impl PluginFile {
-    /// Reads the file.
+    /// Reads a plugin's file.
     ///
     /// # Errors
-    /// The file cannot be read, is no shared library, or holds no record of a registration.
+    /// The file cannot be read, is not a shared library, or contains no record of a registration.
     pub fn inspect(path: &Path) -> Result<Self> {
         let error = |message: String| Error::plugin(path, message);
         let bytes = std::fs::read(path).map_err(Error::io("read plugin", path))?;
@@ -61,7 +61,7 @@ impl PluginFile {
         Ok(Self { path: path.into(), stamp, declarations, shares_framework })
     }
 
-    /// Whether the file can be loaded by this program.
+    /// Whether this program can load the file.
     pub fn verdict(&self) -> Verdict {
         let differences = self.stamp.differences(&Stamp::of_this_build());
         if !differences.is_empty() {
@@ -83,7 +83,7 @@ impl PluginFile {
     }
 }
 
-/// The shared libraries that the file names.
+/// The shared libraries that the file depends on.
 fn needed(bytes: &[u8]) -> object::Result<Vec<String>> {
     let elf = ElfFile64::<object::Endianness>::parse(bytes)?;
     let (endian, sections) = (elf.endian(), elf.elf_section_table());
@@ -93,9 +93,9 @@ fn needed(bytes: &[u8]) -> object::Result<Vec<String>> {
     needed.map(|entry| Ok(String::from_utf8_lossy(entry.string(endian, strings)?).into_owned())).collect()
 }
 
-/// How to get a plugin that fits.
+/// The advice to rebuild the plugin for this program.
 pub(super) fn rebuild(path: &Path) -> String {
-    // target/TRIPLE/release/libNAME.so of the crate's folder, where `qdrop plugin build` puts it.
+    // `qdrop plugin build` writes to target/TRIPLE/release/libNAME.so in the crate's folder.
     let folder = path.ancestors().find(|p| p.join("Cargo.toml").is_file());
     let folder = folder.map_or_else(|| "DIR".into(), |p| p.display().to_string());
     format!("rebuild it with `qdrop plugin build {folder}`")

@@ -1,4 +1,4 @@
-//! Loading plugins at run time.
+//! Loads plugins at run time.
 
 use super::inspect::rebuild;
 use super::loaded::{cannot_load, Loaded, LOADED};
@@ -9,12 +9,12 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 
-/// Its address tells copies of this crate apart.
+/// Copies of this crate in one process differ in the address of this variable.
 #[no_mangle]
 #[doc(hidden)]
 pub static QDROP_CORE_IDENTITY: u8 = 0;
 
-/// The framework's shared library, if this process has one: without it plugins cannot be loaded.
+/// The shared library of the framework, if this process uses it. Without it plugins cannot be loaded.
 pub fn shared_library() -> Option<PathBuf> {
     let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
     let address = std::ptr::from_ref(&QDROP_CORE_IDENTITY).cast();
@@ -34,12 +34,12 @@ pub fn shared_library() -> Option<PathBuf> {
     is_library.then(|| std::fs::canonicalize(&file).unwrap_or(file))
 }
 
-/// Loads the plugin in a file, or all that lie in a folder. One that is loaded already stays as it
-/// is. `refused` is told what is wrong with a plugin of a folder; the others are loaded.
+/// Loads the plugin in a file, or all plugins in a folder. Plugins that are already loaded are not loaded again.
+/// If a plugin in a folder cannot be loaded, `refused` gets the error and the others are still loaded.
 ///
 /// # Errors
 /// This program cannot load plugins, the file or folder cannot be read, or the plugin in the file
-/// is refused.
+/// does not fit this program.
 pub fn load(path: &Path, refused: &mut dyn FnMut(Error)) -> Result<Vec<Loaded>> {
     if shared_library().is_none() {
         return Err(cannot_load(path));
@@ -81,7 +81,7 @@ fn load_file(path: &Path) -> Result<Loaded> {
         return Err(Error::plugin(path, reason));
     }
     let before = declared();
-    // A name that is taken already would make every later command fail.
+    // With two strategies of the same name, every later command would fail.
     if let Some(taken) =
         file.declarations.iter().find_map(|d| before.iter().find(|b| (&b.kind, &b.name) == (&d.kind, &d.name)))
     {
@@ -91,12 +91,12 @@ fn load_file(path: &Path) -> Result<Loaded> {
         );
         return Err(Error::plugin(path, message));
     }
-    // SAFETY: loading runs the plugin's initializers, which are those of `register_*!`: the file
-    // was built by the same compiler from the same framework, which the stamp proved.
+    // SAFETY: loading runs the plugin's initializers, which `register_*!` wrote. The stamp proved that the same
+    // compiler built the file from the same framework.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
     let library = library.map_err(|e| Error::plugin(path, format!("cannot be loaded: {e}; {}", rebuild(path))))?;
     check_identity(&library, path)?;
-    // Never unloaded: registrations and values keep pointing into it.
+    // Never unloaded, because registrations and values point into it.
     std::mem::forget(library);
     let after = declared();
     if let Some(missing) = file.declarations.iter().find(|d| !after.contains(d)) {
@@ -113,7 +113,7 @@ fn load_file(path: &Path) -> Result<Loaded> {
     Ok(plugin)
 }
 
-/// Checks that the framework which the plugin sees is that of this program.
+/// Checks that the plugin uses this program's copy of the framework.
 fn check_identity(library: &Library, path: &Path) -> Result<()> {
     // SAFETY: only the symbol's address is used.
     let theirs = unsafe { library.get::<*const u8>(b"QDROP_CORE_IDENTITY\0") };

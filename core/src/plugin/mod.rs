@@ -1,22 +1,21 @@
-//! Plugins: crates that bring strategies without being part of this repository.
+//! Plugins: crates outside of this repository that add strategies.
 //!
-//! A plugin crate uses `register_*!` like any other. Linked into a program, its strategies are
-//! there as `inventory` collects them. Built as a shared library, it is loaded at run time by
-//! [`load()`], in this order:
+//! A plugin crate uses `register_*!` like any other. If it is linked into a program, `inventory` collects its
+//! strategies. If it is built as a shared library, [`load()`] loads it at run time, in this order:
 //!
-//! 1. [`inspect`](PluginFile::inspect) reads the file without running any of it. What every
-//!    registration leaves in it (`record.rs`) says what it was built with ([`Stamp`]) and what it
-//!    registers. A file without it, with another stamp, or that does not use the shared library of
-//!    the framework is refused.
+//! 1. [`inspect`](PluginFile::inspect) reads the file without running any of it. Every
+//!    registration leaves a record in it (`record.rs`), with what it was built with ([`Stamp`]) and what it
+//!    registers. The file is refused if it has no record, if its stamp differs from the program's, or if it does not
+//!    use the shared library of the framework.
 //! 2. The file is loaded. Its strategies register themselves.
-//! 3. The framework that it found must be that of this program, at the same address: with a copy of
-//!    its own, tensor identities would collide and gradients would be silently wrong.
-//! 4. What it declared must have appeared in this program's registries.
+//! 3. The plugin must use this program's copy of the framework, at the same address. With a copy of
+//!    its own, tensor ids would collide and gradients would be silently wrong.
+//! 4. The registrations in its records must appear in this program's registries.
 //!
-//! The loader is part of builds with the feature `dynamic-plugins` on Unix. Without it, [`load()`] refuses every plugin as
-//! a static program does.
+//! The loader is part of builds with the feature `dynamic-plugins` on Unix. Without it, [`load()`] returns an error,
+//! as in a static program.
 //!
-//! A plugin is never unloaded. Whatever panics in it becomes an [`Error`](crate::Error) that names it.
+//! A plugin is never unloaded. A panic in it becomes an [`Error`](crate::Error) that names the plugin.
 
 #[cfg(feature = "dynamic-plugins")]
 mod inspect;

@@ -1,15 +1,15 @@
-//! Stands for the loader in builds without it.
+//! Replaces the loader in builds without it.
 
 use super::loaded::{cannot_load, Loaded};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// The framework's shared library: this program has none.
+/// Always `None`: this program does not use the shared library of the framework.
 pub fn shared_library() -> Option<PathBuf> {
     None
 }
 
-/// Refuses to load a plugin.
+/// Returns an error.
 ///
 /// # Errors
 /// Always: this program cannot load plugins.

@@ -1,4 +1,4 @@
-//! What a registration leaves in the file, to be read without running it.
+//! The record that a registration leaves in the plugin's file. It can be read without running the file.
 
 #[cfg(feature = "dynamic-plugins")]
 use super::Stamp;
@@ -6,7 +6,7 @@ use super::Stamp;
 /// First line of a record.
 const MAGIC: &str = "qdrop-plugin 1\n";
 
-/// Parts of a record in their order.
+/// The parts of a record, in order.
 const fn parts<'a>(stamp: &'a str, kind: &'a str, name: &'a str, origin: &'a str) -> [&'a str; 9] {
     [MAGIC, stamp, "kind: ", kind, "\nname: ", name, "\ncrate: ", origin, "\n\0"]
 }
@@ -42,7 +42,7 @@ pub const fn record<const N: usize>(stamp: &str, kind: &str, name: &str, origin:
     out
 }
 
-/// One registration, as its record tells.
+/// One registration, read from its record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Declaration {
     /// What is registered, such as "observer".
@@ -53,7 +53,7 @@ pub struct Declaration {
     pub defined_in: String,
 }
 
-/// The registrations in a section, with the stamps they carry.
+/// The registrations in a section, each with its stamp.
 #[cfg(feature = "dynamic-plugins")]
 pub(super) fn parse(section: &[u8]) -> Vec<(Stamp, Declaration)> {
     let texts = section.split(|b| *b == 0).filter_map(|bytes| std::str::from_utf8(bytes).ok());
@@ -78,7 +78,7 @@ mod tests {
     fn records_are_read_back() {
         const LEN: usize = record_len(STAMP, "observer", "percentile", "mine");
         const RECORD: [u8; LEN] = record(STAMP, "observer", "percentile", "mine");
-        // Linkers align: zeros between records.
+        // Linkers may insert zeros between records for alignment.
         let section = [&RECORD[..], &[0; 7], &RECORD[..], b"something else\0"].concat();
         let want = Declaration { kind: "observer".into(), name: "percentile".into(), defined_in: "mine".into() };
         assert_eq!(parse(&section), vec![(Stamp::of_this_build(), want); 2]);

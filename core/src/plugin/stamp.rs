@@ -1,9 +1,9 @@
-//! What a plugin was built with.
+//! The stamp: what a plugin was built with.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
-/// The rows of this build, as they stand in a record.
+/// The rows of this build's stamp, in the format of a record.
 pub const STAMP: &str = concat!(
     "rustc: ",
     env!("QDROP_STAMP_RUSTC"),
@@ -23,28 +23,28 @@ pub const STAMP: &str = concat!(
 );
 
 /// What a plugin was built with: compiler, target, version and source of the framework, version of
-/// candle, features, profile. Where one differs, the two cannot share values.
+/// candle, features and profile. If any of it differs, plugin and program cannot exchange values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp(BTreeMap<String, String>);
 
 impl Stamp {
-    /// That of this program.
+    /// The stamp of this program.
     pub fn of_this_build() -> Self {
         Self::parse(STAMP)
     }
 
-    /// Rows of the form `name: value`.
+    /// Parses rows of the form `name: value`.
     pub(super) fn parse(text: &str) -> Self {
         let row = |line: &str| line.split_once(": ").map(|(name, value)| (name.into(), value.into()));
         Self(text.lines().filter_map(row).collect())
     }
 
-    /// The rows.
+    /// Names and values of the rows.
     pub fn rows(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// What differs from `other`, the program's own.
+    /// The rows that differ from `other`, the program's own stamp.
     pub fn differences(&self, other: &Self) -> Vec<Difference> {
         let mut names: Vec<&String> = self.0.keys().chain(other.0.keys()).collect();
         names.sort();
@@ -56,10 +56,10 @@ impl Stamp {
     }
 }
 
-/// A row in which a plugin and this program differ.
+/// A row that differs between a plugin and this program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// The row.
+    /// Name of the row.
     pub row: String,
     /// Its value in the plugin.
     pub plugin: String,

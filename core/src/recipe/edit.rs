@@ -1,12 +1,12 @@
-//! Changing a recipe before it is read: `--set key=value` and inheritance.
+//! Changes a recipe before it is parsed: `--set key=value` and inheritance.
 
 use crate::error::{Error, Result};
 use serde_yaml::{Mapping, Value};
 
-/// Applies one `key=value`; the value is YAML, the key a path such as `quant.weight.bits`.
+/// Applies one `key=value`. The value is YAML, and the key is a path such as `quant.weight.bits`.
 ///
 /// # Errors
-/// There is no `=`, the value is not YAML, or the path runs through something that is no mapping.
+/// There is no `=`, the value is not YAML, or the path runs through a value that is not a mapping.
 pub fn apply_set(recipe: &mut Value, assignment: &str) -> Result<()> {
     let Some((key, text)) = assignment.split_once('=') else {
         return Err(Error::setting(format!("--set {assignment}"), "write it as key=value"));
@@ -16,8 +16,8 @@ pub fn apply_set(recipe: &mut Value, assignment: &str) -> Result<()> {
     set_path(recipe, key.trim(), value)
 }
 
-/// Sets the value at a path, making the mappings on the way. A strategy given by its bare name
-/// becomes a mapping when a parameter of it is set.
+/// Sets the value at a path and creates missing mappings. A strategy that is given as a bare name
+/// becomes a mapping when one of its parameters is set.
 pub(super) fn set_path(recipe: &mut Value, path: &str, new: Value) -> Result<()> {
     let mut at = recipe;
     let keys: Vec<&str> = path.split('.').collect();
@@ -50,15 +50,15 @@ pub(super) fn set_path(recipe: &mut Value, path: &str, new: Value) -> Result<()>
     Ok(())
 }
 
-/// Whether both are strategies, and different ones.
+/// Whether both are strategies with different names.
 fn are_other_strategies(base: &Mapping, over: &Mapping) -> bool {
     let is_strategy =
         |m: &Mapping| m.contains_key("name") && m.keys().all(|k| k == "name" || k == "params" || k == "merge");
     is_strategy(base) && is_strategy(over) && base.get("name") != over.get("name")
 }
 
-/// Lays `over` on `base`: mappings are merged key by key, anything else is replaced. So is a
-/// strategy by one of another name, whose parameters are other ones.
+/// Applies `over` to `base`: mappings are merged key by key, and anything else is replaced. A strategy is also
+/// replaced as a whole by one of another name, because its parameters would not fit.
 pub fn merge(base: Value, over: Value) -> Value {
     match (base, over) {
         (Value::Mapping(base), Value::Mapping(over)) if are_other_strategies(&base, &over) => Value::Mapping(over),

@@ -1,4 +1,4 @@
-//! The recipe: what a YAML file says. Nothing else knows the layout of the file.
+//! The recipe: the content of a YAML file. Only this module knows the layout of the file.
 
 mod edit;
 mod registered;
@@ -22,15 +22,15 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// Name for reports.
+    /// Name in reports.
     pub name: String,
-    /// What the recipe is for.
+    /// A text for readers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// Published values to compare with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<Published>,
-    /// What the network is for: `classification` unless it says otherwise.
+    /// The network's task; `classification` by default.
     #[serde(default = "default_task", skip_serializing_if = "is_default_task")]
     pub task: Strategy,
     /// Plugins to load, relative to the recipe: files, or folders of files.
@@ -40,7 +40,7 @@ pub struct Recipe {
     pub model: ModelRecipe,
     /// The dataset.
     pub data: Strategy,
-    /// Replaces the folder that the dataset's own parameters name.
+    /// The dataset's folder; replaces the one in the dataset's own parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_root: Option<PathBuf>,
     /// Bit widths, observers and quantizers.
@@ -48,44 +48,44 @@ pub struct Recipe {
     /// The calibration set.
     #[serde(default)]
     pub calibration: CalibrationRecipe,
-    /// How calibration values are kept.
+    /// How cached values are kept.
     #[serde(default)]
     pub cache: CacheRecipe,
-    /// The reconstructor, and units that it reconstructs together.
+    /// The reconstructor, and groups of units that it reconstructs together.
     pub reconstruction: ReconstructionRecipe,
-    /// Shorten the reconstruction of each unit to so many iterations, with the learning rates
-    /// scaled up; the result is not comparable with a full run.
+    /// Shortens the reconstruction of each unit to this number of iterations and scales the learning rates up.
+    /// The result is not comparable with a full run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_iters: Option<usize>,
-    /// Which engine reconstructs a unit: `auto` (fused where a unit allows it), `generic` or `fused`.
+    /// The engine that reconstructs a unit: `auto` (fused if it can compute the unit), `generic` or `fused`.
     #[serde(default, skip_serializing_if = "is_auto")]
     pub engine: Engine,
-    /// How the network is measured.
+    /// How the network is evaluated.
     #[serde(default)]
     pub evaluation: EvaluationRecipe,
     /// Seed of every random draw.
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// Further runs, shown beside this one in the report.
+    /// Variants of the recipe that also run and are shown in the report.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub compare: Vec<Variant>,
-    /// Folder that relative paths start from; the recipe's own by default.
+    /// Folder that relative paths start from; the recipe's own folder by default.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub base_dir: PathBuf,
 }
 
-/// Values of the task's first metric that were published for a recipe.
+/// Published values of the task's first metric, for comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Published {
-    /// That of the float network. Before a run a sample is measured and compared.
+    /// Value of the float network. Before a run, a measurement on a sample is compared with it.
     pub float: f64,
-    /// That of the quantized network.
+    /// Value of the quantized network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantized: Option<f64>,
 }
 
-/// The task of recipes that name none.
+/// The task of recipes that name no task.
 const DEFAULT_TASK: &str = "classification";
 
 fn default_task() -> Strategy {
@@ -119,7 +119,7 @@ pub struct ModelRecipe {
     pub weights: Option<PathBuf>,
 }
 
-/// Which layers keep 8 bits. Results in one setting are not comparable with the other.
+/// Which layers keep 8 bits. Results of different settings are not comparable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Setting {
@@ -148,7 +148,7 @@ pub struct QuantRecipe {
     pub weight: TensorRecipe,
     /// Activations.
     pub activation: TensorRecipe,
-    /// Exceptions; later ones win.
+    /// Exceptions for some sites; later ones take precedence.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<Override>,
 }
@@ -159,14 +159,14 @@ pub struct QuantRecipe {
 pub struct TensorRecipe {
     /// Bit width, 1 to 16.
     pub bits: u32,
-    /// Whether zero lies in the middle of the grid.
+    /// Whether the grid is symmetric around zero, with zero point 0.
     #[serde(default)]
     pub symmetric: bool,
     /// Which elements share a scale.
     pub granularity: GranularityRecipe,
-    /// Statistics for the range.
+    /// The observer, which determines the range.
     pub observer: Strategy,
-    /// The mapping.
+    /// The quantizer, which maps values to the grid.
     pub quantizer: Strategy,
 }
 
@@ -180,20 +180,20 @@ pub enum GranularityRecipe {
     PerChannel,
 }
 
-/// An exception for the sites whose unit or node name matches.
+/// An exception for sites whose unit name or own name matches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Override {
     /// Glob over unit names and site names, such as `layer1.*`.
     #[serde(rename = "match")]
     pub pattern: String,
-    /// Leave weights and activations in floating point.
+    /// Whether weights and activations stay in floating point.
     #[serde(default)]
     pub float: bool,
-    /// Changes for weights.
+    /// Changes for the weights.
     #[serde(default)]
     pub weight: TensorOverride,
-    /// Changes for activations.
+    /// Changes for the activations.
     #[serde(default)]
     pub activation: TensorOverride,
 }
@@ -202,7 +202,7 @@ pub struct Override {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorOverride {
-    /// Leave this kind of tensor in floating point.
+    /// Whether this kind of tensor stays in floating point.
     #[serde(default)]
     pub float: bool,
     /// Another bit width.
@@ -220,10 +220,10 @@ pub struct TensorOverride {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibrationRecipe {
-    /// Images for reconstruction.
+    /// Number of images for reconstruction.
     #[serde(default = "default_images")]
     pub images: usize,
-    /// How many of them, in one batch, the activation observers see.
+    /// Number of these images, in one batch, that the activation observers observe.
     #[serde(default = "default_observe")]
     pub observe: usize,
 }
@@ -242,22 +242,22 @@ impl Default for CalibrationRecipe {
     }
 }
 
-/// How the values of all calibration samples are kept.
+/// How the cached values of all calibration samples are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CacheRecipe {
-    /// How much memory they may take, such as `4GiB`; the rest goes to files.
+    /// Memory limit, such as `4GiB`; the rest goes to files.
     #[serde(default = "default_limit", serialize_with = "exactly")]
     pub limit: ByteSize,
-    /// `f32`, or `f16` for half the size and 11 significant bits.
+    /// Data type: `f32`, or `f16` with half the size and 11 significant bits.
     #[serde(default)]
     pub dtype: CacheType,
-    /// Folder for what does not fit; the run directory by default.
+    /// Folder for values beyond the memory limit; the run directory by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spill: Option<PathBuf>,
 }
 
-/// Exactly: the library's text form is rounded.
+/// Serializes a size without rounding; the text form of `ByteSize` is rounded.
 fn exactly<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
     let bytes = size.as_u64();
     match [("GiB", 30), ("MiB", 20)].iter().find(|(_, shift)| bytes > 0 && bytes.is_multiple_of(1 << shift)) {
@@ -276,14 +276,14 @@ impl Default for CacheRecipe {
     }
 }
 
-/// How a network is measured.
+/// How a network is evaluated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationRecipe {
     /// Images per forward pass.
     #[serde(default = "default_batch")]
     pub batch_size: usize,
-    /// Only the first so many images.
+    /// Evaluates only this number of images, from the first on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<usize>,
 }
@@ -298,21 +298,21 @@ impl Default for EvaluationRecipe {
     }
 }
 
-/// A second way to run the recipe.
+/// A variant of the recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Variant {
     /// Name in the report.
     pub name: String,
-    /// `key: value` changes, as for `--set`.
+    /// Changes as `key: value`, with the keys of `--set`.
     pub set: serde_yaml::Mapping,
 }
 
 impl Recipe {
-    /// Reads a recipe from YAML text; `origin` is the file's name for messages.
+    /// Reads a recipe from YAML text. `origin` is the file's name for messages.
     ///
     /// # Errors
-    /// Not YAML, an unknown or missing key, a wrong type; with the path of the key.
+    /// The text is not YAML, a key is unknown or missing, or a type is wrong; the message has the path of the key.
     pub fn from_yaml(text: &str, origin: &Path) -> Result<Self> {
         Self::from_value(parse_yaml(text, origin)?, origin)
     }
@@ -320,7 +320,7 @@ impl Recipe {
     /// Reads a recipe from a YAML value.
     ///
     /// # Errors
-    /// An unknown or missing key, a wrong type; with the path of the key.
+    /// A key is unknown or missing, or a type is wrong; the message has the path of the key.
     pub fn from_value(value: Value, origin: &Path) -> Result<Self> {
         let mut recipe: Self = parse_value(value, "").map_err(|e| Error::data(origin, e))?;
         recipe.validate().map_err(|e| Error::data(origin, e))?;
@@ -355,15 +355,15 @@ impl Recipe {
     /// The recipe as YAML text.
     ///
     /// # Errors
-    /// The YAML library's.
+    /// The recipe cannot be written as YAML.
     pub fn to_yaml(&self) -> Result<String> {
         serde_yaml::to_string(self).map_err(Error::message)
     }
 
-    /// The recipe with a variant's changes, without further variants.
+    /// The recipe with a variant's changes applied, without further variants.
     ///
     /// # Errors
-    /// A key does not exist.
+    /// A key of the variant does not exist, or its value is invalid.
     pub fn variant(&self, variant: &Variant) -> Result<Self> {
         let origin = self.base_dir.join(&self.name);
         let mut value = serde_yaml::to_value(self).map_err(Error::message)?;
@@ -376,7 +376,7 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// A path of the recipe made absolute.
+    /// Makes a path of the recipe absolute.
     pub fn resolve(&self, path: &Path) -> PathBuf {
         self.base_dir.join(path)
     }
@@ -395,7 +395,7 @@ fn check_bits(bits: u32, path: &str) -> Result<()> {
 /// Parses YAML text.
 ///
 /// # Errors
-/// Not YAML; with line and column.
+/// The text is not YAML; the message has line and column.
 pub fn parse_yaml(text: &str, origin: &Path) -> Result<Value> {
     serde_yaml::from_str(text).map_err(|e| Error::data(origin, format!("not valid YAML: {e}")))
 }

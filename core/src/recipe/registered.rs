@@ -1,4 +1,4 @@
-//! Recipes that a crate brings along, such as those of a plugin's architecture.
+//! Recipes that a crate registers, such as those for a plugin's architecture.
 
 use crate::registry::define_kind;
 
@@ -9,7 +9,7 @@ define_kind!(
     &'static str
 );
 
-/// Registers a recipe, which commands then know by its name and other recipes can extend.
+/// Registers a recipe. Commands then find it by its name, and other recipes can extend it.
 ///
 /// ```
 /// qdrop_core::register_recipe! { name: "mine/w4a4", yaml: "extends: imagenet/_base" }

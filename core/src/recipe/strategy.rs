@@ -7,42 +7,42 @@ use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
-/// A registered strategy by name, with its parameters: `mse` or `{name: mse, params: {...}}`.
+/// The name of a registered strategy and its parameters: `mse` or `{name: mse, params: {...}}`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Strategy {
     /// Name or alias.
     pub name: String,
-    /// Its parameters, not yet read.
+    /// Its parameters, not yet parsed.
     pub params: Value,
 }
 
 impl Strategy {
-    /// The parameters with their place in the recipe, given the strategy's own.
+    /// The parameters with their path in the recipe; `path` is the strategy's.
     pub fn params_at(&self, path: &str) -> Params {
         Params::new(join(path, "params"), self.params.clone())
     }
 }
 
-/// The reconstructor of a recipe, as a [`Strategy`], and `merge`: groups of neighbouring units, by name or glob pattern,
-/// that are reconstructed as one, such as `[[layer3.0, layer3.1], ["layer4.*"]]`.
+/// The reconstructor of a recipe: a [`Strategy`] with `merge`, groups of neighbouring units, by name or glob pattern,
+/// that are reconstructed as one unit, such as `[[layer3.0, layer3.1], ["layer4.*"]]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReconstructionRecipe {
     /// Name or alias.
     pub name: String,
-    /// Its parameters, not yet read.
+    /// Its parameters, not yet parsed.
     pub params: Value,
-    /// Units that become one.
+    /// Groups of units that become one unit each.
     pub merge: Vec<Vec<String>>,
 }
 
 impl ReconstructionRecipe {
-    /// As [`Strategy::params_at`].
+    /// See [`Strategy::params_at`].
     pub fn params_at(&self, path: &str) -> Params {
         Params::new(join(path, "params"), self.params.clone())
     }
 }
 
-/// The keys of a strategy, `merge` for those that have it.
+/// The keys of a strategy; `merge` only for those that have it.
 struct Parts {
     name: String,
     params: Value,

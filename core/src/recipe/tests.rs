@@ -29,7 +29,7 @@ fn defaults_and_round_trip() {
     assert_eq!(recipe.resolve(Path::new("w.pth")), Path::new("dir/w.pth"));
     assert_eq!(read(&recipe.to_yaml().unwrap()).unwrap(), recipe);
     assert_eq!((recipe.task.name.as_str(), &recipe.task.params), ("classification", &Value::Null));
-    // Recipes that were kept before there were tasks stay the same text.
+    // The text of recipes from before there were tasks does not change.
     assert!(!recipe.to_yaml().unwrap().contains("task"));
     let other = edited("task=detection").unwrap();
     assert!(other.to_yaml().unwrap().contains("\ntask: detection\n"));
@@ -85,7 +85,7 @@ fn units_are_merged_by_the_reconstruction_alone() {
     assert_eq!(read(&recipe.to_yaml().unwrap()).unwrap(), recipe);
     let error = edited("quant.weight.observer={name: mse, merge: []}").unwrap_err().to_string();
     assert!(error.contains("quant.weight.observer: unknown field `merge`"), "{error}");
-    // Without groups the recipe is written as before.
+    // Without groups the text of the recipe does not change.
     assert!(read(MINIMAL).unwrap().to_yaml().unwrap().contains("reconstruction: qdrop\n"));
 }
 

@@ -1,4 +1,4 @@
-//! What a reconstructor gets from outside, and where its state goes when it is stopped.
+//! What a reconstructor gets from the framework, and where it saves its state when it is interrupted.
 
 use crate::engine::{Engine, EngineState};
 use crate::error::{Error, Result};
@@ -7,17 +7,17 @@ use crate::random::RandomSource;
 use crate::report::LossPoint;
 use candle_core::Tensor;
 
-/// The state of a unit's optimization between two steps, enough to go on from there.
+/// The state of a unit's optimization between two steps, from which it can be resumed.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupted {
-    /// Losses of the steps done.
+    /// Losses of the steps so far.
     pub losses: Vec<LossPoint>,
     /// Variables and optimizer state by name.
     pub tensors: EngineState,
 }
 
 impl Interrupted {
-    /// A tensor of the state.
+    /// One tensor of the state.
     ///
     /// # Errors
     /// It is missing.
@@ -26,22 +26,22 @@ impl Interrupted {
     }
 }
 
-/// Keeps the state of a unit whose optimization is asked to stop.
+/// Saves and restores the state of a unit whose optimization is interrupted.
 pub trait Interruption {
-    /// The state in which the current unit was interrupted, if it was.
+    /// The saved state of the current unit, if it was interrupted.
     ///
     /// # Errors
     /// The state cannot be read.
     fn resume(&self) -> Result<Option<Interrupted>>;
 
-    /// Keeps the state of the current unit.
+    /// Saves the state of the current unit.
     ///
     /// # Errors
     /// The state cannot be written.
     fn keep(&self, state: &Interrupted) -> Result<()>;
 }
 
-/// For runs that cannot be resumed: keeps nothing.
+/// For runs that cannot be resumed: saves nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Forget;
 
@@ -55,14 +55,14 @@ impl Interruption for Forget {
     }
 }
 
-/// What a reconstructor gets from outside; nothing comes from globals.
+/// What a reconstructor gets from the framework. There is no global state.
 pub struct Context<'a> {
     /// Source of all random draws.
     pub random: &'a dyn RandomSource,
-    /// Where progress goes and where requests to stop come from.
+    /// Receives progress events and reports requests to stop.
     pub progress: &'a dyn Progress,
-    /// Where the state goes when the run is asked to stop within a unit.
+    /// Saves the state when the run is stopped within a unit.
     pub interruption: &'a dyn Interruption,
-    /// Which engine reconstructs a unit.
+    /// The engine that reconstructs a unit.
     pub engine: Engine,
 }

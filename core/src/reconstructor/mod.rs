@@ -1,4 +1,4 @@
-//! Reconstructors: the optimization that recovers a unit's output.
+//! Reconstructors: the optimization that makes a quantized unit reproduce its float output.
 
 mod context;
 mod task;
@@ -19,52 +19,52 @@ pub enum Grouping {
     None,
     /// The architecture's units (blocks).
     Block,
-    /// Every layer by itself.
+    /// Every layer is a unit.
     Layer,
 }
 
-/// Optimizes what the quantizers of a unit learn.
+/// Optimizes the learned parameters of a unit's quantizers.
 pub trait Reconstructor: Send + Sync {
-    /// How the network is divided.
+    /// How the network is divided into units.
     fn grouping(&self) -> Grouping;
 
-    /// Checks, before anything runs, that so many calibration samples are enough.
+    /// Checks before the run that this number of calibration samples is enough.
     ///
     /// # Errors
-    /// They are not.
+    /// There are too few samples.
     fn check_samples(&self, samples: usize) -> Result<()> {
         let _ = samples;
         Ok(())
     }
 
-    /// Run only so many iterations, with the learning rates scaled up so that iterations x rate
-    /// stays the same. The default is for reconstructors that do not iterate: nothing changes.
+    /// Runs only `iters` iterations, with the learning rates scaled up so that iterations times learning rate
+    /// stays the same. The default changes nothing; it is for reconstructors that do not iterate.
     ///
     /// # Errors
-    /// The number is not possible.
+    /// This number of iterations is not possible.
     fn shorten(&mut self, iters: usize) -> Result<()> {
         let _ = iters;
         Ok(())
     }
 
-    /// Optimizer steps for each unit, for estimates of the time; 0 for those that do not iterate.
+    /// Steps for each unit, for the estimate of the time; 0 for reconstructors that do not iterate.
     fn steps(&self) -> usize {
         0
     }
 
-    /// Anything that the user must know before the run, such as that results are not comparable.
+    /// A warning to the user before the run, such as that results are not comparable.
     fn notice(&self) -> Option<String> {
         None
     }
 
-    /// Reconstructs one unit: begin, optimize, finish.
+    /// Reconstructs one unit: calls [`UnitTask::begin`], optimizes, and calls [`UnitTask::finish`].
     ///
     /// # Errors
     /// The optimization diverged, or the run was cancelled.
     fn reconstruct(&self, unit: &mut UnitTask<'_>, context: &Context<'_>) -> Result<UnitReport>;
 }
 
-/// A reconstructor of a registry entry. What it says of itself is asked once.
+/// Wraps the reconstructor of a registry entry, so that its panics become errors. Its constants are read once.
 struct GuardedReconstructor {
     origin: Origin,
     grouping: Grouping,
@@ -123,7 +123,7 @@ define_kind!(
 );
 
 impl Entry<ReconstructorKind> {
-    /// A new reconstructor.
+    /// Builds a reconstructor.
     ///
     /// # Errors
     /// A parameter is wrong.
@@ -134,8 +134,8 @@ impl Entry<ReconstructorKind> {
     }
 }
 
-/// Registers a reconstructor; the fields are those of
-/// [`register_observer!`](crate::register_observer), `build` takes the parameters alone.
+/// Registers a reconstructor. The fields are those of
+/// [`register_observer!`](crate::register_observer), except that `build` takes only the parameters.
 #[macro_export]
 macro_rules! register_reconstructor {
     (name: $name:expr, aliases: [$($alias:expr),*], summary: $summary:expr, build: $build:expr) => {

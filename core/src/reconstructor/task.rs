@@ -1,4 +1,4 @@
-//! A unit under reconstruction, as a reconstructor sees it.
+//! The interface between a reconstructor and the unit that it reconstructs.
 
 use super::context::Context;
 use crate::engine::{self, UnitEngine, UnitSamples};
@@ -14,7 +14,7 @@ use candle_core::Tensor;
 pub struct UnitTask<'a> {
     /// Name of the unit.
     pub name: &'a str,
-    /// Position of the unit in the network.
+    /// Index of the unit in the network.
     pub index: usize,
     /// Cached inputs and outputs.
     pub samples: UnitSamples,
@@ -23,10 +23,10 @@ pub struct UnitTask<'a> {
 }
 
 impl<'a> UnitTask<'a> {
-    /// A task for `unit` of `model`.
+    /// Makes the task of reconstructing `unit` of `model`.
     ///
     /// # Errors
-    /// The cached values are not as many as the unit's inputs and outputs.
+    /// The number of cached values differs from that of the unit's inputs and outputs.
     pub fn new(model: &'a mut QuantModel, unit: &'a Unit, index: usize, samples: UnitSamples) -> Result<Self> {
         let (inputs, outputs) = (unit.subgraph.inputs().len(), unit.subgraph.outputs().len());
         let cached = [samples.quantized_inputs.len(), samples.float_inputs.len(), samples.float_outputs.len()];
@@ -42,7 +42,7 @@ impl<'a> UnitTask<'a> {
         self.samples.count()
     }
 
-    /// The float network's outputs of the given samples: what a loss compares with.
+    /// The float network's outputs for the given samples: the targets of the loss.
     ///
     /// # Errors
     /// A sample does not exist, or cached values cannot be read.
@@ -54,16 +54,16 @@ impl<'a> UnitTask<'a> {
     /// activation site `i` (from 1, in the order of execution) keep their quantized value.
     ///
     /// # Errors
-    /// The inputs do not fit, or an operation fails; the error names its node.
+    /// The inputs do not match the unit, or an operation fails; the error names its node.
     pub fn forward(&self, inputs: &[Tensor], keep: &dyn Fn(usize) -> Keep) -> Result<Vec<Tensor>> {
         self.model.unit_forward(&self.unit.subgraph, inputs, keep)
     }
 
-    /// Lets all quantizers of the unit begin to learn. `rates` are the groups of parameters that the reconstructor has
-    /// learning rates for; with the group `bias` among them, the biases of the unit's layers are learned too.
+    /// Makes all quantizers of the unit begin to learn. `rates` are the parameter groups for which the reconstructor
+    /// has learning rates. If the group `bias` is among them, the biases of the unit's layers are learned too.
     ///
     /// # Errors
-    /// A quantizer cannot learn here, or learns parameters of a group that has no rate.
+    /// A quantizer cannot learn here, or one of its parameters is in a group that has no learning rate.
     pub fn begin(&mut self, rates: &[&str]) -> Result<()> {
         self.model.begin_reconstruction(self.unit.nodes(), rates.contains(&groups::BIAS))?;
         match self.parameters()?.iter().find(|(_, p)| !rates.contains(&p.group)) {
@@ -77,12 +77,12 @@ impl<'a> UnitTask<'a> {
         }
     }
 
-    /// The engine that computes the unit's steps for batches of this size, once reconstruction has begun. Where the
-    /// context's engine is `auto` and the unit has no fused step, an event says why.
+    /// The engine that computes the unit's steps for batches of this size, after [`begin`](Self::begin). If the
+    /// context's engine is `auto` and the fused engine cannot compute the unit, an event reports why.
     ///
     /// # Errors
-    /// The engine is to be fused and the unit has no fused step; a step needs more memory than there is; a quantizer
-    /// fails.
+    /// The context's engine is `fused` and the fused engine cannot compute the unit; a step needs more memory than is
+    /// free; a quantizer fails.
     pub fn engine(&self, batch: usize, context: &Context<'_>) -> Result<Box<dyn UnitEngine + '_>> {
         let (engine, refusal) = engine::open(context.engine, self.model, self.unit, &self.samples, batch)?;
         if let Some(why) = refusal {
@@ -91,7 +91,7 @@ impl<'a> UnitTask<'a> {
         Ok(engine)
     }
 
-    /// Everything that is learned in the unit, with a unique name.
+    /// All learned parameters of the unit, each with a unique name.
     ///
     /// # Errors
     /// A quantizer has no range.
@@ -99,7 +99,7 @@ impl<'a> UnitTask<'a> {
         self.model.unit_parameters(self.unit.nodes())
     }
 
-    /// The rest of the float network, from the unit's outputs to the network's.
+    /// The rest of the float network, from the unit's outputs to the network's outputs.
     pub fn rest(&self) -> Rest<'_> {
         Rest { part: self.model.graph().after(&self.unit.subgraph), task: self }
     }
@@ -118,7 +118,7 @@ impl<'a> UnitTask<'a> {
     }
 }
 
-/// The rest of the float network after a unit: what losses on the network's outputs need, such as the prediction
+/// The rest of the float network after a unit. Losses on the network's outputs need it, such as the prediction
 /// difference of PD-Quant (arXiv 2212.07048).
 pub struct Rest<'a> {
     task: &'a UnitTask<'a>,
@@ -126,11 +126,11 @@ pub struct Rest<'a> {
 }
 
 impl Rest<'_> {
-    /// The network's outputs from outputs of the unit (N, ...), in full precision; gradients reach the outputs that are
-    /// given. `samples` are those that the outputs belong to: values that pass the unit are theirs.
+    /// Computes the network's outputs in full precision from outputs of the unit (N, ...). Gradients flow back to the
+    /// given outputs. `samples` are the samples that the outputs belong to, for values that bypass the unit.
     ///
     /// # Errors
-    /// The outputs do not fit, a value that passes the unit is not cached, or an operation fails.
+    /// The outputs do not match the unit, a value that bypasses the unit is not cached, or an operation fails.
     pub fn forward(&self, outputs: &[Tensor], samples: &[usize]) -> Result<Vec<Tensor>> {
         let own = self.task.unit.subgraph.outputs();
         let input = |id: &NodeId| match own.iter().position(|output| output == id) {

@@ -1,4 +1,4 @@
-//! Checkpoints of one quantization: its ranges, its finished units, and the unit it was stopped in.
+//! Checkpoints of one quantization: ranges, finished units, and the state of an interrupted unit.
 
 use super::{files, tensor_file};
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ pub struct CheckpointFolder {
     path: PathBuf,
 }
 
-/// What a checkpoint says besides its tensors.
+/// The text of a checkpoint, besides its tensors.
 #[derive(Serialize, Deserialize)]
 struct CalibrationText {
     seconds: f64,
@@ -52,12 +52,12 @@ impl CheckpointFolder {
         Ok(self.read::<CalibrationText>(CALIBRATION, device)?.map(|(tensors, text)| (tensors, text.seconds)))
     }
 
-    /// Keeps the ranges of all sites.
+    /// Saves the ranges of all sites.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn keep_calibration(&self, tensors: &Tensors, seconds: f64) -> Result<()> {
-        // The only place that makes the folder: one that vanishes later is an error.
+        // Only this creates the folder; if it disappears later, writing to it is an error.
         std::fs::create_dir_all(&self.path).map_err(Error::io("create", &self.path))?;
         self.write(CALIBRATION, tensors, &CalibrationText { seconds })
     }
@@ -76,7 +76,7 @@ impl CheckpointFolder {
         Ok(Some((tensors, text.report)))
     }
 
-    /// Keeps a finished unit.
+    /// Saves a finished unit.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -90,7 +90,7 @@ impl CheckpointFolder {
         }
     }
 
-    /// The state in which a unit was interrupted.
+    /// The saved state of an interrupted unit, if there is one.
     ///
     /// # Errors
     /// The file is damaged.
@@ -99,7 +99,7 @@ impl CheckpointFolder {
         Ok(found.map(|(tensors, text)| Interrupted { losses: text.losses, tensors }))
     }
 
-    /// Keeps the state in which a unit is interrupted.
+    /// Saves the state of an interrupted unit.
     ///
     /// # Errors
     /// The file cannot be written.

@@ -1,4 +1,4 @@
-//! What happens during a run, as JSON lines.
+//! The event log of a run, as JSON lines.
 
 use super::{RunDirectory, EVENTS_FILE};
 use crate::error::{Error, Result};
@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Writes events to the run's log and passes them on.
+/// Writes events to the run's log and forwards them.
 ///
-/// A log that cannot be written stops the run: [`Progress::cancelled`] becomes true and
-/// [`check`](Self::check) tells why.
+/// If the log cannot be written, the run stops: [`Progress::cancelled`] becomes true and
+/// [`check`](Self::check) returns the error.
 pub struct EventLog<'a> {
     next: &'a dyn Progress,
     path: PathBuf,
@@ -28,7 +28,7 @@ struct State {
 }
 
 impl<'a> EventLog<'a> {
-    /// Appends to the log of `directory`; events also go to `next`.
+    /// Opens the log of `directory` to append to it. Events are also forwarded to `next`.
     ///
     /// # Errors
     /// The log cannot be opened.
@@ -49,10 +49,10 @@ impl<'a> EventLog<'a> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Tells whether all events were written.
+    /// Checks that all events were written.
     ///
     /// # Errors
-    /// One could not be.
+    /// An event could not be written.
     pub fn check(&self) -> Result<()> {
         self.lock().failure.take().map_or(Ok(()), |e| Err(Error::io("write", &self.path)(e)))
     }
@@ -61,7 +61,7 @@ impl<'a> EventLog<'a> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         content["time"] = json!(now.as_secs_f64());
         content["event"] = json!(event);
-        // One call for each line, so that a line is whole or missing.
+        // One system call per line, so that a line is written whole or not at all.
         if let Err(e) = state.file.write_all(format!("{content}\n").as_bytes()) {
             state.failure.get_or_insert(e);
         }
@@ -76,7 +76,7 @@ impl Progress for EventLog<'_> {
                 (state.stage, state.total) = ((*stage).into(), *total);
                 self.write(&mut state, "started", json!({ "stage": stage, "total": total }));
             }
-            // One in a hundred: a run has hundreds of thousands of steps.
+            // About a hundred steps of each unit are logged, because a run has hundreds of thousands.
             Event::Step { step, loss } if *step == state.total || step % (state.total / 100).max(1) == 0 => {
                 let content = json!({ "stage": state.stage, "step": step, "loss": loss });
                 self.write(&mut state, "step", content);

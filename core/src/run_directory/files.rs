@@ -1,15 +1,15 @@
-//! Writing files so that a file that exists is complete.
+//! Writes files atomically: a file that exists is complete.
 
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-/// How names of files end that are being written.
+/// Suffix of files that are being written.
 pub const PARTIAL: &str = ".partial";
 
-/// Writes a file beside its final name, syncs it, renames it and syncs the folder. The folder is
-/// not created: when it vanished during a run, that is an error.
+/// Writes a file under a temporary name, syncs it, renames it and syncs the folder. It does not create the
+/// folder: a folder that disappears during a run is an error.
 pub fn write(folder: &Path, name: &str, content: &[u8]) -> Result<()> {
     let (partial, target) = (folder.join(format!("{name}{PARTIAL}")), folder.join(name));
     let written = File::create(&partial).and_then(|mut file| {
@@ -17,12 +17,12 @@ pub fn write(folder: &Path, name: &str, content: &[u8]) -> Result<()> {
         file.sync_all()
     });
     if let Err(cause) = written {
-        // Leaves room for others on a full disk; its own failure adds nothing to the message.
+        // Frees space on a full disk. If this fails too, the first error is still the one to report.
         let _ = std::fs::remove_file(&partial);
         return Err(Error::io("write", &target)(cause));
     }
     std::fs::rename(&partial, &target).map_err(Error::io("write", &target))?;
-    // Other systems cannot open a folder, and write its entries on their own.
+    // Only Unix can open a folder to sync it.
     if cfg!(unix) {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))?;
     }

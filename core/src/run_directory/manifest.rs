@@ -1,4 +1,4 @@
-//! What a run depends on.
+//! The manifest: everything that the result of a run depends on.
 
 use crate::error::{Error, Result};
 use crate::plugin;
@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-/// What a run depends on; it can only go on where all of it is the same.
+/// Everything that the result of a run depends on. A run can only be resumed if all of it is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Version of qdrop.
     pub version: String,
-    /// Where the run computes: `cpu`, `cuda` or `cuda:N`.
+    /// The device: `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// SHA-256 of the checkpoint with the float weights.
     pub weights: String,
-    /// SHA-256 of the calibration images as the network sees them, once they were read.
+    /// SHA-256 of the preprocessed calibration images; `None` until they are loaded.
     pub calibration: Option<String>,
     /// SHA-256 of the loaded plugins by file name.
     #[serde(default)]
@@ -34,7 +34,7 @@ fn loaded_plugins() -> Result<BTreeMap<String, String>> {
 }
 
 impl Manifest {
-    /// The manifest of a run that begins now.
+    /// The manifest of a new run.
     ///
     /// # Errors
     /// The checkpoint cannot be read.
@@ -44,7 +44,7 @@ impl Manifest {
         Ok(Self { version, device: device.into(), weights, calibration: None, plugins: loaded_plugins()?, recipe })
     }
 
-    /// Checks that a run that began with `self` can go on here, with these weights.
+    /// Checks that a run with this manifest can be resumed by this program, with these weights.
     ///
     /// # Errors
     /// The version, a plugin or the weights differ.
@@ -52,7 +52,7 @@ impl Manifest {
         let version = env!("CARGO_PKG_VERSION");
         if self.version != version {
             let message = format!(
-                "the run began with qdrop {}, this is {version}: the results could differ; go on with the old version, \
+                "the run began with qdrop {}, this is {version}: the results could differ; continue with the old version, \
                  or start a new run with another --out",
                 self.version
             );
@@ -80,14 +80,14 @@ impl Manifest {
     }
 }
 
-/// A SHA-256 of values that come one after another.
+/// Computes the SHA-256 of a sequence of values.
 #[derive(Default)]
 pub struct Fingerprint(Sha256);
 
 impl Fingerprint {
-    /// Takes values into account.
+    /// Adds values.
     pub fn update(&mut self, values: &[f32]) {
-        // A few thousand at a time: no copy of the whole.
+        // In blocks of a few thousand, to avoid a copy of everything.
         for values in values.chunks(4096) {
             let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             self.0.update(&bytes);

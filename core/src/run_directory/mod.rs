@@ -1,17 +1,17 @@
-//! A run's directory: everything that a run needs to go on after it was stopped, and its results.
+//! A run's directory: everything that is needed to resume the run after it was stopped, and its results.
 //!
 //! | file | content |
 //! | --- | --- |
-//! | `run.json` | the [`Manifest`]: what the run depends on |
-//! | `recipe.yaml` | the recipe as it runs |
-//! | `lock` | held by the process that works here |
-//! | `events.jsonl` | what happened, one JSON object on each line |
+//! | `run.json` | the [`Manifest`]: everything that the result depends on |
+//! | `recipe.yaml` | the recipe with all changes applied |
+//! | `lock` | locked by the process that works in the directory |
+//! | `events.jsonl` | the event log, one JSON object on each line |
 //! | `checkpoints/` | ranges after calibration, then one file for each finished unit |
 //! | `compare/N/` | checkpoints of the recipe's N-th variant |
 //! | `float.json`, `compare-N.json` | results of finished stages |
 //! | `model.safetensors`, `summary.json` | the final result |
 //!
-//! Every file is written beside its final name, synced and renamed: a file that exists is complete.
+//! Every file is written under a temporary name, synced and renamed, so a file that exists is complete.
 
 mod checkpoint;
 mod events;
@@ -33,42 +33,42 @@ use std::time::{Duration, Instant};
 
 /// Quantized weights, scales and zero points.
 pub const MODEL_FILE: &str = "model.safetensors";
-/// The recipe as it ran.
+/// The recipe with all changes applied.
 pub const RECIPE_FILE: &str = "recipe.yaml";
-/// What was measured, and the conditions of the run.
+/// The measurements and the conditions of the run.
 pub const SUMMARY_FILE: &str = "summary.json";
-/// What the run depends on.
+/// Everything that the result depends on.
 pub const MANIFEST_FILE: &str = "run.json";
-/// What happened.
+/// The event log.
 pub const EVENTS_FILE: &str = "events.jsonl";
 const LOCK_FILE: &str = "lock";
-/// How long to wait for the lock: a killed process holds it until its memory is given back.
+/// How long to wait for the lock. A killed process holds it until the system has freed its memory.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A locked run directory.
 #[derive(Debug)]
 pub struct RunDirectory {
     path: PathBuf,
-    /// Held until the process ends, however it ends.
+    /// The system releases the lock when the process ends, however it ends.
     _lock: File,
 }
 
 impl RunDirectory {
-    /// Begins a run in `path`, which is created or empty.
+    /// Begins a run in `path`, which must be empty or not exist.
     ///
     /// # Errors
-    /// Something is in the directory already, another process works there, or it cannot be written.
+    /// The directory is not empty, another process works in it, or it cannot be written.
     pub fn create(path: &Path, manifest: &Manifest) -> Result<Self> {
         Self::check_free(path)?;
         let directory = Self { path: path.into(), _lock: lock(path)? };
-        // Another process may have begun a run between the look and the lock.
+        // Another process may have begun a run after the first check and before the lock.
         Self::check_free(path)?;
         directory.store(MANIFEST_FILE, manifest)?;
         directory.write_recipe(manifest)?;
         Ok(directory)
     }
 
-    /// Checks that a run can begin in `path`, which is created.
+    /// Checks that a run can begin in `path`, and creates the directory if it does not exist.
     ///
     /// # Errors
     /// The directory holds a run or anything else, or cannot be created.
@@ -77,7 +77,7 @@ impl RunDirectory {
         check_free(path)
     }
 
-    /// Opens the directory of a run that was stopped.
+    /// Opens the directory of an interrupted run.
     ///
     /// # Errors
     /// There is no run, another process works on it, or its recipe was changed.
@@ -118,18 +118,18 @@ impl RunDirectory {
         &self.path
     }
 
-    /// Where cached values go that do not fit into memory, unless the recipe says otherwise.
+    /// Folder for cached values that do not fit into memory, unless the recipe names another one.
     pub fn spill_folder(&self) -> PathBuf {
         self.path.join("cache")
     }
 
-    /// Removes the folder of cached values, which is empty once they are gone.
+    /// Removes the folder of cached values, which is empty once they are freed.
     pub fn remove_spill_folder(&self) {
-        // It may be missing, and nothing depends on it.
+        // Nothing depends on it, and it may not exist, so an error does not matter.
         let _ = std::fs::remove_dir(self.spill_folder());
     }
 
-    /// The checkpoints of the recipe itself, or of its variant with this number.
+    /// The checkpoints of the recipe itself (`None`) or of its variant with this index.
     pub fn checkpoints(&self, variant: Option<usize>) -> CheckpointFolder {
         CheckpointFolder::new(match variant {
             None => self.path.join("checkpoints"),
@@ -137,10 +137,10 @@ impl RunDirectory {
         })
     }
 
-    /// The fingerprint of the calibration images: kept the first time, compared from then on.
+    /// Saves the fingerprint of the calibration images the first time; from then on, compares it with the saved one.
     ///
     /// # Errors
-    /// It differs from that of the run so far.
+    /// The calibration images differ from those that the run began with.
     pub fn check_calibration(&self, manifest: &mut Manifest, fingerprint: &str) -> Result<()> {
         match &manifest.calibration {
             Some(old) if old == fingerprint => Ok(()),
@@ -189,14 +189,14 @@ impl RunDirectory {
     }
 }
 
-/// Refuses a directory that holds a run, or anything that a run could overwrite.
+/// Returns an error if the directory holds a run or anything else that a run could overwrite.
 fn check_free(path: &Path) -> Result<()> {
     if path.join(SUMMARY_FILE).exists() {
         return Err(Error::data(path, "holds the result of an earlier run; choose another --out or remove it"));
     }
     if path.join(MANIFEST_FILE).exists() {
         let message = format!(
-            "holds an unfinished run; go on with `qdrop resume {}`, choose another --out, or remove it",
+            "holds an unfinished run; continue it with `qdrop resume {}`, choose another --out, or remove it",
             path.display()
         );
         return Err(Error::data(path, message));
@@ -204,7 +204,7 @@ fn check_free(path: &Path) -> Result<()> {
     for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
         let name = entry.map_err(Error::io("list", path))?.file_name();
         let name = name.to_string_lossy();
-        // Left by a process that was stopped before its run began.
+        // These files are left over if a process was stopped before its run began.
         if name != LOCK_FILE && !name.ends_with(files::PARTIAL) {
             return Err(Error::data(path, format!("is not empty (it holds '{name}'); choose another --out")));
         }
@@ -224,7 +224,7 @@ fn lock(path: &Path) -> Result<File> {
     }
     match locked {
         Ok(()) => {
-            // The number is for the message below only; the lock is what counts.
+            // The process id is only for the error message below; the lock itself is what excludes other processes.
             let number = std::process::id().to_string();
             let written =
                 handle.set_len(0).and_then(|()| handle.rewind()).and_then(|()| handle.write_all(number.as_bytes()));

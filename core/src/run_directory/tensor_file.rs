@@ -7,10 +7,10 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// Key of the text in the file's metadata.
+/// The metadata key of the text.
 const TEXT: &str = "qdrop";
 
-/// The file's content.
+/// Serializes tensors and text.
 pub fn to_bytes(tensors: &BTreeMap<String, Tensor>, text: String) -> Result<Vec<u8>> {
     let mut buffers = Vec::new();
     for (name, tensor) in tensors {
@@ -24,7 +24,7 @@ pub fn to_bytes(tensors: &BTreeMap<String, Tensor>, text: String) -> Result<Vec<
     safetensors::serialize(views, Some(HashMap::from([(TEXT.into(), text)]))).map_err(Error::message)
 }
 
-/// Reads a file back; `None` when it does not exist.
+/// Reads a file; `None` if it does not exist.
 pub fn read(file: &Path, device: &Device) -> Result<Option<(BTreeMap<String, Tensor>, String)>> {
     let bytes = match std::fs::read(file) {
         Ok(bytes) => bytes,

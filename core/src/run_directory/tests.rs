@@ -20,7 +20,7 @@ fn a_directory_belongs_to_one_run_and_one_process() {
     let expected = format!("process {} is working on this run", std::process::id());
     assert!(error.contains(&expected), "{error}");
     let error = RunDirectory::create(&out, &manifest).unwrap_err().to_string();
-    assert!(error.contains("holds an unfinished run; go on with `qdrop resume"), "{error}");
+    assert!(error.contains("holds an unfinished run; continue it with `qdrop resume"), "{error}");
     drop(directory);
     assert_eq!(RunDirectory::open(&out).unwrap().1, manifest);
     std::fs::write(out.join(SUMMARY_FILE), "{}").unwrap();
@@ -36,7 +36,7 @@ fn nothing_of_the_user_is_overwritten() {
     assert!(error.contains("is not empty (it holds 'w')"), "{error}");
     let error = RunDirectory::create(Path::new("/dev/null/out"), &manifest).unwrap_err().to_string();
     assert!(error.contains("cannot create /dev/null/out"), "{error}");
-    // What a process leaves that was stopped before its run began is in nobody's way.
+    // Files that are left over by a process that stopped before its run began do not matter.
     let out = temp.path().join("out");
     std::fs::create_dir(&out).unwrap();
     std::fs::write(out.join("run.json.partial"), "{").unwrap();

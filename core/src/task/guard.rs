@@ -1,4 +1,4 @@
-//! Tasks of registry entries: their panics become errors that name them, and what they measure is checked.
+//! Wraps tasks of registry entries: panics become errors that name the task, and measurements are checked.
 
 use super::interface::{Comparison, Meter, Task};
 use super::measurement::{Measurement, Metric};
@@ -8,7 +8,7 @@ use crate::target::{Target, TargetSpec};
 use candle_core::Tensor;
 use std::collections::BTreeSet;
 
-/// A task of a registry entry. Its metrics are asked once.
+/// Wraps the task of a registry entry. Its metrics are read once.
 pub(super) struct GuardedTask {
     origin: Origin,
     metrics: Vec<Metric>,
@@ -31,7 +31,7 @@ impl GuardedTask {
     }
 }
 
-/// What a task did that it must not do.
+/// The error of a task that breaks the rules of its interface.
 fn defect(origin: Origin, what: impl std::fmt::Display) -> Error {
     let Origin { plugin, kind, name } = origin;
     Error::message(format!("plugin '{plugin}': its {kind} '{name}' {what}"))
@@ -77,7 +77,7 @@ impl Meter for GuardedMeter {
         if let Some(metric) = self.metrics.iter().find(|m| !measurement.values.contains_key(&m.key)) {
             return Err(defect(self.origin, format!("measured no '{}'", metric.key)));
         }
-        // Files cannot hold NaN, and nothing can be compared with it.
+        // JSON cannot hold NaN, and NaN cannot be compared.
         if let Some((key, value)) = measurement.values.iter().find(|(_, v)| !v.is_finite()) {
             let what = format!("measured {value} as '{key}'; are the network's outputs finite?");
             return Err(defect(self.origin, what));
@@ -108,7 +108,7 @@ mod tests {
     use crate::registry::Entry;
     use crate::task::TaskKind;
 
-    /// Measures what it was given.
+    /// Returns the given values as its measurement.
     struct Given(Vec<Metric>, Vec<(&'static str, f64)>);
 
     impl Task for Given {

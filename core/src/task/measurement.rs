@@ -1,4 +1,4 @@
-//! What a task measured.
+//! Metrics and measurements.
 
 use crate::error::{Error, Result};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
@@ -6,13 +6,13 @@ use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What the numbers of a metric count.
+/// The unit of a metric's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricUnit {
     /// Percent, from 0 to 100.
     Percent,
-    /// Numbers without a unit, or whose unit the title says.
+    /// No unit, or one that the title includes.
     Number,
 }
 
@@ -43,14 +43,14 @@ impl MetricUnit {
     }
 }
 
-/// One of the things that a task measures.
+/// One quantity that a task measures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metric {
     /// Key in files and in JSON, such as `top1`.
     pub key: String,
     /// Title in tables, such as `top-1`.
     pub title: String,
-    /// What its numbers count.
+    /// Unit of its values.
     pub unit: MetricUnit,
 }
 
@@ -74,25 +74,25 @@ impl Metric {
     }
 }
 
-/// What a task measured on some images.
+/// The values that a task measured on some images.
 ///
 /// Its JSON is one mapping: the values under the keys of their metrics, `images` and `broken`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measurement {
-    /// Values by the keys of their metrics. There may be more than the metrics that the task names; they are
-    /// kept in files, but not shown.
+    /// Values by the keys of their metrics. Values beyond the task's metrics are saved in
+    /// files, but not shown.
     pub values: BTreeMap<String, f64>,
     /// Number of images.
     pub images: usize,
-    /// Images that could not be read; they do not count.
+    /// Number of images that could not be read; they are not part of the measurement.
     pub broken: usize,
 }
 
 impl Measurement {
-    /// Keys of the JSON that are no metrics.
+    /// Keys of the JSON that are not metrics.
     pub(super) const COUNTS: [&'static str; 2] = ["images", "broken"];
 
-    /// Values by the keys of their metrics, measured on `images` images.
+    /// Makes a measurement from values by the keys of their metrics, measured on `images` images.
     pub fn new<K: Into<String>>(images: usize, values: impl IntoIterator<Item = (K, f64)>) -> Self {
         let values = values.into_iter().map(|(key, value)| (key.into(), value)).collect();
         Self { values, images, broken: 0 }
@@ -101,7 +101,7 @@ impl Measurement {
     /// The value of a metric.
     ///
     /// # Errors
-    /// There is none: another task measured it.
+    /// The value is missing, for example because another task made the measurement.
     pub fn value(&self, metric: &Metric) -> Result<f64> {
         self.values.get(&metric.key).copied().ok_or_else(|| {
             let keys: Vec<_> = self.values.keys().map(String::as_str).collect();
@@ -109,7 +109,7 @@ impl Measurement {
         })
     }
 
-    /// One line for a reader, such as `top-1 93.28 %, top-5 99.92 % of 2500 images`.
+    /// A line for readers, such as `top-1 93.28 %, top-5 99.92 % of 2500 images`.
     ///
     /// # Errors
     /// The value of a metric is missing.

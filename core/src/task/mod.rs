@@ -1,5 +1,5 @@
-//! Tasks: what a network is for. A task says which targets it compares outputs with, what it measures, and
-//! what is wrong with a network that falls far behind its published result.
+//! Tasks: the purpose of a network. A task says which targets it compares outputs with, measures the network, and
+//! explains what may be wrong if the network falls far behind its published result.
 
 mod guard;
 mod interface;
@@ -22,10 +22,10 @@ define_kind!(
 );
 
 impl Entry<TaskKind> {
-    /// The task.
+    /// Builds the task.
     ///
     /// # Errors
-    /// A parameter is wrong, or the task names no usable metric.
+    /// A parameter is wrong, or the task has no valid metrics.
     pub fn build(&self, params: &Params) -> Result<Box<dyn Task>> {
         let origin = Origin::of(self);
         let inner = origin.call("build", || (self.constructor.0)(params))?;
@@ -33,8 +33,8 @@ impl Entry<TaskKind> {
     }
 }
 
-/// Registers a task; the fields are those of [`register_observer!`](crate::register_observer), `build` takes
-/// the parameters.
+/// Registers a task. The fields are those of [`register_observer!`](crate::register_observer), except that `build`
+/// takes only the parameters.
 #[macro_export]
 macro_rules! register_task {
     (name: $name:expr, aliases: [$($alias:expr),*], summary: $summary:expr, build: $build:expr) => {

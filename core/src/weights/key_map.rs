@@ -1,21 +1,21 @@
-//! The names that a family of checkpoints uses for a network's parameters.
+//! Maps the names of a network's parameters to those that a family of checkpoints uses.
 
 use std::collections::HashMap;
 
 /// Maps canonical parameter names to a checkpoint's names.
 #[derive(Debug, Clone, Default)]
 pub struct KeyMap {
-    /// By prefix: the node's name; the parameter's own name (weight, bias, ...) stays.
+    /// Prefixes by node name. The last part of a parameter's name (weight, bias, ...) does not change.
     prefixes: HashMap<String, String>,
 }
 
 impl KeyMap {
-    /// Every name as it is.
+    /// Keeps every name.
     pub fn identity() -> Self {
         Self::default()
     }
 
-    /// Checkpoint names for nodes; nodes that are not listed keep their name.
+    /// Maps the names of nodes; nodes that are not listed keep their name.
     pub fn of_nodes(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
         Self { prefixes: pairs.into_iter().collect() }
     }

@@ -1,10 +1,10 @@
-//! PyTorch's checkpoints before 1.6: a row of pickles followed by the storages.
+//! PyTorch checkpoints before 1.6: several pickles, followed by the storages.
 
 use super::pickle::{self, Value};
 use super::{torch_zip, RawTensors};
 use std::collections::HashMap;
 
-/// The pickled magic number 0x1950a86a20f9469cfc6c that every file begins with.
+/// The pickled magic number 0x1950a86a20f9469cfc6c at the beginning of every file.
 const MAGIC: [u8; 15] = [0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
 
 pub(super) fn recognizes(bytes: &[u8]) -> bool {
@@ -40,7 +40,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<RawTensors, String> {
     torch_zip::collect(&root, &storages)
 }
 
-/// Bytes per element of every storage that the checkpoint refers to.
+/// Bytes per element of every storage in the checkpoint.
 fn element_sizes(value: &Value) -> HashMap<String, usize> {
     let mut sizes = HashMap::new();
     let mut todo = vec![value];

@@ -1,4 +1,4 @@
-//! Reading checkpoints and matching their tensors with a network's parameters.
+//! Reads checkpoints and matches their tensors with a network's parameters.
 
 mod key_map;
 mod legacy;
@@ -19,11 +19,11 @@ use std::path::Path;
 /// The tensors of a checkpoint by name.
 pub type RawTensors = BTreeMap<String, RawTensor>;
 
-/// Reads a checkpoint: safetensors, or PyTorch's `.pth` as zip archive or legacy pickle. The format
-/// is told from the content, not from the file's name.
+/// Reads a checkpoint: safetensors, or PyTorch's `.pth` as zip archive or legacy pickle. The content
+/// decides the format, not the file's name.
 ///
 /// # Errors
-/// The file cannot be read, is truncated, or is of another format.
+/// The file cannot be read, is truncated, or has another format.
 pub fn read(file: &Path) -> Result<RawTensors> {
     let bytes = std::fs::read(file).map_err(Error::io("read", file))?;
     let tensors = if bytes.starts_with(b"PK\x03\x04") {
@@ -38,20 +38,20 @@ pub fn read(file: &Path) -> Result<RawTensors> {
     tensors.map_err(|message| Error::weights(file, message))
 }
 
-/// The parameters of `graph` from a checkpoint, as f32 on `device`. `key_maps` are the namings to
-/// try after the canonical one; the one that finds the most tensors is taken.
+/// Loads the parameters of `graph` from a checkpoint, as f32 on `device`. Of the canonical names and the
+/// `key_maps`, the naming that finds the most tensors is used.
 ///
 /// # Errors
-/// Tensors are missing, unexpected, misshapen, not floating point or not finite; all are listed.
+/// Tensors are missing, unexpected, of the wrong shape, not floating point or not finite; the message lists them.
 pub fn load(file: &Path, graph: &Graph, key_maps: &[KeyMap], device: &Device) -> Result<HashMap<String, Tensor>> {
     let mut tensors = strip_prefixes(read(file)?);
-    // Counters of batch normalization carry nothing that inference needs.
+    // These counters of batch normalization are not needed for inference.
     tensors.retain(|name, _| !name.ends_with("num_batches_tracked"));
     let wanted = graph.parameter_shapes();
     let identity = KeyMap::identity();
     let found =
         |map: &KeyMap| wanted.iter().filter(|(n, _)| tensors.contains_key(map.checkpoint_name(n).as_str())).count();
-    // The first of equals: `max_by_key` would take the last.
+    // Of equal ones the first is used; `max_by_key` would return the last.
     let map =
         std::iter::once(&identity).chain(key_maps).fold(
             &identity,
@@ -89,7 +89,7 @@ pub fn load(file: &Path, graph: &Graph, key_maps: &[KeyMap], device: &Device) ->
     Ok(parameters)
 }
 
-/// Removes what data-parallel training and checkpoint dictionaries put before every name.
+/// Removes the prefixes that data-parallel training and checkpoint dictionaries add to every name.
 fn strip_prefixes(mut tensors: RawTensors) -> RawTensors {
     for prefix in ["model.", "state_dict.", "module."] {
         if !tensors.is_empty() && tensors.keys().all(|k| k.starts_with(prefix)) {

@@ -1,6 +1,6 @@
-//! A restricted reader of Python pickles: it interprets the opcodes that PyTorch writes and
-//! never calls anything. Rebuilding a tensor is understood; any other callable becomes an opaque
-//! value.
+//! A restricted reader of Python pickles. It interprets the opcodes that PyTorch writes, and
+//! never calls anything. It recognizes the functions that rebuild a tensor; the result of any other call becomes an
+//! opaque value.
 
 use std::collections::HashMap;
 
@@ -15,13 +15,13 @@ pub(super) enum Value {
     Tuple(Vec<Value>),
     List(Vec<Value>),
     Dict(Vec<(Value, Value)>),
-    /// A module's attribute, such as a storage class.
+    /// An attribute of a Python module, such as a storage class.
     Global(String),
     /// PyTorch's reference to a storage: (type, key).
     Storage(String, String),
     /// A view of a storage.
     Tensor(TensorRef),
-    /// The result of a call that was not made.
+    /// The result of a call that the reader does not make.
     Opaque,
 }
 
@@ -181,7 +181,7 @@ impl Machine<'_> {
                 let bytes = self.take(n)?;
                 let negative = bytes.last().is_some_and(|b| b & 0x80 != 0);
                 let fill = if negative { -1 } else { 0 };
-                // Longer integers (the legacy magic number) are recognized elsewhere.
+                // Longer integers occur only as the legacy magic number, which is recognized elsewhere.
                 Value::Int(bytes.iter().take(8).rev().fold(fill, |v: i64, b| v << 8 | i64::from(*b)))
             }
             b'G' => Value::Float(f64::from_bits(self.unsigned(8)?.swap_bytes())),
@@ -269,7 +269,7 @@ impl Machine<'_> {
                 call(&callable, arguments)?
             }
             b'b' => {
-                // An object's state; dictionaries keep their items, nothing else is needed.
+                // An object's state is ignored: dictionaries already have their items, and nothing else is needed.
                 self.pop()?;
                 return Ok(false);
             }
@@ -291,7 +291,7 @@ fn storage(id: Value) -> Result<Value, String> {
     Err("the pickle refers to something that is no tensor storage".into())
 }
 
-/// What a call would have returned, for the callables that build tensors and dictionaries.
+/// The result of a call, for the functions that build tensors and dictionaries.
 fn call(callable: &Value, arguments: Value) -> Result<Value, String> {
     let (Value::Global(name), Value::Tuple(arguments)) = (callable, arguments) else { return Ok(Value::Opaque) };
     match name.as_str() {

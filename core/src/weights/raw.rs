@@ -1,6 +1,6 @@
-//! A tensor as it lies in a file.
+//! A tensor as it is stored in a file.
 
-/// Type of the elements in the file (little-endian).
+/// Data type of the elements in the file (little-endian).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RawDtype {
     /// 64-bit float.
@@ -11,7 +11,7 @@ pub enum RawDtype {
     F16,
     /// bfloat16.
     BF16,
-    /// Any integer or boolean type, by its size in bytes.
+    /// Any integer or boolean type, with its size in bytes.
     Integer(usize),
 }
 
@@ -27,10 +27,10 @@ impl RawDtype {
     }
 }
 
-/// A tensor as it lies in a file, contiguous and row by row.
+/// A tensor as it is stored in a file, contiguous in row-major order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RawTensor {
-    /// Type of the elements.
+    /// Data type of the elements.
     pub dtype: RawDtype,
     /// Its dimensions.
     pub shape: Vec<usize>,
@@ -42,7 +42,7 @@ impl RawTensor {
     /// The elements as f32.
     ///
     /// # Errors
-    /// They are not floating-point numbers.
+    /// The elements are not floating-point numbers.
     pub fn to_f32(&self) -> Result<Vec<f32>, String> {
         fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
             bytes.chunks_exact(N).map(|c| {
@@ -62,7 +62,7 @@ impl RawTensor {
         }
     }
 
-    /// A contiguous copy of a strided view of `storage`.
+    /// Copies a strided view of `storage` into a contiguous tensor.
     pub(super) fn from_strided(
         dtype: RawDtype,
         storage: &[u8],
@@ -103,7 +103,7 @@ impl RawTensor {
     }
 }
 
-/// IEEE 754 half precision to single.
+/// Converts IEEE 754 half precision to single precision.
 fn half_to_f32(half: u16) -> f32 {
     let sign = if half >> 15 == 1 { -1.0 } else { 1.0 };
     let (exponent, fraction) = (i32::from(half >> 10 & 0x1f), f32::from(half & 0x3ff) / 1024.0);

@@ -3,7 +3,7 @@
 use super::{RawDtype, RawTensor, RawTensors};
 use safetensors::{Dtype, SafeTensors};
 
-/// A file starts with the header's length and an opening brace.
+/// Whether the file begins with the header's length and an opening brace.
 pub(super) fn recognizes(bytes: &[u8]) -> bool {
     bytes.get(8) == Some(&b'{')
 }

@@ -64,7 +64,7 @@ fn unreadable_files_say_why() {
     assert!(read(&dir.path().join("none")).unwrap_err().to_string().contains("cannot read"));
 }
 
-/// A pickle that would run `os.system` when unpickled by Python.
+/// Python would run `os.system` when it unpickles this.
 #[test]
 fn callables_are_never_called() {
     let (value, _) = pickle::read(b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R.").unwrap();

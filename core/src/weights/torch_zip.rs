@@ -1,4 +1,4 @@
-//! PyTorch's zip checkpoints (1.6 and later), and what both PyTorch formats share.
+//! PyTorch's zip checkpoints (since 1.6), and code that both PyTorch formats share.
 
 use super::pickle::{self, TensorRef, Value};
 use super::{RawDtype, RawTensor, RawTensors};
@@ -31,7 +31,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<RawTensors, String> {
 /// Names of the dictionaries in which training scripts nest the parameters.
 const NESTS: [&str; 4] = ["model", "state_dict", "model_state_dict", "net"];
 
-/// The tensors of the innermost parameter dictionary, with their names.
+/// The tensors of the innermost parameter dictionary, by name.
 fn tensor_refs(root: &Value) -> Vec<(String, &TensorRef)> {
     let Value::Dict(pairs) = root else { return Vec::new() };
     let nested =
@@ -48,7 +48,7 @@ fn tensor_refs(root: &Value) -> Vec<(String, &TensorRef)> {
         .collect()
 }
 
-/// Materializes the tensors of a checkpoint from its storages.
+/// Copies the tensors of a checkpoint out of its storages.
 pub(super) fn collect(root: &Value, storages: &HashMap<String, Vec<u8>>) -> Result<RawTensors, String> {
     let refs = tensor_refs(root);
     if refs.is_empty() {

@@ -1,4 +1,4 @@
-//! Finding the images of a folder with one sub-folder for each class.
+//! Finds the images in a folder with one subfolder for each class.
 
 use qdrop_core::prelude::*;
 use std::collections::HashMap;
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 /// The classes of ImageNet-1k (ILSVRC2012) in the order of their indices.
 const IMAGENET_SYNSETS: &str = include_str!("imagenet_synsets.txt");
-/// What `class_list` calls them.
+/// The value of `class_list` that selects them.
 pub const IMAGENET: &str = "imagenet-1k";
 
 /// The image files below `root` with their class indices, sorted by class and name.
 ///
-/// Classes are numbered by `class_list` (a file with one folder name on each line, or
-/// `imagenet-1k`), else by the sorted folder names.
+/// `class_list` decides the class indices (a file with one folder name on each line, or
+/// `imagenet-1k`); without it, the order of the folder names does.
 pub fn find(root: &Path, class_list: Option<&Path>, classes: usize) -> Result<Vec<(PathBuf, usize)>> {
     let folders = folders(root)?;
     let index: HashMap<String, usize> = match class_list {
@@ -58,7 +58,7 @@ fn read_class_list(file: &Path) -> Result<Vec<String>> {
         Some(IMAGENET) => IMAGENET_SYNSETS.to_string(),
         _ => std::fs::read_to_string(file).map_err(Error::io("read", file))?,
     };
-    // A line may go on with a description, as in ImageNet's own list.
+    // A line may also have a description after the name, as in ImageNet's own list.
     Ok(text.lines().filter_map(|l| l.split_whitespace().next()).map(String::from).collect())
 }
 

@@ -1,4 +1,4 @@
-//! The idx format of MNIST and its relatives, plain or gzipped.
+//! The idx format of MNIST and similar datasets, plain or gzipped.
 
 use qdrop_core::prelude::*;
 use std::io::Read;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct IdxParams {
-    /// Folder that the files are in.
+    /// Folder of the files.
     #[serde(default)]
     root: PathBuf,
     /// Images for calibration.
@@ -19,10 +19,10 @@ struct IdxParams {
     test_images: PathBuf,
     /// Their labels.
     test_labels: PathBuf,
-    /// Mean of the pixels in [0, 1].
+    /// Mean of the pixels, which are in [0, 1].
     #[serde(default)]
     mean: f32,
-    /// Standard deviation of the pixels in [0, 1].
+    /// Standard deviation of the pixels, which are in [0, 1].
     #[serde(default = "one")]
     std: f32,
 }
@@ -56,7 +56,7 @@ impl Dataset for Idx {
     }
 }
 
-/// Dimensions and bytes of an idx file of unsigned bytes.
+/// Reads the dimensions and bytes of an idx file of unsigned bytes.
 fn read(file: &Path) -> Result<(Vec<usize>, Vec<u8>)> {
     let bytes = std::fs::read(file).map_err(Error::io("read", file))?;
     let mut content = Vec::new();

@@ -1,4 +1,4 @@
-//! Images in one folder for each class, as ImageNet is laid out.
+//! Images in one folder for each class, in the layout of ImageNet.
 
 use super::{class_folders, pixels};
 use qdrop_core::params::join;
@@ -10,17 +10,17 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct FolderParams {
-    /// Folder that `train` and `val` are in.
+    /// Folder that contains `train` and `val`.
     root: Option<PathBuf>,
     /// Images for calibration.
     train: PathBuf,
     /// Images for evaluation.
     val: PathBuf,
-    /// File with the class folders in the order of their indices, or `imagenet-1k`.
+    /// File that lists the class folders in the order of the class indices, or `imagenet-1k`.
     class_list: Option<PathBuf>,
-    /// Shorter side before the centre is cut out.
+    /// Length of the shorter side after resizing, before the center crop.
     resize: usize,
-    /// Calibration images: cut out and mirrored at random (true), or as for evaluation.
+    /// Whether calibration images are cropped and mirrored at random (true), or preprocessed as for evaluation.
     augment: bool,
     /// Mean of each channel.
     mean: [f32; 3],
@@ -67,7 +67,7 @@ impl Dataset for ImageFolder {
             Some(seed) => {
                 let random = stream(seed, Purpose::Augmentation, index as u32, 0);
                 let crop = pixels::random_crop(image.width, image.height, &random);
-                // Numbers 0 to 39 place the rectangle.
+                // Random numbers 0 to 39 belong to the crop.
                 (pixels::resize(&image, crop, self.size, self.size)?, random.uniform(40) < 0.5)
             }
             None => (pixels::center_crop(&pixels::resize_shorter(&image, self.params.resize)?, self.size), false),

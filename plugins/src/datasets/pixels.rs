@@ -1,4 +1,4 @@
-//! From an image file to the pixels that a network sees.
+//! Decodes and preprocesses images.
 
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -6,7 +6,7 @@ use qdrop_core::kernels::random::Stream;
 use qdrop_core::prelude::*;
 use std::path::Path;
 
-/// An RGB image, 8 bits per channel, row by row.
+/// An RGB image, 8 bits per channel, in row-major order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rgb {
     /// Width in pixels.
@@ -43,14 +43,14 @@ pub fn decode(file: &Path) -> Result<Rgb> {
     Ok(Rgb { width, height, data: image.into_raw() })
 }
 
-/// The pixels of a rectangle of the image.
+/// Copies the pixels of a rectangle of the image.
 fn cut(image: &Rgb, crop: Crop) -> Vec<u8> {
     let rows = image.data.chunks_exact(image.width * 3).skip(crop.top).take(crop.height);
     rows.flat_map(|row| &row[crop.left * 3..(crop.left + crop.width) * 3]).copied().collect()
 }
 
-/// Bilinear resampling of a rectangle with antialiasing, as Pillow computes it: the rectangle is cut
-/// out first, so that nothing around it shows at its edges.
+/// Bilinear resampling of a rectangle with antialiasing, as Pillow computes it. The rectangle is copied
+/// first, so that pixels outside of it have no influence on its edges.
 ///
 /// # Errors
 /// A size is 0.
@@ -64,8 +64,8 @@ pub fn resize(image: &Rgb, crop: Crop, width: usize, height: usize) -> Result<Rg
     Ok(Rgb { width, height, data: target.into_vec() })
 }
 
-/// Resizes so that the shorter side has `size` pixels; the longer side is rounded down, as
-/// torchvision does.
+/// Resizes so that the shorter side has `size` pixels. The length of the longer side is rounded down, as in
+/// torchvision.
 ///
 /// # Errors
 /// A size is 0.
@@ -79,9 +79,9 @@ pub fn resize_shorter(image: &Rgb, size: usize) -> Result<Rgb> {
     resize(image, Crop { left: 0, top: 0, width, height }, new_width, new_height)
 }
 
-/// The middle `size` x `size` pixels; a smaller image gets a black border.
+/// The center `size` x `size` pixels; a smaller image gets a black border.
 pub fn center_crop(image: &Rgb, size: usize) -> Rgb {
-    // torchvision rounds (height - size) / 2 half to even.
+    // torchvision rounds (height - size) / 2 to the nearest even integer on ties.
     let offset = |full: usize| ((full as f64 - size as f64) / 2.0).round_ties_even() as i64;
     let (left, top) = (offset(image.width), offset(image.height));
     let mut data = vec![0; size * size * 3];
@@ -98,7 +98,7 @@ pub fn center_crop(image: &Rgb, size: usize) -> Rgb {
     Rgb { width: size, height: size, data }
 }
 
-/// torchvision's RandomResizedCrop(scale 0.08 to 1, ratio 3/4 to 4/3): the rectangle to take.
+/// The rectangle of torchvision's RandomResizedCrop (scale 0.08 to 1, ratio 3/4 to 4/3).
 pub fn random_crop(width: usize, height: usize, random: &Stream) -> Crop {
     let area = (width * height) as f64;
     let ratio = (0.75_f64.ln(), (4.0_f64 / 3.0).ln());
@@ -113,7 +113,7 @@ pub fn random_crop(width: usize, height: usize, random: &Stream) -> Crop {
             return Crop { left: place(width - w, u(2)), top: place(height - h, u(3)), width: w, height: h };
         }
     }
-    // The whole image, cut to the nearest allowed ratio.
+    // Fall back to the whole image, cropped to the nearest allowed ratio.
     let aspect = width as f64 / height as f64;
     let (w, h) = if aspect < 0.75 {
         (width, (width as f64 / 0.75).round() as usize)
@@ -125,7 +125,7 @@ pub fn random_crop(width: usize, height: usize, random: &Stream) -> Crop {
     Crop { left: (width - w) / 2, top: (height - h) / 2, width: w, height: h }
 }
 
-/// Channels first, scaled to [0, 1] and normalized; `flip` mirrors left and right.
+/// Scales to [0, 1], normalizes and converts to planes (C, H, W); `flip` mirrors left and right.
 pub fn normalize(image: &Rgb, mean: [f32; 3], std: [f32; 3], flip: bool) -> Vec<f32> {
     let plane = image.width * image.height;
     let mut out = vec![0.0; 3 * plane];

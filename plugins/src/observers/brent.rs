@@ -1,4 +1,4 @@
-//! Minimizing a function of one variable between bounds.
+//! Minimizes a function of one variable between bounds.
 
 /// Brent's method with bounds (R. Brent, "Algorithms for Minimization without Derivatives", 1973,
 /// chapter 5), with the tolerances of SciPy's `minimize_scalar(method="bounded")`: 1e-5 absolute,
@@ -9,7 +9,7 @@ pub fn minimize(lower: f64, upper: f64, mut f: impl FnMut(f64) -> f64) -> (f64, 
     let relative = f64::EPSILON.sqrt();
     let golden = 0.5 * (3.0 - 5.0_f64.sqrt());
     let (mut a, mut b) = (lower, upper);
-    // x is the best point, w the second best, v the previous w.
+    // x is the best point, w the second best, v the previous value of w.
     let mut x = a + golden * (b - a);
     let (mut v, mut w) = (x, x);
     let mut fx = f(x);
@@ -24,7 +24,7 @@ pub fn minimize(lower: f64, upper: f64, mut f: impl FnMut(f64) -> f64) -> (f64, 
         }
         let mut golden_step = true;
         if previous.abs() > tolerance {
-            // Parabola through x, w and v.
+            // Fit a parabola through x, w and v.
             let r = (x - w) * (fx - fv);
             let mut q = (x - v) * (fx - fw);
             let mut p = (x - v) * q - (x - w) * r;

@@ -1,4 +1,4 @@
-//! Observers: range statistics.
+//! Observers: the statistics from which a quantizer gets its range.
 
 mod brent;
 mod minmax;

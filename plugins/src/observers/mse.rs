@@ -1,15 +1,15 @@
-//! The range with the least quantization error, by exhaustive search.
+//! The range with the smallest quantization error, by exhaustive search.
 
 use super::statistics::{channels, Combine, RunningRange};
 use qdrop_core::kernels::range_search::{search, Bounds, Candidate};
 use qdrop_core::prelude::*;
 
-/// Candidate widths of the range.
+/// Number of widths of the range that are tried.
 const WIDTHS: usize = 100;
-/// A candidate with a larger error than this never wins (the reference's start score).
+/// A candidate with a larger error is never chosen (the reference's initial score).
 const MAX_ERROR: f64 = 1e10;
 
-/// On which side of zero a tensor lies.
+/// The side of zero on which a tensor's values are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Positive,
@@ -29,7 +29,7 @@ impl Side {
         }
     }
 
-    /// The range of width `t` for a one-sided or symmetric grid.
+    /// The range of width `t`, for a one-sided or symmetric grid.
     pub fn range(self, t: f32) -> (f32, f32) {
         match self {
             Self::Positive => (0.0, t),
@@ -59,7 +59,7 @@ pub(super) fn per_channel(
     Ok(Range { min, max })
 }
 
-/// Extremes of a whole tensor.
+/// Smallest and largest value of a whole tensor.
 pub(super) fn extremes(x: &Tensor) -> Result<(f32, f32)> {
     Ok(ops::host_values(x, qdrop_core::kernels::range_search::min_max)?)
 }
@@ -92,7 +92,7 @@ impl Observer for Mse {
         self.running.get()
     }
 
-    /// The first call decides on which side of zero the tensor lies.
+    /// The first call decides on which side of zero the values are.
     fn consistency(&self) -> Result<Consistency> {
         Ok(Consistency::Order)
     }
@@ -104,7 +104,7 @@ fn one_dimensional(min: f32, max: f32, side: Side) -> Vec<(f32, f32)> {
     (1..=WIDTHS).map(|i| side.range(width / WIDTHS as f32 * i as f32)).collect()
 }
 
-/// Ranges of every width, shifted so that zero falls on each integer of the grid.
+/// Ranges of every width, shifted so that zero is at each integer of the grid.
 fn two_dimensional(width: f32, spec: &QuantSpec) -> Vec<(f32, f32)> {
     let (qmin, qmax) = (spec.qmin(), spec.qmax());
     let zero_points = (qmax - qmin) as usize + 1;
@@ -120,7 +120,7 @@ fn two_dimensional(width: f32, spec: &QuantSpec) -> Vec<(f32, f32)> {
         .collect()
 }
 
-/// The first candidate with the least error.
+/// The first of the candidates with the smallest error.
 fn best(x: &[f32], ranges: &[(f32, f32)], spec: &QuantSpec) -> Option<(f32, f32)> {
     let candidates: Vec<Candidate> = ranges
         .iter()

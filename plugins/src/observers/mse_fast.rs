@@ -1,4 +1,4 @@
-//! The range with the least quantization error, by bounded scalar minimization.
+//! The range with the smallest quantization error, by bounded scalar minimization.
 
 use super::brent::minimize;
 use super::mse::{extremes, per_channel, Side};
@@ -34,14 +34,14 @@ impl Observer for MseFast {
         self.running.get()
     }
 
-    /// The first call decides on which side of zero the tensor lies.
+    /// The first call decides on which side of zero the values are.
     fn consistency(&self) -> Result<Consistency> {
         Ok(Consistency::Order)
     }
 }
 
-/// The error of a range. The grid is computed in f64: ranges of one width and zero point must have
-/// exactly one scale, or the search wanders on the noise of the scale's rounding.
+/// The error of a range. The grid is computed in f64, because ranges of equal width and zero point must have
+/// exactly the same scale. Otherwise the search would follow the rounding noise of the scale.
 fn range_error(x: &[f32], min: f64, max: f64, spec: &QuantSpec) -> f64 {
     let (min, max) = (min.min(0.0), max.max(0.0));
     let (qmin, qmax) = (f64::from(spec.qmin()), f64::from(spec.qmax()));
@@ -55,7 +55,7 @@ fn range_error(x: &[f32], min: f64, max: f64, spec: &QuantSpec) -> f64 {
     error(x, candidate, Bounds { qmin: spec.qmin(), qmax: spec.qmax() })
 }
 
-/// Bounds of the search for the width of a tensor of width `width`.
+/// Bounds of the search for the range's width, for a tensor with values of width `width`.
 fn widths(width: f32) -> (f64, f64) {
     ((0.01 * f64::from(width)).min(0.1), f64::from(width))
 }

@@ -1,8 +1,8 @@
-//! What the observers share: per-channel views and how the ranges of several calls combine.
+//! What the observers share: per-channel views, and combining the ranges of several calls.
 
 use qdrop_core::prelude::*;
 
-/// How the ranges of several calls become one.
+/// How the ranges of several calls are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Combine {
     /// The smallest minimum and the largest maximum.
@@ -12,7 +12,7 @@ pub enum Combine {
 }
 
 impl Combine {
-    /// Refuses averaging for channels, which the reference does not define.
+    /// Returns an error for averages of per-channel ranges, which the reference does not define.
     pub fn check(self, spec: &QuantSpec, params: &Params) -> Result<()> {
         match (self, spec.granularity) {
             (Self::Average, Granularity::PerAxis(_)) => {
@@ -33,12 +33,12 @@ pub struct RunningRange {
 }
 
 impl RunningRange {
-    /// No call yet.
+    /// The state before the first call.
     pub fn new(combine: Combine) -> Self {
         Self { combine, range: None, calls: 0 }
     }
 
-    /// Takes one call's range into account.
+    /// Adds the range of one call.
     pub fn update(&mut self, new: Range) -> Result<()> {
         self.calls += 1;
         let Some(old) = &mut self.range else {
@@ -62,7 +62,7 @@ impl RunningRange {
         Ok(())
     }
 
-    /// What the range depends on, where each call's range depends on its values alone.
+    /// What the range depends on, if each call's range depends only on the call's values.
     pub fn consistency(&self) -> Consistency {
         match self.combine {
             Combine::Extremes => Consistency::Values,
@@ -76,7 +76,7 @@ impl RunningRange {
     }
 }
 
-/// The values of each channel, one after another.
+/// The values of each channel as one row.
 pub fn channels(x: &Tensor, granularity: Granularity) -> Result<Tensor> {
     let flat = match granularity {
         Granularity::PerTensor => x.reshape((1, x.elem_count()))?,

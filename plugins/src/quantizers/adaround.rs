@@ -1,5 +1,5 @@
-//! Learned rounding of weights (AdaRound, arXiv 2004.10568), with a learned scale if wanted (Genie-M, arXiv 2212.04780,
-//! section 3.2).
+//! Learned rounding of weights (AdaRound, arXiv 2004.10568), optionally with a learned scale (Genie-M, arXiv
+//! 2212.04780, section 3.2).
 
 use super::grid_state::GridState;
 use qdrop_core::kernels::adaround::alpha_of;
@@ -9,8 +9,8 @@ use qdrop_core::prelude::*;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct AdaRoundParams {
-    /// Also learn the scale of each channel, in the group `weight_scale`. The integers that the rounding chooses
-    /// between stay those of the first scale: the weight is `(clamp(floor(w / s0) + h(alpha) + z) - z) * s`.
+    /// Whether to learn the scale of each channel too, in the group `weight_scale`. The rounding still chooses between
+    /// the integers of the initial scale s0: the weight is `(clamp(floor(w / s0) + h(alpha) + z) - z) * s`.
     learn_scale: bool,
 }
 
@@ -21,15 +21,15 @@ struct AdaRound {
     learned: Option<Learned>,
 }
 
-/// What is learned during reconstruction.
+/// The learned variables during reconstruction.
 struct Learned {
     alpha: Var,
-    /// `floor(weight / scale)`, with the scale that learning began with.
+    /// `floor(weight / scale)`, with the scale at the beginning of learning.
     floor: Tensor,
 }
 
 impl AdaRound {
-    /// The scale in a shape that broadcasts to a weight of so many dimensions.
+    /// The scale, reshaped so that it broadcasts to a weight with this number of dimensions.
     fn broadcast(&self, scale: &Tensor, rank: usize) -> Result<Tensor> {
         let mut dims = vec![1; rank];
         if let Granularity::PerAxis(axis) = self.spec.granularity {
@@ -38,7 +38,7 @@ impl AdaRound {
         Ok(scale.reshape(dims)?)
     }
 
-    /// Brings a learned scale back into its domain.
+    /// Projects a learned scale onto its valid range.
     fn project(&self) -> Result<()> {
         let (scale, _) = self.grid.get()?;
         Ok(scale.set(&scale.as_detached_tensor().abs()?.maximum(f64::from(f32::EPSILON))?)?)
@@ -58,7 +58,7 @@ impl Quantizer for AdaRound {
         self.grid.qparams()
     }
 
-    /// Rounds to nearest outside of reconstruction, softly inside.
+    /// Outside of reconstruction rounds to the nearest integer, during reconstruction softly.
     fn fake_quantize(&self, x: &Tensor) -> Result<Tensor> {
         match &self.learned {
             None => self.grid.fake_quantize(x, &self.spec),
@@ -121,7 +121,7 @@ impl Quantizer for AdaRound {
         let up = alpha.as_detached_tensor().ge(0.0)?.to_dtype(floor.dtype())?;
         let (scale, _) = self.grid.fixed()?;
         let scale = self.broadcast(&scale, floor.rank())?;
-        // On the grid before clamping; rounding to nearest then only clamps.
+        // These values are on the grid already, so the fake quantization only clamps them.
         let rounded = (floor + up)?.broadcast_mul(&scale)?;
         Ok(Some(self.grid.fake_quantize(&rounded, &self.spec)?.detach()))
     }

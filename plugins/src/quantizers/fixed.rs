@@ -1,4 +1,4 @@
-//! Rounds to nearest; nothing is learned.
+//! Rounds to the nearest integer; nothing is learned.
 
 use super::grid_state::GridState;
 use qdrop_core::prelude::*;

@@ -1,13 +1,13 @@
-//! Scale and zero point as tensors, which every quantizer holds.
+//! The scale and zero point of a quantizer, as tensors.
 
 use qdrop_core::prelude::*;
 
-/// Scale and zero point, one element for each channel, once they are known.
+/// Scale and zero point, one element for each channel; empty before calibration.
 #[derive(Debug, Default)]
 pub struct GridState(Option<(Var, Var)>);
 
 impl GridState {
-    /// Takes new values.
+    /// Sets new values.
     pub fn set(&mut self, params: &QParams, device: &Device) -> Result<()> {
         let var = |values: &[f32]| Var::from_tensor(&Tensor::new(values, device)?);
         self.0 = Some((var(&params.scale)?, var(&params.zero_point)?));
@@ -21,19 +21,19 @@ impl GridState {
         Ok((scale, zero_point))
     }
 
-    /// Scale and zero point without gradient.
+    /// Scale and zero point, detached from the gradient.
     pub fn fixed(&self) -> Result<(Tensor, Tensor)> {
         let (scale, zero_point) = self.get()?;
         Ok((scale.as_detached_tensor(), zero_point.as_detached_tensor()))
     }
 
-    /// Rounds to nearest without learning anything.
+    /// Rounds to the nearest integer, with the straight-through estimator.
     pub fn fake_quantize(&self, x: &Tensor, spec: &QuantSpec) -> Result<Tensor> {
         let (scale, zero_point) = self.fixed()?;
         Ok(ops::fake_quantize(x, &scale, &zero_point, &spec.into())?)
     }
 
-    /// The values on the host.
+    /// Scale and zero point on the host.
     pub fn qparams(&self) -> Result<QParams> {
         let (scale, zero_point) = self.get()?;
         Ok(QParams { scale: scale.to_vec1()?, zero_point: zero_point.to_vec1()? })

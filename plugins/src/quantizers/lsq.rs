@@ -1,4 +1,4 @@
-//! Learned step size (LSQ, arXiv 1902.08153) and learned offset (LSQ+, arXiv 2004.09576).
+//! Learned scale (LSQ, arXiv 1902.08153) and learned zero point (LSQ+, arXiv 2004.09576).
 
 use super::grid_state::GridState;
 use qdrop_core::prelude::*;
@@ -6,13 +6,13 @@ use qdrop_core::prelude::*;
 struct Lsq {
     spec: QuantSpec,
     grid: GridState,
-    /// Also learn the zero point (LSQ+).
+    /// Whether to learn the zero point too (LSQ+).
     learn_zero_point: bool,
     learning: bool,
 }
 
 impl Lsq {
-    /// Brings learned values back into their domain before they are used.
+    /// Projects learned values onto their valid ranges before they are used.
     fn project(&self, scale: &Var, zero_point: &Var) -> Result<()> {
         scale.set(&scale.as_detached_tensor().abs()?.maximum(f64::from(f32::EPSILON))?)?;
         if self.learn_zero_point {

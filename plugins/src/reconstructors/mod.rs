@@ -1,4 +1,4 @@
-//! Reconstructors: optimizations of a unit's quantizers.
+//! Reconstructors: the optimization of a unit's quantizers.
 
 mod none;
 mod qdrop;

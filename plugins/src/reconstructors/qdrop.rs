@@ -10,29 +10,29 @@ use std::time::Instant;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QdropParams {
-    /// Optimizer steps for each unit that the learning rates are meant for.
+    /// Steps for each unit. The learning rates are meant for this number.
     pub iters: usize,
-    /// Run only so many steps, with the learning rates scaled up so that steps x rate stays the
-    /// same: an alpha moves by at most about its rate each step. See [`Reconstructor::shorten`].
+    /// Runs only this number of steps and scales the learning rates up, so that steps times learning rate stays the
+    /// same: an alpha changes by at most about its learning rate in each step. See [`Reconstructor::shorten`].
     #[serde(skip)]
     pub run_iters: Option<usize>,
-    /// Samples for each step.
+    /// Samples in each step.
     pub batch_size: usize,
-    /// Probability of keeping the quantized value; 1.0 means no drop (BRECQ).
+    /// Probability of keeping an element's quantized value; 1.0 means no drop (BRECQ).
     pub drop_prob: f32,
     /// Learning rate of rounding variables.
     pub lr: f64,
-    /// Initial learning rate of scales, and of zero points unless `rates` has one for them; decays to 0 with the cosine
-    /// of the progress.
+    /// Initial learning rate of scales, and of zero points unless `rates` has one for them; it decays to 0 along a
+    /// cosine.
     pub scale_lr: f64,
-    /// Initial learning rates of further groups of parameters, which decay likewise: `weight_scale`, `zero_point`, what a
-    /// plugin's quantizer names, and `bias`, with which the biases of layers are learned.
+    /// Initial learning rates of further parameter groups, which decay in the same way: `weight_scale`, `zero_point`,
+    /// groups of a plugin's quantizer, and `bias`, which makes the biases of layers learned.
     pub rates: BTreeMap<String, f64>,
     /// Weight of the rounding regularizer (lambda).
     pub weight: f64,
-    /// Share of the steps without regularizer.
+    /// Share of the steps before the regularizer begins.
     pub warm_up: f64,
-    /// Sharpness of the regularizer at the end of warm-up and at the last step.
+    /// Exponent of the regularizer at the end of warm-up and at the last step.
     pub b_range: [f64; 2],
 }
 
@@ -73,17 +73,17 @@ impl QdropParams {
         Ok(self)
     }
 
-    /// Steps that are run.
+    /// Number of steps that are run.
     fn steps(&self) -> usize {
         self.run_iters.unwrap_or(self.iters)
     }
 
-    /// What the learning rates are multiplied by.
+    /// Factor on the learning rates of a shortened run.
     fn rate_factor(&self) -> f64 {
         self.iters as f64 / self.steps() as f64
     }
 
-    /// Sharpness and weight of the regularizer at a step (counted from 1); `None` in warm-up.
+    /// Exponent of the regularizer at a step (counted from 1); `None` during warm-up.
     fn sharpness(&self, step: usize) -> Option<f64> {
         let (steps, step) = (self.steps() as f64, step as f64);
         let start = self.warm_up * steps;
@@ -111,7 +111,7 @@ fn check_group(group: &str) -> Result<(), String> {
 }
 
 impl QdropParams {
-    /// The groups of parameters that there are rates for.
+    /// The parameter groups that have learning rates.
     pub fn groups(&self) -> Vec<&str> {
         let own = [groups::ROUNDING, groups::SCALE, groups::ZERO_POINT];
         let further = self.rates.keys().map(String::as_str).filter(|group| !own.contains(group));
@@ -130,8 +130,8 @@ impl QdropParams {
     }
 }
 
-/// Learns the parameters of a unit that has begun reconstruction, going on from where it was
-/// interrupted if it was; returns the losses of each step.
+/// Learns the parameters of a unit that has begun reconstruction, and resumes an interrupted optimization. Returns
+/// the losses of each step.
 ///
 /// # Errors
 /// The losses diverged, or the run was cancelled.

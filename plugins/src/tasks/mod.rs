@@ -1,3 +1,3 @@
-//! Tasks: what networks are for.
+//! Tasks: the purposes of networks.
 
 mod classification;

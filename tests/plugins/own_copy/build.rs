@@ -1,5 +1,5 @@
-//! Makes the plugin name the framework's shared library although it uses its own copy: it passes
-//! every check but that of the framework's identity.
+//! Makes the plugin depend on the framework's shared library although it uses its own copy. Then it passes
+//! every check except that of the framework's identity.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `describe`: a network's units and layers, and what is quantized.
+//! `describe`: shows a network's units and layers and how they are quantized.
 
 use super::{run_of, with_changes, Output};
 use crate::cli::arguments::RecipeArguments;
@@ -12,7 +12,7 @@ use serde_json::{json, Value};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Quantization of a network that is described by its name alone.
+/// The recipe for an architecture that is given by its name alone.
 const DEFAULT_RECIPE: &str = "imagenet/_base";
 
 /// Prints units, layers, shapes, bits, parameters and multiply-accumulates.
@@ -76,7 +76,7 @@ pub fn describe(arguments: &RecipeArguments, console: &Console, output: Output) 
     }))
 }
 
-/// Bits of weight and activation by node.
+/// Bit widths by node; true is for the weight, false for the activation.
 fn bits(plans: &[SitePlan]) -> HashMap<(NodeId, bool), u32> {
     plans.iter().map(|p| ((p.site.node, p.site.kind == SiteKind::Weight), p.spec.bits)).collect()
 }

@@ -10,7 +10,7 @@ use qdrop_core::run_directory::SUMMARY_FILE;
 use serde_json::Value;
 use std::path::Path;
 
-/// Prints what the task measures.
+/// Prints the task's measurement.
 pub fn evaluate(arguments: &EvaluateArguments, console: &Console, output: Output) -> Result<Value> {
     let target = &arguments.target;
     let dir = Path::new(&target.recipe);

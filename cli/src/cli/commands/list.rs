@@ -1,4 +1,4 @@
-//! `list`: what is registered.
+//! `list`: shows the registered strategies.
 
 use super::Output;
 use crate::cli::arguments::ListKind;

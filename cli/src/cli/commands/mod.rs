@@ -1,4 +1,4 @@
-//! What each command does. Every command returns the value that `--json` prints.
+//! The commands. Every command returns the value that `--json` prints.
 
 mod bench;
 mod describe;
@@ -52,7 +52,7 @@ pub fn run(arguments: Arguments) -> Result<Value> {
     }
 }
 
-/// Where results go: stdout, or stderr when stdout is for JSON.
+/// Where results are printed: stdout, or stderr when stdout is for JSON.
 #[derive(Clone, Copy)]
 struct Output {
     json: bool,
@@ -64,14 +64,14 @@ impl Output {
             true => std::io::stderr().write_all(text.as_bytes()),
             false => std::io::stdout().write_all(text.as_bytes()),
         };
-        // A reader that has seen enough, such as `head`, is no error.
+        // A reader that closes the pipe early, such as `head`, is not an error.
         if let Some(e) = written.err().filter(|e| e.kind() != ErrorKind::BrokenPipe) {
             eprintln!("warning: cannot write to the output: {e}");
         }
     }
 }
 
-/// Adds the changes of the command line.
+/// Applies the changes of the command line.
 fn with_changes<'a>(mut loader: Loader<'a>, arguments: &RecipeArguments) -> Loader<'a> {
     for change in &arguments.set {
         loader = loader.set(change);

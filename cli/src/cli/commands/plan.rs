@@ -1,4 +1,4 @@
-//! What is said without running a recipe, or before it runs: what was checked, what the float network reaches, the plan.
+//! Output before or without a run: the results of checks, the float network's measurement, and the plan.
 
 use super::{run_of, Output};
 use crate::cli::arguments::RecipeArguments;
@@ -7,7 +7,7 @@ use crate::report::duration;
 use crate::{Plan, Result, Run};
 use serde_json::{json, Value};
 
-/// `check`: says what was checked.
+/// `check`: prints what was checked.
 pub fn check(arguments: &RecipeArguments, console: &Console, output: Output) -> anyhow::Result<Value> {
     let check = run_of(arguments, console)?.check()?;
     let (units, weights, activations) = (check.units, check.weights, check.activations);
@@ -27,7 +27,7 @@ pub fn check(arguments: &RecipeArguments, console: &Console, output: Output) -> 
     Ok(json!({ "valid": true, "units": units, "weights": weights, "activations": activations, "unchecked": unchecked }))
 }
 
-/// `quantize --dry-run`: checks what is given and prints the plan.
+/// `quantize --dry-run`: checks all given inputs and prints the plan.
 pub fn dry_run(mut run: Run<'_>, console: &Console, output: Output) -> anyhow::Result<Value> {
     header(&run, console)?;
     let mut value = json!({ "dry_run": true });
@@ -47,7 +47,7 @@ pub fn dry_run(mut run: Run<'_>, console: &Console, output: Output) -> anyhow::R
     Ok(value)
 }
 
-/// Says what runs.
+/// Prints which recipe runs.
 pub fn header(run: &Run<'_>, console: &Console) -> Result<()> {
     let recipe = run.recipe();
     console.line(&format!(
@@ -63,14 +63,14 @@ pub fn header(run: &Run<'_>, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// Compares the float network with the published result, if there is one.
+/// Compares the float network with the published result, if the recipe has one.
 pub fn check_float(run: &mut Run<'_>, console: &Console) -> Result<Value> {
     let Some(sample) = run.check_float()? else { return Ok(Value::Null) };
     console.line(&format!("float network: {}", sample.text()));
     Ok(json!({ &sample.metric.key: sample.value, "images": sample.images }))
 }
 
-/// The plan for a reader.
+/// The plan as text.
 pub fn text(plan: &Plan) -> String {
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let mut text = match plan.iterations {

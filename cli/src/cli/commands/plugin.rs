@@ -1,4 +1,4 @@
-//! `plugin`: makes, builds, inspects and tests plugins.
+//! `plugin`: creates, builds, inspects and tests plugins.
 
 use super::Output;
 use crate::cli::arguments::{PluginAction, PluginKind};
@@ -10,7 +10,7 @@ use qdrop_core::plugin::{self, PluginFile, Verdict};
 use serde_json::{json, Value};
 use std::path::Path;
 
-/// What the template of a kind consists of.
+/// The template of a new plugin.
 struct Template {
     source: &'static str,
     more: &'static [(&'static str, &'static str)],

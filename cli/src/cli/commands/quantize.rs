@@ -1,4 +1,4 @@
-//! `quantize` and `resume`: a recipe's run from the float network to the report.
+//! `quantize` and `resume`: a run from the float network to the report.
 
 use super::plan::{check_float, dry_run, header, text};
 use super::{run_of, Output};
@@ -13,7 +13,7 @@ use std::path::Path;
 /// Runs a recipe.
 pub fn quantize(arguments: &QuantizeArguments, console: &Console, output: Output) -> Result<Value> {
     let mut run = run_of(&arguments.recipe, console)?;
-    // Mistakes in the recipe show before the folder is made.
+    // Reports mistakes in the recipe before the folder is created.
     run.session()?;
     if arguments.dry_run {
         return dry_run(run, console, output);
@@ -28,7 +28,7 @@ pub fn quantize(arguments: &QuantizeArguments, console: &Console, output: Output
     report(&outcome, console, output)
 }
 
-/// Goes on with a run that was stopped.
+/// Resumes an interrupted run.
 pub fn resume(path: &Path, console: &Console, output: Output) -> Result<Value> {
     if let Some(summary) = summary(path)? {
         output.print(&format!("{} is finished; `qdrop evaluate` measures it\n", path.display()));
@@ -40,15 +40,15 @@ pub fn resume(path: &Path, console: &Console, output: Output) -> Result<Value> {
     report(&outcome, console, output)
 }
 
-/// Says how to go on after a stop on request.
+/// After a stop on request, adds how to resume the run.
 fn hint(error: crate::Error, out: Option<&Path>, console: &Console) -> Error {
     match out.filter(|_| console.cancelled()) {
-        Some(out) => Error::new(error).context(format!("go on with `qdrop resume {}`", out.display())),
+        Some(out) => Error::new(error).context(format!("continue with `qdrop resume {}`", out.display())),
         None => error.into(),
     }
 }
 
-/// Prints what became of a run.
+/// Prints the result of a run.
 fn report(outcome: &Outcome, console: &Console, output: Output) -> Result<Value> {
     output.print(&outcome.table);
     match &outcome.out {

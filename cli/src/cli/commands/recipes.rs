@@ -1,4 +1,4 @@
-//! `recipes`: lists, shows and converts them.
+//! `recipes`: lists, shows and converts recipes.
 
 use super::Output;
 use crate::cli::arguments::RecipesAction;
@@ -7,7 +7,7 @@ use crate::recipes::{names, Loader};
 use anyhow::Result;
 use serde_json::{json, Value};
 
-/// Runs one of the commands; without one, lists.
+/// Runs one of the commands; the default is to list.
 pub fn recipes(action: Option<RecipesAction>, console: &Console, output: Output) -> Result<Value> {
     let load = |name: &str| Loader::new(name).progress(console).load();
     match action.unwrap_or(RecipesAction::List) {
@@ -22,7 +22,7 @@ pub fn recipes(action: Option<RecipesAction>, console: &Console, output: Output)
         }
         RecipesAction::Show { name } | RecipesAction::Convert { file: name } => {
             let mut recipe = load(&name)?;
-            // A copy of the text belongs to the folder it is put in.
+            // Relative paths of a copy start from the folder that the copy is in.
             recipe.base_dir.clear();
             output.print(&recipe.to_yaml()?);
             Ok(serde_json::to_value(&recipe)?)

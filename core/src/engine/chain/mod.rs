@@ -1,4 +1,4 @@
-//! A unit as a chain of layers, described without naming a device: what every fused engine computes.
+//! A unit as a chain of layers, described independently of a device: the input of every fused engine.
 //!
 //! A chain begins with the unit's input. Each layer (convolution or fully connected layer) is followed by its stage:
 //! activation function, quantizer and drop. At the end the unit's input, or a layer of it, may be added before the last
@@ -35,24 +35,24 @@ pub struct Chain {
     pub shortcut: ChainShortcut,
 }
 
-/// What is added to the last layer's value.
+/// What is added to the last layer's output.
 pub enum ChainShortcut {
     None,
-    /// The unit's input.
+    /// The unit's input itself.
     Identity,
-    /// A layer of the unit's input.
+    /// A convolution of the unit's input.
     Projection(Box<ChainConvolution>),
 }
 
-/// A layer with the stage after it.
+/// A layer and the stage after it.
 pub struct ChainLayer {
     pub convolution: ChainConvolution,
     pub stage: ChainStage,
 }
 
-/// A convolution; a fully connected layer is one of 1 x 1 pixels.
+/// A convolution. A fully connected layer is a 1 x 1 convolution of an image of 1 x 1 pixels.
 pub struct ChainConvolution {
-    /// Its geometry, for one image.
+    /// Its geometry for one image.
     pub shape: Conv2dShape,
     pub weight: ChainWeight,
     pub bias: Option<ChainBias>,
@@ -60,9 +60,9 @@ pub struct ChainConvolution {
 
 /// A weight (O, I / groups, KH, KW).
 pub enum ChainWeight {
-    /// Nothing of it is learned.
+    /// A weight that is not learned.
     Fixed(Vec<f32>),
-    /// Its rounding is learned.
+    /// A weight whose rounding is learned.
     SoftRounding(SoftRounding),
 }
 
@@ -72,38 +72,39 @@ pub struct SoftRounding {
     pub alpha: Variable,
     /// `floor(weight / scale)`, of the weight's shape.
     pub floor: Tensor,
-    /// For each output channel.
+    /// One for each output channel.
     pub scale: Vec<f32>,
-    /// For each output channel.
+    /// One for each output channel.
     pub zero_point: Vec<f32>,
-    /// The scale's variable where it is learned too (Genie-M, arXiv 2212.04780, section 3.2): one element for each
+    /// The variable of the scale, if it is learned too (Genie-M, arXiv 2212.04780, section 3.2): one element for each
     /// output channel, or a single one.
     pub learned_scale: Option<Variable>,
     pub qmin: f32,
     pub qmax: f32,
 }
 
-/// A bias, one number for each output channel.
+/// A bias with one element for each output channel.
 pub struct ChainBias {
     pub value: Vec<f32>,
     pub learned: Option<Variable>,
 }
 
-/// Activation function and quantizer.
+/// An activation function and a quantizer, both optional.
 pub struct ChainStage {
     pub activation: Option<Activation>,
     pub quantizer: Option<ChainQuantizer>,
-    /// Number of the site in the order of execution, from 1; 0 without a quantizer.
+    /// The site's number in the order of execution, from 1; 0 without a quantizer.
     pub site: usize,
 }
 
-/// A quantizer that rounds to nearest, with one scale for the whole tensor.
+/// A per-tensor quantizer that rounds to the nearest integer.
 pub struct ChainQuantizer {
     pub spec: QuantSpec,
     pub scale: f32,
     pub zero_point: f32,
     pub learned_scale: Option<Variable>,
-    /// Straight-through from the rounded value (LSQ+, arXiv 2004.09576).
+    /// The variable of the zero point, if it is learned; its gradient is the straight-through estimator's (LSQ+, arXiv
+    /// 2004.09576).
     pub learned_zero_point: Option<Variable>,
 }
 
@@ -121,12 +122,12 @@ impl Chain {
     }
 }
 
-/// Describes the parts of a unit.
+/// Builds the description of a unit from its parts.
 struct Describer<'a> {
     model: &'a QuantModel,
-    /// Everything that is learned and was not yet described.
+    /// Learned parameters that are not yet part of the description.
     parameters: Vec<(String, Parameter)>,
-    /// Numbers of the activation sites in the order of execution.
+    /// Activation sites, numbered in the order of execution.
     sites: HashMap<NodeId, usize>,
 }
 
@@ -141,7 +142,7 @@ impl<'a> Describer<'a> {
         self.model.graph().node(node).name.clone()
     }
 
-    /// Takes the parameter that a variable belongs to.
+    /// Takes the parameter of a variable out of those not yet described.
     fn variable(&mut self, var: &Var, node: &str) -> Result<Variable> {
         let found = self.parameters.iter().position(|(_, p)| p.var.as_tensor().id() == var.as_tensor().id());
         let place = found.ok_or_else(|| {
@@ -163,7 +164,7 @@ impl<'a> Describer<'a> {
         let mut layers = Vec::new();
         for (i, link) in parts.chain.iter().enumerate() {
             let convolution = self.convolution(link.node)?;
-            // With an addition, the chain's last value has no stage of its own.
+            // With an addition, the stage of the last layer comes after the addition.
             let own = match &parts.end {
                 Some(end) if i + 1 == parts.chain.len() => {
                     if link.activation.is_some() || self.model.activation_site(link.value).is_some() {

@@ -1,17 +1,17 @@
-//! The parts of a unit that is a chain of layers with a shortcut at most.
+//! Splits a unit into the parts of a chain: its layers and at most one shortcut.
 
 use super::refusal::Refusal;
 use crate::graph::{Graph, NodeId, Op, Subgraph};
 use crate::ops::Activation;
 
-/// A node of the chain with the activation function after it, and the node whose value that is.
+/// A node of the chain, the activation function after it, and the node whose value both compute.
 pub struct Link {
     pub node: NodeId,
     pub activation: Option<Activation>,
     pub value: NodeId,
 }
 
-/// The parts of a unit: a chain of layers from its input, and what is added to it at its end.
+/// The parts of a unit: a chain of layers from its input, and the shortcut that is added at its end.
 pub struct Parts {
     pub input: NodeId,
     pub output: NodeId,
@@ -21,7 +21,7 @@ pub struct Parts {
     pub identity: bool,
 }
 
-/// Reads a unit.
+/// Walks through the nodes of a unit.
 struct Reader<'a> {
     graph: &'a Graph,
     unit: &'a Subgraph,
@@ -42,7 +42,7 @@ impl Reader<'_> {
         self.graph.node(id).op.has_weight()
     }
 
-    /// Follows a value to the next node that is no activation function.
+    /// Follows a value to the next node that is not an activation function.
     fn link(&self, node: NodeId) -> Result<(Link, Option<NodeId>), Refusal> {
         let mut link = Link { node, activation: None, value: node };
         loop {
@@ -62,15 +62,15 @@ impl Reader<'_> {
 }
 
 impl Parts {
-    /// Finds the parts of a unit, or says why it has others.
+    /// Splits a unit into its parts, or returns why it is not a chain.
     pub fn of(graph: &Graph, unit: &Subgraph) -> Result<Self, Refusal> {
         let (&[input], &[output]) = (unit.inputs(), unit.outputs()) else {
             return Err(Refusal::Ends { inputs: unit.inputs().len(), outputs: unit.outputs().len() });
         };
         let reader = Reader { graph, unit, output };
         let mut parts = Self { input, output, chain: Vec::new(), end: None, projection: None, identity: false };
-        // Of several layers that read the input, the chain begins with the one that does not lead straight to
-        // the addition.
+        // If several layers read the input, the chain begins with the one that does not lead straight to the
+        // addition; the other one is the shortcut.
         let starts: Vec<NodeId> = reader.readers(input).into_iter().filter(|id| reader.is_layer(*id)).collect();
         let straight = |id: &NodeId| reader.readers(*id).first().is_some_and(|r| graph.node(*r).op == Op::Add);
         let start = starts.iter().find(|id| starts.len() == 1 || !straight(id)).copied();
@@ -108,7 +108,7 @@ impl Parts {
         Ok(parts)
     }
 
-    /// Takes the addition at the unit's end.
+    /// Records the addition at the unit's end and its shortcut.
     fn addition(&mut self, reader: &Reader<'_>, node: NodeId) -> Result<(), Refusal> {
         let graph = reader.graph;
         let chain = self.chain.last().map(|l| l.value);

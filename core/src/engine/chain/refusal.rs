@@ -1,102 +1,102 @@
-//! Why a unit has no fused step.
+//! Why the fused engine cannot compute a unit.
 
 use crate::error::Error;
 
-/// Why a unit is not a chain that fused engines compute.
+/// Why a unit is not a chain that a fused engine can compute.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The model does not lie on a device that a fused engine computes on.
-    #[error("the fused step runs on the CPU")]
+    /// The model is on a device that no fused engine computes on.
+    #[error("the fused engine runs on the CPU only")]
     Device,
-    /// A chain begins with one value and ends with one.
-    #[error("it reads {inputs} values and has {outputs} outputs, a chain has one of each")]
+    /// The unit has several inputs or outputs.
+    #[error("the unit has {inputs} inputs and {outputs} outputs, but the fused engine takes one of each")]
     Ends {
-        /// Values that the unit reads.
+        /// Values that the unit reads from outside.
         inputs: usize,
-        /// Values of it that are read outside.
+        /// Values of the unit that are read outside.
         outputs: usize,
     },
-    /// The first layers cannot be told apart from the shortcut.
-    #[error("no layer reads its input alone")]
+    /// The main path cannot be told apart from the shortcut.
+    #[error("no layer reads only the unit's input")]
     Start,
-    /// A value branches inside the unit.
+    /// A value inside the unit has several readers.
     #[error("the value of {node} is read more than once")]
     Branch {
         /// The node, with its operation.
         node: String,
     },
-    /// A shortcut that comes from elsewhere.
-    #[error("{node} adds something else than the input or a layer of it")]
+    /// A shortcut that does not come from the unit's input.
+    #[error("{node} adds something other than the unit's input or a layer of it")]
     Addition {
         /// The addition.
         node: String,
     },
-    /// Something follows an addition.
-    #[error("{node} is not the end")]
+    /// The unit computes more after an addition.
+    #[error("{node} is not at the unit's end")]
     NotTheEnd {
         /// The addition.
         node: String,
     },
-    /// An operation that is no layer, addition or activation function.
-    #[error("{node} has no fused form")]
+    /// An operation that is not a layer, an addition or an activation function.
+    #[error("{node} is an operation that the fused engine does not support")]
     Operation {
         /// The node, with its operation.
         node: String,
     },
-    /// Nodes that are neither of the chain nor of its shortcut.
-    #[error("it is no chain of layers with a shortcut")]
+    /// Nodes that belong neither to the chain nor to its shortcut.
+    #[error("the unit is not a chain of layers with at most one shortcut")]
     Shape,
-    /// A kernel that the convolutions do not know.
+    /// A kernel larger than the convolution kernels support.
     #[error("the kernel of '{node}' is larger than 7 x 7")]
     LargeKernel {
         /// The convolution.
         node: String,
     },
-    /// A quantizer between the last layer, or the shortcut's, and the addition.
+    /// The addition reads a quantized value.
     #[error("'{node}' is quantized before the addition")]
     BeforeAddition {
         /// The layer.
         node: String,
     },
-    /// A weight's quantizer does not say what it computes, or the engines do not know it.
-    #[error("the quantizer of the weight of '{node}' has no fused form")]
+    /// The weight's quantizer does not describe its computation, or describes one that the engine does not know.
+    #[error("the fused engine does not support the quantizer of the weight of '{node}'")]
     WeightQuantizer {
         /// The layer.
         node: String,
     },
-    /// A weight whose scales do not belong to its output channels.
-    #[error("the weight of '{node}' is quantized along another axis than its outputs")]
+    /// A weight whose scales are not those of its output channels.
+    #[error("the weight of '{node}' is quantized along another axis than its output channels")]
     WeightAxis {
         /// The layer.
         node: String,
     },
-    /// An activation's quantizer does not say what it computes, or the engines do not know it.
-    #[error("the quantizer of the activation of '{node}' has no fused form")]
+    /// The activation's quantizer does not describe its computation, or describes one that the engine does not know.
+    #[error("the fused engine does not support the quantizer of the activation of '{node}'")]
     ActivationQuantizer {
         /// The site.
         node: String,
     },
-    /// An activation with a scale for each channel.
-    #[error("the activation of '{node}' is quantized channel by channel")]
+    /// A per-channel quantizer of an activation.
+    #[error("the activation of '{node}' is quantized per channel, but the fused engine supports only per-tensor")]
     ActivationPerChannel {
         /// The site.
         node: String,
     },
-    /// A quantizer learns something that its kernel does not name.
-    #[error("'{parameter}' is learned, but the kernel that its quantizer names does not learn it")]
+    /// A quantizer learns a parameter that its kernel does not include.
+    #[error("'{parameter}' is learned, but it is not part of what the quantizer says that it computes")]
     UnknownParameter {
         /// The parameter's name in the unit.
         parameter: String,
     },
 }
 
-/// Why a chain could not be made: the unit is not one, or something failed.
+/// Why there is no chain: the unit is not one, or an operation failed.
 #[derive(Debug)]
 pub enum Rejected {
-    /// The unit is computed otherwise.
+    /// The unit is not a chain; the generic engine can compute it.
     Refused(Refusal),
-    /// An error that ends the run.
+    /// An operation failed; the run ends.
     Failed(Error),
 }
 

@@ -2,7 +2,7 @@
 
 use qdrop_kernels::nhwc::{Buffer, Layout};
 
-/// A buffer with the sizes of its images.
+/// A buffer and the layout of the images in it.
 #[derive(Debug, Clone)]
 pub struct Images {
     pub values: Buffer,

@@ -1,4 +1,4 @@
-//! Learned numbers of output channels: a weight's scales, a bias.
+//! Learned per-channel variables: the scales of a weight, and a bias.
 
 use super::number::Update;
 use crate::engine::interface::EngineState;
@@ -8,7 +8,7 @@ use crate::ops::host_values;
 use candle_core::Tensor;
 use qdrop_kernels::adam;
 
-/// One learned number for each output channel, or a single one that all channels share.
+/// A learned variable with one element for each output channel, or a single one that all channels share.
 pub struct ChannelVariable {
     variable: Variable,
     values: Vec<f32>,
@@ -33,12 +33,12 @@ impl ChannelVariable {
         })
     }
 
-    /// The number of an output channel.
+    /// The element that belongs to an output channel.
     pub fn of_channel(&self, channel: usize) -> f32 {
         self.values[if self.values.len() == 1 { 0 } else { channel }]
     }
 
-    /// One update from the sums, after which every number is brought into its domain.
+    /// One update from the summed gradients; `domain` then projects every element onto its valid range.
     pub fn learn(&mut self, update: Update<'_>, domain: impl Fn(f32) -> f32) -> Result<()> {
         let adam = update.of(&self.variable)?;
         if let [one] = &mut self.gradient[..] {

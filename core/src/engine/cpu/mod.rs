@@ -1,9 +1,9 @@
 //! The fused engine for the CPU: a unit's forward and backward pass and its updates as a fixed plan over preallocated
 //! buffers.
 //!
-//! Images are channels-last (NHWC); activation function, quantizer and drop are one pass; and the batch is processed in
-//! chunks that stay in the cache. [`plan`] makes the plan of a [`Chain`](super::chain::Chain), and [`unit`] carries it
-//! out.
+//! Images are channels-last (NHWC). Activation function, quantizer and drop are applied in one pass. The batch is
+//! processed in chunks that stay in the cache. [`plan`] turns a [`Chain`](super::chain::Chain) into a plan, and
+//! [`unit`] executes it.
 
 mod images;
 mod lanes;

@@ -1,4 +1,4 @@
-//! One learned number, a scale or a zero point of an activation, and the update that all variables share.
+//! A learned scalar (the scale or the zero point of an activation), and the update that all variables share.
 
 use crate::engine::checks::rate_of;
 use crate::engine::interface::EngineState;
@@ -9,28 +9,28 @@ use crate::optim::adam_step;
 use candle_core::Tensor;
 use qdrop_kernels::adam::{self, AdamStep};
 
-/// One update of everything that is learned.
+/// One update of all learned variables.
 #[derive(Debug, Clone, Copy)]
 pub struct Update<'a> {
-    /// Learning rates by group.
+    /// Learning rates by parameter group.
     pub rates: &'a [(&'a str, f64)],
     /// Number of the update, from 1.
     pub number: usize,
 }
 
 impl Update<'_> {
-    /// Adam's numbers for a variable.
+    /// Adam's coefficients for a variable.
     pub fn of(&self, variable: &Variable) -> Result<AdamStep> {
         Ok(adam_step(rate_of(self.rates, variable.group)?, self.number))
     }
 }
 
-/// One learned number.
+/// A learned scalar.
 pub struct Number {
     variable: Variable,
     /// Value, running mean of gradients, running mean of their squares.
     state: [f32; 3],
-    /// What the gradient is multiplied by.
+    /// Factor of the gradient (LSQ's gradient scale).
     factor: f64,
 }
 

@@ -1,4 +1,4 @@
-//! From a chain to buffers and plans: sizes of chunks, layouts, borders.
+//! From a chain to buffers and plans: the size of chunks, memory layouts and borders.
 
 use super::images::Images;
 use super::samples::Samples;
@@ -14,12 +14,12 @@ use qdrop_kernels::drop::Choices;
 use qdrop_kernels::nhwc::stage::{groups_of_row, Sums};
 use qdrop_kernels::nhwc::{border_of_gradient, Layout, Layouts};
 
-/// Bytes that the buffers of one chunk should not exceed: what a share of the last-level cache holds.
+/// Bytes that the buffers of one chunk should not exceed, so that they stay in a share of the last-level cache.
 const CACHE: usize = 10 << 20;
 
-/// What a unit computes with.
+/// The buffers and parameters that a unit computes with.
 pub struct Plan {
-    /// Images that pass through the unit together.
+    /// Images of one chunk, which pass through the unit together.
     pub chunk: usize,
     pub samples: Samples,
     /// The unit's input.
@@ -33,17 +33,17 @@ fn layout(batch: usize, [channels, height, width]: [usize; 3], border: usize) ->
     Layout { batch, height, width, channels, border }
 }
 
-/// Channels, height and width of a convolution's value.
+/// Channels, height and width of a convolution's output.
 fn output(shape: &Conv2dShape) -> [usize; 3] {
     [shape.out_channels, shape.out_height(), shape.out_width()]
 }
 
 impl Plan {
-    /// Makes the plan of a chain for batches of a size.
+    /// Makes the plan of a chain for batches of this size.
     pub fn new(chain: Chain, samples: &UnitSamples, batch: usize) -> Result<Self> {
         let size = |image: [usize; 3]| image.iter().product::<usize>();
         let values: Vec<[usize; 3]> = chain.layers.iter().map(|l| output(&l.convolution.shape)).collect();
-        // In the chunk's buffers: input, target, and for every layer its value, its stage's and a gradient.
+        // Elements per image: input and target, and for every layer its output, its stage's output and a gradient.
         let each = 2 * size(chain.input) + 2 * size(chain.output) + values.iter().map(|v| 3 * size(*v)).sum::<usize>();
         let fits = (CACHE / size_of::<f32>() / each.max(1)).clamp(1, batch);
         let chunk = (1..=fits).rev().find(|c| batch.is_multiple_of(*c)).unwrap_or(1);

@@ -19,7 +19,7 @@ pub struct Rounding {
     floor: Buffer,
     mean: Buffer,
     square: Buffer,
-    /// Scales and zero points by lane.
+    /// Scales and zero points, one for each lane.
     scale: Buffer,
     zero_point: Buffer,
     bounds: [f32; 2],
@@ -28,17 +28,17 @@ pub struct Rounding {
     learned_scale: Option<LearnedScale>,
 }
 
-/// Scales that are learned with the rounding.
+/// Scales that are learned together with the rounding.
 struct LearnedScale {
     channels: ChannelVariable,
-    /// The scales before the update, by lane.
+    /// The scales before the update, one for each lane.
     before: Buffer,
-    /// Gradients by lane.
+    /// Gradients, one for each lane.
     sums: Vec<f64>,
 }
 
 impl LearnedScale {
-    /// Writes the scales by lane.
+    /// Copies the scales into lane order.
     fn lanes(&self, packing: &Packing, out: &mut Buffer) {
         for channel in 0..self.channels.sums.len() {
             out[packing.lane(channel)] = self.channels.of_channel(channel);
@@ -46,7 +46,7 @@ impl LearnedScale {
     }
 }
 
-/// The grid of each lane; a function of the fields, so that other fields can be borrowed beside it.
+/// The grid of each lane. A free function, so that other fields can be borrowed at the same time.
 fn grid<'a>(scale: &'a [f32], zero_point: &'a [f32], bounds: [f32; 2]) -> LaneGrid<'a> {
     LaneGrid { scale, zero_point, qmin: bounds[0], qmax: bounds[1] }
 }
@@ -84,7 +84,7 @@ impl Rounding {
         rounding::soft_weight(self.packing.lane_shape(), &self.alpha, &self.floor, grid, out);
     }
 
-    /// One update from the gradient of the soft weight, which `weight` takes; returns the regularizer before it.
+    /// One update from `weight`, the gradient of the soft weight. Returns the regularizer before the update.
     pub fn learn(
         &mut self,
         grad: &[f32],
@@ -104,7 +104,7 @@ impl Rounding {
             learned.channels.learn(update, |scale| scale.abs().max(f32::EPSILON))?;
             learned.lanes(&self.packing, &mut self.scale);
         }
-        // The gradient of alpha belongs to the scales that the step was computed with.
+        // The gradient of alpha belongs to the scales that the step computed with, not to the updated ones.
         let used = self.learned_scale.as_ref().map_or(&self.scale, |l| &l.before);
         let (used, next) =
             (grid(used, &self.zero_point, self.bounds), grid(&self.scale, &self.zero_point, self.bounds));

@@ -1,4 +1,4 @@
-//! Where a step gets its images from.
+//! Where a step reads its images from.
 
 use super::images::Images;
 use crate::cache::{CachedValues, Reservation};
@@ -10,15 +10,15 @@ use std::sync::Arc;
 
 /// Cached values of all samples.
 enum Source {
-    /// With channels together, as the step needs them: an image after the other.
+    /// Already channels-last, as the step needs them, one image after the other.
     Together(Buffer, #[allow(dead_code, reason = "held for its drop")] Reservation),
-    /// As they are cached; every step rearranges what it reads in the buffer.
+    /// As they are cached; every step converts what it reads to channels-last in the buffer.
     Planes(Arc<CachedValues>, Buffer),
 }
 
 impl Source {
-    /// Rearranges all samples, if the cache's budget has room for a second copy. `layout` is that of a
-    /// chunk, without border.
+    /// Converts all samples to channels-last once, if the cache's budget has room for a second copy. `layout` is that
+    /// of a chunk, without border.
     fn new(cached: &Arc<CachedValues>, layout: Layout) -> Result<Self> {
         let one = Layout { batch: 1, ..layout };
         let len = cached.samples() * one.image();
@@ -32,7 +32,7 @@ impl Source {
         Ok(Self::Together(all, reservation))
     }
 
-    /// The samples as images of this layout.
+    /// The given samples as images of this layout.
     fn images<'a>(&'a mut self, samples: &'a [usize], layout: Layout) -> Result<Batch<'a>> {
         let size = layout.image();
         match self {
@@ -51,7 +51,7 @@ impl Source {
 /// Images of some samples, without border.
 pub struct Batch<'a> {
     values: &'a [f32],
-    /// Numbers of the images; in their order without.
+    /// Indices of the images; `None` when the images are in order.
     numbers: Option<&'a [usize]>,
     size: usize,
 }
@@ -63,7 +63,7 @@ impl Batch<'_> {
     }
 }
 
-/// The samples of a unit.
+/// The cached inputs and outputs of a unit.
 pub struct Samples {
     quantized_input: Source,
     float_input: Source,
@@ -73,7 +73,7 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// The samples for inputs and outputs of these layouts.
+    /// Prepares the samples for inputs and outputs of these layouts.
     pub fn new(samples: &UnitSamples, input: Layout, output: Layout) -> Result<Self> {
         let [input, output] = [input, output].map(|layout| Layout { border: 0, ..layout });
         // A chain has one input and one output.
@@ -90,12 +90,12 @@ impl Samples {
         })
     }
 
-    /// Reads inputs and mixes them into `x`; `first` counts the images before.
+    /// Reads inputs and mixes them into `x`; `first` is the number of images before them in the batch.
     pub fn mixed_input(&mut self, samples: &[usize], keep: Keep<'_>, first: usize, x: &mut Images) -> Result<()> {
         let layout = self.input;
         let quantized = self.quantized_input.images(samples, layout)?;
         let full = match keep {
-            // What is not used need not be read.
+            // The float values are not used, so they need not be read.
             Keep::All => None,
             _ => Some(self.float_input.images(samples, layout)?),
         };
@@ -105,7 +105,7 @@ impl Samples {
         Ok(())
     }
 
-    /// What the outputs should be, and the layout of each image.
+    /// The target outputs, and the layout of each image.
     pub fn outputs<'a>(&'a mut self, samples: &'a [usize]) -> Result<(Batch<'a>, Layout)> {
         let layout = self.output;
         Ok((self.float_output.images(samples, layout)?, layout))

@@ -1,15 +1,15 @@
-//! What reaches a unit's end beside its layers.
+//! The shortcut of a unit.
 
 use super::images::Images;
 use super::weight::Weight;
 use qdrop_kernels::nhwc::stage::Read;
 
-/// What is added to the chain's value at the unit's end.
+/// What is added to the chain's output at the unit's end.
 pub enum Shortcut {
     None,
-    /// The unit's input.
+    /// The unit's input itself.
     Identity,
-    /// A layer of the unit's input, with its value.
+    /// A convolution of the unit's input, and the buffer of its output.
     Projection(Box<Weight>, Images),
 }
 

@@ -10,19 +10,19 @@ use qdrop_kernels::drop::Choices;
 use qdrop_kernels::nhwc::stage::{Stage, Step, Sums};
 use qdrop_kernels::rounding::round_half_even;
 
-/// Activation function and quantizer.
+/// An activation function and a quantizer.
 pub struct Site {
     activation: Option<Activation>,
-    /// The grid, if there is a quantizer; learned numbers replace its scale and zero point.
+    /// The grid, if there is a quantizer; a learned scale and zero point replace those in it.
     grid: Option<Step>,
     scale: Option<Number>,
     zero_point: Option<Number>,
-    /// Number of the site in the order of execution, from 1.
+    /// The site's number in the order of execution, from 1.
     pub number: usize,
 }
 
 impl Site {
-    /// `elements` is the size of a batch's value there.
+    /// `elements` is the number of elements of a batch's value at this site.
     pub fn new(stage: ChainStage, elements: usize) -> Result<Self> {
         let mut site =
             Self { activation: stage.activation, grid: None, scale: None, zero_point: None, number: stage.site };
@@ -40,7 +40,7 @@ impl Site {
         self.grid.is_some()
     }
 
-    /// Brings learned numbers into their domain.
+    /// Projects the learned scale and zero point onto their valid ranges.
     pub fn prepare(&mut self) {
         if let Some(grid) = &mut self.grid {
             if let Some(scale) = &mut self.scale {
@@ -68,12 +68,12 @@ impl Site {
         Ok(())
     }
 
-    /// Its learned numbers.
+    /// The learned scale and zero point.
     pub fn numbers(&self) -> impl Iterator<Item = &Number> {
         self.scale.iter().chain(&self.zero_point)
     }
 
-    /// Its learned numbers, to be changed.
+    /// The learned scale and zero point, mutable.
     pub fn numbers_mut(&mut self) -> impl Iterator<Item = &mut Number> {
         self.scale.iter_mut().chain(self.zero_point.iter_mut())
     }
@@ -82,15 +82,15 @@ impl Site {
 /// A convolution of the chain with the stage after it.
 pub struct Layer {
     pub weight: Weight,
-    /// The stage; that of the last layer comes after the shortcut's addition.
+    /// The stage; that of the last layer comes after the addition of the shortcut.
     pub site: Site,
-    /// The convolution's value.
+    /// The convolution's output.
     pub z: Images,
-    /// The stage's value, which the next layer reads; empty for the last layer.
+    /// The stage's output, which the next layer reads; empty for the last layer.
     pub a: Images,
     /// The gradient with respect to `a`, then that with respect to `z`.
     pub gz: Images,
-    /// What the stage's drop chose, for the backward pass.
+    /// Which values the stage dropped, for the backward pass.
     pub kept: Vec<Choices>,
     /// Sums of the current chunk, row by row.
     pub rows: Vec<Sums>,

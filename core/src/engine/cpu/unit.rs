@@ -1,4 +1,4 @@
-//! A unit with its plan, and its steps.
+//! Computes the steps of a unit from its plan.
 
 use super::images::Images;
 use super::number::Update;
@@ -20,38 +20,38 @@ use qdrop_kernels::nhwc::stage::{self, Sums};
 use qdrop_kernels::nhwc::{from_planes, rounding, to_planes, Layout};
 use std::time::Instant;
 
-/// A unit on the CPU engine, for one batch size.
+/// A unit on the fused CPU engine, for one batch size.
 pub struct CpuUnit {
     batch: usize,
     chunk: usize,
-    /// Shape of the output, the batch included.
+    /// Shape of the output, including the batch.
     output: Vec<usize>,
     samples: Samples,
     x: Images,
     layers: Vec<Layer>,
     shortcut: Shortcut,
-    /// What is kept in this step: of the input, then of every layer.
+    /// What each site keeps in this step: first the input, then every layer.
     choices: Vec<Choice>,
-    /// The samples of a forward pass whose gradient the caller will give, and room for the output of a chunk.
+    /// Samples of a forward pass that waits for the caller's gradient, and a buffer for the output of a chunk.
     pending: Option<Vec<usize>>,
     value: Option<Images>,
-    /// Whether there are gradients that no update has used.
+    /// Whether there are gradients that no update has used yet.
     has_gradients: bool,
     times: StepTimes,
-    /// Updates done.
+    /// Number of updates so far.
     updates: usize,
 }
 
-/// Where a chunk's gradient of the unit's output comes from.
+/// Where the gradient of the unit's output comes from for a chunk.
 enum Ending<'a> {
     /// The built-in loss.
     Loss,
-    /// The caller, as planes (C, H, W) of all images of the batch.
+    /// Given by the caller, as planes (C, H, W) of all images of the batch.
     Given(&'a [f32]),
 }
 
 impl CpuUnit {
-    /// A unit that is a chain, whose quantizers have begun to learn, for batches of this size.
+    /// Prepares a chain whose quantizers have begun to learn, for batches of this size.
     ///
     /// # Errors
     /// Cached values cannot be read.
@@ -79,13 +79,13 @@ impl CpuUnit {
         })
     }
 
-    /// One over the positions that the loss is averaged over.
+    /// One divided by the number of positions that the loss averages over.
     fn factor(&self) -> f32 {
         let layout = self.layers.last().map_or(self.x.layout, |l| l.z.layout);
         (1.0 / (self.batch * layout.height * layout.width) as f64) as f32
     }
 
-    /// Begins a step: what its sites keep, learned numbers in their domain, empty sums.
+    /// Begins a step: draws what its sites keep, projects learned values onto their valid ranges and clears sums.
     fn begin(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<()> {
         check_batch(samples, self.batch)?;
         self.pending = None;
@@ -104,7 +104,7 @@ impl CpuUnit {
         }
     }
 
-    /// Computes the values of a chunk up to those that the end of the unit reads; `first` counts the images before.
+    /// Computes a chunk up to the values that the end of the unit reads; `first` is the number of images before it.
     fn chunk_forward(&mut self, indices: &[usize], first: usize) -> Result<()> {
         let Self { samples, x, layers, shortcut, choices, .. } = self;
         samples.mixed_input(indices, choices[0].keep(), first, x)?;
@@ -126,10 +126,10 @@ impl CpuUnit {
         Ok(())
     }
 
-    /// The end of the unit, and the backward pass of a chunk.
+    /// Computes the end of the unit and the backward pass of a chunk.
     fn chunk_backward(&mut self, indices: &[usize], first: usize, ending: &Ending<'_>) -> Result<()> {
         let start = Instant::now();
-        // After a forward pass of the whole batch at once, its values are still there.
+        // If the forward pass computed the whole batch as one chunk, its values are still in the buffers.
         let computed = matches!(ending, Ending::Given(_)) && self.chunk == self.batch;
         if !computed {
             self.chunk_forward(indices, first)?;
@@ -192,7 +192,7 @@ impl CpuUnit {
         Ok(())
     }
 
-    /// All chunks of a batch, forward and backward.
+    /// Computes all chunks of a batch, forward and backward.
     fn pass(&mut self, indices: &[usize], ending: &Ending<'_>) -> Result<()> {
         in_pool(|| {
             self.prepare();
@@ -252,7 +252,7 @@ impl UnitEngine for CpuUnit {
         Ok(vec![Tensor::from_vec(planes, self.output.as_slice(), &Device::Cpu)?])
     }
 
-    /// The chunks pass through the unit a second time: their values were not kept.
+    /// Computes the chunks a second time, because the forward pass does not keep their values.
     fn backward(&mut self, gradients: &[Tensor]) -> Result<()> {
         let outputs: &[&[usize]] = if self.pending.is_some() { &[&self.output] } else { &[] };
         check_gradients(gradients.iter().map(Tensor::dims), outputs.iter().copied())?;
@@ -313,7 +313,7 @@ impl UnitEngine for CpuUnit {
     }
 }
 
-/// The choices of one site for a whole batch.
+/// What one site keeps, for a whole batch.
 enum Choice {
     All,
     Random(qdrop_kernels::random::Stream, f32),
@@ -331,7 +331,7 @@ impl Choice {
                 let planes = mask.dims().iter().skip(2).product::<usize>();
                 let mask: Vec<u8> = mask.to_dtype(DType::U8)?.flatten_all()?.to_vec1()?;
                 let image = (channels * planes).max(1);
-                // From planes to channels-last.
+                // Index of a channels-last element in the planes.
                 let at = |i: usize| i / image * image + i % image % channels * planes + i % image / channels;
                 Self::Mask((0..mask.len()).map(|i| mask[at(i)]).collect())
             }

@@ -10,21 +10,21 @@ use qdrop_kernels::nhwc::rounding::Regularizer;
 use qdrop_kernels::nhwc::stage::Read;
 use qdrop_kernels::nhwc::{bias_gradient, Buffer, Convolution, Layout, Layouts, Packing};
 
-/// A weight and how it is used.
+/// A weight, its bias and the convolution that uses them.
 pub struct Weight {
     convolution: Convolution,
     packing: Packing,
-    /// The packed weight, and the gradient of it where something is learned.
+    /// The packed weight, and its gradient if anything of it is learned.
     value: Buffer,
     grad: Buffer,
     rounding: Option<Rounding>,
-    /// By lane.
+    /// The bias, one element for each lane.
     bias: Option<Buffer>,
     learned_bias: Option<ChannelVariable>,
 }
 
 impl Weight {
-    /// A weight for images of these layouts.
+    /// Prepares a weight for images of these layouts.
     pub fn new(convolution: ChainConvolution, layouts: Layouts) -> Result<Self> {
         let ChainConvolution { shape, weight, bias } = convolution;
         let packing = Packing::of(&shape);
@@ -48,7 +48,7 @@ impl Weight {
         Ok(weight)
     }
 
-    /// Computes the weight from what is learned of it.
+    /// Computes the weight and the bias from their learned variables.
     fn prepare(&mut self) {
         if let Some(rounding) = &self.rounding {
             rounding.soft_weight(&mut self.value);
@@ -86,7 +86,7 @@ impl Weight {
         }
     }
 
-    /// One update of what is learned, from the gradients that were summed; returns the regularizer before it.
+    /// One update of the learned variables from the summed gradients. Returns the regularizer before the update.
     pub fn learn(&mut self, regularizer: Option<Regularizer>, update: Update<'_>) -> Result<f64> {
         if let Some(bias) = &mut self.learned_bias {
             bias.learn(update, |bias| bias)?;

@@ -1,26 +1,26 @@
-//! FlexRound (arXiv 2306.00317): rounding of weights that is learned by division.
+//! FlexRound (arXiv 2306.00317): learns the rounding of weights by division.
 //!
 //! `W = s1 * round(W / (s1 * S2 * s3))` (equation 2): the scale s1, a factor S2 for each weight and a
-//! factor s3 for each output channel are learned together; a large weight thereby moves over several
-//! steps of the grid more easily than a small one.
+//! factor s3 for each output channel are learned together. A large weight can thereby move across several
+//! integers of the grid more easily than a small one.
 
 use qdrop_core::prelude::*;
 
-/// Smallest factor: they stay positive.
+/// Lower bound of the factors, which must stay positive.
 const MIN_FACTOR: f64 = 1e-2;
 
 struct FlexRound {
     spec: QuantSpec,
-    /// s1 and the zero point of each channel, once a range is set.
+    /// s1 and the zero point of each channel; `None` before calibration.
     grid: Option<(Var, Tensor)>,
     learned: Option<Factors>,
 }
 
-/// What is learned beside the scale.
+/// The learned factors besides the scale.
 struct Factors {
-    /// S2, of the weight's shape.
+    /// S2, in the weight's shape.
     element: Var,
-    /// s3, one for each output channel, of a shape that broadcasts to the weight.
+    /// s3, one for each output channel, in a shape that broadcasts to the weight.
     channel: Var,
 }
 
@@ -50,11 +50,11 @@ impl Quantizer for FlexRound {
         let (scale, zero_point) = self.grid()?;
         let grid = (&self.spec).into();
         match &self.learned {
-            // Rounds to nearest: exact for a weight that finish_reconstruction made.
+            // Rounds to nearest, which does not change a weight that finish_reconstruction returned.
             None => Ok(ops::fake_quantize(x, &scale.as_detached_tensor(), zero_point, &grid)?),
             Some(Factors { element, channel }) => {
                 scale.set(&scale.as_detached_tensor().abs()?.maximum(f64::from(f32::EPSILON))?)?;
-                // The gradient passes the rounding straight through, to scale and factors alike.
+                // Straight-through estimator: the rounding passes its gradient on to scale and factors.
                 let factors = element.broadcast_mul(channel)?.maximum(MIN_FACTOR)?;
                 Ok(ops::fake_quantize(&(x / factors)?, scale.as_tensor(), zero_point, &grid)?)
             }
@@ -74,7 +74,7 @@ impl Quantizer for FlexRound {
         let (scale, _) = self.grid()?;
         let Some(Factors { element, channel }) = &self.learned else { return Ok(Vec::new()) };
         let named = [("scale", scale), ("element", element), ("channel", channel)];
-        // Factors lie near 1 and scales are steps: both learn at the rate of scales.
+        // Factors are near 1 and change as slowly as scales, so both use the learning rate of scales.
         Ok(named.map(|(name, var)| Parameter { name, var: var.clone(), group: groups::SCALE }).into())
     }
 

@@ -1,14 +1,14 @@
-//! An observer that leaves out the most extreme values: percentiles of a histogram.
+//! An observer that ignores the most extreme values: the range is between percentiles of a histogram.
 
 use qdrop_core::prelude::*;
 
-/// Parameters, as a recipe gives them: `observer: {name: percentile, params: {percentile: 99.9}}`.
+/// Parameters in a recipe: `observer: {name: percentile, params: {percentile: 99.9}}`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(crate = "qdrop_core::serde", deny_unknown_fields, default)]
 struct PercentileParams {
     /// Percent of the values that the range covers.
     percentile: f64,
-    /// Bins of the histogram between the extremes.
+    /// Number of bins of the histogram.
     bins: usize,
 }
 
@@ -18,7 +18,7 @@ impl Default for PercentileParams {
     }
 }
 
-/// Counts of one channel's values between its extremes.
+/// A histogram of one channel's values between their extremes.
 #[derive(Clone)]
 struct Histogram {
     low: f32,
@@ -33,7 +33,8 @@ impl Histogram {
         (position as usize).min(self.counts.len() - 1)
     }
 
-    /// Takes values into account; where they lie outside, the bins move to where their middles are.
+    /// Adds values. If they exceed the bounds, the histogram widens, and the count of an old bin goes to the new bin
+    /// that contains the old one's middle.
     fn add(&mut self, values: &[f32]) {
         let (low, high) = values.iter().fold((self.low, self.high), |(l, h), v| (l.min(*v), h.max(*v)));
         if low < self.low || high > self.high {
@@ -52,12 +53,12 @@ impl Histogram {
         }
     }
 
-    /// The range between the two percentiles that leave out equally many values.
+    /// The range that leaves out equally many values on both sides.
     fn range(&self, percentile: f64) -> (f32, f32) {
         let total: u64 = self.counts.iter().sum();
         let outside = (total as f64 * (1.0 - percentile / 100.0) / 2.0) as u64;
         let edge = |bin: usize| self.low + (self.high - self.low) * bin as f32 / self.counts.len() as f32;
-        // Bins before which at most so many values lie.
+        // Number of bins at the end that together hold at most `outside` values.
         let bins_within = |counts: &mut dyn Iterator<Item = &u64>| {
             let mut sum = 0;
             counts
@@ -69,7 +70,7 @@ impl Histogram {
         };
         let below = bins_within(&mut self.counts.iter());
         let above = bins_within(&mut self.counts.iter().rev());
-        // All values in one place: both edges are theirs.
+        // All values are in one bin: return its edges.
         if below + above >= self.counts.len() {
             (self.low, self.high)
         } else {
@@ -86,7 +87,7 @@ struct Percentile {
 
 impl Observer for Percentile {
     fn observe(&mut self, x: &Tensor) -> Result<()> {
-        // Value i belongs to channel i / inner % count.
+        // Element i belongs to channel i / inner % count.
         let channels = self.granularity.channels(x.dims())?;
         let mut values = vec![Vec::new(); channels.count];
         ops::host_values(x, |all| {
@@ -113,7 +114,7 @@ impl Observer for Percentile {
         Ok(Range { min, max })
     }
 
-    /// Bins move when a later call has larger extremes.
+    /// Old counts move to other bins when a later call has larger extremes.
     fn consistency(&self) -> Result<Consistency> {
         Ok(Consistency::Order)
     }

@@ -2,7 +2,7 @@
 
 use qdrop_core::prelude::*;
 
-/// Parameters, as a recipe gives them: `architecture: {name: squeezenet, params: {version: "1.0"}}`.
+/// Parameters in a recipe: `architecture: {name: squeezenet, params: {version: "1.0"}}`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(crate = "qdrop_core::serde", deny_unknown_fields, default)]
 struct SqueezeNetParams {
@@ -18,7 +18,7 @@ impl Default for SqueezeNetParams {
     }
 }
 
-/// What follows the stem: a pooling, or a fire module with its squeezed and its expanded channels.
+/// A layer after the stem: pooling, or a fire module with its squeezed and expanded channels.
 enum Layer {
     Pool,
     Fire(usize, usize),
@@ -64,7 +64,7 @@ impl Architecture for SqueezeNet {
         };
         let mut b = GraphBuilder::new([p.in_channels, p.image_size, p.image_size]);
         let image = b.input();
-        // The names are torchvision's: features.0 is the stem, features.1 its ReLU.
+        // The names are those of torchvision: features.0 is the stem, features.1 its ReLU.
         let mut x = b.unit("features.0", |b| {
             let x = b.conv2d("features.0", image, stem)?;
             b.relu("features.1", x)
@@ -76,7 +76,7 @@ impl Architecture for SqueezeNet {
                 Fire(squeezed, expanded) => fire(&mut b, &name, x, squeezed, expanded)?,
             };
         }
-        // Dropout before it does nothing after training.
+        // The dropout before it does nothing in inference.
         let x = b.unit("classifier.1", |b| {
             let x = b.conv2d("classifier.1", x, Conv2d::new(p.classes, 1).bias())?;
             b.relu("classifier.2", x)
@@ -87,7 +87,7 @@ impl Architecture for SqueezeNet {
     }
 }
 
-/// A 1x1 convolution to few channels, then 1x1 and 3x3 convolutions side by side (section 3.2).
+/// A 1x1 convolution to few channels, then parallel 1x1 and 3x3 convolutions (section 3.2).
 fn fire(b: &mut GraphBuilder, name: &str, x: NodeId, squeezed: usize, expanded: usize) -> Result<NodeId> {
     b.unit(name, |b| {
         let conv = |b: &mut GraphBuilder, own: &str, x, conv: Conv2d| {

@@ -1,10 +1,10 @@
-//! The numbers that accuracies come from.
+//! Building blocks of the classification task: accuracies, their error, and logits.
 
 use qdrop_core::prelude::*;
 
 /// Percent of images whose class has the largest logit.
 pub const TOP1: &str = "top1";
-/// Percent of images whose class is among the five largest logits.
+/// Percent of images whose class has one of the five largest logits.
 pub const TOP5: &str = "top5";
 
 /// Top-1 accuracy in percent.
@@ -12,7 +12,7 @@ pub fn top1(measurement: &Measurement) -> Result<f64> {
     measurement.value(&Metric::percent(TOP1, "top-1"))
 }
 
-/// Standard deviation of the share of right ones among `count` independent trials (binomial distribution).
+/// Standard deviation of the share of successes in `count` independent trials (binomial distribution).
 pub fn deviation_of_share(share: f64, count: usize) -> f64 {
     (share * (1.0 - share) / count.max(1) as f64).sqrt()
 }

@@ -1,14 +1,14 @@
-//! Why a float network is far below its published accuracy.
+//! Finds out why a float network is far below its published accuracy.
 
 use super::accuracy::{deviation_of_share, logits, top1};
 use qdrop_core::prelude::*;
 use std::collections::HashMap;
 
-/// Points below the published accuracy that are allowed besides sampling noise: another decoder,
-/// another crop, another version of the weights.
+/// Points below the published accuracy that are allowed besides sampling noise, for another image decoder,
+/// another crop or another version of the weights.
 const ALLOWED: f64 = 5.0;
 
-/// What images and logits tell about the cause of a low accuracy.
+/// Statistics of images and logits that help to find the cause of a low accuracy.
 #[derive(Debug)]
 pub struct PublishedAccuracy {
     /// Published top-1 in percent.
@@ -102,12 +102,12 @@ impl Comparison for PublishedAccuracy {
 mod tests {
     use super::*;
 
-    /// What is said of a network that reached `top1` percent of 100 images, 70 % being published.
+    /// The message for a network that reached `top1` percent on 100 images, when 70 % are published.
     fn problem(top1: f64, inputs: [f32; 2], logits: &[f32]) -> Option<String> {
         let mut comparison = PublishedAccuracy::new(70.0);
         let images = Tensor::new(&[[[inputs]]], &Device::Cpu).unwrap();
         for place in 0..logits.len() {
-            // Another class is the largest each time.
+            // Each time another class has the largest logit.
             let rotated = [&logits[place..], &logits[..place]].concat();
             let output = Tensor::from_vec(rotated, (1, logits.len()), &Device::Cpu).unwrap();
             comparison.observe(&images, &[output], &[Target::Class(0)]).unwrap();

@@ -31,8 +31,8 @@ impl Meter for AccuracyMeter {
     }
 }
 
-/// How many classes come before the image's; earlier classes win ties. `None` when the class's
-/// logit does not exist or is NaN.
+/// Number of classes that rank before the image's class; of equal logits the smaller class ranks first. `None` if
+/// the class's logit does not exist or is NaN.
 fn rank(logits: &[f32], class: usize) -> Option<usize> {
     let own = logits.get(class).copied().filter(|v| !v.is_nan())?;
     Some(logits.iter().enumerate().filter(|(i, v)| **v > own || (**v == own && *i < class)).count())
@@ -55,7 +55,7 @@ mod tests {
     fn accuracies_are_shares_of_the_images_that_were_seen() {
         let mut meter = AccuracyMeter::default();
         assert!(meter.compute().unwrap_err().to_string().contains("there is no image"));
-        // Logits fall from class 0 to class 6: the class is its own rank.
+        // The logits decrease from class 0 to class 6, so a class is its own rank.
         let logits = |images: usize| {
             let row = Tensor::new(&[7.0_f32, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0], &Device::Cpu).unwrap();
             row.reshape((1, 7)).unwrap().broadcast_as((images, 7)).unwrap().contiguous().unwrap()

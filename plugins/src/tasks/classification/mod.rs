@@ -1,4 +1,4 @@
-//! Classification: one output, whose largest number (logit) is that of the image's class.
+//! Classification: the network has one output, and the largest element (logit) is that of the image's class.
 
 mod accuracy;
 mod comparison;
@@ -33,7 +33,7 @@ impl Task for Classification {
         Ok(Box::<AccuracyMeter>::default())
     }
 
-    /// That of a share: images are right independently of each other.
+    /// The standard error of a share: images are classified right or wrong independently of each other.
     fn standard_error(&self, measurement: &Measurement) -> Result<Option<f64>> {
         let share = top1(measurement)? / 100.0;
         Ok(Some(100.0 * deviation_of_share(share, measurement.images)))

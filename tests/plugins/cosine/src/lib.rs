@@ -1,20 +1,20 @@
-//! A reconstructor with a loss of its own, the cosine distance of the unit's outputs to the float network's: it gives the
-//! engine gradients of the outputs, so that fused engines serve it as they do the built-in loss.
+//! A reconstructor with its own loss, the cosine distance between the unit's outputs and the float network's. It passes
+//! gradients of the outputs to the engine, so it works with every engine.
 
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Event;
 
-/// Parameters, as a recipe gives them: `reconstruction: {name: cosine, params: {iters: 100}}`.
+/// Parameters in a recipe: `reconstruction: {name: cosine, params: {iters: 100}}`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(crate = "qdrop_core::serde", deny_unknown_fields, default)]
 pub struct CosineParams {
-    /// Optimizer steps for each unit.
+    /// Steps for each unit.
     pub iters: usize,
-    /// Samples for each step.
+    /// Samples in each step.
     pub batch_size: usize,
-    /// Learning rate of roundings; scales learn at a hundredth of it.
+    /// Learning rate of rounding variables; that of scales is a hundredth of it.
     pub lr: f64,
-    /// Probability of keeping a quantized value.
+    /// Probability of keeping an element's quantized value.
     pub drop_prob: f32,
 }
 
@@ -36,7 +36,7 @@ fn distance(output: &Tensor, target: &Tensor) -> Result<Tensor> {
     Ok((1.0 - cosine)?.mean_all()?)
 }
 
-/// The distance of all outputs, and its gradient with respect to each.
+/// The distance summed over all outputs, and its gradient with respect to each output.
 fn loss(outputs: &[Tensor], targets: &[Tensor]) -> Result<(f64, Vec<Tensor>)> {
     let mut sum = 0.0;
     let mut gradients = Vec::new();

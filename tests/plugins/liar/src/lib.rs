@@ -1,5 +1,5 @@
-//! A quantizer that says it computes what LSQ's kernel computes, but does not round the last step: the conformance
-//! suite must find it out.
+//! A quantizer that claims to compute what LSQ's kernel computes, but does not: the conformance suite must
+//! find the difference.
 
 use qdrop_core::prelude::*;
 
@@ -36,7 +36,7 @@ impl Quantizer for Liar {
         let factor = self.spec.lsq_gradient_scale(x.elem_count() / scale.elem_count());
         let learned = ops::scale_gradient(scale.as_tensor(), factor)?;
         let value = ops::fake_quantize(x, &learned, zero_point, &(&self.spec).into())?;
-        // While it learns, every value is a tenth of a step off: it is no grid any more.
+        // While it learns, every value is off by a tenth of the scale, so the values are not on a grid.
         match self.learning {
             true => Ok(value.broadcast_add(&(scale.as_detached_tensor().min_all()? * 0.1)?)?),
             false => Ok(value),

@@ -1,5 +1,5 @@
-//! A plugin with a copy of the framework of its own: what it computes belongs to other tensors than
-//! the program's, and what it registers is in another registry.
+//! A plugin with its own copy of the framework: its tensors are not compatible with the program's,
+//! and its registrations go into another registry.
 
 use qdrop_core::prelude::*;
 

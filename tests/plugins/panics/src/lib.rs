@@ -132,7 +132,7 @@ impl Reconstructor for PanickingReconstructor {
     }
 
     fn reconstruct(&self, unit: &mut UnitTask<'_>, _: &reconstructor::Context<'_>) -> Result<UnitReport> {
-        // The first units are fine: they leave checkpoints.
+        // The first units do not panic, so that they leave checkpoints.
         if unit.index == 2 {
             self.0.here("reconstruct");
         }
@@ -147,7 +147,7 @@ register_reconstructor! {
     build: |params| Ok(Box::new(PanickingReconstructor(Where::new(params)?)))
 }
 
-/// What the operator and the key maps of the network do; a plugin's functions get no other word.
+/// Carries the name of the call in which the network's operator or key maps panic.
 #[derive(Clone)]
 struct PanickingOperator(Where);
 
@@ -192,7 +192,7 @@ impl Architecture for PanickingArchitecture {
         let x = b.operator("operator", PanickingOperator(place.clone()), &[x])?;
         let x = b.global_average_pool("pool", x)?;
         let x = b.flatten("flatten", x)?;
-        // The graph carries the word to key_maps.
+        // The graph passes the name of the call on to key_maps.
         let name = if place.call == "key_maps" { "fc.panics" } else { "fc" };
         let x = b.unit("fc", |b| b.linear(name, x, 10))?;
         b.finish(x)
@@ -233,7 +233,7 @@ register_dataset! {
     build: |params, _| Ok(Box::new(PanickingDataset(Where::new(params)?)))
 }
 
-/// Measures how large the outputs are.
+/// Measures the magnitude of the outputs.
 struct PanickingTask(Where);
 
 impl Task for PanickingTask {
@@ -304,5 +304,5 @@ register_task! {
     build: |params| Ok(Box::new(PanickingTask(Where::new(params)?)))
 }
 
-// The tensor library of the plugin is the program's.
+// The plugin uses the program's copy of candle.
 const _: fn(&Tensor) -> candle_core::Result<Tensor> = Tensor::copy;

@@ -1,4 +1,4 @@
-//! A plugin whose operator computes `(2 w)^2`, part of a function that the program goes on with.
+//! A plugin whose operator computes `(2 w)^2`. The program uses the result in a larger function.
 
 use qdrop_core::prelude::*;
 

@@ -1,18 +1,18 @@
-//! Another command that measures the same.
+//! Runs another command that measures the same.
 
 use anyhow::{bail, Context, Result};
 use std::process::Command;
 
 /// The command, which takes a name and `--iters`, `--threads` and `--batch`, and prints JSON with `median_ms`.
 pub struct Other<'a> {
-    /// Its program and first arguments.
+    /// The program and its first arguments.
     pub command: &'a str,
-    /// Measurements that it takes the median of.
+    /// Number of measurements, of which the command reports the median.
     pub iters: usize,
 }
 
 impl Other<'_> {
-    /// Median milliseconds that it reports.
+    /// The median in milliseconds that the command reports.
     pub fn median_ms(&self, name: &str, batch: usize) -> Result<f64> {
         let threads = rayon::current_num_threads();
         let line = format!("{} {name} --iters {} --threads {threads} --batch {batch}", self.command, self.iters);

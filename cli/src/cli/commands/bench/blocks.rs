@@ -1,4 +1,4 @@
-//! Single blocks of the published networks (W2A4), with weights of noise.
+//! Benchmarks of single blocks of the published networks (W2A4), with random weights.
 
 use anyhow::Result;
 use qdrop_core::engine::UnitSamples;
@@ -15,9 +15,9 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 const SAMPLES: usize = 64;
-/// Samples of one step.
+/// Samples in one step.
 pub const BATCH: usize = 32;
-/// First iterations, which are not counted.
+/// Number of first iterations that are not counted.
 const WARM_UP: usize = 2;
 
 /// One convolution of a block.
@@ -28,7 +28,7 @@ struct Layer {
     groups: usize,
 }
 
-/// Where a block's shortcut comes from.
+/// The shortcut of a block.
 #[derive(PartialEq)]
 enum Shortcut {
     None,
@@ -36,9 +36,9 @@ enum Shortcut {
     Projection,
 }
 
-/// A block and what its time depends on.
+/// A block with everything that its time depends on.
 pub struct Block {
-    /// Network and place in it.
+    /// Name of the network and of the block in it.
     pub name: &'static str,
     channels: usize,
     size: usize,
@@ -161,7 +161,7 @@ impl Block {
         Ok(model)
     }
 
-    /// Calls `body` with the unit ready to learn, and its samples.
+    /// Calls `body` with the unit after it has begun to learn, and its samples.
     fn with_task<R>(&self, registries: &Registries, body: impl FnOnce(&UnitTask<'_>) -> Result<R>) -> Result<R> {
         let mut model = self.model(registries)?;
         let unit = model.graph().units()[0].clone();
@@ -174,9 +174,9 @@ impl Block {
         body(&task)
     }
 
-    /// Median milliseconds of an iteration of the built-in reconstructor.
+    /// Median milliseconds of a step of the built-in reconstructor.
     pub fn step(&self, registries: &Registries, iters: usize, engine: Engine) -> Result<f64> {
-        // The regularizer is on from the first step, as during most of a run.
+        // The regularizer is used from the first step on, as in most steps of a run.
         let params = QdropParams {
             iters: iters + WARM_UP,
             batch_size: BATCH,
@@ -195,7 +195,7 @@ impl Block {
         Ok(median(times.windows(2).skip(WARM_UP).map(|w| (w[1] - w[0]).as_secs_f64() * 1e3).collect()))
     }
 
-    /// Milliseconds of the forward and of the backward pass of one fused step.
+    /// Milliseconds of the forward and of the backward pass of one step of the fused engine.
     pub fn passes(&self, registries: &Registries, iters: usize) -> Result<[f64; 2]> {
         let random = SeededRandom { seed: 1 };
         let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: Engine::Fused };
@@ -220,8 +220,8 @@ impl Block {
         })
     }
 
-    /// Floating-point operations of the convolutions of one step, in their direct form: forward, backward to
-    /// the weights, and backward to the inputs but the block's own.
+    /// Floating-point operations of the convolutions in one step, as direct convolutions: forward, backward to
+    /// the weights, and backward to the inputs except the block's own.
     pub fn operations(&self) -> Result<f64> {
         let graph = self.graph()?;
         let mut sum = 0.0;
@@ -236,7 +236,7 @@ impl Block {
     }
 }
 
-/// Notes when each step ends.
+/// Records when each step ends.
 #[derive(Default)]
 struct Clock(Mutex<Vec<Instant>>);
 
@@ -253,7 +253,7 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Roughly normal noise: the sum of four uniform numbers.
+/// Approximately normal noise: the sum of four uniform random numbers.
 fn noise(shape: &[usize], salt: u32) -> Result<Tensor> {
     let stream = qdrop_core::kernels::random::Stream { seed: 7, id: [salt, 0, 0] };
     let n = shape.iter().product::<usize>();

@@ -1,4 +1,4 @@
-//! `qdrop bench`: what a step, an evaluation and a whole network take on this machine.
+//! `qdrop bench`: measures the time of steps, evaluations and whole networks on this machine.
 
 mod against;
 mod blocks;
@@ -15,7 +15,7 @@ use qdrop_core::engine::Engine;
 use qdrop_core::pipeline::Registries;
 use serde_json::{json, Value};
 
-/// One thing that can be measured.
+/// Something that can be measured.
 enum Subject {
     /// A step of reconstruction of one block.
     Block(Block),
@@ -107,7 +107,7 @@ fn measure_block(
     Ok((text, value))
 }
 
-/// What the other command took, and the median ratio of the pairs.
+/// The other command's median, and the median ratio of the pairs.
 type Against = Option<[f64; 2]>;
 
 /// Median milliseconds of `own`, alternating with the other command if there is one.

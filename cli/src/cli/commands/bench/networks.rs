@@ -1,4 +1,4 @@
-//! Whole networks.
+//! Benchmarks of whole networks.
 
 use super::blocks::median;
 use crate::recipes;
@@ -11,9 +11,9 @@ use qdrop_core::prelude::*;
 use qdrop_core::progress::Silent;
 use std::time::Instant;
 
-/// Images of one pass of an evaluation.
+/// Images in one forward pass.
 pub const BATCH: usize = 64;
-/// First passes, which are not counted.
+/// Number of first passes that are not counted.
 const WARM_UP: usize = 1;
 
 /// A session with the W4A4 recipe of a network.
@@ -23,7 +23,7 @@ fn session<'a>(network: &str, engine: Engine, registries: &'a Registries) -> Res
     Session::new(recipe, registries, Device::Cpu).with_context(|| format!("the recipe of {network}"))
 }
 
-/// Median milliseconds of a pass of a quantized network.
+/// Median milliseconds of a forward pass of a quantized network.
 pub fn evaluated(network: &str, iters: usize, registries: &Registries) -> Result<f64> {
     let session = session(network, Engine::Auto, registries)?;
     // Neither weights nor ranges change the time.
@@ -42,7 +42,7 @@ pub fn evaluated(network: &str, iters: usize, registries: &Registries) -> Result
     Ok(median(times))
 }
 
-/// What the published reconstruction of a network takes.
+/// The estimated time of the published reconstruction of a network.
 pub fn estimated(network: &str, engine: Engine, registries: &Registries) -> Result<Estimate> {
     let session = session(network, engine, registries)?;
     session.estimate(session.zero_model()?, &Silent).with_context(|| format!("estimating {network}"))
