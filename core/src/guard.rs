@@ -55,7 +55,7 @@ mod tests {
     /// A guard that does not override a default function would compile, but hide the strategy's own.
     #[test]
     fn guards_pass_on_every_function_of_their_trait() {
-        let task = [include_str!("task/mod.rs"), include_str!("task/guard.rs")];
+        let task = [include_str!("task/interface.rs"), include_str!("task/guard.rs")];
         for (name, [of_trait, of_guard]) in [
             ("Architecture", [include_str!("architecture.rs"); 2]),
             ("Dataset", [include_str!("dataset.rs"); 2]),
