@@ -15,7 +15,7 @@ use crate::ops::{host_values, Activation};
 use crate::reconstructor::UnitSamples;
 use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::drop::Choices;
-use qdrop_kernels::nhwc::stage::{groups_of_row, Step, Sums};
+use qdrop_kernels::nhwc::stage::{groups_of_row, Sums, TensorGrid};
 use qdrop_kernels::nhwc::{border_of_gradient, Layout, Layouts, Packing};
 
 /// Bytes that the buffers of one chunk should not exceed: what a share of the last-level cache holds.
@@ -260,7 +260,8 @@ fn quantize(site: &mut Site, placed: &QuantSite, elements: usize) -> Result<std:
         return refuse(format!("the activation of '{}' is quantized channel by channel", placed.name));
     }
     let params = placed.quantizer.qparams()?;
-    let step = Step { scale: params.scale[0], zero_point: params.zero_point[0], qmin: spec.qmin(), qmax: spec.qmax() };
+    let grid =
+        TensorGrid { scale: params.scale[0], zero_point: params.zero_point[0], qmin: spec.qmin(), qmax: spec.qmax() };
     // LSQ's gradient scale, section 2.2.
     let factor = 1.0 / (elements as f64 * f64::from(spec.qmax().max(1.0))).sqrt();
     let number = |what: &str, var| Number::new(format!("{}.activation.{what}", placed.name), var, factor);
@@ -272,6 +273,6 @@ fn quantize(site: &mut Site, placed: &QuantSite, elements: usize) -> Result<std:
         }
         _ => return refuse(format!("the quantizer of the activation of '{}' has no fused form", placed.name)),
     };
-    site.quantize(step, scale, zero_point);
+    site.quantize(grid, scale, zero_point);
     Ok(Ok(()))
 }

@@ -4,7 +4,7 @@ use super::learned::Number;
 use super::weight::Weight;
 use qdrop_kernels::activation::Activation;
 use qdrop_kernels::drop::Choices;
-use qdrop_kernels::nhwc::stage::{Stage, Step, Sums};
+use qdrop_kernels::nhwc::stage::{Stage, Sums, TensorGrid};
 use qdrop_kernels::nhwc::{Buffer, Layout};
 use qdrop_kernels::rounding::round_half_even;
 
@@ -33,7 +33,7 @@ impl Images {
 pub struct Site {
     pub activation: Option<Activation>,
     /// The grid, if there is a quantizer; learned numbers replace its scale and zero point.
-    step: Option<Step>,
+    grid: Option<TensorGrid>,
     pub scale: Option<Number>,
     pub zero_point: Option<Number>,
     /// Number of the site in the order of execution, from 1.
@@ -42,34 +42,34 @@ pub struct Site {
 
 impl Site {
     pub fn new(activation: Option<Activation>, number: usize) -> Self {
-        Self { activation, step: None, scale: None, zero_point: None, number }
+        Self { activation, grid: None, scale: None, zero_point: None, number }
     }
 
-    pub fn quantize(&mut self, step: Step, scale: Option<Number>, zero_point: Option<Number>) {
-        (self.step, self.scale, self.zero_point) = (Some(step), scale, zero_point);
+    pub fn quantize(&mut self, grid: TensorGrid, scale: Option<Number>, zero_point: Option<Number>) {
+        (self.grid, self.scale, self.zero_point) = (Some(grid), scale, zero_point);
     }
 
     pub fn is_quantized(&self) -> bool {
-        self.step.is_some()
+        self.grid.is_some()
     }
 
     /// Brings learned numbers into their domain and returns the stage of this step.
     pub fn prepare(&mut self) -> Stage {
-        if let Some(step) = &mut self.step {
+        if let Some(grid) = &mut self.grid {
             if let Some(scale) = &mut self.scale {
                 scale.set(scale.value().abs().max(f32::EPSILON));
-                step.scale = scale.value();
+                grid.scale = scale.value();
             }
             if let Some(zero_point) = &mut self.zero_point {
-                zero_point.set(zero_point.value().clamp(step.qmin, step.qmax));
-                step.zero_point = round_half_even(zero_point.value());
+                zero_point.set(zero_point.value().clamp(grid.qmin, grid.qmax));
+                grid.zero_point = round_half_even(zero_point.value());
             }
         }
         self.stage()
     }
 
     pub fn stage(&self) -> Stage {
-        Stage { activation: self.activation, step: self.step }
+        Stage { activation: self.activation, grid: self.grid }
     }
 
     pub fn learn(&mut self, sums: Sums, adam: qdrop_kernels::adam::AdamStep) {

@@ -8,7 +8,7 @@ use crate::graph::{Graph, NodeId, Op};
 use crate::grid::Granularity;
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
-use qdrop_kernels::nhwc::stage::{Stage, Step as Grid};
+use qdrop_kernels::nhwc::stage::{Stage, TensorGrid};
 use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout, Packing};
 use std::collections::HashMap;
 
@@ -48,7 +48,7 @@ impl Weights {
 }
 
 /// The grid of a node's quantizer, if the kernels know what it computes.
-fn grid(model: &QuantModel, id: NodeId) -> Result<Option<Grid>> {
+fn grid(model: &QuantModel, id: NodeId) -> Result<Option<TensorGrid>> {
     let Some(site) = model.activation_site(id) else { return Ok(None) };
     let (spec, kernel) = (site.quantizer.spec(), site.quantizer.kernel()?);
     let nearest = matches!(
@@ -60,7 +60,7 @@ fn grid(model: &QuantModel, id: NodeId) -> Result<Option<Grid>> {
     }
     let params = site.quantizer.qparams()?;
     let (scale, zero_point) = (params.scale[0], params.zero_point[0].round_ties_even());
-    Ok(Some(Grid { scale, zero_point, qmin: spec.qmin(), qmax: spec.qmax() }))
+    Ok(Some(TensorGrid { scale, zero_point, qmin: spec.qmin(), qmax: spec.qmax() }))
 }
 
 /// Builds a plan.
@@ -104,7 +104,7 @@ pub fn compile(
         } else if quantized {
             let slot = b.slots[id];
             match grid(model, *id)? {
-                Some(step) => b.stage(slot, |stage| stage.step.is_none(), |stage| stage.step = Some(step)),
+                Some(grid) => b.stage(slot, |stage| stage.grid.is_none(), |stage| stage.grid = Some(grid)),
                 None => b.steps.push(Step::Quantize { node: *id, slot }),
             }
         }
@@ -177,7 +177,7 @@ impl<'a> Builder<'a> {
         match self.steps.last_mut() {
             Some(Step::Stage { stage, slot: last, .. }) if *last == slot && fits(stage) => change(stage),
             _ => {
-                let mut stage = Stage { activation: None, step: None };
+                let mut stage = Stage { activation: None, grid: None };
                 change(&mut stage);
                 self.steps.push(Step::Stage { stage, shortcut: None, slot });
             }
@@ -201,13 +201,13 @@ impl<'a> Builder<'a> {
             }
             (Op::Activation(activation), &[from]) => {
                 let slot = self.take(id, from);
-                let free = |stage: &Stage| stage.activation.is_none() && stage.step.is_none();
+                let free = |stage: &Stage| stage.activation.is_none() && stage.grid.is_none();
                 self.stage(slot, free, |stage| stage.activation = Some(*activation));
             }
             (Op::Add, &[a, b]) if a != b => {
                 let (own, other) = if self.reads.get(&a) == Some(&1) { (a, b) } else { (b, a) };
                 let slot = self.take(id, own);
-                let stage = Stage { activation: None, step: None };
+                let stage = Stage { activation: None, grid: None };
                 self.steps.push(Step::Stage { stage, shortcut: Some(other), slot });
             }
             (Op::MaxPool(geometry), &[from]) => {

@@ -1,9 +1,9 @@
-//! Kernels on images whose channels lie together: (N, H, W, C), with a border of zeros.
+//! Kernels on channels-last images (NHWC) that have a border of zeros.
 //!
-//! A convolution reads its input at constant distances: a tap of the kernel is an offset into the
-//! image, and the border stands for the padding. Weights are packed so that the output channels
-//! of a tile lie together ([`Packing`]); alphas, moments and gradients of weights have the same
-//! layout. Vector instructions run along channels, which need not be a multiple of the vector width.
+//! A convolution reads its input at constant distances: a tap of the kernel is an offset into the image, and the
+//! border takes the place of the padding. Weights are packed so that the output channels of a tile follow each other
+//! in memory ([`Packing`]); alphas, Adam's moments and gradients of weights have the same layout. Vector instructions
+//! run along channels, whose number need not be a multiple of the vector width.
 
 mod bias;
 mod buffer;
@@ -11,10 +11,11 @@ mod convolution;
 mod depthwise;
 mod pack;
 mod packing;
+mod parts;
+mod pointer;
 pub mod pool;
 pub mod rounding;
 mod rows;
-mod shared;
 pub mod stage;
 mod tile;
 mod transpose;
@@ -29,7 +30,7 @@ pub use rows::border_of_gradient;
 pub use transpose::{from_planes, to_planes};
 
 use pack::{PackedShape, TILE};
-use rows::{rotate, RowPlan};
+use rows::{exchange_channels, RowPlan};
 use weight::WeightPlan;
 
 /// A batch of images that is read.
@@ -63,22 +64,22 @@ impl Layout {
         (self.height + 2 * self.border) * self.row()
     }
 
-    /// Elements of all images.
+    /// Elements of all images with their borders.
     pub fn len(&self) -> usize {
         self.batch * self.image()
     }
 
-    /// Whether there is no element.
+    /// Whether the batch has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Where the values of a row begin, after the border.
+    /// Index of the first value of a row, after the border.
     pub fn offset(&self, image: usize, row: usize) -> usize {
         image * self.image() + (row + self.border) * self.row() + self.border * self.channels
     }
 
-    /// Elements of a row's values.
+    /// Elements of a row without its border.
     pub fn values(&self) -> usize {
         self.width * self.channels
     }

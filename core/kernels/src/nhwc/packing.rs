@@ -6,8 +6,8 @@ use super::{Buffer, PackedShape, TILE};
 use crate::conv::Conv2dShape;
 
 /// How a weight lies in memory: what its convolution reads, and what is learned of it (rounding variables,
-/// moments, gradients) has the same order. Lanes are values that lie side by side, one for each output channel;
-/// some may be unused.
+/// moments, gradients) has the same order. Lanes are values that follow each other in memory, one for each output
+/// channel; some may be unused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packing(Order);
 

@@ -6,7 +6,9 @@ mod tests;
 use super::depthwise::{depthwise_backward_input, depthwise_backward_weight, depthwise_forward};
 use super::winograd::{gradient_of_weight, mirrored, transformed, transformed_len, winograd_applies};
 use super::winograd::{WinogradPlan, WinogradWeightPlan};
-use super::{border_of_gradient, rotate, Buffer, Layout, PackedShape, Packing, Read, RowPlan, WeightPlan, Written};
+use super::{
+    border_of_gradient, exchange_channels, Buffer, Layout, PackedShape, Packing, Read, RowPlan, WeightPlan, Written,
+};
 use crate::conv::Conv2dShape;
 
 /// How a convolution is computed.
@@ -125,7 +127,7 @@ impl Convolution {
             Passes::Depthwise => {}
             Passes::Direct { backward_input, .. } => {
                 if let Some((_, exchanged)) = backward_input {
-                    rotate(&self.shape, packed_weight, exchanged);
+                    exchange_channels(&self.shape, packed_weight, exchanged);
                 }
             }
             Passes::Winograd { weight, backward_input, .. } => {
