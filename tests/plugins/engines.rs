@@ -10,7 +10,7 @@ fn a_loss_of_a_plugin_learns_the_same_on_both_engines() {
     let [generic, fused] = ["generic", "fused"].map(|engine| {
         let out = dir.path().join(engine);
         let start = ["--plugin", text(&file), "quantize", "demo", "--json", "--out", text(&out), "--engine", engine];
-        qdrop(&[&start, SMALL, &["--set", "reconstruction=cosine"]].concat()).json()
+        qdrop(&[&start, SMALL, &["--set", "reconstruction={name: cosine, params: {iters: 5}}"]].concat()).json()
     });
     let units = |result: &serde_json::Value| -> Vec<(String, f64)> {
         let units = result["units"].as_array().unwrap().iter();
@@ -18,10 +18,12 @@ fn a_loss_of_a_plugin_learns_the_same_on_both_engines() {
     };
     let (generic, fused) = (units(&generic), units(&fused));
     assert!(generic.len() > 3);
-    for ((name, generic), (other, fused)) in generic.iter().zip(&fused) {
+    for (i, ((name, generic), (other, fused))) in generic.iter().zip(&fused).enumerate() {
         assert_eq!(name, other);
-        // The engines sum in another order; five updates keep that far below a thousandth.
-        assert!((generic - fused).abs() <= 1e-3 * generic, "{name}: generic {generic}, fused {fused}");
+        // The engines sum in another order. Where that decides how a weight is rounded, the units after it read other
+        // values; the first unit has no unit before it.
+        let tolerance = if i == 0 { 1e-4 } else { 1e-2 };
+        assert!((generic - fused).abs() <= tolerance * generic, "{name}: generic {generic}, fused {fused}");
         // A distance of directions; zero would mean that nothing was compared.
         assert!(*generic > 0.0 && *generic < 1.0, "{name}: {generic}");
     }

@@ -1,5 +1,5 @@
-//! The Adam update (arXiv 1412.6980, algorithm 1), in PyTorch's order of operations but for one division by
-//! a number that all elements share, which is a product here.
+//! The Adam update (arXiv 1412.6980, algorithm 1), in PyTorch's order of operations, except that a division by a
+//! number that all elements share is a multiplication by its reciprocal.
 
 use crate::segments::PIECE;
 use crate::simd::vectorize;
@@ -20,13 +20,13 @@ pub struct AdamStep {
     pub step: usize,
 }
 
-/// The numbers of one update that all elements share.
+/// The factors of one update, which all elements share.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rates {
     gain1: f32,
     gain2: f32,
     decay2: f32,
-    /// One over the square root of the correction of the second mean.
+    /// The reciprocal square root of the bias correction of the second moment.
     root: f32,
     rate: f32,
     epsilon: f32,

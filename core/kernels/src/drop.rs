@@ -7,11 +7,11 @@ use rayon::prelude::*;
 
 /// Values whose choices are drawn together.
 pub const GROUP: usize = PARTS * LANES;
-/// Lanes that vector instructions take together.
+/// Lanes of a group, whatever the width of vectors.
 pub(crate) const LANES: usize = 16;
 /// Parts of a group, one bit of a lane each.
 const PARTS: usize = 8;
-/// Binary digits of a probability that count.
+/// Binary digits of a probability that are used.
 const DIGITS: u32 = 16;
 
 /// Which values keep their quantized value.
@@ -24,20 +24,20 @@ pub enum Keep<'a> {
     Random {
         /// Source of the random numbers.
         stream: Stream,
-        /// Probability of keeping the quantized value; 16 bits of it count.
+        /// Probability of keeping the quantized value, rounded to 16 binary digits.
         probability: f32,
     },
     /// Those whose byte is not zero.
     Mask(&'a [u8]),
 }
 
-/// The choices of one group, in a form that vector instructions read: bit `part` of lane `l` is that of
-/// value `16 * part + l`.
+/// The choices of one group, in the order that vector instructions need: bit `part` of lane `l` belongs to value
+/// `16 * part + l`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Choices([u8; LANES]);
 
 impl Choices {
-    /// The same, lane by lane of a vector.
+    /// The same as the lanes of a vector.
     #[inline(always)]
     pub(crate) fn lanes(self) -> [u32; LANES] {
         let mut lanes = [0; LANES];
@@ -75,8 +75,8 @@ impl Keep<'_> {
 /// Random bits, each set with the given probability, from as few uniform ones as the probability has binary
 /// digits: 1/2 takes one for each choice.
 ///
-/// Of a uniform bit and one that is set with probability q, both are set with q/2, and one of them at least
-/// with (1 + q)/2. Either puts a digit, 0 or 1, before those of q.
+/// If one bit is uniform and another is set with probability q, their AND is set with probability q/2 and their OR
+/// with (1 + q)/2. So AND puts the binary digit 0 in front of the digits of q, and OR puts the digit 1 there.
 #[inline(always)]
 fn chosen(stream: &Stream, probability: f32, group: usize) -> [u8; LANES] {
     let number = (f64::from(probability) * f64::from(1 << DIGITS)).round() as u32;

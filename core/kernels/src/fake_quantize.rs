@@ -8,7 +8,7 @@ use rayon::prelude::*;
 /// The quantization grid of an array: one scale and one zero point for each channel.
 #[derive(Debug, Clone, Copy)]
 pub struct Grid<'a> {
-    /// Step of the grid for each channel.
+    /// Scale of each channel: the distance between neighbouring values of the grid.
     pub scale: &'a [f32],
     /// Integer that stands for zero, for each channel (an integral value).
     pub zero_point: &'a [f32],
@@ -43,7 +43,7 @@ pub fn forward(x: &[f32], grid: Grid<'_>, out: &mut [f32]) {
 /// zero point, summed for each channel in f64.
 ///
 /// Rounding passes its gradient straight through; the clamp passes gradient 1 inside and on its
-/// bounds and 0 outside (LSQ, arXiv 1902.08153, equation 3; LSQ+, arXiv 2004.09576, equation 5).
+/// bounds and 0 outside (LSQ, arXiv 1902.08153, equation 3; LSQ+, arXiv 2004.09576, equations 4 and 5).
 pub fn backward(x: &[f32], grad: &[f32], grid: Grid<'_>, dx: &mut [f32]) -> (Vec<f64>, Vec<f64>) {
     let parts: Vec<Vec<(usize, f64, f64)>> = dx
         .par_chunks_mut(PIECE)
@@ -72,17 +72,16 @@ pub fn backward(x: &[f32], grad: &[f32], grid: Grid<'_>, dx: &mut [f32]) -> (Vec
     (ds, dz)
 }
 
-/// The gradient of x and the terms that one element adds to those of scale and zero point.
+/// The gradients of one fake-quantized value whose own gradient is `g`; `t` is `x / scale`. Whether the gradient
+/// passes on to x (the grid holds the rounded value; its bounds count as inside), and what is added to the gradients
+/// of scale and zero point (LSQ, arXiv 1902.08153, equation 3; LSQ+, arXiv 2004.09576, equations 4 and 5).
 #[inline(always)]
-fn element_gradient(x: f32, g: f32, s: f32, z: f32, grid: &Grid<'_>) -> (f32, f32, f32) {
-    let t = x / s;
-    let r = round_half_even(t) + z;
-    let c = clamp(r, grid.qmin, grid.qmax);
-    if c == r {
-        (g, g * ((c - z) - t), 0.0)
-    } else {
-        (0.0, g * (c - z), -g * s)
-    }
+pub(crate) fn lsq_gradient(t: f32, g: f32, scale: f32, zero_point: f32, [qmin, qmax]: [f32; 2]) -> (bool, f32, f32) {
+    let rounded = round_half_even(t) + zero_point;
+    let clamped = clamp(rounded, qmin, qmax);
+    let (inside, steps) = (clamped == rounded, clamped - zero_point);
+    let of_scale = g * if inside { steps - t } else { steps };
+    (inside, of_scale, if inside { 0.0 } else { -g * scale })
 }
 
 /// One run of one channel. Sums are kept in 16 lanes of f32 over short stretches, then in f64.
@@ -91,7 +90,10 @@ fn backward_run(x: &[f32], grad: &[f32], grid: &Grid<'_>, channel: usize, dx: &m
     const LANES: usize = 16;
     const STRETCH: usize = 1024;
     let (s, z) = (grid.scale[channel], grid.zero_point[channel]);
-    let element = |v: f32, g: f32| element_gradient(v, g, s, z, grid);
+    let element = |v: f32, g: f32| {
+        let (inside, of_scale, of_zero_point) = lsq_gradient(v / s, g, s, z, [grid.qmin, grid.qmax]);
+        (if inside { g } else { 0.0 }, of_scale, of_zero_point)
+    };
     let (mut ds, mut dz) = (0.0_f64, 0.0_f64);
     for ((x, g), dx) in x.chunks(STRETCH).zip(grad.chunks(STRETCH)).zip(dx.chunks_mut(STRETCH)) {
         let (mut lane_s, mut lane_z) = ([0.0_f32; LANES], [0.0_f32; LANES]);

@@ -1,4 +1,4 @@
-//! Numeric kernels of qdrop on plain `f32` slices, without any tensor library.
+//! Numeric kernels of qdrop on plain `f32` slices. They do not depend on candle.
 //!
 //! Each file holds one kernel. The fast version of a kernel is written as simple loops that the
 //! compiler vectorizes for the instruction set found at run time ([`simd::vectorize`]); a scalar
@@ -26,10 +26,12 @@ pub mod range_search;
 pub mod rounding;
 pub mod segments;
 pub mod simd;
+pub mod testing;
 
 pub use conv::{Conv2dShape, ShapeError};
 
-/// Calls `body` in the pool of threads: kernels that follow each other then start without waking it each time.
+/// Runs `body` on a thread of rayon's pool. Parallel kernels that it calls one after the other then start without
+/// waking that thread each time.
 pub fn in_pool<R: Send>(body: impl FnOnce() -> R + Send) -> R {
     rayon::join(body, || ()).0
 }

@@ -51,13 +51,14 @@ pub fn backward_weight(s: LinearShape, x: &[f32], grad: &[f32], dw: &mut [f32]) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
 
     #[test]
     fn agrees_with_the_definition() {
         let s = LinearShape { batch: 37, inputs: 21, outputs: 19 };
-        let x: Vec<f32> = (0..s.batch * s.inputs).map(|i| (i as f32 * 0.7).sin()).collect();
-        let w: Vec<f32> = (0..s.outputs * s.inputs).map(|i| (i as f32 * 0.3).cos()).collect();
-        let g: Vec<f32> = (0..s.batch * s.outputs).map(|i| (i as f32 * 0.9).sin()).collect();
+        let x = testing::uniform(s.batch * s.inputs, -1.0..1.0, 1);
+        let w = testing::uniform(s.outputs * s.inputs, -1.0..1.0, 2);
+        let g = testing::uniform(s.batch * s.outputs, -1.0..1.0, 3);
         let b: Vec<f32> = (0..s.outputs).map(|i| i as f32).collect();
         let mut y = vec![0.0; s.batch * s.outputs];
         let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);

@@ -1,4 +1,4 @@
-//! What the processor can do at most: the measure of all other kernels.
+//! The peak rate of floating-point operations, with which the rates of other kernels are compared.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -14,7 +14,7 @@ const REPEATS: usize = 7;
 struct Sums;
 
 impl WithSimd for Sums {
-    /// Operations, and a number that keeps them from being left out.
+    /// The number of operations, and a result that keeps the compiler from removing them.
     type Output = (f64, f32);
 
     #[inline(always)]

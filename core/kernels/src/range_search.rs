@@ -24,7 +24,7 @@ const SMALL: usize = 1 << 16;
 /// A grid to try.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
-    /// Step of the grid.
+    /// Distance between neighbouring values of the grid.
     pub scale: f32,
     /// Integer that stands for zero, between the bounds of the grid.
     pub zero_point: f32,
@@ -275,10 +275,11 @@ pub fn reference_error(x: &[f32], grid: Grid<'_>) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
 
     fn noise(len: usize) -> Vec<f32> {
-        let stream = crate::random::Stream { seed: 5, id: [0; 3] };
-        (0..len).map(|i| ((stream.uniform(2 * i) - 0.5) * stream.uniform(2 * i + 1) * 6.0) as f32).collect()
+        let (a, b) = (testing::uniform(len, -0.5..0.5, 5), testing::uniform(len, 0.0..6.0, 6));
+        a.iter().zip(b).map(|(a, b)| a * b).collect()
     }
 
     #[test]

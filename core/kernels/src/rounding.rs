@@ -9,7 +9,7 @@ pub fn round_half_even(x: f32) -> f32 {
     x.round_ties_even()
 }
 
-/// `x` between `low` and `high`; the bounds of a grid. What is no number stays.
+/// Limits `x` to the bounds of a grid, `low` and `high`. NaN stays NaN.
 #[inline(always)]
 pub fn clamp(x: f32, low: f32, high: f32) -> f32 {
     let x = if x < low { low } else { x };

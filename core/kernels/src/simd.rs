@@ -18,14 +18,14 @@ pub fn vectorize<R>(body: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(Body(body))
 }
 
-/// Brings the cache line of `place` near, to be written. Any address may be given: nothing is read or
-/// written. A line that is far away would hold up the stores after it for longer than they take.
+/// Asks the processor to bring the cache line of `place` into the L1 cache for writing. This is a hint that accesses
+/// nothing, so any address may be given. It keeps stores from waiting for lines that are still in memory.
 #[inline(always)]
 pub fn prefetch_to_write(place: *const f32) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_mm_prefetch, _MM_HINT_ET0};
-        // SAFETY: a hint, which faults for no address.
+        // SAFETY: prefetching is a hint that never faults, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_ET0>(place.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]

@@ -1,6 +1,6 @@
 //! Compiles a part of a graph into a plan.
 
-use super::plan::{Plan, Slot, Step};
+use super::plan::{Instruction, Plan, Slot};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::graph::geometry::{border, convolution, image};
@@ -8,12 +8,12 @@ use crate::graph::{Graph, NodeId, Op, Subgraph};
 use crate::grid::Granularity;
 use crate::model::{Precision, QuantModel};
 use crate::quantizer::QuantizerKernel;
-use qdrop_kernels::nhwc::stage::{Stage, Step as Grid};
+use qdrop_kernels::nhwc::stage::{Stage, TensorGrid};
 use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout};
 use std::collections::HashMap;
 
 /// The grid of a node's quantizer, if the kernels support the quantizer.
-fn grid(model: &QuantModel, id: NodeId) -> Result<Option<Grid>> {
+fn grid(model: &QuantModel, id: NodeId) -> Result<Option<TensorGrid>> {
     let Some(site) = model.activation_site(id) else { return Ok(None) };
     let (spec, kernel) = (site.quantizer.spec(), site.quantizer.kernel()?);
     let nearest = match kernel {
@@ -29,14 +29,14 @@ fn grid(model: &QuantModel, id: NodeId) -> Result<Option<Grid>> {
     }
     let params = site.quantizer.qparams()?;
     let (scale, zero_point) = (params.scale[0], params.zero_point[0].round_ties_even());
-    Ok(Some(Grid { scale, zero_point, qmin: spec.qmin(), qmax: spec.qmax() }))
+    Ok(Some(TensorGrid { scale, zero_point, qmin: spec.qmin(), qmax: spec.qmax() }))
 }
 
 /// Builds a plan.
 struct Builder<'a> {
     graph: &'a Graph,
     batch: usize,
-    steps: Vec<Step>,
+    instructions: Vec<Instruction>,
     layouts: Vec<Layout>,
     /// Slots whose value has no further reader.
     free: Vec<Slot>,
@@ -59,7 +59,7 @@ pub fn compile(
     let mut b = Builder::new(graph, part, batch);
     for (input, id) in part.inputs().iter().enumerate() {
         let to = b.new_slot(*id);
-        b.steps.push(Step::Read { input, to });
+        b.instructions.push(Instruction::Read { input, to });
     }
     for id in part.nodes() {
         let node = graph.node(*id);
@@ -69,21 +69,21 @@ pub fn compile(
         let through_tensors = !b.node(*id, &sources, weights);
         if through_tensors {
             let to = b.new_slot(*id);
-            b.steps.push(Step::Node { node: *id, from: sources.clone(), to });
+            b.instructions.push(Instruction::Node { node: *id, from: sources.clone(), to });
         } else if quantized {
             let slot = b.slots[id];
             match grid(model, *id)? {
-                Some(step) => b.stage(slot, |stage| stage.step.is_none(), |stage| stage.step = Some(step)),
-                None => b.steps.push(Step::Quantize { node: *id, slot }),
+                Some(grid) => b.stage(slot, |stage| stage.grid.is_none(), |stage| stage.grid = Some(grid)),
+                None => b.instructions.push(Instruction::Quantize { node: *id, slot }),
             }
         }
         if let Some(output) = part.outputs().iter().position(|o| o == id) {
-            b.steps.push(Step::Write { slot: b.slots[id], output });
+            b.instructions.push(Instruction::Write { slot: b.slots[id], output });
         }
         b.finish(*id, &sources);
     }
     let buffers = b.layouts.iter().map(|layout| (Buffer::zeros(layout.len()), *layout)).collect();
-    Ok(Plan { steps: b.steps, buffers })
+    Ok(Plan { instructions: b.instructions, buffers })
 }
 
 impl<'a> Builder<'a> {
@@ -103,8 +103,18 @@ impl<'a> Builder<'a> {
                 *readers.entry(*input).or_insert(0) += 1;
             }
         }
-        let (steps, layouts, free) = (Vec::new(), Vec::new(), Vec::new());
-        Self { graph, batch, steps, layouts, free, slots: HashMap::new(), reads: HashMap::new(), borders, readers }
+        let (instructions, layouts, free) = (Vec::new(), Vec::new(), Vec::new());
+        Self {
+            graph,
+            batch,
+            instructions,
+            layouts,
+            free,
+            slots: HashMap::new(),
+            reads: HashMap::new(),
+            borders,
+            readers,
+        }
     }
 
     fn readers(&self, id: NodeId) -> usize {
@@ -137,18 +147,18 @@ impl<'a> Builder<'a> {
             return source;
         }
         let to = self.new_slot(id);
-        self.steps.push(Step::Copy { from: source, to });
+        self.instructions.push(Instruction::Copy { from: source, to });
         to
     }
 
     /// Changes the last instruction if it is a stage of this slot and `fits`; otherwise adds a stage.
     fn stage(&mut self, slot: Slot, fits: impl Fn(&Stage) -> bool, change: impl Fn(&mut Stage)) {
-        match self.steps.last_mut() {
-            Some(Step::Stage { stage, slot: last, .. }) if *last == slot && fits(stage) => change(stage),
+        match self.instructions.last_mut() {
+            Some(Instruction::Stage { stage, slot: last, .. }) if *last == slot && fits(stage) => change(stage),
             _ => {
-                let mut stage = Stage { activation: None, step: None };
+                let mut stage = Stage { activation: None, grid: None };
                 change(&mut stage);
-                self.steps.push(Step::Stage { stage, shortcut: None, slot });
+                self.instructions.push(Instruction::Stage { stage, shortcut: None, slot });
             }
         }
     }
@@ -166,28 +176,28 @@ impl<'a> Builder<'a> {
                 }
                 let to = self.new_slot(id);
                 let convolution = Box::new(ForwardConvolution::new(&shape, x, self.layouts[to]));
-                self.steps.push(Step::Convolve { node: id, convolution, from, to });
+                self.instructions.push(Instruction::Convolve { node: id, convolution, from, to });
             }
             (Op::Activation(activation), &[from]) => {
                 let slot = self.take(id, from);
-                let free = |stage: &Stage| stage.activation.is_none() && stage.step.is_none();
+                let free = |stage: &Stage| stage.activation.is_none() && stage.grid.is_none();
                 self.stage(slot, free, |stage| stage.activation = Some(*activation));
             }
             (Op::Add, &[a, b]) if a != b => {
                 let (own, other) = if self.reads.get(&a) == Some(&1) { (a, b) } else { (b, a) };
                 let slot = self.take(id, own);
-                let stage = Stage { activation: None, step: None };
-                self.steps.push(Step::Stage { stage, shortcut: Some(other), slot });
+                let stage = Stage { activation: None, grid: None };
+                self.instructions.push(Instruction::Stage { stage, shortcut: Some(other), slot });
             }
             (Op::MaxPool(geometry), &[from]) => {
                 let x = self.layouts[from];
                 let Ok(shape) = geometry.of_planes(x.channels, x.height, x.width) else { return false };
                 let to = self.new_slot(id);
-                self.steps.push(Step::MaxPool { shape, from, to });
+                self.instructions.push(Instruction::MaxPool { shape, from, to });
             }
             (Op::GlobalAveragePool, &[from]) => {
                 let to = self.new_slot(id);
-                self.steps.push(Step::Mean { from, to });
+                self.instructions.push(Instruction::Mean { from, to });
             }
             (Op::Flatten, &[from]) if self.layouts[from].height * self.layouts[from].width == 1 => {
                 self.take(id, from);

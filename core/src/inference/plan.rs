@@ -16,7 +16,7 @@ use rayon::prelude::*;
 pub type Slot = usize;
 
 /// One instruction of the plan.
-pub enum Step {
+pub enum Instruction {
     /// Converts an input of the pass from planes to channels-last.
     Read {
         input: usize,
@@ -69,7 +69,7 @@ pub enum Step {
 
 /// All instructions, and the buffers that they share.
 pub struct Plan {
-    pub steps: Vec<Step>,
+    pub instructions: Vec<Instruction>,
     pub buffers: Vec<(Buffer, Layout)>,
 }
 
@@ -84,10 +84,10 @@ impl Plan {
         first: usize,
         batch: usize,
     ) -> Result<()> {
-        let Self { steps, buffers } = self;
-        for step in steps {
-            match step {
-                Step::Read { input, to } => {
+        let Self { instructions, buffers } = self;
+        for instruction in instructions {
+            match instruction {
+                Instruction::Read { input, to } => {
                     let each = inputs[*input].len() / batch;
                     let (values, layout) = &mut buffers[*to];
                     let planes = inputs[*input][first * each..].par_chunks_exact(each);
@@ -95,20 +95,20 @@ impl Plan {
                         from_planes(planes, Layout { batch: 1, ..*layout }, image);
                     });
                 }
-                Step::Convolve { node, convolution, from, to } => {
+                Instruction::Convolve { node, convolution, from, to } => {
                     let layer = weights.get(*node)?;
                     let ([x, z], bias) = (two(buffers, *from, *to)?, layer.bias.as_deref());
                     convolution.run((&x.0, x.1), &layer.value, bias, (&mut z.0, z.1));
                 }
-                Step::Stage { stage, shortcut: None, slot } => {
+                Instruction::Stage { stage, shortcut: None, slot } => {
                     let (values, layout) = &mut buffers[*slot];
                     apply(*stage, None, (values, *layout));
                 }
-                Step::Stage { stage, shortcut: Some(shortcut), slot } => {
+                Instruction::Stage { stage, shortcut: Some(shortcut), slot } => {
                     let [s, z] = two(buffers, *shortcut, *slot)?;
                     apply(*stage, Some((&s.0, s.1)), (&mut z.0, z.1));
                 }
-                Step::Copy { from, to } => {
+                Instruction::Copy { from, to } => {
                     let [x, z] = two(buffers, *from, *to)?;
                     for image in 0..z.1.batch {
                         for row in 0..z.1.height {
@@ -118,27 +118,27 @@ impl Plan {
                         }
                     }
                 }
-                Step::MaxPool { shape, from, to } => {
+                Instruction::MaxPool { shape, from, to } => {
                     let [x, z] = two(buffers, *from, *to)?;
                     max_pool(shape, (&x.0, x.1), (&mut z.0, z.1));
                 }
-                Step::Mean { from, to } => {
+                Instruction::Mean { from, to } => {
                     let [x, z] = two(buffers, *from, *to)?;
                     mean((&x.0, x.1), (&mut z.0, z.1));
                 }
-                Step::Node { node, from, to } => {
+                Instruction::Node { node, from, to } => {
                     let ids = &model.graph().node(*node).inputs;
                     let inputs = ids.iter().zip(from).map(|(id, slot)| tensor(model, *id, &buffers[*slot]));
                     let inputs = inputs.collect::<Result<Vec<_>>>()?;
                     let value = model.node_value(*node, &inputs.iter().collect::<Vec<_>>(), precision)?;
                     fill(&mut buffers[*to], &value)?;
                 }
-                Step::Quantize { node, slot } => {
+                Instruction::Quantize { node, slot } => {
                     let value = tensor(model, *node, &buffers[*slot])?;
                     let site = model.activation_site(*node).ok_or_else(|| broken("a quantizer is missing"))?;
                     fill(&mut buffers[*slot], &site.quantizer.fake_quantize(&value)?)?;
                 }
-                Step::Write { slot, output } => {
+                Instruction::Write { slot, output } => {
                     let each = outputs[*output].len() / batch;
                     planes_of(&buffers[*slot], &mut outputs[*output][first * each..]);
                 }

@@ -1,8 +1,9 @@
 use super::*;
+use crate::testing;
 use proptest::prelude::*;
 
-fn noise(len: usize, salt: usize) -> Vec<f32> {
-    (0..len).map(|i| (((i * 7919 + salt * 104_729) % 2003) as f32 / 1001.0) - 1.0).collect()
+fn noise(len: usize, seed: u64) -> Vec<f32> {
+    testing::uniform(len, -1.0..1.0, seed)
 }
 
 fn close(got: &[f32], want: &[f64]) -> Result<(), TestCaseError> {

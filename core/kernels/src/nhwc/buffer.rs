@@ -1,11 +1,11 @@
-//! Memory that vector instructions read without crossing cache lines.
+//! Memory that is aligned to cache lines, so that aligned vectors do not cross them.
 
 /// One cache line.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-/// Numbers that begin at a cache line, zero at first.
+/// An array of f32 that begins at a cache line. All elements are zero at first.
 #[derive(Debug, Clone, Default)]
 pub struct Buffer {
     lines: Vec<Line>,

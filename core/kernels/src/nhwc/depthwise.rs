@@ -1,17 +1,17 @@
-//! Depthwise convolution: every channel has a kernel of its own. Weights are (ky, kx, channel).
+//! Depthwise convolution: every channel has a kernel of its own. Weights have the order (ky, kx, channel).
 
-use super::shared::Shared;
-use super::tile::{load, store};
-use super::Layout;
+use super::layout::Layout;
+use super::parts::Parts;
+use super::pointer::{Interleaved, ReadPointer};
 use crate::conv::Conv2dShape;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Parts of the channels whose weight gradients are separate tasks.
+/// Number of parts into which the channels are divided for the gradient of the weight.
 const PARTS: usize = 8;
 /// Most taps of a kernel's row or column.
 const MOST_WIDTH: usize = 7;
-/// Vectors of channels whose weight gradients are summed together.
+/// Vectors of channels whose gradients are summed in one pass over the pixels.
 const TOGETHER: usize = 4;
 /// Most taps of a kernel.
 const MOST_TAPS: usize = MOST_WIDTH * MOST_WIDTH;
@@ -30,18 +30,19 @@ pub fn depthwise_forward(
     bias: Option<&[f32]>,
     (out, out_layout): (&mut [f32], Layout),
 ) {
-    let out = Shared::new(out);
+    assert!(x_layout.border >= shape.padding.left, "a border as wide as the padding");
+    let out = Parts::new(out);
     let rows = out_layout.height;
     (0..out_layout.batch * rows).into_par_iter().with_min_len(2).for_each(|i| {
         let (image, row) = (i / rows, i % rows);
         let at = |ky: usize| {
             let y = (row * shape.stride[0] + ky * shape.dilation[0]) as isize - shape.padding.top as isize;
             let inside = y >= 0 && y < x_layout.height as isize;
-            // One padding column to the left of the first pixel.
+            // The first tap reads the padding to the left of the first pixel.
             inside.then(|| x_layout.offset(image, y as usize) - shape.padding.left * x_layout.channels)
         };
         // SAFETY: every task writes a row of its own.
-        let out = unsafe { out.part(out_layout.offset(image, row), out_layout.values()) };
+        let out = unsafe { out.take(out_layout.offset(image, row), out_layout.values()) };
         let step = shape.stride[1] * x_layout.channels;
         Arch::new().dispatch(Forward { shape, x, at: &at, step, weight, bias, out });
     });
@@ -96,7 +97,9 @@ fn correlate<S: Simd>(
 ) {
     let pixels = (out.len() - channels) / out_step + 1;
     let reach = (pixels - 1) * step + channels;
-    assert!(taps.iter().all(|(at, w)| at + reach <= x.len() && w + channels <= weight.len()), "outside of the image");
+    // A position before the image is a large number here.
+    let inside = |at: usize| at.checked_add(reach).is_some_and(|end| end <= x.len());
+    assert!(taps.iter().all(|(at, w)| inside(*at) && w + channels <= weight.len()), "outside of the image");
     assert!(bias.is_none_or(|b| b.len() >= channels));
     let row = Row { x, taps, step, weight, bias, out_step, channels, pixels };
     macro_rules! counts {
@@ -105,11 +108,11 @@ fn correlate<S: Simd>(
             match taps.len() { $($n => unsafe { row.correlate::<S, $n>(simd, out) },)* _ => row.correlate_any(simd, out) }
         };
     }
-    // A 3 x 3 kernel, and what of it lies at a border or meets a stride of 2.
+    // The taps of a 3 x 3 kernel; at the border, or with a stride of 2, some are left out.
     counts!(1 2 3 4 6 9)
 }
 
-/// A row to be correlated, whose taps lie inside the image.
+/// A row to be computed, whose taps were found to lie inside the image.
 struct Row<'a> {
     x: &'a [f32],
     taps: &'a [(usize, usize)],
@@ -128,21 +131,25 @@ impl Row<'_> {
     /// The row was checked, `out` holds its pixels, and there are `N` taps.
     #[inline(always)]
     unsafe fn correlate<S: Simd, const N: usize>(&self, simd: S, out: &mut [f32]) {
+        let len = out.len();
+        let out = Interleaved::new(out).at(0, len);
         for channel in (0..self.channels).step_by(S::F32_LANES) {
             let lanes = self.channels - channel;
             // SAFETY: promised by the caller; `lanes` channels are left.
             unsafe {
-                let first = self.bias.map_or(simd.splat_f32s(0.0), |b| load(simd, b.as_ptr().add(channel), lanes));
+                let bias = |b| ReadPointer::new(b, channel).lanes(simd, lanes);
+                let first = self.bias.map_or(simd.splat_f32s(0.0), bias);
                 let weights: [S::f32s; N] =
-                    std::array::from_fn(|i| load(simd, self.weight.as_ptr().add(self.taps[i].1 + channel), lanes));
-                let from: [*const f32; N] = std::array::from_fn(|i| self.x.as_ptr().add(self.taps[i].0 + channel));
+                    std::array::from_fn(|i| ReadPointer::new(self.weight, self.taps[i].1 + channel).lanes(simd, lanes));
+                let from: [ReadPointer<'_>; N] =
+                    std::array::from_fn(|i| ReadPointer::new(self.x, self.taps[i].0 + channel));
                 for pixel in 0..self.pixels {
                     let mut sum = first;
                     for i in 0..N {
-                        let x = load(simd, from[i].add(pixel * self.step), lanes);
+                        let x = from[i].add(pixel * self.step).lanes(simd, lanes);
                         sum = simd.mul_add_e_f32s(x, weights[i], sum);
                     }
-                    store(simd, out.as_mut_ptr().add(pixel * self.out_step + channel), lanes, sum);
+                    out.add(pixel * self.out_step + channel).store_lanes(simd, lanes, sum);
                 }
             }
         }
@@ -165,8 +172,8 @@ impl Row<'_> {
     }
 }
 
-/// The gradient with respect to the input. The border of `grad` is that of a
-/// [`RowPlan`](super::RowPlan) for it.
+/// The gradient with respect to the input. The border of `grad` is at least that of
+/// [`border_of_gradient`](super::border_of_gradient).
 pub fn depthwise_backward_input(
     shape: &Conv2dShape,
     (grad, grad_layout): (&[f32], Layout),
@@ -175,12 +182,12 @@ pub fn depthwise_backward_input(
 ) {
     let channels = shape.in_channels;
     let [sy, sx] = shape.stride;
-    let dx = Shared::new(dx);
+    let dx = Parts::new(dx);
     let rows = dx_layout.height;
     (0..dx_layout.batch * rows).into_par_iter().with_min_len(2).for_each(|i| {
         let (image, row) = (i / rows, i % rows);
         // SAFETY: every task writes a row of its own.
-        let out = unsafe { dx.part(dx_layout.offset(image, row), dx_layout.values()) };
+        let out = unsafe { dx.take(dx_layout.offset(image, row), dx_layout.values()) };
         for phase in 0..sx.min(dx_layout.width) {
             let mut taps = [(0, 0); MOST_TAPS];
             let mut count = 0;
@@ -235,10 +242,11 @@ pub fn depthwise_backward_weight(
     replace: bool,
 ) {
     assert!(shape.kernel[0] * shape.kernel[1] <= MOST_TAPS && out.len() == shape.weight_len());
+    assert!(x.1.border >= shape.padding.left, "a border as wide as the padding");
     let channels = shape.in_channels;
     let vectors = channels.div_ceil(16);
     let parts = PARTS.min(vectors);
-    let out = Shared::new(out);
+    let out = Interleaved::new(out);
     (0..parts).into_par_iter().for_each(|i| {
         let range = 16 * (i * vectors / parts)..(16 * ((i + 1) * vectors / parts)).min(channels);
         Arch::new().dispatch(Weights { shape, x, grad, out, range, replace });
@@ -249,7 +257,7 @@ struct Weights<'a> {
     shape: &'a Conv2dShape,
     x: (&'a [f32], Layout),
     grad: (&'a [f32], Layout),
-    out: Shared<'a>,
+    out: Interleaved<'a>,
     /// Channels of this task.
     range: std::ops::Range<usize>,
     replace: bool,
@@ -264,7 +272,7 @@ impl WithSimd for Weights<'_> {
             let replace = self.replace && image == 0;
             let mut channel = self.range.start;
             while channel < self.range.end {
-                // Vectors that lie together are read together.
+                // Several vectors of a pixel are read together.
                 let whole = self.range.end - channel >= TOGETHER * S::F32_LANES;
                 if whole && self.shape.kernel[1] == 3 {
                     self.image::<S, TOGETHER, 3>(simd, image, channel, replace);
@@ -284,7 +292,7 @@ impl Weights<'_> {
     fn image<S: Simd, const V: usize, const K: usize>(&self, simd: S, image: usize, channel: usize, replace: bool) {
         let ((x, x_layout), (grad, grad_layout)) = (self.x, self.grad);
         let channels = x_layout.channels;
-        // Of each vector; more than one are whole.
+        // Lanes of the last vector; the vectors before it are whole.
         let lanes = (self.range.end - channel).min(S::F32_LANES);
         let used = (V - 1) * S::F32_LANES + lanes;
         let [height, width] = self.shape.kernel;
@@ -293,13 +301,13 @@ impl Weights<'_> {
         for ky in 0..height {
             let mut sums = [[simd.splat_f32s(0.0); V]; K];
             let place = |kx: usize| (ky * width + kx) * channels + channel;
-            // SAFETY: tasks have channels of their own.
-            let out = |kx: usize| unsafe { self.out.part(place(kx), used) };
+            // Tasks have channels of their own.
+            let out = |kx: usize| self.out.at(place(kx), used);
             if !replace {
                 for (kx, sums) in sums.iter_mut().enumerate().take(width) {
                     for (v, sum) in sums.iter_mut().enumerate() {
-                        // SAFETY: `part` has these lanes.
-                        *sum = unsafe { load(simd, out(kx).as_ptr().add(v * S::F32_LANES), lanes) };
+                        // SAFETY: these lanes are this task's.
+                        *sum = unsafe { out(kx).add(v * S::F32_LANES).lanes(simd, lanes) };
                     }
                 }
             }
@@ -318,12 +326,12 @@ impl Weights<'_> {
                 for pixel in 0..pixels {
                     // SAFETY: checked above.
                     unsafe {
-                        let from = grad.as_ptr().add(from + pixel * channels);
-                        let g: [S::f32s; V] = std::array::from_fn(|v| load(simd, from.add(v * S::F32_LANES), lanes));
+                        let from = ReadPointer::new(grad, from + pixel * channels);
+                        let g: [S::f32s; V] = std::array::from_fn(|v| from.add(v * S::F32_LANES).lanes(simd, lanes));
                         for (kx, sums) in sums.iter_mut().enumerate().take(width) {
-                            let tap = x.as_ptr().add(at + pixel * step + kx * self.shape.dilation[1] * channels);
+                            let tap = ReadPointer::new(x, at + pixel * step + kx * self.shape.dilation[1] * channels);
                             for (v, sum) in sums.iter_mut().enumerate() {
-                                *sum = simd.mul_add_e_f32s(g[v], load(simd, tap.add(v * S::F32_LANES), lanes), *sum);
+                                *sum = simd.mul_add_e_f32s(g[v], tap.add(v * S::F32_LANES).lanes(simd, lanes), *sum);
                             }
                         }
                     }
@@ -331,8 +339,8 @@ impl Weights<'_> {
             }
             for (kx, sums) in sums.iter().enumerate().take(width) {
                 for (v, sum) in sums.iter().enumerate() {
-                    // SAFETY: `part` has these lanes.
-                    unsafe { store(simd, out(kx).as_mut_ptr().add(v * S::F32_LANES), lanes, *sum) };
+                    // SAFETY: these lanes are this task's.
+                    unsafe { out(kx).add(v * S::F32_LANES).store_lanes(simd, lanes, *sum) };
                 }
             }
         }

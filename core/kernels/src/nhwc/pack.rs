@@ -1,4 +1,4 @@
-//! The layout of weights: tiles of output channels that lie together.
+//! Weights in tiles: the output channels of a tile follow each other in memory.
 
 use crate::conv::Conv2dShape;
 
@@ -50,7 +50,7 @@ impl PackedShape {
         self.groups * self.tiles() * self.tile()
     }
 
-    /// Elements of one value for each lane: (group, tile, output channel of the tile).
+    /// Elements of an array with one value for each lane: (group, tile, output channel of the tile).
     pub fn lanes(&self) -> usize {
         self.groups * self.tiles() * TILE
     }

@@ -1,13 +1,14 @@
 //! How the weight of a convolution lies in memory.
 
+use super::buffer::Buffer;
 use super::depthwise::is_depthwise;
+use super::pack::{PackedShape, TILE};
 use super::rounding::LaneShape;
-use super::{Buffer, PackedShape, TILE};
 use crate::conv::Conv2dShape;
 
 /// How a weight lies in memory: what its convolution reads, and what is learned of it (rounding variables,
-/// moments, gradients) has the same order. Lanes are values that lie side by side, one for each output channel;
-/// some may be unused.
+/// moments, gradients) has the same order. Lanes are values that follow each other in memory, one for each output
+/// channel; some may be unused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packing(Order);
 

@@ -1,7 +1,7 @@
-//! Pooling of images whose channels lie together.
+//! Pooling of channels-last images.
 
-use super::shared::Shared;
-use super::stage::{Read, Written};
+use super::layout::{Read, Written};
+use super::parts::Parts;
 use crate::pool::Pool2dShape;
 use crate::simd::vectorize;
 use rayon::prelude::*;
@@ -10,11 +10,11 @@ use rayon::prelude::*;
 /// plane.
 pub fn max_pool(shape: &Pool2dShape, (x, x_layout): Read<'_>, (out, layout): Written<'_>) {
     let (rows, channels) = (layout.height, layout.channels);
-    let out = Shared::new(out);
+    let out = Parts::new(out);
     (0..layout.batch * rows).into_par_iter().for_each(|i| {
         let (image, row) = (i / rows, i % rows);
         // SAFETY: every task writes a row of its own.
-        let line = unsafe { out.part(layout.offset(image, row), layout.values()) };
+        let line = unsafe { out.take(layout.offset(image, row), layout.values()) };
         vectorize(
             #[inline(always)]
             || {
@@ -32,7 +32,7 @@ pub fn max_pool(shape: &Pool2dShape, (x, x_layout): Read<'_>, (out, layout): Wri
     });
 }
 
-/// Takes the larger of each pair; a value that is no number stays.
+/// Takes the larger value of each pair. NaN wins, as in PyTorch.
 #[inline(always)]
 fn largest(best: &mut [f32], values: &[f32]) {
     for (b, v) in best.iter_mut().zip(values) {

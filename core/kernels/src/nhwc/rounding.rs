@@ -7,9 +7,9 @@ use crate::math::power;
 use crate::simd::vectorize;
 use rayon::prelude::*;
 
-/// Rows that are processed by one task: what is known of them stays in the cache nearest to the processor.
+/// Rows that one task processes: their alphas, moments, gradients and weights fit the L1 cache.
 const ROWS: usize = 32;
-/// Numbers that are processed side by side.
+/// Elements that are processed side by side, in vectors.
 const SIDE: usize = 16;
 
 /// Weights as groups of rows of lanes; a lane of a group has one scale. Packed weights have a group for
@@ -22,7 +22,7 @@ pub struct LaneShape {
     pub lanes: usize,
 }
 
-/// The grid of each lane. A lane that is not used has the scale 0.
+/// The quantization grid of each lane. An unused lane has the scale 0.
 #[derive(Debug, Clone, Copy)]
 pub struct LaneGrid<'a> {
     /// Scales, lane by lane of all groups.
@@ -75,7 +75,7 @@ fn soft_rows(shape: LaneShape, first: usize, alpha: &[f32], floor: &[f32], grid:
 /// [soft weight](soft_weight): the sum of `grad * (clamp(floor + h(alpha) + zero_point, qmin, qmax) - zero_point)`
 /// over the rows of the lane. This is the derivative of the soft weight with respect to its scale when floor and
 /// zero point are frozen (Genie-M, arXiv 2212.04780). Terms are f32; they are summed in f64 row by row, whatever
-/// the number of threads. A lane that is not used must have gradients of zero, and gets zero.
+/// the number of threads. An unused lane must have gradients of zero, and gets zero.
 pub fn scale_gradient(
     shape: LaneShape,
     alpha: &[f32],
@@ -136,13 +136,13 @@ pub struct Regularizer {
     pub b: f32,
 }
 
-/// What is learned of one weight, with its optimizer's state, and what becomes of it.
+/// The rounding variables of one weight with the state of Adam, and the soft weight that they give.
 pub struct Learned<'a> {
     /// The rounding variables.
     pub alpha: &'a mut [f32],
-    /// Running mean of gradients.
+    /// Running mean of the gradients, Adam's first moment.
     pub mean: &'a mut [f32],
-    /// Running mean of squared gradients.
+    /// Running mean of the squared gradients, Adam's second moment.
     pub square: &'a mut [f32],
     /// Takes the soft weight of the updated alpha.
     pub weight: &'a mut [f32],
@@ -179,7 +179,7 @@ pub fn learn(
         *sum = vectorize(
             #[inline(always)]
             || match regularizer {
-                // Two bodies: whether there is a regularizer leaves the loops.
+                // Two calls, so that the loops do not branch on the regularizer.
                 Some(_) => learn_rows(shape, i * ROWS, learned, floor, grad, [grid, next], regularizer, update),
                 None => learn_rows(shape, i * ROWS, learned, floor, grad, [grid, next], None, update),
             },
@@ -188,8 +188,8 @@ pub fn learn(
     room.iter().sum()
 }
 
-/// As [`learn`], for the rows from `first` on. Three loops, while all is in the cache: each is a chain of
-/// operations that wait for each other, and short chains overlap better.
+/// As [`learn`], for the rows from `first` on. Three loops over values in the L1 cache: the operations on a value wait
+/// for each other, and the processor overlaps the shorter chains of several elements better.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 fn learn_rows(
@@ -205,7 +205,7 @@ fn learn_rows(
     let Learned { alpha, mean, square, weight } = learned;
     let lanes = shape.lanes;
     let mut sum = [0.0; SIDE];
-    // The gradients lie for a moment where the weights will.
+    // The gradients are kept for a moment in the place of the next soft weight.
     let rows = alpha.chunks_exact(lanes).zip(weight.chunks_exact_mut(lanes));
     let rows = rows.zip(floor.chunks_exact(lanes).zip(grad.chunks_exact(lanes)));
     for (r, ((alpha, gradient), (floor, grad))) in rows.enumerate() {
@@ -220,8 +220,8 @@ fn learn_rows(
     sum.iter().sum()
 }
 
-/// The gradients of a row of alphas. `sum` takes terms of the regularizer lane by lane: one sum alone would stop
-/// the wide instructions.
+/// The gradients of a row of alphas. `sum` takes the terms of the regularizer lane by lane: a single sum would
+/// prevent vectorization.
 #[inline(always)]
 fn gradients(
     numbers: [&[f32]; 5],
@@ -236,7 +236,7 @@ fn gradients(
         *out = side(parts.map(|(whole, _)| &whole[i]), grid, regularizer, sum);
     }
     if !out_rest.is_empty() {
-        // What lacks is zero, and a scale of 0 makes it count for nothing.
+        // Padding has the scale 0, with which it counts for nothing.
         let mut padded = [[0.0; SIDE]; 5];
         for (padded, (_, rest)) in padded.iter_mut().zip(parts) {
             padded[..rest.len()].copy_from_slice(rest);
@@ -293,7 +293,7 @@ fn gradient(
     (if (0.0..=1.0).contains(&raw) { dh * slope } else { 0.0 }, term)
 }
 
-/// Numbers that [`learn`] needs room for.
+/// Number of partial sums that [`learn`] needs room for.
 pub fn sums(shape: LaneShape, len: usize) -> usize {
     len.div_ceil(ROWS * shape.lanes)
 }
@@ -301,15 +301,11 @@ pub fn sums(shape: LaneShape, len: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nhwc::Buffer;
-    use crate::random::Stream;
+    use crate::testing;
     use proptest::prelude::*;
 
-    fn noise(len: usize, size: f64, salt: u32) -> Buffer {
-        let stream = Stream { seed: 4, id: [salt; 3] };
-        let mut out = Buffer::zeros(len);
-        out.iter_mut().enumerate().for_each(|(i, v)| *v = ((stream.uniform(i) * 2.0 - 1.0) * size) as f32);
-        out
+    fn noise(len: usize, size: f32, seed: u64) -> Vec<f32> {
+        testing::uniform(len, -size..size, seed)
     }
 
     /// AdaRound, equation 23, in f64: the value and its derivative.
@@ -331,7 +327,7 @@ mod tests {
         square.iter_mut().for_each(|v| *v = v.abs());
         floor.iter_mut().for_each(|v| *v = v.floor());
         let (mut scale, mut zero_point) = (noise(groups * shape.lanes, 1.0, 5), noise(groups * shape.lanes, 3.0, 6));
-        // The last lane is not used.
+        // The last lane is unused.
         scale
             .iter_mut()
             .enumerate()
@@ -340,8 +336,8 @@ mod tests {
         let grid = LaneGrid { scale: &scale, zero_point: &zero_point, qmin: 0.0, qmax: 3.0 };
         let adam = AdamStep { learning_rate: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, step };
 
-        let before = [&alpha, &mean, &square].map(|b| b.to_vec());
-        let (mut weight, mut room) = (Buffer::zeros(len), vec![9.0; sums(shape, len)]);
+        let before = [&alpha, &mean, &square].map(Vec::clone);
+        let (mut weight, mut room) = (vec![0.0; len], vec![9.0; sums(shape, len)]);
         let learned = Learned { alpha: &mut alpha, mean: &mut mean, square: &mut square, weight: &mut weight };
         // The next soft weight has scales of its own, as where they are learned.
         let next_scale: Vec<f32> = scale.iter().map(|s| 1.25 * s).collect();
@@ -373,8 +369,8 @@ mod tests {
             }
         }
         prop_assert!((sum - want_sum).abs() <= 1e-5 * want_sum, "{sum} {want_sum}");
-        // What an interrupted run begins with again is what the update left.
-        let mut again = Buffer::zeros(len);
+        // A resumed run computes the soft weight from alpha again, and must get what the update left.
+        let mut again = vec![0.0; len];
         soft_weight(shape, &alpha, &floor, next, &mut again);
         prop_assert_eq!(&again[..], &weight[..]);
         Ok(())

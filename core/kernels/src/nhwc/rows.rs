@@ -1,19 +1,21 @@
-//! Convolution, forward and backward to its input: both compute rows of pixels from taps.
+//! Direct convolution and its gradient with respect to the input: both compute rows of pixels from taps.
 
-use super::shared::Shared;
+use super::layout::Layout;
+use super::pack::{PackedShape, TILE};
+use super::pointer::Interleaved;
 use super::tile::{row, Edge, RowTile, Tap, SHORT_ROW};
-use super::{Layout, PackedShape, TILE};
 use crate::conv::Conv2dShape;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Bytes of weights that stay in the cache while rows pass. Larger weights are passed over the
-/// images tile by tile.
+/// Weights of at most so many bytes stay in the L2 cache while rows are computed one by one. Of larger weights, each
+/// tile is used for all rows of several images before the next.
 const RESIDENT: usize = 400_000;
-/// Parts of the batch that large weights are passed over.
+/// Number of parts into which the batch is divided where weights are large.
 const PARTS: usize = 8;
-/// Pixels of a row where rows can be cut anywhere: whole register tiles, few enough for many tasks.
+/// Pixels of a row where the rows of images do not matter: a multiple of the largest register tile, and short enough
+/// for many tasks.
 fn flat_row(pixels: usize) -> usize {
     (pixels / 16).next_multiple_of(14).clamp(14, 112)
 }
@@ -33,11 +35,12 @@ struct Row {
     pixels: usize,
 }
 
-/// How a convolution, or its gradient with respect to its input, is computed for given layouts.
+/// A convolution, or its gradient with respect to the input, planned for given layouts.
 #[derive(Debug, Clone)]
 pub struct RowPlan {
     weight: PackedShape,
-    /// Elements that a tap reads of a pixel; of a whole row of the kernel where its pixels lie together.
+    /// Elements that a tap reads: the channels of one pixel, or of all pixels under a row of the kernel where they
+    /// follow each other in memory.
     run: usize,
     /// Images, and elements from one to the next.
     images: usize,
@@ -55,14 +58,14 @@ impl RowPlan {
             return Self::flat(weight, x, out);
         }
         let [top, left] = [shape.padding.top as isize, shape.padding.left as isize];
-        // All taps of a row of the kernel read and multiply what lies together: one tap does it.
+        // The taps of a row of the kernel read pixels, and weights, that follow each other: they become one tap.
         let together = shape.groups == 1 && shape.dilation[1] == 1 && out.width != SHORT_ROW;
         let run = if together { shape.kernel[1] * weight.inputs } else { weight.inputs };
         let rows = (0..out.height).map(|r| {
             let first = (r * shape.stride[0]) as isize - top;
             let taps = taps(shape, |ky, kx| {
                 let y = first + (ky * shape.dilation[0]) as isize;
-                // Rows of the border add nothing.
+                // Rows of the border are zero and add nothing.
                 let inside = y >= 0 && y < x.height as isize && (kx == 0 || !together);
                 inside.then_some([y, (kx * shape.dilation[1]) as isize - left])
             });
@@ -80,7 +83,7 @@ impl RowPlan {
     }
 
     /// The gradient with respect to the input: reads that of the output, `grad`, and writes `dx`. Its
-    /// weights are those of [`rotate`]; the border of `grad` is at least that of [`border_of_gradient`].
+    /// weights are those of [`exchange_channels`]; the border of `grad` is at least that of [`border_of_gradient`].
     pub fn backward_input(shape: &Conv2dShape, grad: Layout, dx: Layout) -> Self {
         let forward = PackedShape::of(shape);
         let weight = PackedShape { inputs: forward.outputs, outputs: forward.inputs, ..forward };
@@ -90,7 +93,7 @@ impl RowPlan {
         }
         let [sy, sx] = shape.stride;
         let mut rows = Vec::new();
-        // Pixels whose columns agree modulo the stride see the same taps.
+        // Pixels whose columns are equal modulo the stride have the same taps.
         for y in 0..dx.height {
             for phase in 0..sx.min(dx.width) {
                 let taps = taps(shape, |ky, kx| {
@@ -115,7 +118,7 @@ impl RowPlan {
             .positive()
     }
 
-    /// A product of all pixels with one tap: rows of any length over all images.
+    /// A convolution of 1 x 1 without borders: the pixels of all images are one long row, which can be cut anywhere.
     fn flat(weight: PackedShape, x: Layout, out: Layout) -> Self {
         Self::rows_of(flat_row(x.batch * x.height * x.width), weight, x, out)
     }
@@ -134,14 +137,14 @@ impl RowPlan {
         Self { weight, run: weight.inputs, images: 1, image: x.len(), out_image: out.len(), rows: rows.collect() }
     }
 
-    /// The product of every pixel of `x` with weights of one tap, group by group, in one row; pixels may be
-    /// farther apart than their values need.
+    /// The product of every pixel of `x` with weights of one tap, group by group, as one row. Pixels may have unused
+    /// channels after their values.
     pub(super) fn product(weight: PackedShape, x: Layout, out: Layout) -> Self {
         assert!(weight.kernel == [1, 1] && x.border == 0 && out.border == 0, "a product of all pixels");
         Self::rows_of(x.batch * x.height * x.width, weight, x, out)
     }
 
-    /// Moves what all taps of a row have in common into its position.
+    /// Moves what the offsets of all taps of a row have in common into the position of the row.
     fn positive(mut self) -> Self {
         for row in &mut self.rows {
             let least = row.taps.iter().map(|t| t.image).min().unwrap_or(0).max(0);
@@ -151,11 +154,11 @@ impl RowPlan {
         self
     }
 
-    /// Computes all images in the calling task.
+    /// Computes all images on the calling thread.
     pub(super) fn run_alone(&self, x: &[f32], weight: &[f32], out: &mut [f32]) {
         assert_eq!(weight.len(), self.weight.len(), "weights");
         let (images, rows) = (0..self.images, 0..self.rows.len());
-        let out = Shared::new(out);
+        let out = Interleaved::new(out);
         Arch::new().dispatch(Task { plan: self, x, weight, bias: None, out, images, rows, weights_first: true });
     }
 
@@ -163,12 +166,12 @@ impl RowPlan {
     pub fn run(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
         assert_eq!(weight.len(), self.weight.len(), "weights");
         assert!(x.len() >= self.images * self.image && out.len() >= self.images * self.out_image, "images");
-        let out = Shared::new(out);
+        let out = Interleaved::new(out);
         let task = |images: Range<usize>, rows: Range<usize>, weights_first: bool| {
             Arch::new().dispatch(Task { plan: self, x, weight, bias, out, images, rows, weights_first });
         };
         let rows = self.rows.len();
-        // A batch of one image has nothing to pass large weights over either.
+        // With one image, there is nothing to use each tile of large weights for either.
         if self.images == 1 || self.weight.len() * 4 <= RESIDENT {
             (0..self.images * rows).into_par_iter().for_each(|i| {
                 task(i / rows..i / rows + 1, i % rows..i % rows + 1, false);
@@ -180,13 +183,13 @@ impl RowPlan {
     }
 }
 
-/// The taps that `place` puts somewhere: (row, column), with their kernel position.
+/// The taps for which `place` gives a row and a column of the image, with their position in the kernel.
 fn taps(shape: &Conv2dShape, place: impl Fn(usize, usize) -> Option<[isize; 2]>) -> Vec<([isize; 2], [usize; 2])> {
     let kernel = (0..shape.kernel[0]).flat_map(|ky| (0..shape.kernel[1]).map(move |kx| [ky, kx]));
     kernel.filter_map(|[ky, kx]| Some((place(ky, kx)?, [ky, kx]))).collect()
 }
 
-/// Taps as distances from the beginning of an image, for rows of so many pixels that are so many columns apart.
+/// Taps as offsets from the beginning of an image, for rows of `pixels` pixels that are `apart` columns apart.
 fn positions(
     taps: Vec<([isize; 2], [usize; 2])>,
     weight: &PackedShape,
@@ -204,7 +207,7 @@ fn positions(
     taps.into_iter().map(|(at, k)| Tap { image: position(at), weight: place(k), edge: edge(at[1]) }).collect()
 }
 
-/// Pixels of border that a gradient needs for [`RowPlan::backward_input`].
+/// The border that the gradient of the output must have, in pixels, for the gradient of the input.
 pub fn border_of_gradient(shape: &Conv2dShape) -> usize {
     // The rightmost and leftmost columns that a tap reaches from the input's columns.
     let reach = ((shape.kernel[1] - 1) * shape.dilation[1]) as isize - shape.padding.left as isize;
@@ -214,8 +217,8 @@ pub fn border_of_gradient(shape: &Conv2dShape) -> usize {
     left.div_ceil(shape.stride[1]).max(right)
 }
 
-/// Packed weights with input and output channels exchanged.
-pub fn rotate(shape: &Conv2dShape, weight: &[f32], out: &mut [f32]) {
+/// Packs weights again with input and output channels exchanged, as the gradient of the input reads them.
+pub fn exchange_channels(shape: &Conv2dShape, weight: &[f32], out: &mut [f32]) {
     let from = PackedShape::of(shape);
     let to = PackedShape { inputs: from.outputs, outputs: from.inputs, ..from };
     assert_eq!((weight.len(), out.len()), (from.len(), to.len()));
@@ -238,10 +241,10 @@ struct Task<'a> {
     x: &'a [f32],
     weight: &'a [f32],
     bias: Option<&'a [f32]>,
-    out: Shared<'a>,
+    out: Interleaved<'a>,
     images: Range<usize>,
     rows: Range<usize>,
-    /// Pass one tile of weights over all images and rows before the next.
+    /// Use each tile of weights for all images and rows before the next.
     weights_first: bool,
 }
 
@@ -278,13 +281,12 @@ impl Task<'_> {
         let r = &plan.rows[index];
         let (group, first) = (tile / shape.tiles(), tile % shape.tiles() * TILE);
         let lanes = TILE.min(shape.outputs - first);
-        let out = image * plan.out_image + r.out + group * shape.outputs + first;
-        // SAFETY: rows of one image, phases of one row and tiles of one pixel write different
-        // elements; between them lie those of others, which this task does not touch.
-        let out = unsafe { self.out.part(out, (r.pixels - 1) * r.out_step + lanes) };
+        let out_at = image * plan.out_image + r.out + group * shape.outputs + first;
+        // Rows of one image, phases of one row and tiles of one pixel write different elements; between them lie
+        // those of others.
         row(
             simd,
-            &mut RowTile {
+            &RowTile {
                 image: self.x,
                 at: image * plan.image + r.at + group * shape.inputs,
                 step: r.step,
@@ -292,7 +294,8 @@ impl Task<'_> {
                 inputs: plan.run,
                 weight: &self.weight[tile * shape.tile()..][..shape.tile()],
                 bias: self.bias.map(|b| &b[tile * TILE..][..TILE]),
-                out,
+                out: self.out,
+                out_at,
                 out_step: r.out_step,
                 lanes,
                 pixels: r.pixels,

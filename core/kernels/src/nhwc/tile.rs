@@ -1,17 +1,17 @@
 //! The inner loops of convolutions: a tile of pixels times a tile of output channels in registers.
 
-use super::TILE;
-use crate::simd::prefetch_to_write;
+use super::pack::TILE;
+use super::pointer::{Interleaved, ReadPointer, WritePointer};
 use pulp::Simd;
 
-/// Where a kernel tap reads: distance from the pixel in the image, and place of its weights.
+/// Where a tap of the kernel reads: an offset from the pixel in the image, and an index of its weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Tap {
-    /// Elements from the pixel's position.
+    /// Elements from the pixel's position to what the tap reads.
     pub image: isize,
-    /// Elements from the tile's weights.
+    /// Index of the tap's first weight in the tile.
     pub weight: usize,
-    /// A pixel of the row for which the tap reads nothing but zeros of the border.
+    /// The end of the row at which the tap reads only zeros of the border, if there is one.
     pub edge: Edge,
 }
 
@@ -26,7 +26,8 @@ pub enum Edge {
     Last,
 }
 
-/// Length of the rows whose ends count: one of seven pixels is a seventh of the work of a tap.
+/// Rows of this length leave out the pixel for which a tap reads only zeros of the border: a seventh of the tap's
+/// work. Longer rows would gain too little.
 pub const SHORT_ROW: usize = 7;
 
 /// A row of output pixels for one tile of output channels.
@@ -43,19 +44,21 @@ pub struct RowTile<'a> {
     pub inputs: usize,
     /// Weights of the tile.
     pub weight: &'a [f32],
-    /// What sums begin with, for each lane of the tile.
+    /// The bias of each lane of the tile, which sums begin with.
     pub bias: Option<&'a [f32]>,
-    /// The row that is written, from the first pixel's first channel of the tile.
-    pub out: &'a mut [f32],
+    /// The images that are written.
+    pub out: Interleaved<'a>,
+    /// Position of the first pixel's first channel of the tile.
+    pub out_at: usize,
     /// Elements between pixels of the row.
     pub out_step: usize,
-    /// Channels of the tile that exist.
+    /// Output channels of the tile; the other lanes are unused.
     pub lanes: usize,
     /// Pixels.
     pub pixels: usize,
 }
 
-/// Pixels of a register tile of two vectors: the largest fills the registers beside the weights.
+/// Pixels of a register tile of two vectors. The largest needs all vector registers, with those of the weights.
 fn tile_sizes<S: Simd>() -> &'static [usize] {
     if S::REGISTER_COUNT >= 32 {
         &[14, 10, 7, 4, 2, 1]
@@ -72,13 +75,14 @@ pub fn fitting(sizes: &[usize], left: usize) -> usize {
 
 /// Computes the row.
 #[inline(always)]
-pub fn row<S: Simd>(simd: S, r: &mut RowTile<'_>) {
-    // What the register tiles below read and write, checked once for the row.
+pub fn row<S: Simd>(simd: S, r: &RowTile<'_>) {
+    // Checks once for the row what the register tiles below read and write.
     let last = r.at as isize + ((r.pixels - 1) * r.step + r.inputs - 1) as isize;
     let reach = |tap: &Tap| r.at as isize + tap.image >= 0 && last + tap.image < r.image.len() as isize;
     assert!(r.taps.iter().all(reach), "a tap outside of the image");
     assert!(r.taps.iter().all(|t| t.weight + r.inputs * TILE <= r.weight.len()), "a tap outside of the weights");
-    assert!((r.pixels - 1) * r.out_step + r.lanes <= r.out.len() && r.lanes <= TILE, "a pixel outside of the row");
+    assert!(r.lanes <= TILE);
+    let out = r.out.at(r.out_at, (r.pixels - 1) * r.out_step + r.lanes);
     assert!(r.bias.is_none_or(|b| b.len() >= TILE));
     let mut lane = 0;
     while lane < r.lanes {
@@ -89,8 +93,8 @@ pub fn row<S: Simd>(simd: S, r: &mut RowTile<'_>) {
             // SAFETY: all that is read and written was checked above.
             unsafe {
                 match two {
-                    true => dispatch::<S, 2>(simd, r, lane, pixel, count),
-                    false => dispatch::<S, 1>(simd, r, lane, pixel, count),
+                    true => dispatch::<S, 2>(simd, r, out, lane, pixel, count),
+                    false => dispatch::<S, 1>(simd, r, out, lane, pixel, count),
                 }
             }
             pixel += count;
@@ -99,17 +103,28 @@ pub fn row<S: Simd>(simd: S, r: &mut RowTile<'_>) {
     }
 }
 
+/// Calls [`tile`] for so many pixels.
+///
+/// # Safety
+/// See [`tile`].
 #[inline(always)]
-unsafe fn dispatch<S: Simd, const V: usize>(simd: S, r: &mut RowTile<'_>, lane: usize, pixel: usize, count: usize) {
+unsafe fn dispatch<S: Simd, const V: usize>(
+    simd: S,
+    r: &RowTile<'_>,
+    out: WritePointer<'_>,
+    lane: usize,
+    pixel: usize,
+    count: usize,
+) {
     macro_rules! tiles {
         ($($n:literal)*) => {
             // SAFETY: as the caller promises.
-            match count { $($n => unsafe { tile::<S, $n, V, false>(simd, r, lane, pixel) },)* _ => unreachable!() }
+            match count { $($n => unsafe { tile::<S, $n, V, false>(simd, r, out, lane, pixel) },)* _ => unreachable!() }
         };
     }
     if S::REGISTER_COUNT >= 32 && count == SHORT_ROW && r.pixels == SHORT_ROW {
         // SAFETY: as the caller promises.
-        return unsafe { tile::<S, SHORT_ROW, V, true>(simd, r, lane, pixel) };
+        return unsafe { tile::<S, SHORT_ROW, V, true>(simd, r, out, lane, pixel) };
     }
     if S::REGISTER_COUNT >= 32 {
         tiles!(1 2 4 7 10 14)
@@ -118,15 +133,17 @@ unsafe fn dispatch<S: Simd, const V: usize>(simd: S, r: &mut RowTile<'_>, lane: 
     }
 }
 
-/// `P` pixels times `V` vectors of output channels. With `ENDS` these are all pixels of the row, and its ends
-/// are left out where a tap reads nothing for them.
+/// `P` pixels times `V` vectors of output channels. With `ENDS` these are all pixels of the row, and a tap leaves out
+/// the end for which it reads only zeros of the border.
 ///
 /// # Safety
-/// The row was checked, and holds these pixels and lanes.
+/// The row was checked, and holds these pixels and lanes; `out` is its beginning, and no other task accesses what
+/// its pixels and lanes are.
 #[inline(always)]
 unsafe fn tile<S: Simd, const P: usize, const V: usize, const ENDS: bool>(
     simd: S,
-    r: &mut RowTile<'_>,
+    r: &RowTile<'_>,
+    out: WritePointer<'_>,
     lane: usize,
     pixel: usize,
 ) {
@@ -137,23 +154,23 @@ unsafe fn tile<S: Simd, const P: usize, const V: usize, const ENDS: bool>(
         let mut sums = [[simd.splat_f32s(0.0); V]; P];
         if let Some(bias) = r.bias {
             for v in 0..V {
-                let b = bias.as_ptr().add(lane + v * width).cast::<S::f32s>().read_unaligned();
+                let b = ReadPointer::new(bias, lane + v * width).vector(simd);
                 for p in &mut sums {
                     p[v] = b;
                 }
             }
         }
-        let at = r.image.as_ptr().add(r.at + pixel * r.step);
-        let out = r.out.as_mut_ptr().add(pixel * r.out_step + lane);
+        let at = ReadPointer::new(r.image, r.at + pixel * r.step);
+        let out = out.add(pixel * r.out_step + lane);
         for p in 0..P {
             for v in 0..V {
-                prefetch_to_write(out.wrapping_add(p * r.out_step + v * width));
+                out.add(p * r.out_step + v * width).prefetch();
             }
         }
-        let weight = r.weight.as_ptr().add(lane);
+        let weight = ReadPointer::new(r.weight, lane);
         for tap in r.taps {
             let (image, weight) = (at.offset(tap.image), weight.add(tap.weight));
-            // A copy that no other reference points to stays in registers.
+            // A copy that no reference points to can stay in registers.
             let mut now = sums;
             match tap.edge {
                 Edge::First if ENDS => add::<S, P, V, true, false>(simd, &mut now, image, weight, inputs, step),
@@ -164,13 +181,13 @@ unsafe fn tile<S: Simd, const P: usize, const V: usize, const ENDS: bool>(
         }
         for (p, sums) in sums.iter().enumerate() {
             for (v, sum) in sums.iter().enumerate() {
-                store(simd, out.add(p * r.out_step + v * width), r.lanes - lane - v * width, *sum);
+                out.add(p * r.out_step + v * width).store_lanes(simd, r.lanes - lane - v * width, *sum);
             }
         }
     }
 }
 
-/// Adds the products of one tap, without the first or the last pixel if so wanted.
+/// Adds the products of one tap; with `NO_FIRST` or `NO_LAST` not those of the first or of the last pixel.
 ///
 /// # Safety
 /// `inputs` channels of all pixels and as many lines of weights can be read.
@@ -178,8 +195,8 @@ unsafe fn tile<S: Simd, const P: usize, const V: usize, const ENDS: bool>(
 unsafe fn add<S: Simd, const P: usize, const V: usize, const NO_FIRST: bool, const NO_LAST: bool>(
     simd: S,
     sums: &mut [[S::f32s; V]; P],
-    mut image: *const f32,
-    mut weight: *const f32,
+    mut image: ReadPointer<'_>,
+    mut weight: ReadPointer<'_>,
     inputs: usize,
     step: usize,
 ) {
@@ -188,12 +205,12 @@ unsafe fn add<S: Simd, const P: usize, const V: usize, const NO_FIRST: bool, con
     for _ in 0..inputs {
         // SAFETY: promised by the caller.
         unsafe {
-            let w: [S::f32s; V] = std::array::from_fn(|v| weight.add(v * width).cast::<S::f32s>().read_unaligned());
+            let w: [S::f32s; V] = std::array::from_fn(|v| weight.add(v * width).vector(simd));
             weight = weight.add(TILE);
-            let mut pixel = image.wrapping_add(if NO_FIRST { step } else { 0 });
+            let mut pixel = image.add(if NO_FIRST { step } else { 0 });
             for sums in &mut now[usize::from(NO_FIRST)..P - usize::from(NO_LAST)] {
-                let x = simd.splat_f32s(*pixel);
-                pixel = pixel.wrapping_add(step);
+                let x = simd.splat_f32s(pixel.value());
+                pixel = pixel.add(step);
                 for v in 0..V {
                     sums[v] = simd.mul_add_e_f32s(x, w[v], sums[v]);
                 }
@@ -202,36 +219,4 @@ unsafe fn add<S: Simd, const P: usize, const V: usize, const NO_FIRST: bool, con
         }
     }
     *sums = now;
-}
-
-/// Writes the lanes of a vector that exist.
-///
-/// # Safety
-/// `out` has `lanes` elements, or a whole vector.
-#[inline(always)]
-pub unsafe fn store<S: Simd>(simd: S, out: *mut f32, lanes: usize, value: S::f32s) {
-    // SAFETY: promised by the caller.
-    unsafe {
-        if lanes >= S::F32_LANES {
-            out.cast::<S::f32s>().write_unaligned(value);
-        } else {
-            simd.partial_store_f32s(std::slice::from_raw_parts_mut(out, lanes), value);
-        }
-    }
-}
-
-/// Reads the lanes of a vector that exist; the others are zero.
-///
-/// # Safety
-/// `from` has `lanes` elements, or a whole vector.
-#[inline(always)]
-pub unsafe fn load<S: Simd>(simd: S, from: *const f32, lanes: usize) -> S::f32s {
-    // SAFETY: promised by the caller.
-    unsafe {
-        if lanes >= S::F32_LANES {
-            from.cast::<S::f32s>().read_unaligned()
-        } else {
-            simd.partial_load_f32s(std::slice::from_raw_parts(from, lanes))
-        }
-    }
 }

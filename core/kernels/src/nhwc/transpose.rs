@@ -1,21 +1,21 @@
-//! Between planes of channels (C, H, W) and channels that lie together (H, W, C).
+//! Conversion between planar images (C, H, W) and channels-last images (H, W, C).
 
-use super::shared::Shared;
-use super::Layout;
+use super::layout::Layout;
+use super::parts::Parts;
 use crate::simd::vectorize;
 use rayon::prelude::*;
 
-/// Pixels and channels of a block: a cache line of each plane.
+/// Pixels and channels of a block that is transposed at once: a cache line of each plane.
 const BLOCK: usize = 16;
 
-/// Writes one image, given as planes, into `out`; the border stays as it is.
+/// Converts one planar image into the channels-last image `out`, whose border is left as it is.
 pub fn from_planes(planes: &[f32], layout: Layout, out: &mut [f32]) {
     let (height, width, channels) = (layout.height, layout.width, layout.channels);
     assert!(planes.len() == height * layout.values() && out.len() >= layout.image());
-    let out = Shared::new(out);
+    let out = Parts::new(out);
     (0..height).into_par_iter().with_min_len(4).for_each(|y| {
         // SAFETY: every task writes a row of its own.
-        let row = unsafe { out.part(layout.offset(0, y), layout.values()) };
+        let row = unsafe { out.take(layout.offset(0, y), layout.values()) };
         vectorize(
             #[inline(always)]
             || {
@@ -29,7 +29,7 @@ pub fn from_planes(planes: &[f32], layout: Layout, out: &mut [f32]) {
                             line[..pixels].copy_from_slice(&planes[from..from + pixels]);
                         }
                         if lanes < 4 {
-                            // An image's colours are not worth a block.
+                            // For the colour channels of an image, transposing a whole block would cost more.
                             for x in 0..pixels {
                                 for (c, line) in block[..lanes].iter().enumerate() {
                                     row[(first + x) * channels + channel + c] = line[x];
@@ -59,7 +59,7 @@ fn transposed(block: &[[f32; BLOCK]; BLOCK], x: usize) -> [f32; BLOCK] {
     column
 }
 
-/// Writes the planes of one image.
+/// Converts one channels-last image into planes.
 pub fn to_planes(image: &[f32], layout: Layout, planes: &mut [f32]) {
     let (height, width, channels) = (layout.height, layout.width, layout.channels);
     assert!(planes.len() == height * layout.values() && image.len() >= layout.image());

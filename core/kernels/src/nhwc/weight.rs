@@ -1,26 +1,26 @@
-//! Convolution, backward to its weights.
+//! The gradient of a direct convolution with respect to its weight.
 
-use super::shared::Shared;
-use super::tile::{fitting, load};
-use super::{Layout, PackedShape, TILE};
+use super::layout::Layout;
+use super::pack::{PackedShape, TILE};
+use super::pointer::{Interleaved, ReadPointer, WritePointer};
+use super::tile::fitting;
 use crate::conv::Conv2dShape;
-use crate::simd::prefetch_to_write;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Fewest and most pixels whose products are summed in registers before the sums are stored.
+/// Least and greatest number of pixels whose products are summed in registers before the sums are stored.
 const PIXELS: [usize; 2] = [168, 336];
-/// Bytes of the image that stay in the cache while tiles of weights pass over them.
+/// Bytes of images that stay in the cache while the gradients of all tiles of weights are summed from them.
 const RESIDENT: usize = 900_000;
-/// Pixels of a row where rows can be cut anywhere.
+/// Pixels of a row where the rows of images do not matter.
 const FLAT_ROW: usize = 56;
 /// Input channels of the largest register tile.
 const MOST: usize = 12;
 /// Least number of tasks.
 const TASKS: usize = 16;
 
-/// How the gradient of a convolution's weights is computed for given layouts.
+/// The gradient of a convolution's weight, planned for given layouts.
 #[derive(Debug, Clone)]
 pub struct WeightPlan {
     shape: PackedShape,
@@ -39,7 +39,7 @@ pub struct WeightPlan {
     pass: [usize; 2],
     /// Input channels of a task.
     slice: usize,
-    /// Pixels of an image; of all of them where rows are cut from the whole.
+    /// Pixels of an image; of all images where they are one long row.
     pixels: usize,
 }
 
@@ -78,7 +78,7 @@ impl WeightPlan {
         let channel = pass[0] * pass[1] * sy * x.row() / x.channels * size_of::<f32>();
         let tasks = packed.groups * packed.tiles() * packed.kernel[0];
         let slices = packed.inputs.div_ceil((RESIDENT / channel).max(MOST)).max(TASKS.div_ceil(tasks));
-        // Of much the same size, so that tasks take the same time.
+        // Slices of almost the same size, so that tasks take the same time.
         let slice = packed.inputs.div_ceil(slices).next_multiple_of(if packed.inputs > 2 * MOST { MOST } else { 8 });
         Self {
             shape: packed,
@@ -101,15 +101,15 @@ impl WeightPlan {
         let all = self.slices() * self.shape.groups * self.shape.tiles() * self.shape.kernel[0];
         // Each weight is summed by one task in one order, however tasks are grouped.
         let groups = all.min(4 * rayon::current_num_threads());
-        let out = Shared::new(out);
+        let out = Interleaved::new(out);
         (0..groups).into_par_iter().for_each(|i| {
             let tasks = i * all / groups..(i + 1) * all / groups;
             Arch::new().dispatch(Tasks { plan: self, x, grad, out, tasks, replace });
         });
     }
 
-    /// As [`run`](Self::run), in the calling task, for the tiles `tiles` of every group.
-    pub(super) fn run_alone(&self, x: &[f32], grad: &[f32], out: Shared<'_>, tiles: Range<usize>, replace: bool) {
+    /// As [`run`](Self::run), on the calling thread, for the tiles `tiles` of every group.
+    pub(super) fn run_alone(&self, x: &[f32], grad: &[f32], out: Interleaved<'_>, tiles: Range<usize>, replace: bool) {
         let each = self.shape.kernel[0];
         for group in 0..self.slices() * self.shape.groups {
             let first = group * self.shape.tiles();
@@ -133,7 +133,7 @@ struct Tasks<'a> {
     plan: &'a WeightPlan,
     x: &'a [f32],
     grad: &'a [f32],
-    out: Shared<'a>,
+    out: Interleaved<'a>,
     tasks: Range<usize>,
     replace: bool,
 }
@@ -176,8 +176,8 @@ impl Tasks<'_> {
             while input < inputs.end {
                 let count = even(sizes::<S>(), inputs.end - input);
                 let place = tile * s.tile() + (tap * s.inputs + input) * TILE;
-                // SAFETY: tasks differ in tile, kernel row or input channels.
-                let out = unsafe { self.out.part(place, count * TILE) };
+                // Tasks differ in tile, kernel row or input channels.
+                let out = self.out.at(place, count * TILE);
                 let at = (group * s.inputs + input) as isize + p.taps[tap];
                 let grad = group * s.outputs + first;
                 let sum = Sum {
@@ -220,7 +220,7 @@ fn sizes<S: Simd>() -> &'static [usize] {
     }
 }
 
-/// The size to go on with so that few tiles of much the same size are left.
+/// The size of the next tile: few tiles follow, and they have almost the same size.
 fn even(sizes: &[usize], left: usize) -> usize {
     let each = left.div_ceil(left.div_ceil(sizes[0]));
     let enough = sizes.iter().rfind(|s| **s >= each && **s <= left);
@@ -270,8 +270,12 @@ impl Sum<'_> {
     }
 }
 
+/// Calls [`tile`] for so many input channels.
+///
+/// # Safety
+/// See [`tile`].
 #[inline(always)]
-unsafe fn dispatch<S: Simd, const V: usize>(simd: S, sum: &Sum<'_>, out: &mut [f32], lane: usize, count: usize) {
+unsafe fn dispatch<S: Simd, const V: usize>(simd: S, sum: &Sum<'_>, out: WritePointer<'_>, lane: usize, count: usize) {
     macro_rules! tiles {
         ($($n:literal)*) => {
             // SAFETY: as the caller promises.
@@ -288,9 +292,9 @@ unsafe fn dispatch<S: Simd, const V: usize>(simd: S, sum: &Sum<'_>, out: &mut [f
 /// `I` input channels times `V` vectors of output channels, over all pixels of the rows.
 ///
 /// # Safety
-/// The sum was checked for `I` input channels, and `out` holds as many lines.
+/// The sum was checked for `I` input channels; as many lines may be accessed from `out` on, by this task alone.
 #[inline(always)]
-unsafe fn tile<S: Simd, const I: usize, const V: usize>(simd: S, sum: &Sum<'_>, out: &mut [f32], lane: usize) {
+unsafe fn tile<S: Simd, const I: usize, const V: usize>(simd: S, sum: &Sum<'_>, out: WritePointer<'_>, lane: usize) {
     let width = S::F32_LANES;
     let (step, grad_step) = (sum.plan.stride, sum.plan.grad.channels);
     let (row_step, grad_row_step) = (sum.plan.row_step, sum.plan.grad.row());
@@ -301,22 +305,22 @@ unsafe fn tile<S: Simd, const I: usize, const V: usize>(simd: S, sum: &Sum<'_>, 
         if !sum.replace {
             for (i, sums) in sums.iter_mut().enumerate() {
                 for (v, s) in sums.iter_mut().enumerate() {
-                    *s = out.as_ptr().add(place(i, v)).cast::<S::f32s>().read_unaligned();
+                    *s = out.add(place(i, v)).vector(simd);
                 }
             }
         }
-        // The sums of the next tile.
+        // The place of the sums of the next tile.
         for i in I..2 * I {
             for v in 0..V {
-                prefetch_to_write(out.as_ptr().wrapping_add(place(i, v)));
+                out.add(place(i, v)).prefetch();
             }
         }
         let whole = sum.lanes - lane >= V * width;
         for image in sum.images.clone() {
-            // From row to row by a step.
+            // Neighbouring rows have the same distance everywhere.
             let (at, grad_at) = sum.row(image, sum.rows.start);
-            let mut x_row = sum.x.as_ptr().wrapping_offset(at);
-            let mut grad_row = sum.grad.as_ptr().wrapping_add(grad_at + lane);
+            let mut x_row = ReadPointer::new(sum.x, 0).offset(at);
+            let mut grad_row = ReadPointer::new(sum.grad, grad_at + lane);
             for row in sum.rows.clone() {
                 let (mut x, mut grad) = (x_row, grad_row);
                 for _ in 0..sum.pixels(row) {
@@ -324,26 +328,26 @@ unsafe fn tile<S: Simd, const I: usize, const V: usize>(simd: S, sum: &Sum<'_>, 
                     for (v, g) in g.iter_mut().enumerate() {
                         let from = grad.add(v * width);
                         *g = match whole {
-                            true => from.cast::<S::f32s>().read_unaligned(),
-                            false => load(simd, from, sum.lanes - lane - v * width),
+                            true => from.vector(simd),
+                            false => from.lanes(simd, sum.lanes - lane - v * width),
                         };
                     }
                     for (i, sums) in sums.iter_mut().enumerate() {
-                        let x = simd.splat_f32s(*x.add(i));
+                        let x = simd.splat_f32s(x.add(i).value());
                         for v in 0..V {
                             sums[v] = simd.mul_add_e_f32s(x, g[v], sums[v]);
                         }
                     }
-                    x = x.wrapping_add(step);
-                    grad = grad.wrapping_add(grad_step);
+                    x = x.add(step);
+                    grad = grad.add(grad_step);
                 }
-                x_row = x_row.wrapping_add(row_step);
-                grad_row = grad_row.wrapping_add(grad_row_step);
+                x_row = x_row.add(row_step);
+                grad_row = grad_row.add(grad_row_step);
             }
         }
         for (i, sums) in sums.iter().enumerate() {
             for (v, s) in sums.iter().enumerate() {
-                out.as_mut_ptr().add(place(i, v)).cast::<S::f32s>().write_unaligned(*s);
+                out.add(place(i, v)).store(simd, *s);
             }
         }
     }

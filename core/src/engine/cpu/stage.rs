@@ -7,14 +7,14 @@ use crate::engine::chain::ChainStage;
 use crate::error::Result;
 use qdrop_kernels::activation::Activation;
 use qdrop_kernels::drop::Choices;
-use qdrop_kernels::nhwc::stage::{Stage, Step, Sums};
+use qdrop_kernels::nhwc::stage::{Stage, Sums, TensorGrid};
 use qdrop_kernels::rounding::round_half_even;
 
 /// An activation function and a quantizer.
 pub struct Site {
     activation: Option<Activation>,
     /// The grid, if there is a quantizer; a learned scale and zero point replace those in it.
-    grid: Option<Step>,
+    grid: Option<TensorGrid>,
     scale: Option<Number>,
     zero_point: Option<Number>,
     /// The site's number in the order of execution, from 1.
@@ -28,7 +28,7 @@ impl Site {
             Self { activation: stage.activation, grid: None, scale: None, zero_point: None, number: stage.site };
         if let Some(quantizer) = stage.quantizer {
             let (spec, scale, zero_point) = (quantizer.spec, quantizer.scale, quantizer.zero_point);
-            site.grid = Some(Step { scale, zero_point, qmin: spec.qmin(), qmax: spec.qmax() });
+            site.grid = Some(TensorGrid { scale, zero_point, qmin: spec.qmin(), qmax: spec.qmax() });
             let factor = spec.lsq_gradient_scale(elements);
             site.scale = quantizer.learned_scale.map(|v| Number::new(v, factor)).transpose()?;
             site.zero_point = quantizer.learned_zero_point.map(|v| Number::new(v, factor)).transpose()?;
@@ -55,7 +55,7 @@ impl Site {
     }
 
     pub fn stage(&self) -> Stage {
-        Stage { activation: self.activation, step: self.grid }
+        Stage { activation: self.activation, grid: self.grid }
     }
 
     pub fn learn(&mut self, sums: Sums, update: Update<'_>) -> Result<()> {

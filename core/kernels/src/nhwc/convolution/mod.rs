@@ -1,12 +1,17 @@
-//! Convolutions of images whose channels lie together. How one is computed is decided here, by its shape alone.
+//! Convolutions of channels-last images. How one is computed is decided here, by its shape alone.
 
 #[cfg(test)]
 mod tests;
 
+use super::buffer::Buffer;
 use super::depthwise::{depthwise_backward_input, depthwise_backward_weight, depthwise_forward};
+use super::layout::{Layout, Read, Written};
+use super::pack::PackedShape;
+use super::packing::Packing;
+use super::rows::{border_of_gradient, exchange_channels, RowPlan};
+use super::weight::WeightPlan;
 use super::winograd::{gradient_of_weight, mirrored, transformed, transformed_len, winograd_applies};
 use super::winograd::{WinogradPlan, WinogradWeightPlan};
-use super::{border_of_gradient, rotate, Buffer, Layout, PackedShape, Packing, Read, RowPlan, WeightPlan, Written};
 use crate::conv::Conv2dShape;
 
 /// How a convolution is computed.
@@ -125,7 +130,7 @@ impl Convolution {
             Passes::Depthwise => {}
             Passes::Direct { backward_input, .. } => {
                 if let Some((_, exchanged)) = backward_input {
-                    rotate(&self.shape, packed_weight, exchanged);
+                    exchange_channels(&self.shape, packed_weight, exchanged);
                 }
             }
             Passes::Winograd { weight, backward_input, .. } => {

@@ -3,10 +3,11 @@
 use super::super::{from_planes, to_planes};
 use super::*;
 use crate::conv::{reference, Padding};
+use crate::testing;
 use proptest::prelude::*;
 
-fn noise(len: usize, salt: usize) -> Vec<f32> {
-    (0..len).map(|i| (((i * 7919 + salt * 104_729) % 2003) as f32 / 1001.0) - 1.0).collect()
+fn noise(len: usize, seed: u64) -> Vec<f32> {
+    testing::uniform(len, -1.0..1.0, seed)
 }
 
 /// Compares sums of so many products of numbers between -1 and 1.

@@ -1,21 +1,22 @@
 //! The arithmetic of a stage on one group of values: loops over whole vectors, without a rest.
 
-use super::Step;
+use super::grid::TensorGrid;
 use crate::activation::Activation;
 use crate::drop::{GROUP, LANES};
+use crate::fake_quantize::lsq_gradient;
 use crate::rounding::{clamp, round_half_even};
 use pulp::Simd;
 
-/// A group of values; what a row lacks at its end is zero.
+/// A group of values. The last group of a row is padded with zeros.
 pub type Group = [f32; GROUP];
 
-/// Choices, a bit of a lane for each vector.
+/// The choices of drop, lane by lane: bit `part` of a lane is that of value `16 * part + lane`.
 pub type Kept = [u32; LANES];
 
-/// Sums in lanes: of the scale's gradient, of the zero point's, of the loss.
+/// Sums kept lane by lane: of the gradient of the scale, of that of the zero point, and of the loss.
 pub type Lanes = [[f32; LANES]; 3];
 
-/// A group of up to [`GROUP`] values; `room` takes it where there are fewer.
+/// Up to [`GROUP`] values as a group. If there are fewer, they are copied to `room` and padded.
 #[inline(always)]
 pub fn whole<'a>(values: &'a [f32], room: &'a mut Group) -> &'a Group {
     match values.try_into() {
@@ -42,17 +43,17 @@ pub fn in_place(values: &mut [f32], mut body: impl FnMut(&mut Group)) {
     }
 }
 
-/// A quantizer's grid, with what its arithmetic needs.
-pub struct Grid {
-    step: Step,
+/// A quantizer's grid, with the reciprocal of its scale.
+pub struct PreparedGrid {
+    grid: TensorGrid,
     inverse: f32,
 }
 
-impl Grid {
-    /// Without a step, a grid that is not used.
-    pub fn new(step: Option<Step>) -> Self {
-        let step = step.unwrap_or(Step { scale: 1.0, zero_point: 0.0, qmin: 0.0, qmax: 0.0 });
-        Self { step, inverse: 1.0 / step.scale }
+impl PreparedGrid {
+    /// Without a quantizer, a grid that nothing uses.
+    pub fn new(grid: Option<TensorGrid>) -> Self {
+        let grid = grid.unwrap_or(TensorGrid { scale: 1.0, zero_point: 0.0, qmin: 0.0, qmax: 0.0 });
+        Self { grid, inverse: 1.0 / grid.scale }
     }
 
     /// `x / scale`, correctly rounded: a division costs more than the product with the inverse and one
@@ -61,23 +62,14 @@ impl Grid {
     #[inline(always)]
     fn divide(&self, x: f32) -> f32 {
         let quotient = x * self.inverse;
-        let rest = quotient.mul_add(-self.step.scale, x);
+        let rest = quotient.mul_add(-self.grid.scale, x);
         rest.mul_add(self.inverse, quotient)
-    }
-
-    /// The steps from zero, the position before rounding, and whether the grid holds it.
-    #[inline(always)]
-    fn quantize(&self, x: f32) -> (f32, f32, bool) {
-        let s = &self.step;
-        let t = self.divide(x);
-        let r = round_half_even(t) + s.zero_point;
-        let c = clamp(r, s.qmin, s.qmax);
-        (c - s.zero_point, t, c == r)
     }
 
     #[inline(always)]
     fn fake_quantize(&self, x: f32) -> f32 {
-        self.quantize(x).0 * self.step.scale
+        let s = &self.grid;
+        (clamp(round_half_even(self.divide(x)) + s.zero_point, s.qmin, s.qmax) - s.zero_point) * s.scale
     }
 }
 
@@ -97,7 +89,7 @@ fn slope(activation: Option<Activation>, z: f32) -> f32 {
     }
 }
 
-/// One of two values. Both are computed: a branch would stop the wide instructions.
+/// One of two values. Both were computed: a branch would prevent vectorization.
 #[inline(always)]
 fn either(first: bool, a: f32, b: f32) -> f32 {
     let mask = u32::from(first).wrapping_neg();
@@ -118,7 +110,7 @@ fn sum(z: &Group, shortcut: Option<&Group>, j: usize) -> f32 {
 pub fn forward(
     activation: Option<Activation>,
     quantized: bool,
-    grid: &Grid,
+    grid: &PreparedGrid,
     kept: &Kept,
     (z, shortcut): (&Group, Option<&Group>),
     out: &mut Group,
@@ -135,7 +127,7 @@ pub fn forward(
 
 /// The value of a stage without drop, in place.
 #[inline(always)]
-pub fn apply(activation: Option<Activation>, quantized: bool, grid: &Grid, values: &mut Group) {
+pub fn apply(activation: Option<Activation>, quantized: bool, grid: &PreparedGrid, values: &mut Group) {
     for value in values {
         let x = apply_activation(activation, *value);
         *value = if quantized { grid.fake_quantize(x) } else { x };
@@ -144,28 +136,33 @@ pub fn apply(activation: Option<Activation>, quantized: bool, grid: &Grid, value
 
 /// Backward of one value: the gradient of z, and what it adds to those of scale and zero point.
 #[inline(always)]
-fn value_backward(activation: Option<Activation>, rounded: bool, z: f32, x: f32, g: f32, grid: &Grid) -> [f32; 3] {
-    let (steps, t, inside) = grid.quantize(x);
-    let passes = !rounded | inside;
-    let scale = if inside { steps - t } else { steps };
-    let dz = if passes { g * slope(activation, z) } else { 0.0 };
-    let outside = rounded & !inside;
-    [dz, if rounded { g * scale } else { 0.0 }, if outside { -g * grid.step.scale } else { 0.0 }]
+fn value_backward(
+    activation: Option<Activation>,
+    rounded: bool,
+    z: f32,
+    x: f32,
+    g: f32,
+    grid: &PreparedGrid,
+) -> [f32; 3] {
+    let TensorGrid { scale, zero_point, qmin, qmax } = grid.grid;
+    let (inside, of_scale, of_zero_point) = lsq_gradient(grid.divide(x), g, scale, zero_point, [qmin, qmax]);
+    let dz = if !rounded | inside { g * slope(activation, z) } else { 0.0 };
+    [dz, if rounded { of_scale } else { 0.0 }, if rounded { of_zero_point } else { 0.0 }]
 }
 
-/// The gradient of z from that of the stage's value, in place. The shortcut is added to z. Where a row lacks values both are zero, and
-/// nothing is added to the sums.
+/// The gradient of z from that of the stage's value, in place. The shortcut is added to z. Padding at
+/// the end of a row is zero in both, and adds nothing to the sums.
 #[inline(always)]
 pub fn backward(
     activation: Option<Activation>,
     quantized: bool,
-    grid: &Grid,
+    grid: &PreparedGrid,
     kept: &Kept,
     (z, shortcut): (&Group, Option<&Group>),
     gradient: &mut Group,
     sums: &mut Lanes,
 ) {
-    // A copy that no reference points to stays in registers.
+    // A copy that no reference points to can stay in registers.
     let mut now = *sums;
     for part in 0..GROUP / LANES {
         for l in 0..LANES {
@@ -189,7 +186,7 @@ pub fn backward(
 pub fn end(
     activation: Option<Activation>,
     quantized: bool,
-    grid: &Grid,
+    grid: &PreparedGrid,
     kept: &Kept,
     (z, shortcut, target): (&Group, Option<&Group>, &Group),
     factor: f32,
@@ -217,8 +214,8 @@ pub fn end(
     *sums = now;
 }
 
-/// The quantized values where they are kept, the others elsewhere. In vectors by hand: the compiler makes a
-/// choice between values that are in memory a branch for each of them.
+/// The quantized values where drop keeps them, the full-precision values elsewhere. Written with explicit vectors:
+/// the compiler would branch for every value, to load only one of the two.
 #[inline(always)]
 pub fn mix<S: Simd>(simd: S, kept: &Kept, quantized: &Group, full: &Group, out: &mut Group) {
     let (kept, _) = S::as_simd_u32s(kept);
@@ -240,9 +237,9 @@ mod tests {
         let stream = crate::random::Stream { seed: 7, id: [0; 3] };
         for i in 0..2_000_000 {
             let scale = f32::from_bits(0x3400_0000 + stream.u32(2 * i) % 0x1000_0000);
-            // Positions between steps, of which ties matter most.
+            // Positions between two values of the grid, of which ties matter most.
             let x = (stream.u32(2 * i + 1) % 65_536) as f32 / 256.0 * scale - 100.0 * scale;
-            let grid = Grid::new(Some(Step { scale, zero_point: 0.0, qmin: 0.0, qmax: 15.0 }));
+            let grid = PreparedGrid::new(Some(TensorGrid { scale, zero_point: 0.0, qmin: 0.0, qmax: 15.0 }));
             assert_eq!(grid.divide(x), x / scale, "{x} / {scale}");
         }
     }

@@ -1,43 +1,32 @@
-//! What stands between two convolutions of a unit, in one pass: activation function, quantizer and
-//! drop; at the unit's end also the shortcut and the loss.
+//! What follows a convolution of a unit, in one pass over the values: activation function, quantizer and drop;
+//! also the addition of a shortcut before them, and the loss at the end of a unit.
 
+mod grid;
 mod group;
 #[cfg(test)]
 mod tests;
 
-use super::shared::Shared;
-use super::Layout;
-pub use super::{Read, Written};
+use super::layout::Layout;
+pub use super::layout::{Read, Written};
+use super::parts::Parts;
 use crate::activation::Activation;
 use crate::drop::{Choices, Keep, GROUP};
 use crate::simd::vectorize;
-use group::{Grid, Lanes};
+pub use grid::TensorGrid;
+use group::{Lanes, PreparedGrid};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// A grid that a whole tensor shares.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Step {
-    /// Step of the grid.
-    pub scale: f32,
-    /// Integer that stands for zero.
-    pub zero_point: f32,
-    /// Smallest integer.
-    pub qmin: f32,
-    /// Largest integer.
-    pub qmax: f32,
-}
-
-/// What becomes of a convolution's result: `drop(fake_quantize(activation(z + shortcut)))`.
+/// The operations after a convolution that gave `z`: `drop(fake_quantize(activation(z + shortcut)))`.
 #[derive(Debug, Clone, Copy)]
 pub struct Stage {
     /// The activation function, if there is one.
     pub activation: Option<Activation>,
     /// The quantizer's grid, if there is one.
-    pub step: Option<Step>,
+    pub grid: Option<TensorGrid>,
 }
 
-/// What a stage adds to the gradients of scale and zero point, and to the loss.
+/// What the rows of a stage add to the gradients of scale and zero point, and to the loss.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Sums {
     /// Gradient of the scale.
@@ -60,13 +49,14 @@ impl std::ops::Add for Sums {
     }
 }
 
-/// What the values of each image should be, laid out as one image.
+/// The target values of each image, laid out as a batch of one image.
 pub type Targets<'a> = (&'a (dyn Fn(usize) -> &'a [f32] + Sync), Layout);
 
-/// Calls `body` with the stage's parts as constants, so that branches leave the loops.
+/// Evaluates `body` with activation function and quantizer as constants where they are common, so that the loops
+/// do not branch on them.
 macro_rules! specialize {
     ($stage:expr, $activation:ident, $quantized:ident => $body:expr) => {
-        match ($stage.activation, $stage.step.is_some()) {
+        match ($stage.activation, $stage.grid.is_some()) {
             (None, true) => specialize!(@ $activation, $quantized, None, true, $body),
             (None, false) => specialize!(@ $activation, $quantized, None, false, $body),
             (Some(Activation::Relu), true) => specialize!(@ $activation, $quantized, Some(Activation::Relu), true, $body),
@@ -85,12 +75,12 @@ macro_rules! specialize {
     }};
 }
 
-/// Groups of a row of images of this layout; each has its [`Choices`].
+/// Number of groups in a row of images of this layout; each has its [`Choices`].
 pub fn groups_of_row(layout: Layout) -> usize {
     layout.values().div_ceil(GROUP)
 }
 
-/// The choices of group `group` of row `row`, which has `len` values; and the place of its values.
+/// The choices of group `group` of row `row`, which has `len` values; and the range of its values in the row.
 #[inline(always)]
 fn choose(keep: Keep<'_>, row: usize, group: usize, len: usize) -> (Choices, std::ops::Range<usize>) {
     let values = group * GROUP..len.min((group + 1) * GROUP);
@@ -115,18 +105,18 @@ pub fn forward(
 ) {
     let (layout, rows) = (z.1, z.1.height);
     let groups = groups_of_row(layout);
-    let target = Shared::new(out.0);
-    let grid = Grid::new(stage.step);
+    let target = Parts::new(out.0);
+    let grid = PreparedGrid::new(stage.grid);
     kept[..layout.batch * rows * groups].par_chunks_exact_mut(groups).with_min_len(4).enumerate().for_each(
         |(i, kept)| {
             let (image, row) = (i / rows, i % rows);
             let z = row_of(z, image, row);
             let shortcut = shortcut.map(|s| row_of(s, image, row));
             // SAFETY: every task writes a row of its own.
-            let out = unsafe { target.part(out.1.offset(image, row), out.1.values()) };
+            let out = unsafe { target.take(out.1.offset(image, row), out.1.values()) };
             specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
                 #[inline(always)]
-                // Two calls: whether there is a shortcut leaves the loops.
+                // Two calls, so that the loops do not branch on the shortcut.
                 || match shortcut {
                     Some(_) => forward_row(ACTIVATION, QUANTIZED, &grid, (z, shortcut), keep, first_row + i, out, kept),
                     None => forward_row(ACTIVATION, QUANTIZED, &grid, (z, None), keep, first_row + i, out, kept),
@@ -147,7 +137,7 @@ fn row_of((values, layout): Read<'_>, image: usize, row: usize) -> &[f32] {
 fn forward_row(
     activation: Option<Activation>,
     quantized: bool,
-    grid: &Grid,
+    grid: &PreparedGrid,
     (z, shortcut): (&[f32], Option<&[f32]>),
     keep: Keep<'_>,
     row: usize,
@@ -168,16 +158,16 @@ fn forward_row(
     }
 }
 
-/// The stage's value without drop, in place: that of `values`, to which the shortcut is added.
+/// The stage's value without drop, in place. The shortcut is added to `values` first.
 pub fn apply(stage: Stage, shortcut: Option<Read<'_>>, (values, layout): Written<'_>) {
     let rows = layout.height;
-    let target = Shared::new(values);
-    let grid = Grid::new(stage.step);
+    let target = Parts::new(values);
+    let grid = PreparedGrid::new(stage.grid);
     (0..layout.batch * rows).into_par_iter().with_min_len(4).for_each(|i| {
         let (image, row) = (i / rows, i % rows);
         let shortcut = shortcut.map(|s| row_of(s, image, row));
         // SAFETY: every task writes a row of its own.
-        let values = unsafe { target.part(layout.offset(image, row), layout.values()) };
+        let values = unsafe { target.take(layout.offset(image, row), layout.values()) };
         specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
             #[inline(always)]
             || apply_row(ACTIVATION, QUANTIZED, &grid, shortcut, values)
@@ -189,7 +179,7 @@ pub fn apply(stage: Stage, shortcut: Option<Read<'_>>, (values, layout): Written
 fn apply_row(
     activation: Option<Activation>,
     quantized: bool,
-    grid: &Grid,
+    grid: &PreparedGrid,
     shortcut: Option<&[f32]>,
     values: &mut [f32],
 ) {
@@ -219,18 +209,18 @@ pub fn backward(
 ) {
     let (layout, rows) = (z.1, z.1.height);
     let groups = groups_of_row(layout);
-    let target = Shared::new(gradient.0);
-    let grid = Grid::new(stage.step);
+    let target = Parts::new(gradient.0);
+    let grid = PreparedGrid::new(stage.grid);
     sums[..layout.batch * rows].par_iter_mut().with_min_len(4).enumerate().for_each(|(i, sums)| {
         let (image, row) = (i / rows, i % rows);
         let z = row_of(z, image, row);
         let shortcut = shortcut.map(|s| row_of(s, image, row));
         let kept = &kept[i * groups..][..groups];
         // SAFETY: every task writes a row of its own.
-        let gradient = unsafe { target.part(gradient.1.offset(image, row), gradient.1.values()) };
+        let gradient = unsafe { target.take(gradient.1.offset(image, row), gradient.1.values()) };
         *sums = sums_of(specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
             #[inline(always)]
-            // Two calls: whether there is a shortcut leaves the loops.
+            // Two calls, so that the loops do not branch on the shortcut.
             || match shortcut {
                 Some(_) => backward_row(ACTIVATION, QUANTIZED, &grid, (z, shortcut), kept, gradient),
                 None => backward_row(ACTIVATION, QUANTIZED, &grid, (z, None), kept, gradient),
@@ -243,7 +233,7 @@ pub fn backward(
 fn backward_row(
     activation: Option<Activation>,
     quantized: bool,
-    grid: &Grid,
+    grid: &PreparedGrid,
     (z, shortcut): (&[f32], Option<&[f32]>),
     kept: &[Choices],
     gradient: &mut [f32],
@@ -262,8 +252,8 @@ fn backward_row(
     lanes
 }
 
-/// The unit's end: the value of the stage is compared with `target`, and the gradient of `factor` times
-/// the sum of squared errors with respect to `z + shortcut` is written. `sums` has room for all rows.
+/// The end of a unit: compares the value of the stage with `target`, and writes the gradient of `factor` times the
+/// sum of squared errors with respect to `z + shortcut`. `sums` has room for all rows.
 #[allow(clippy::too_many_arguments)]
 pub fn end(
     stage: Stage,
@@ -277,15 +267,15 @@ pub fn end(
     sums: &mut [Sums],
 ) {
     let (layout, rows) = (z.1, z.1.height);
-    let written = Shared::new(out.0);
-    let grid = Grid::new(stage.step);
+    let written = Parts::new(out.0);
+    let grid = PreparedGrid::new(stage.grid);
     sums[..layout.batch * rows].par_iter_mut().with_min_len(4).enumerate().for_each(|(i, sums)| {
         let (image, row) = (i / rows, i % rows);
         let z = row_of(z, image, row);
         let shortcut = shortcut.map(|s| row_of(s, image, row));
         let want = &target(image)[target_layout.offset(0, row)..][..layout.values()];
         // SAFETY: every task writes a row of its own.
-        let out = unsafe { written.part(out.1.offset(image, row), out.1.values()) };
+        let out = unsafe { written.take(out.1.offset(image, row), out.1.values()) };
         *sums = sums_of(specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
             #[inline(always)]
             || end_row(ACTIVATION, QUANTIZED, &grid, (z, shortcut, want), factor, keep, first_row + i, out)
@@ -298,7 +288,7 @@ pub fn end(
 fn end_row(
     activation: Option<Activation>,
     quantized: bool,
-    grid: &Grid,
+    grid: &PreparedGrid,
     (z, shortcut, target): (&[f32], Option<&[f32]>, &[f32]),
     factor: f32,
     keep: Keep<'_>,
@@ -319,7 +309,7 @@ fn end_row(
             #[inline(always)]
             |out| {
                 let kept = choices.lanes();
-                // Two calls: whether there is a shortcut leaves the loop.
+                // Two calls, so that the loops do not branch on the shortcut.
                 match own {
                     Some(_) => {
                         group::end(activation, quantized, grid, &kept, (z, own, target), factor, used, &mut lanes, out)
@@ -334,8 +324,8 @@ fn end_row(
     lanes
 }
 
-/// One value of each pair, row by row: the quantized one where it is kept. `pair(i)` has the quantized and
-/// the full-precision values of image `i`, laid out as one image of `from`.
+/// QDrop's mix of quantized and full-precision values, row by row: the quantized value where `keep` says so.
+/// `pair(i)` has the quantized and the full-precision values of image `i`, laid out as one image of `from`.
 pub fn mix<'a>(
     pair: &(dyn Fn(usize) -> [&'a [f32]; 2] + Sync),
     from: Layout,
@@ -344,12 +334,12 @@ pub fn mix<'a>(
     (out, layout): Written<'_>,
 ) {
     let rows = layout.height;
-    let target = Shared::new(out);
+    let target = Parts::new(out);
     (0..layout.batch * rows).into_par_iter().with_min_len(4).for_each(|i| {
         let (image, row) = (i / rows, i % rows);
         let [quantized, full] = pair(image).map(|image| &image[from.offset(0, row)..][..from.values()]);
         // SAFETY: every task writes a row of its own.
-        let out = unsafe { target.part(layout.offset(image, row), layout.values()) };
+        let out = unsafe { target.take(layout.offset(image, row), layout.values()) };
         Arch::new().dispatch(MixRow { quantized, full, keep, row: first_row + i, out });
     });
 }

@@ -1,9 +1,10 @@
-//! Stages against their definition, value by value.
+//! Every kernel of a stage against its definition, value by value.
 
 use super::*;
 use crate::nhwc::Buffer;
 use crate::random::Stream;
 use crate::rounding::round_half_even;
+use crate::testing;
 use proptest::prelude::*;
 
 const ACTIVATIONS: [Option<Activation>; 7] = [
@@ -20,7 +21,7 @@ impl Stage {
     /// Value at `z`; where the quantized value is kept, LSQ's equations 1 and 2.
     fn value(&self, z: f32, kept: bool) -> f32 {
         let x = self.activation.map_or(z, |a| a.value(z));
-        match self.step {
+        match self.grid {
             Some(s) if kept => {
                 let q = round_half_even(x / s.scale) + s.zero_point;
                 (q.clamp(s.qmin, s.qmax) - s.zero_point) * s.scale
@@ -33,7 +34,7 @@ impl Stage {
     /// and 5). What lies on a bound counts as inside.
     fn derivatives(&self, z: f32, kept: bool) -> [f32; 3] {
         let (x, slope) = self.activation.map_or((z, 1.0), |a| (a.value(z), a.derivative(z)));
-        let Some(s) = self.step.filter(|_| kept) else { return [slope, 0.0, 0.0] };
+        let Some(s) = self.grid.filter(|_| kept) else { return [slope, 0.0, 0.0] };
         let q = round_half_even(x / s.scale) + s.zero_point;
         if q < s.qmin {
             [0.0, s.qmin - s.zero_point, -s.scale]
@@ -52,18 +53,18 @@ fn keeps(keep: Keep<'_>, row: usize, index: usize, len: usize) -> bool {
     keep.group(row * groups + group, row * len + group * GROUP, count).keeps(index % GROUP)
 }
 
-/// Values of which many lie on a step of the grid or between two.
-fn values(layout: Layout, scale: f32, salt: u32) -> Buffer {
-    let stream = Stream { seed: 5, id: [salt; 3] };
+/// Values of which many lie on the grid or halfway between two of its values.
+fn values(layout: Layout, scale: f32, seed: u64) -> Buffer {
+    let (noise, coarse) =
+        (testing::uniform(layout.len(), -12.0..12.0, seed), testing::uniform(layout.len(), 0.0..1.0, seed + 100));
     let mut out = Buffer::zeros(layout.len());
     for_values(layout, |at, _, _| {
-        let fine = (stream.uniform(2 * at) * 24.0 - 12.0) as f32;
-        out[at] = if stream.u32(2 * at + 1).is_multiple_of(2) { (2.0 * fine).round() * 0.5 } else { fine } * scale;
+        out[at] = if coarse[at] < 0.5 { (2.0 * noise[at]).round() * 0.5 } else { noise[at] } * scale;
     });
     out
 }
 
-/// Calls `body` with the place of each value, its row among those of all images and its number in the row.
+/// Calls `body` with the index of each value, its row among the rows of all images and its number in the row.
 fn for_values(layout: Layout, mut body: impl FnMut(usize, usize, usize)) {
     for row in 0..layout.batch * layout.height {
         for i in 0..layout.values() {
@@ -72,12 +73,12 @@ fn for_values(layout: Layout, mut body: impl FnMut(usize, usize, usize)) {
     }
 }
 
-/// Place in another layout of the same images.
+/// The index of a value in another layout of the same images.
 fn place(layout: Layout, row: usize, index: usize) -> usize {
     layout.offset(row / layout.height, row % layout.height) + index
 }
 
-/// Sums of what was added, and of its sizes: the bound of rounding errors.
+/// The sums that are expected, and the sums of absolute values, which bound the rounding errors.
 #[derive(Default)]
 struct Wanted {
     sums: [f64; 3],
@@ -101,7 +102,7 @@ impl Wanted {
     }
 }
 
-/// Nothing but values was written.
+/// Nothing was written into the border.
 fn check_border(buffer: &[f32], layout: Layout) -> Result<(), TestCaseError> {
     let mut rest = buffer.to_vec();
     for_values(layout, |at, _, _| rest[at] = 0.0);
@@ -110,7 +111,7 @@ fn check_border(buffer: &[f32], layout: Layout) -> Result<(), TestCaseError> {
 }
 
 fn check(stage: Stage, keep: Keep<'_>, first_row: usize, z: Layout, a: Layout) -> Result<(), TestCaseError> {
-    let scale = stage.step.map_or(0.3, |s| s.scale);
+    let scale = stage.grid.map_or(0.3, |s| s.scale);
     let zs = values(z, scale, 1);
     let (row, rows) = (z.values(), z.batch * z.height);
     let kept = |r: usize, i: usize| keeps(keep, first_row + r, i, row);
@@ -181,14 +182,14 @@ proptest! {
     #[test]
     fn agree_with_the_definition(
         activation in prop::sample::select(ACTIVATIONS.to_vec()),
-        step in prop::option::of((0.01_f32..2.0, 0_u8..16, 2_i32..5)),
+        grid in prop::option::of((0.01_f32..2.0, 0_u8..16, 2_i32..5)),
         batch in 1_usize..4, height in 1_usize..5, width in 1_usize..9,
         channels in prop::sample::select(vec![1_usize, 3, 16, 17, 40, 130]),
         borders in [0_usize..3, 0_usize..3], first_row in 0_usize..3, way in 0_u8..4,
     ) {
-        let step = step.map(|(scale, zero_point, bits)| {
+        let grid = grid.map(|(scale, zero_point, bits)| {
             let qmax = 2.0_f32.powi(bits) - 1.0;
-            Step { scale, zero_point: f32::from(zero_point).min(qmax), qmin: 0.0, qmax }
+            TensorGrid { scale, zero_point: f32::from(zero_point).min(qmax), qmin: 0.0, qmax }
         });
         let layout = |border| Layout { batch, height, width, channels, border };
         let mask: Vec<u8> = (0..(first_row + batch * height) * width * channels).map(|i| u8::from(i * i % 7 < 3)).collect();
@@ -199,6 +200,6 @@ proptest! {
             2 => Keep::Random { stream, probability: 0.5 },
             _ => Keep::Random { stream, probability: 0.3 },
         };
-        check(Stage { activation, step }, keep, first_row, layout(borders[0]), layout(borders[1]))?;
+        check(Stage { activation, grid }, keep, first_row, layout(borders[0]), layout(borders[1]))?;
     }
 }

@@ -23,7 +23,9 @@ mod weight;
 pub use rows::WinogradPlan;
 pub use weight::{gradient_of_weight, mirrored, transformed, WinogradWeightPlan};
 
-use super::{Buffer, Layout, PackedShape};
+use super::buffer::Buffer;
+use super::layout::Layout;
+use super::pack::PackedShape;
 use crate::conv::{Conv2dShape, Padding};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -34,17 +36,19 @@ const OUTPUTS: usize = 4;
 const INPUTS: usize = OUTPUTS + 2;
 /// Positions of a tile.
 const POSITIONS: usize = INPUTS * INPUTS;
-/// The finite points but zero, with either sign.
+/// The finite points other than zero; each is used with both signs.
 const NEAR: f32 = std::f32::consts::FRAC_1_SQRT_2;
 const FAR: f32 = std::f32::consts::SQRT_2;
-/// Elements between the values of a tile and those of the next, beyond the values: tiles whose distance is
-/// a power of two would share few lines of the first-level cache.
+/// Unused elements between the values of a tile and those of the next: tiles whose distance is a power of two would
+/// compete for the same sets of the L1 cache.
 const GAP: usize = 16;
-/// Channels of a group from which on the products outweigh the transforms.
+/// Least number of channels of a group: with fewer, the transforms cost more than the products save.
 const LEAST_CHANNELS: usize = 16;
-/// Rows and columns from which on: the direct form leaves out products with the border.
+/// Least height and width: on smaller images the direct form leaves out most products, because they are with zeros of
+/// the border.
 const LEAST_SIZE: usize = 3;
-/// Most bytes of transformed weights, four times those of the weights: 512 x 512 channels.
+/// Greatest size of the transformed weights in bytes (they are four times as large as the weights): that of 512 x 512
+/// channels.
 const MOST_WEIGHTS: usize = 40_000_000;
 
 /// Elements of all transformed weights, for a packed weight of 3 x 3.
@@ -52,7 +56,7 @@ pub fn transformed_len(weight: &PackedShape) -> usize {
     transformed_shape(weight).len()
 }
 
-/// Whether a convolution has this form and gains by it, whatever the number of images.
+/// Whether a convolution can be computed in this form and is faster so, whatever the number of images.
 pub fn winograd_applies(shape: &Conv2dShape) -> bool {
     shape.kernel == [3, 3]
         && shape.stride == [1, 1]
@@ -63,17 +67,17 @@ pub fn winograd_applies(shape: &Conv2dShape) -> bool {
         && transformed_len(&PackedShape::of(shape)) * size_of::<f32>() <= MOST_WEIGHTS
 }
 
-/// The groups of a convolution that are computed together, so that their weights and values stay in the cache.
-/// They lie side by side in its channels and one after the other in its weights.
+/// Slices of the groups of a convolution. The groups of a slice are computed together, because their weights and values
+/// fit the cache together. Their channels follow each other in a pixel, and so do their weights.
 #[derive(Debug, Clone, Copy)]
 struct Slices {
-    /// The weights of one.
+    /// The weights of one slice.
     each: PackedShape,
     count: usize,
 }
 
 impl Slices {
-    /// Channels of several groups at most.
+    /// Most channels of a slice that has several groups.
     const CHANNELS: usize = 64;
 
     fn of(weight: &PackedShape) -> Self {
@@ -84,7 +88,7 @@ impl Slices {
         Self { each: PackedShape { groups, ..*weight }, count: weight.groups / groups }
     }
 
-    /// Elements of the transformed weights of one.
+    /// Elements of the transformed weights of one slice.
     fn transformed_len(&self) -> usize {
         transformed_len(&self.each)
     }
@@ -110,7 +114,7 @@ fn transformed_shape(weight: &PackedShape) -> PackedShape {
 /// The tiles of a batch of images.
 #[derive(Debug, Clone, Copy)]
 struct Tiles {
-    /// Of one image, downward and across.
+    /// Of one image, vertically and horizontally.
     each: [usize; 2],
     images: usize,
 }
@@ -136,8 +140,8 @@ fn tile_layout(tiles: usize, values: usize) -> Layout {
     Layout { batch: 1, height: 1, width: tiles, channels: values + GAP, border: 0 }
 }
 
-/// Calls `body` with two buffers of this thread, which hold what the last call left in them: buffers that
-/// all plans share stay in the cache.
+/// Calls `body` with two buffers of this thread, whose contents are arbitrary. All plans share them, so that they stay
+/// in the cache.
 fn scratch<R>(sizes: [usize; 2], body: impl FnOnce([&mut [f32]; 2]) -> R) -> R {
     thread_local! {
         static BUFFERS: RefCell<[Buffer; 2]> = RefCell::default();

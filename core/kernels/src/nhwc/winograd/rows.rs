@@ -1,19 +1,21 @@
 //! The convolution and the gradient of its input, block of tiles by block of tiles.
 
-use super::super::shared::Shared;
-use super::super::{Layout, PackedShape, RowPlan};
+use super::super::layout::Layout;
+use super::super::pack::PackedShape;
+use super::super::pointer::Interleaved;
+use super::super::rows::RowPlan;
 use super::transform::{FromTiles, ToTiles, Transform};
 use super::{scratch, tile_layout, transformed_shape, Slices, Tiles, POSITIONS};
 use crate::conv::Conv2dShape;
 use pulp::Arch;
 use rayon::prelude::*;
 
-/// Fewest and most tiles that are multiplied together.
+/// Least and greatest number of tiles that are multiplied together.
 const BLOCK: [usize; 2] = [8, 64];
-/// Bytes of weights for which a block has one tile more: it reads all weights once.
+/// A block has a tile for so many bytes of weights: it reads all weights once, which pays if it has enough tiles.
 const WEIGHTS_OF_TILE: usize = 250_000;
 
-/// How a convolution, or its gradient with respect to its input, is computed for given layouts.
+/// A convolution, or its gradient with respect to the input, planned for given layouts.
 #[derive(Debug, Clone)]
 pub struct WinogradPlan {
     slices: Slices,
@@ -45,7 +47,7 @@ impl WinogradPlan {
         let tiles = Tiles::of(written);
         let slices = Slices::of(&weight);
         let most = (slices.transformed_len() * size_of::<f32>() / WEIGHTS_OF_TILE).clamp(BLOCK[0], BLOCK[1]);
-        // As many blocks for every thread, of much the same size.
+        // The same number of blocks for every thread, of almost the same size.
         let blocks = tiles.count().div_ceil(most).next_multiple_of(rayon::current_num_threads());
         let block = tiles.count().div_ceil(blocks);
         let channels = [slices.inputs(0).len(), slices.outputs(0).len()];
@@ -59,7 +61,7 @@ impl WinogradPlan {
         assert!(x.len() >= self.read.len() && out.len() >= self.written.len(), "images");
         assert!(weight.len() >= self.slices.count * self.slices.transformed_len(), "weights");
         let (slices, tiles, layout) = (self.slices, self.tiles, self.written);
-        let out = Shared::new(out);
+        let out = Interleaved::new(out);
         let blocks = tiles.count().div_ceil(self.block);
         (0..slices.count * blocks).into_par_iter().for_each(|i| {
             let (slice, first) = (i / blocks, i % blocks * self.block);
@@ -70,7 +72,7 @@ impl WinogradPlan {
             scratch(self.sizes, |[before, after]| {
                 let arch = Arch::new();
                 let (transform, row, image, channels) = (Transform::Input, None, (x, self.read), slices.inputs(slice));
-                // The last block may be shorter; what its products beyond are is not used.
+                // The last block may have fewer tiles; the products of those that are missing are not used.
                 arch.dispatch(ToTiles { transform, row, tiles, image, channels, first, count, out: before });
                 self.product.run_alone(before, weight, after);
                 let (values, channels) = (&*after, slices.outputs(slice));
@@ -79,7 +81,7 @@ impl WinogradPlan {
         });
     }
 
-    /// The bias of a slice by channel, from that of its lanes: each of several groups may leave lanes unused.
+    /// The bias of each channel of a slice, from that of its lanes, of which every group may leave some unused.
     fn bias<'a>(&self, lanes: &'a [f32], dense: &'a mut [f32; Slices::CHANNELS]) -> &'a [f32] {
         let slice = &self.slices.each;
         if slice.groups == 1 {

@@ -1,13 +1,12 @@
-//! The maps between images and tiles.
+//! The transforms between images and tiles.
 
-use super::super::shared::Shared;
-use super::super::tile::{load, store};
-use super::super::Layout;
+use super::super::layout::Layout;
+use super::super::pointer::{Interleaved, ReadPointer};
 use super::{Tiles, FAR, GAP, INPUTS, NEAR, OUTPUTS, POSITIONS};
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
-/// What a step multiplies by a constant: `a * x + b`.
+/// `a * x + b`.
 #[inline(always)]
 fn scaled<S: Simd>(simd: S, a: f32, x: S::f32s, b: S::f32s) -> S::f32s {
     simd.mul_add_e_f32s(simd.splat_f32s(a), x, b)
@@ -73,9 +72,9 @@ const GRADIENT_ROWS: [[f32; OUTPUTS]; INPUTS] = [
     [0.0, 0.0, 0.0, 1.0],
 ];
 
-/// Applies a map to the six rows of a block, which are read one by one, and then to the columns of what
-/// results, which are handed on one by one. Written out by a macro: the compiler would keep arrays in memory,
-/// and leave functions that are handed over out of line, without wide instructions.
+/// Applies a map to the six rows of a block, which are read one by one, and then to the columns of the result, which
+/// are handed on one by one. A macro writes this out: the compiler would keep arrays in memory, and would not inline
+/// functions that are passed as arguments, which then could not use wide vectors.
 macro_rules! both_ways {
     ($simd:ident, $map:ident, |$r:ident| $row:expr, |$c:ident, $column:ident| $body:expr) => {{
         macro_rules! row {
@@ -93,8 +92,8 @@ macro_rules! both_ways {
     }};
 }
 
-/// Pixels of an image with its border, of which the last row and column stand for all that lies beyond: both
-/// are zero.
+/// Pixels of an image with its border. The last row and the last column, which are zero, take the place of all that
+/// lies beyond them.
 struct Block<'a> {
     image: &'a [f32],
     /// Position of the first pixel, and elements from it to the others of its column and row.
@@ -127,7 +126,7 @@ impl<'a> Block<'a> {
         let at = self.at + self.rows[row] + channel;
         for (value, column) in line.iter_mut().zip(self.columns) {
             // SAFETY: the pixel's channels lie inside the image (checked by `new`).
-            *value = unsafe { load(simd, self.image.as_ptr().add(at + column), lanes) };
+            *value = unsafe { ReadPointer::new(self.image, at + column).lanes(simd, lanes) };
         }
         line
     }
@@ -174,14 +173,14 @@ fn one_row<S: Simd>(
 #[inline(always)]
 fn write<S: Simd>(simd: S, tile: &mut [f32], channels: usize, channel: usize, values: &[S::f32s]) {
     let lanes = channels - channel;
-    assert!(values.len() * channels <= tile.len());
+    let tile = Interleaved::new(tile).at(0, values.len() * channels);
     for (position, value) in values.iter().enumerate() {
         // SAFETY: the tile has as many positions, each with `lanes` channels from this one on.
-        unsafe { store(simd, tile.as_mut_ptr().add(position * channels + channel), lanes, *value) };
+        unsafe { tile.add(position * channels + channel).store_lanes(simd, lanes, *value) };
     }
 }
 
-/// What is brought into the form of tiles.
+/// What is transformed into tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transform {
     /// Inputs of a convolution: `B^T d B`.
@@ -193,7 +192,7 @@ pub enum Transform {
 /// Transforms the tiles from number `first` on.
 pub struct ToTiles<'a> {
     pub transform: Transform,
-    /// The row of positions that is wanted; all without.
+    /// The row of positions that is computed; None for all rows.
     pub row: Option<usize>,
     pub tiles: Tiles,
     pub image: (&'a [f32], Layout),
@@ -201,7 +200,7 @@ pub struct ToTiles<'a> {
     pub channels: Range<usize>,
     pub first: usize,
     pub count: usize,
-    /// Tile by tile: the positions that are wanted, with their channels, and a gap.
+    /// Tile by tile: the positions that are computed, each with its channels, then a gap.
     pub out: &'a mut [f32],
 }
 
@@ -227,6 +226,7 @@ impl WithSimd for ToTiles<'_> {
                         write(simd, out, channels, channel, &values);
                     }
                     None => {
+                        let out = Interleaved::new(out).at(0, POSITIONS * channels);
                         both_ways!(
                             simd,
                             input,
@@ -235,7 +235,7 @@ impl WithSimd for ToTiles<'_> {
                                 for (r, value) in column.iter().enumerate() {
                                     let place = (r * INPUTS + c) * channels + channel;
                                     // SAFETY: `out` has all positions, each with `lanes` channels from this one on.
-                                    unsafe { store(simd, out.as_mut_ptr().add(place), lanes, *value) };
+                                    unsafe { out.add(place).store_lanes(simd, lanes, *value) };
                                 }
                             }
                         );
@@ -257,7 +257,7 @@ pub struct FromTiles<'a> {
     pub layout: Layout,
     /// The channels that are written.
     pub channels: Range<usize>,
-    pub out: Shared<'a>,
+    pub out: Interleaved<'a>,
 }
 
 impl WithSimd for FromTiles<'_> {
@@ -275,7 +275,7 @@ impl WithSimd for FromTiles<'_> {
                 let lanes = channels - channel;
                 let bias = match self.bias {
                     // SAFETY: there is a value for each channel (checked above).
-                    Some(bias) => unsafe { load(simd, bias.as_ptr().add(channel), lanes) },
+                    Some(bias) => unsafe { ReadPointer::new(bias, channel).lanes(simd, lanes) },
                     None => simd.splat_f32s(0.0),
                 };
                 let inside = [self.layout.height - row, self.layout.width - column];
@@ -289,7 +289,7 @@ impl WithSimd for FromTiles<'_> {
                         for (c, value) in row.iter_mut().enumerate() {
                             let place = (r * INPUTS + c) * channels + channel;
                             // SAFETY: a tile has these positions, each with `lanes` channels from this one on.
-                            *value = unsafe { load(simd, tile.as_ptr().add(place), lanes) };
+                            *value = unsafe { ReadPointer::new(tile, place).lanes(simd, lanes) };
                         }
                         row
                     },
@@ -297,10 +297,9 @@ impl WithSimd for FromTiles<'_> {
                         for (r, value) in column.iter().enumerate() {
                             if r < inside[0] && c < inside[1] {
                                 let at = at + r * self.layout.row() + c * pixel;
+                                let out = self.out.at(at, lanes.min(S::F32_LANES));
                                 // SAFETY: tiles have outputs of their own, and one task writes a tile.
-                                let out = unsafe { self.out.part(at, lanes.min(S::F32_LANES)) };
-                                // SAFETY: `out` has these lanes.
-                                unsafe { store(simd, out.as_mut_ptr(), lanes, simd.add_f32s(*value, bias)) };
+                                unsafe { out.store_lanes(simd, lanes, simd.add_f32s(*value, bias)) };
                             }
                         }
                     }

@@ -1,7 +1,10 @@
 //! Transformed weights and their gradient.
 
-use super::super::shared::Shared;
-use super::super::{rotate, Layout, PackedShape, WeightPlan};
+use super::super::layout::Layout;
+use super::super::pack::PackedShape;
+use super::super::pointer::Interleaved;
+use super::super::rows::exchange_channels;
+use super::super::weight::WeightPlan;
 use super::transform::{ToTiles, Transform};
 use super::{scratch, tile_layout, transformed_len, Slices, Tiles, FAR, INPUTS, NEAR};
 use crate::conv::Conv2dShape;
@@ -10,9 +13,9 @@ use pulp::Arch;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Bytes of transformed images and gradients whose products are summed before the next.
+/// Bytes of transformed images and gradients that one pass sums the products of.
 const RESIDENT: usize = 300_000;
-/// Least number of tiles of such a pass, unless there are fewer.
+/// Least number of tiles of a pass, unless there are fewer in all.
 const LEAST_TILES: usize = 112;
 /// Elements of a line that one task transforms.
 const PIECE: usize = 512;
@@ -21,7 +24,7 @@ const SIDE: usize = 16;
 
 type Lane = [f32; SIDE];
 
-/// What values at the points are divided by: the product of the distances from all other points.
+/// The reciprocal of what values at the points are divided by: the product of the distances from all other points.
 const SCALE_NEAR: f32 = -1.0 / 1.5;
 const SCALE_FAR: f32 = 1.0 / 6.0;
 
@@ -70,7 +73,7 @@ pub fn transformed(shape: &PackedShape, weight: &[f32], out: &mut [f32]) {
 /// The transformed weights of [`WinogradPlan::backward_input`](super::WinogradPlan::backward_input), of
 /// packed weights of `shape`. `exchanged` has room for the weights with inputs and outputs exchanged.
 pub fn mirrored(shape: &Conv2dShape, weight: &[f32], exchanged: &mut [f32], out: &mut [f32]) {
-    rotate(shape, weight, exchanged);
+    exchange_channels(shape, weight, exchanged);
     let packed = PackedShape::of(shape);
     spread_all(&PackedShape { inputs: packed.outputs, outputs: packed.inputs, ..packed }, exchanged, out, true);
 }
@@ -91,11 +94,11 @@ fn spread_all(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool
     all.for_each(|(weight, out)| spread_slice(&slices.each, weight, out, mirror));
 }
 
-// Columns of blocks: an index across rows, not of one.
+// An index counts columns, across the rows of a block.
 #[allow(clippy::needless_range_loop)]
 fn spread_slice(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bool) {
     let (line, tiles) = (shape.tap(), shape.groups * shape.tiles());
-    let out = Shared::new(out);
+    let out = Interleaved::new(out);
     for_each_piece(shape, |tile, first| {
         vectorize(
             #[inline(always)]
@@ -114,8 +117,7 @@ fn spread_slice(shape: &PackedShape, weight: &[f32], out: &mut [f32], mirror: bo
                         let column = spread([rows[0][c], rows[1][c], rows[2][c]]);
                         for (r, value) in column.iter().enumerate() {
                             // SAFETY: every task writes pieces of lines of its own.
-                            let out = unsafe { out.part(((r * INPUTS + c) * tiles + tile) * line + at, SIDE) };
-                            out.copy_from_slice(value);
+                            unsafe { out.at(((r * INPUTS + c) * tiles + tile) * line + at, SIDE).store_array(value) };
                         }
                     }
                 }
@@ -135,7 +137,7 @@ pub fn gradient_of_weight(shape: &PackedShape, transformed: &[f32], out: &mut [f
 #[allow(clippy::needless_range_loop)]
 fn gradient_of_slice(shape: &PackedShape, transformed: &[f32], out: &mut [f32]) {
     let (line, tiles) = (shape.tap(), shape.groups * shape.tiles());
-    let out = Shared::new(out);
+    let out = Interleaved::new(out);
     for_each_piece(shape, |tile, first| {
         vectorize(
             #[inline(always)]
@@ -156,8 +158,7 @@ fn gradient_of_slice(shape: &PackedShape, transformed: &[f32], out: &mut [f32]) 
                         ));
                         for (ky, value) in column.iter().enumerate() {
                             // SAFETY: every task writes pieces of lines of its own.
-                            let out = unsafe { out.part((tile * 9 + ky * 3 + kx) * line + at, SIDE) };
-                            out.copy_from_slice(value);
+                            unsafe { out.at((tile * 9 + ky * 3 + kx) * line + at, SIDE).store_array(value) };
                         }
                     }
                 }
@@ -166,7 +167,7 @@ fn gradient_of_slice(shape: &PackedShape, transformed: &[f32], out: &mut [f32]) 
     });
 }
 
-/// How the gradient of transformed weights is computed for given layouts.
+/// The gradient of transformed weights, planned for given layouts.
 #[derive(Debug, Clone)]
 pub struct WinogradWeightPlan {
     slices: Slices,
@@ -188,7 +189,7 @@ impl WinogradWeightPlan {
         let slices = Slices::of(&PackedShape::of(shape));
         let channels = [slices.inputs(0).len(), slices.outputs(0).len()];
         let each = INPUTS * (channels[0] + channels[1]) * size_of::<f32>();
-        // Passes of the same size: a short one would cost as much for its weights as the others.
+        // Passes of almost the same size: a short one would load and store all sums for few products.
         let passes = (tiles.count() / (RESIDENT / each).max(LEAST_TILES)).max(1);
         let pass = tiles.count().div_ceil(passes);
         let [v, z] = channels.map(|channels| tile_layout(pass, INPUTS * channels));
@@ -211,13 +212,13 @@ impl WinogradWeightPlan {
     pub fn run(&self, x: &[f32], grad: &[f32], out: &mut [f32], replace: bool) {
         assert!(x.len() >= self.x.len() && grad.len() >= self.grad.len(), "images");
         assert_eq!(out.len(), self.slices.count * self.slices.transformed_len(), "weights");
-        // A row of positions depends on no other. Threads whose number does not divide theirs share the output
-        // channels of a row, and transform what they read each for itself.
+        // Rows of positions do not depend on each other. If their number is not a multiple of the number of threads,
+        // threads divide the output channels of a row, and each transforms all that it reads.
         let (tiles, rows, threads) =
             (self.slices.each.tiles(), self.slices.count * INPUTS, rayon::current_num_threads());
         let parts = (1..tiles).find(|parts| (parts * rows).is_multiple_of(threads)).unwrap_or(tiles);
         out.par_chunks_mut(out.len() / rows).enumerate().for_each(|(row, out)| {
-            let out = Shared::new(out);
+            let out = Interleaved::new(out);
             (0..parts).into_par_iter().for_each(|part| {
                 let own = part * tiles / parts..(part + 1) * tiles / parts;
                 self.row([row / INPUTS, row % INPUTS], own, (x, grad), out, replace);
@@ -231,7 +232,7 @@ impl WinogradWeightPlan {
         [slice, row]: [usize; 2],
         own: Range<usize>,
         (x, grad): (&[f32], &[f32]),
-        out: Shared<'_>,
+        out: Interleaved<'_>,
         replace: bool,
     ) {
         let (tiles, row) = (self.tiles, Some(row));
