@@ -44,9 +44,7 @@ pub fn worst(got: &[f32], want: &[f32], floor: f32) -> f32 {
 
 /// Reproducible noise in [-1, 1].
 pub fn noise(dims: &[usize], salt: u32) -> Tensor {
-    let stream = qdrop_core::kernels::random::Stream { seed: 99, id: [salt, 0, 0] };
-    let n: usize = dims.iter().product();
-    let values: Vec<f32> = (0..n).map(|i| (stream.uniform(i) * 2.0 - 1.0) as f32).collect();
+    let values = qdrop_kernels::testing::uniform(dims.iter().product(), -1.0..1.0, salt.into());
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
 }
 

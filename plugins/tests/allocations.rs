@@ -2,7 +2,7 @@
 //! process.
 
 use qdrop_core::engine::UnitSamples;
-use qdrop_core::kernels::{in_pool, random::Stream};
+use qdrop_core::kernels::{in_pool, random::Stream, testing};
 use qdrop_core::model::{QuantModel, QuantSite};
 use qdrop_core::ops::Keep;
 use qdrop_core::pipeline::Registries;
@@ -45,8 +45,7 @@ static ALLOCATOR: Counting = Counting;
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn noise(dims: &[usize], salt: u32) -> Tensor {
-    let stream = Stream { seed: 3, id: [salt, 0, 0] };
-    let values: Vec<f32> = (0..dims.iter().product()).map(|i| stream.uniform(i) as f32 * 2.0 - 1.0).collect();
+    let values = testing::uniform(dims.iter().product(), -1.0..1.0, salt.into());
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
 }
 

@@ -87,7 +87,7 @@ fn parameters(graph: &Graph) -> Result<HashMap<String, Tensor>> {
             1 => 0.1 * n,
             _ => n / fan_in.sqrt(),
         };
-        let values: Vec<f32> = normal(shape.iter().product(), i as u32).into_iter().map(value).collect();
+        let values: Vec<f32> = normal(shape.iter().product(), i as u64).into_iter().map(value).collect();
         all.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
     }
     Ok(all)
@@ -121,12 +121,12 @@ fn check_operator(graph: &Graph, id: NodeId) -> Result<()> {
     let mut inputs = Vec::new();
     for (i, shape) in shapes.iter().enumerate() {
         let dims = [&[2], shape.as_slice()].concat();
-        let noise = normal(dims.iter().product(), 20 + i as u32);
+        let noise = normal(dims.iter().product(), 20 + i as u64);
         inputs.push(Var::from_tensor(&Tensor::from_vec(noise, dims, &Device::Cpu)?)?);
     }
     let mut own = Vec::new();
     for (i, (_, shape)) in operator.parameters().iter().enumerate() {
-        own.push(Tensor::from_vec(normal(shape.iter().product(), 30 + i as u32), shape.as_slice(), &Device::Cpu)?);
+        own.push(Tensor::from_vec(normal(shape.iter().product(), 30 + i as u64), shape.as_slice(), &Device::Cpu)?);
     }
     (0..inputs.len()).try_for_each(|i| compare(operator, &inputs, &own, i)).map_err(at)
 }

@@ -14,7 +14,7 @@ mod toy;
 
 use crate::error::{Error, Result};
 use crate::pipeline::Registries;
-use qdrop_kernels::random::Stream;
+use qdrop_kernels::testing::normal;
 
 /// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,16 +101,6 @@ fn require(condition: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
     } else {
         Err(Error::message(otherwise()))
     }
-}
-
-/// Normally distributed numbers (Box-Muller), the same at every call with the same `salt`.
-fn normal(len: usize, salt: u32) -> Vec<f32> {
-    let stream = Stream { seed: 2203, id: [salt, 0, 0] };
-    let number = |i: usize| {
-        let (u, v) = (stream.uniform(2 * i), stream.uniform(2 * i + 1));
-        (-2.0 * (1.0 - u).ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
-    };
-    (0..len).map(|i| number(i) as f32).collect()
 }
 
 /// The cosine of the angle between two vectors; 1 if both are zero.

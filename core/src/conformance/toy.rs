@@ -47,7 +47,7 @@ impl Toy {
         let graph = b.finish(out)?;
         let mut parameters = HashMap::new();
         for (i, (name, shape)) in graph.parameter_shapes().into_iter().enumerate() {
-            let values: Vec<f32> = normal(shape.iter().product(), 50 + i as u32).iter().map(|v| 0.2 * v).collect();
+            let values: Vec<f32> = normal(shape.iter().product(), 50 + i as u64).iter().map(|v| 0.2 * v).collect();
             parameters.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
         }
         let mut model = QuantModel::new(graph.clone(), parameters, Device::Cpu);

@@ -253,13 +253,8 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Approximately normal noise: the sum of four uniform random numbers.
+/// Normal noise.
 fn noise(shape: &[usize], salt: u32) -> Result<Tensor> {
-    let stream = qdrop_core::kernels::random::Stream { seed: 7, id: [salt, 0, 0] };
-    let n = shape.iter().product::<usize>();
-    let value = |i: usize| {
-        let sum: f64 = stream.block(i as u32).iter().map(|v| f64::from(*v) / f64::from(u32::MAX)).sum();
-        ((sum - 2.0) * 1.732) as f32
-    };
-    Ok(Tensor::from_vec((0..n).map(value).collect::<Vec<_>>(), shape, &Device::Cpu)?)
+    let values = qdrop_core::kernels::testing::normal(shape.iter().product(), salt.into());
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
