@@ -204,7 +204,7 @@ impl Reconstructor for WrongReconstructor {
 #[test]
 fn a_wrong_reconstructor_fails() {
     let failed = failures(reconstructor::check, ReconstructorKind::new(|_| Ok(Box::new(WrongReconstructor))));
-    assert!(failed.contains(&"lowers the reconstruction loss of a unit"), "{failed:?}");
+    assert!(failed.contains(&"brings a unit's outputs closer to the float network's"), "{failed:?}");
 }
 
 /// Averages the batches' shares without regard to their sizes, and takes less for better.

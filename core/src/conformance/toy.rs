@@ -1,6 +1,6 @@
 //! A small quantized unit, for checks of reconstructors and of quantizers' kernels.
 
-use super::normal;
+use super::{cosine, normal};
 use crate::engine::{UnitData, UnitSamples};
 use crate::error::{Error, Result};
 use crate::graph::{quantization_sites, Conv2d, GraphBuilder, SiteKind};
@@ -78,14 +78,20 @@ impl Toy {
         Ok(Self { model, samples: UnitSamples::in_memory(&data)?, data })
     }
 
-    /// The reconstruction loss of the quantized network over all samples.
-    pub fn loss(&self) -> Result<f64> {
+    /// How far the outputs of the quantized network over all samples are from the float network's: the reconstruction
+    /// loss, and one minus the cosine of the angle between them.
+    pub fn distances(&self) -> Result<[f64; 2]> {
         let outputs = self.model.run(&self.model.graph().whole(), &self.data.quantized_inputs, Precision::Quantized)?;
-        let mut sum = 0.0;
+        let (mut sum, mut all) = (0.0, [Vec::new(), Vec::new()]);
         for (output, target) in outputs.iter().zip(&self.data.float_outputs) {
             sum += f64::from(ops::reconstruction_loss(output, target)?.to_scalar::<f32>()?);
+            for (values, tensor) in all.iter_mut().zip([output, target]) {
+                values.extend(ops::host_values(tensor, |values| {
+                    values.iter().map(|v| f64::from(*v)).collect::<Vec<_>>()
+                })?);
+            }
         }
-        Ok(sum)
+        Ok([sum, 1.0 - cosine(&all[0], &all[1])])
     }
 
     /// The weights of both layers, and the largest distance of a weight from its grid, as a multiple of the scale.
