@@ -35,7 +35,7 @@ pub type EngineState = BTreeMap<String, Tensor>;
 /// [`backward`](Self::backward)). It ends with [`update`](Self::update).
 ///
 /// `samples` are indices of cached samples, as many as the engine's batch size. `keep(i)` says which elements keep
-/// their quantized value at site `i`: site 0 is the unit's first input ([`input_site`] gives the sites of further
+/// their quantized value at site `i`: site 0 is the unit's first input ([`input_site`](super::input_site) gives the sites of further
 /// inputs); sites from 1 on are its activation quantizers in the order of execution.
 pub trait UnitEngine: Send {
     /// The unit's outputs (N, ...) for the given samples. Each input is a mix of its quantized and its float value.

@@ -1,10 +1,10 @@
 //! Engines compute the optimization steps of a unit's reconstruction.
 //!
-//! A reconstructor sees every engine as a [`UnitEngine`]. The [`generic`] engine computes a unit with candle's
+//! A reconstructor sees every engine as a [`UnitEngine`]. The `generic` engine computes a unit with candle's
 //! operations. It supports every operation and every quantizer, and its results are the reference. Fused engines
-//! compute the same results faster. They support units that are a [`chain`] of layers whose quantizers describe their
+//! compute the same results faster. They support units that are a `chain` of layers whose quantizers describe their
 //! computation ([`Quantizer::kernel`](crate::quantizer::Quantizer::kernel)). The chain describes the unit
-//! independently of a device; the engine [`cpu`] compiles it into a plan over preallocated buffers.
+//! independently of a device; the engine `cpu` compiles it into a plan over preallocated buffers.
 
 mod chain;
 mod checks;
