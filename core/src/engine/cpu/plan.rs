@@ -50,16 +50,18 @@ impl Plan {
 
         let shapes: Vec<Conv2dShape> = chain.layers.iter().map(|l| of_chunk(&l.convolution.shape, chunk)).collect();
         let projection = match &chain.shortcut {
-            ChainShortcut::Projection(projection) => Some(&projection.shape),
+            ChainShortcut::Projection(projection) => Some(of_chunk(&projection.shape, chunk)),
             ChainShortcut::None | ChainShortcut::Identity => None,
         };
-        let x_border = shapes.first().into_iter().chain(projection).map(border).max().unwrap_or(0);
+        let x_border = shapes.first().into_iter().chain(&projection).map(border).max().unwrap_or(0);
         let x_layout = layout(chunk, chain.input, x_border);
         let mut layers: Vec<Layer> = Vec::new();
         let mut x = x_layout;
         for (i, layer) in chain.layers.into_iter().enumerate() {
             let z = layout(chunk, values[i], 0);
-            let gz = layout(chunk, values[i], border_of_gradient(&shapes[i]));
+            // A projection reads the last layer's gradient too.
+            let projection = projection.as_ref().filter(|_| i + 1 == values.len()).map_or(0, border_of_gradient);
+            let gz = layout(chunk, values[i], projection.max(border_of_gradient(&shapes[i])));
             let gx = layers.last().map(|l| l.gz.layout);
             let a = match shapes.get(i + 1) {
                 Some(next) => layout(chunk, values[i], border(next)),
