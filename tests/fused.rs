@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use qdrop_core::engine::UnitSamples;
-use qdrop_core::graph::{fold_batch_norm, quantization_sites, SiteKind, Unit};
+use qdrop_core::graph::{fold_batch_norm, quantization_sites, Graph, SiteKind, Unit};
 use qdrop_core::model::{Precision, QuantModel, QuantSite};
 use qdrop_core::prelude::*;
 use qdrop_core::progress::{Event, Progress, Silent};
@@ -148,6 +148,40 @@ fn a_block_of_each_network_learns_the_same_both_ways() {
     compare("resnet18", "{image_size: 32}", "fc", "lsq", &settings);
     // Weights that do not fit into the cache, with Winograd convolutions.
     compare("resnet18", "{}", "layer4.1", "lsq", &QdropParams { iters: 8, batch_size: 7, ..settings });
+}
+
+/// A block whose projection is wider than the convolution before the addition: both read one gradient.
+struct WideProjection;
+
+impl Architecture for WideProjection {
+    fn graph(&self, params: &Params) -> Result<Graph> {
+        params.expect_none()?;
+        let mut b = GraphBuilder::new([64, 12, 12]);
+        let image = b.input();
+        let block = b.unit("block", |b| {
+            let x = b.conv2d("reduce", image, Conv2d::new(64, 1).bias())?;
+            let x = b.relu("reduce.relu", x)?;
+            let x = b.conv2d("expand", x, Conv2d::new(64, 1).bias())?;
+            let shortcut = b.conv2d("projection", image, Conv2d::new(64, 3).padding(1).bias())?;
+            let sum = b.add("sum", x, shortcut)?;
+            b.relu("sum.relu", sum)
+        })?;
+        let mean = b.global_average_pool("mean", block)?;
+        let flat = b.flatten("flat", mean)?;
+        let logits = b.unit("fc", |b| b.linear("fc", flat, 10))?;
+        b.finish(logits)
+    }
+}
+
+register_architecture! {
+    name: "wide_projection", aliases: [], summary: "a 3 x 3 projection beside 1 x 1 convolutions",
+    build: || Box::new(WideProjection)
+}
+
+#[test]
+fn a_projection_may_be_wider_than_the_layer_before_the_addition() {
+    let settings = QdropParams { iters: 20, batch_size: 6, weight: 0.1, ..Default::default() };
+    compare("wide_projection", "null", "block", "lsq", &settings);
 }
 
 #[test]

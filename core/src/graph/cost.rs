@@ -1,33 +1,18 @@
 //! The cost of a network: operations and parameters.
 
-use super::{Graph, NodeId, Op};
+use super::{Graph, NodeId};
 
 impl Graph {
     /// Multiply-accumulate operations of a node for one image. Only convolutions and linear layers
     /// count, as in published figures.
     pub fn macs(&self, id: NodeId) -> u64 {
         let node = self.node(id);
-        let Some(input) = node.inputs.first() else { return 0 };
-        let channels = self.node(*input).shape.first().copied().unwrap_or_default();
-        let outputs: usize = node.shape.iter().product();
-        let each = match &node.op {
-            Op::Conv2d { kernel, geometry, .. } => channels / geometry.groups * kernel[0] * kernel[1],
-            Op::Linear { .. } => channels,
-            Op::Input
-            | Op::BatchNorm { .. }
-            | Op::Activation(_)
-            | Op::Add
-            | Op::Mul
-            | Op::MaxPool(_)
-            | Op::AveragePool(_)
-            | Op::GlobalAveragePool
-            | Op::Pad(_)
-            | Op::Concat
-            | Op::Flatten
-            | Op::UpsampleNearest { .. }
-            | Op::Custom(_) => 0,
-        };
-        (outputs * each) as u64
+        let Some(input) = node.inputs.first().filter(|_| node.op.has_weight()) else { return 0 };
+        let parameters = node.op.parameters(&self.node(*input).shape);
+        // Each output is a sum over what a row of the weight (O, ...) holds.
+        let weight = parameters.iter().find(|(name, _)| *name == "weight");
+        let each = weight.map_or(0, |(_, shape)| shape[1..].iter().product());
+        (node.shape.iter().product::<usize>() * each) as u64
     }
 
     /// Number of trained parameters. The running statistics of batch normalization do not count.

@@ -5,15 +5,15 @@
 //! processed in chunks that stay in the cache. [`plan`] turns a [`Chain`](super::chain::Chain) into a plan, and
 //! [`unit`] executes it.
 
+mod channel_variable;
 mod images;
-mod lanes;
-mod number;
 mod plan;
 mod rounding;
 mod samples;
 mod shortcut;
 mod stage;
 mod unit;
+mod update;
 mod weight;
 
 pub use unit::CpuUnit;

@@ -1,7 +1,7 @@
 //! The learned rounding of one weight, in the packed layout that its convolution reads.
 
-use super::lanes::ChannelVariable;
-use super::number::Update;
+use super::channel_variable::ChannelVariable;
+use super::update::Update;
 use crate::engine::chain::SoftRounding;
 use crate::engine::interface::EngineState;
 use crate::engine::variable::Variable;
@@ -35,15 +35,6 @@ struct LearnedScale {
     before: Buffer,
     /// Gradients, one for each lane.
     sums: Vec<f64>,
-}
-
-impl LearnedScale {
-    /// Copies the scales into lane order.
-    fn lanes(&self, packing: &Packing, out: &mut Buffer) {
-        for channel in 0..self.channels.sums.len() {
-            out[packing.lane(channel)] = self.channels.of_channel(channel);
-        }
-    }
 }
 
 /// The grid of each lane. A free function, so that other fields can be borrowed at the same time.
@@ -101,8 +92,9 @@ impl Rounding {
             for channel in 0..learned.channels.sums.len() {
                 learned.channels.sums[channel] = learned.sums[self.packing.lane(channel)];
             }
-            learned.channels.learn(update, |scale| scale.abs().max(f32::EPSILON))?;
-            learned.lanes(&self.packing, &mut self.scale);
+            learned.channels.learn(update)?;
+            learned.channels.project(|scale| scale.abs().max(f32::EPSILON));
+            learned.channels.to_lanes(&self.packing, &mut self.scale);
         }
         // The gradient of alpha belongs to the scales that the step computed with, not to the updated ones.
         let used = self.learned_scale.as_ref().map_or(&self.scale, |l| &l.before);
@@ -130,7 +122,7 @@ impl Rounding {
         }
         if let Some(learned) = &mut self.learned_scale {
             learned.channels.restore(state)?;
-            learned.lanes(&self.packing, &mut self.scale);
+            learned.channels.to_lanes(&self.packing, &mut self.scale);
         }
         Ok(())
     }

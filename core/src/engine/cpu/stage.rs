@@ -1,7 +1,8 @@
 //! The stage after a convolution or at the unit's end, and a layer with its buffers.
 
+use super::channel_variable::ChannelVariable;
 use super::images::Images;
-use super::number::{Number, Update};
+use super::update::Update;
 use super::weight::Weight;
 use crate::engine::chain::ChainStage;
 use crate::error::Result;
@@ -15,8 +16,10 @@ pub struct Site {
     activation: Option<Activation>,
     /// The grid, if there is a quantizer; a learned scale and zero point replace those in it.
     grid: Option<TensorGrid>,
-    scale: Option<Number>,
-    zero_point: Option<Number>,
+    scale: Option<ChannelVariable>,
+    zero_point: Option<ChannelVariable>,
+    /// LSQ's factor of the gradients of both.
+    factor: f64,
     /// The site's number in the order of execution, from 1.
     pub number: usize,
 }
@@ -24,16 +27,19 @@ pub struct Site {
 impl Site {
     /// `elements` is the number of elements of a batch's value at this site.
     pub fn new(stage: ChainStage, elements: usize) -> Result<Self> {
-        let mut site =
-            Self { activation: stage.activation, grid: None, scale: None, zero_point: None, number: stage.site };
-        if let Some(quantizer) = stage.quantizer {
-            let (spec, scale, zero_point) = (quantizer.spec, quantizer.scale, quantizer.zero_point);
-            site.grid = Some(TensorGrid { scale, zero_point, qmin: spec.qmin(), qmax: spec.qmax() });
-            let factor = spec.lsq_gradient_scale(elements);
-            site.scale = quantizer.learned_scale.map(|v| Number::new(v, factor)).transpose()?;
-            site.zero_point = quantizer.learned_zero_point.map(|v| Number::new(v, factor)).transpose()?;
-        }
-        Ok(site)
+        let (activation, number) = (stage.activation, stage.site);
+        let Some(quantizer) = stage.quantizer else {
+            return Ok(Self { activation, grid: None, scale: None, zero_point: None, factor: 1.0, number });
+        };
+        let (spec, scale, zero_point) = (quantizer.spec, quantizer.scale, quantizer.zero_point);
+        Ok(Self {
+            activation,
+            grid: Some(TensorGrid { scale, zero_point, qmin: spec.qmin(), qmax: spec.qmax() }),
+            scale: quantizer.learned_scale.map(|v| ChannelVariable::new(v, 1)).transpose()?,
+            zero_point: quantizer.learned_zero_point.map(|v| ChannelVariable::new(v, 1)).transpose()?,
+            factor: spec.lsq_gradient_scale(elements),
+            number,
+        })
     }
 
     pub fn is_quantized(&self) -> bool {
@@ -44,12 +50,12 @@ impl Site {
     pub fn prepare(&mut self) {
         if let Some(grid) = &mut self.grid {
             if let Some(scale) = &mut self.scale {
-                scale.set(scale.value().abs().max(f32::EPSILON));
-                grid.scale = scale.value();
+                scale.project(|scale| scale.abs().max(f32::EPSILON));
+                grid.scale = scale.of_channel(0);
             }
             if let Some(zero_point) = &mut self.zero_point {
-                zero_point.set(zero_point.value().clamp(grid.qmin, grid.qmax));
-                grid.zero_point = round_half_even(zero_point.value());
+                zero_point.project(|zero_point| zero_point.clamp(grid.qmin, grid.qmax));
+                grid.zero_point = round_half_even(zero_point.of_channel(0));
             }
         }
     }
@@ -59,22 +65,23 @@ impl Site {
     }
 
     pub fn learn(&mut self, sums: Sums, update: Update<'_>) -> Result<()> {
-        if let Some(scale) = &mut self.scale {
-            scale.learn(sums.scale, update)?;
-        }
-        if let Some(zero_point) = &mut self.zero_point {
-            zero_point.learn(sums.zero_point, update)?;
+        let learned = [(&mut self.scale, sums.scale), (&mut self.zero_point, sums.zero_point)];
+        for (variable, gradient) in learned {
+            if let Some(variable) = variable {
+                variable.sums[0] = gradient * self.factor;
+                variable.learn(update)?;
+            }
         }
         Ok(())
     }
 
     /// The learned scale and zero point.
-    pub fn numbers(&self) -> impl Iterator<Item = &Number> {
+    pub fn variables(&self) -> impl Iterator<Item = &ChannelVariable> {
         self.scale.iter().chain(&self.zero_point)
     }
 
     /// The learned scale and zero point, mutable.
-    pub fn numbers_mut(&mut self) -> impl Iterator<Item = &mut Number> {
+    pub fn variables_mut(&mut self) -> impl Iterator<Item = &mut ChannelVariable> {
         self.scale.iter_mut().chain(self.zero_point.iter_mut())
     }
 }

@@ -1,11 +1,11 @@
 //! Computes the steps of a unit from its plan.
 
 use super::images::Images;
-use super::number::Update;
 use super::plan::Plan;
 use super::samples::Samples;
 use super::shortcut::Shortcut;
 use super::stage::Layer;
+use super::update::Update;
 use super::weight::Weight;
 use crate::engine::chain::Chain;
 use crate::engine::checks::{check_batch, check_gradients, diverged, no_gradients};
@@ -292,20 +292,20 @@ impl UnitEngine for CpuUnit {
     fn state(&mut self) -> Result<EngineState> {
         let mut state = EngineState::new();
         self.weights().try_for_each(|w| w.keep(&mut state))?;
-        self.layers.iter().flat_map(|l| l.site.numbers()).try_for_each(|n| n.keep(&mut state))?;
+        self.layers.iter().flat_map(|l| l.site.variables()).try_for_each(|v| v.keep(&mut state))?;
         Ok(state)
     }
 
     fn restore(&mut self, updates: usize, state: &EngineState) -> Result<()> {
         self.weights_mut().try_for_each(|w| w.restore(state))?;
-        self.layers.iter_mut().flat_map(|l| l.site.numbers_mut()).try_for_each(|n| n.restore(state))?;
+        self.layers.iter_mut().flat_map(|l| l.site.variables_mut()).try_for_each(|v| v.restore(state))?;
         self.updates = updates;
         Ok(())
     }
 
     fn finish(&mut self) -> Result<()> {
         self.weights().try_for_each(Weight::write_back)?;
-        self.layers.iter().flat_map(|l| l.site.numbers()).try_for_each(|n| n.write_back())
+        self.layers.iter().flat_map(|l| l.site.variables()).try_for_each(|v| v.write_back())
     }
 
     fn times(&self) -> StepTimes {

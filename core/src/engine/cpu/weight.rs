@@ -1,8 +1,8 @@
 //! A weight of a fused unit with its bias and its convolution.
 
-use super::lanes::ChannelVariable;
-use super::number::Update;
+use super::channel_variable::ChannelVariable;
 use super::rounding::Rounding;
+use super::update::Update;
 use crate::engine::chain::{ChainConvolution, ChainWeight};
 use crate::engine::interface::EngineState;
 use crate::error::Result;
@@ -59,9 +59,7 @@ impl Weight {
 
     fn prepare_bias(&mut self) {
         if let (Some(learned), Some(bias)) = (&self.learned_bias, &mut self.bias) {
-            for channel in 0..learned.sums.len() {
-                bias[self.packing.lane(channel)] = learned.of_channel(channel);
-            }
+            learned.to_lanes(&self.packing, bias);
         }
     }
 
@@ -89,7 +87,7 @@ impl Weight {
     /// One update of the learned variables from the summed gradients. Returns the regularizer before the update.
     pub fn learn(&mut self, regularizer: Option<Regularizer>, update: Update<'_>) -> Result<f64> {
         if let Some(bias) = &mut self.learned_bias {
-            bias.learn(update, |bias| bias)?;
+            bias.learn(update)?;
             self.prepare_bias();
         }
         let Some(rounding) = &mut self.rounding else { return Ok(0.0) };

@@ -1,12 +1,13 @@
-//! Learned per-channel variables: the scales of a weight, and a bias.
+//! Learned variables other than roundings: scales and biases by channel, and the scale and the zero point of an activation.
 
-use super::number::Update;
+use super::update::Update;
 use crate::engine::interface::EngineState;
 use crate::engine::variable::Variable;
 use crate::error::Result;
 use crate::ops::host_values;
 use candle_core::Tensor;
 use qdrop_kernels::adam;
+use qdrop_kernels::nhwc::Packing;
 
 /// A learned variable with one element for each output channel, or a single one that all channels share.
 pub struct ChannelVariable {
@@ -38,8 +39,20 @@ impl ChannelVariable {
         self.values[if self.values.len() == 1 { 0 } else { channel }]
     }
 
-    /// One update from the summed gradients; `domain` then projects every element onto its valid range.
-    pub fn learn(&mut self, update: Update<'_>, domain: impl Fn(f32) -> f32) -> Result<()> {
+    /// Copies the elements of all channels into the order of lanes.
+    pub fn to_lanes(&self, packing: &Packing, out: &mut [f32]) {
+        for channel in 0..self.sums.len() {
+            out[packing.lane(channel)] = self.of_channel(channel);
+        }
+    }
+
+    /// Projects every element onto its valid range.
+    pub fn project(&mut self, domain: impl Fn(f32) -> f32) {
+        self.values.iter_mut().for_each(|v| *v = domain(*v));
+    }
+
+    /// One update from the summed gradients.
+    pub fn learn(&mut self, update: Update<'_>) -> Result<()> {
         let adam = update.of(&self.variable)?;
         if let [one] = &mut self.gradient[..] {
             *one = self.sums.iter().sum::<f64>() as f32;
@@ -47,7 +60,6 @@ impl ChannelVariable {
             self.gradient.iter_mut().zip(&self.sums).for_each(|(g, sum)| *g = *sum as f32);
         }
         adam::update(&mut self.values, &self.gradient, &mut self.mean, &mut self.square, adam);
-        self.values.iter_mut().for_each(|v| *v = domain(*v));
         Ok(())
     }
 
