@@ -72,12 +72,7 @@ fn odd_graphs_have_the_same_outputs_on_the_kernels() {
     let flat = b.flatten("flat", mean).unwrap();
     let out = b.linear("fc", flat, 4).unwrap();
     let graph = b.finish(out).unwrap();
-    let parameters = graph
-        .parameter_shapes()
-        .into_iter()
-        .enumerate()
-        .map(|(i, (name, shape))| (name, noise(&shape, i as u32).affine(0.3, 0.0).unwrap()))
-        .collect();
+    let parameters = noise_parameters(&graph);
     let mut model = QuantModel::new(graph, parameters, Device::Cpu);
     for (node, quantizer_name, granularity) in [
         ("more", "lsq", Granularity::PerTensor),

@@ -138,12 +138,7 @@ fn a_unit_of_two_inputs_and_outputs_is_reconstructed_saved_resumed_and_evaluated
 fn its_loss_is_that_of_both_outputs() {
     let graph = Crossing.graph(&Params::none("test")).unwrap();
     let unit = graph.units().iter().find(|u| u.name == "cross").unwrap().clone();
-    let parameters = graph
-        .parameter_shapes()
-        .into_iter()
-        .enumerate()
-        .map(|(i, (name, shape))| (name, noise(&shape, i as u32).affine(0.3, 0.0).unwrap()))
-        .collect();
+    let parameters = noise_parameters(&graph);
     let mut model = qdrop_core::model::QuantModel::new(graph.clone(), parameters, Device::Cpu);
     let shape = |id: &NodeId| [&[4], graph.node(*id).shape.as_slice()].concat();
     let inputs: Vec<Tensor> = unit.subgraph.inputs().iter().map(|id| noise(&shape(id), 7)).collect();

@@ -48,6 +48,13 @@ pub fn noise(dims: &[usize], salt: u32) -> Tensor {
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
 }
 
+/// Noise for every parameter of a graph.
+pub fn noise_parameters(graph: &qdrop_core::graph::Graph) -> std::collections::HashMap<String, Tensor> {
+    let parameter =
+        |(i, (name, shape)): (usize, (String, Vec<usize>))| (name, noise(&shape, i as u32).affine(0.3, 0.0).unwrap());
+    graph.parameter_shapes().into_iter().enumerate().map(parameter).collect()
+}
+
 /// A quantizer's grid.
 pub fn spec(bits: u32, symmetric: bool, granularity: Granularity) -> QuantSpec {
     QuantSpec::new(bits, symmetric, granularity, "bits").unwrap()

@@ -332,15 +332,6 @@ impl QuantModel {
     }
 
     pub(crate) fn unit_regularizer(&self, nodes: &[NodeId], b: f32) -> Result<Option<Tensor>> {
-        let mut sum: Option<Tensor> = None;
-        for (_, site) in self.unit_sites(nodes) {
-            if let Some(term) = site.quantizer.regularizer(b)? {
-                sum = Some(match sum {
-                    Some(sum) => (sum + term)?,
-                    None => term,
-                });
-            }
-        }
-        Ok(sum)
+        ops::total(self.unit_sites(nodes).filter_map(|(_, site)| site.quantizer.regularizer(b).transpose()))
     }
 }

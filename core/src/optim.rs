@@ -157,8 +157,16 @@ pub fn finite_scalar(x: &Tensor, what: &str) -> Result<f64> {
         true => f32_values(x, |v| v.first().copied())?.unwrap_or(f32::NAN),
         false => x.to_scalar()?,
     };
+    finite(f64::from(value), what)
+}
+
+/// A loss as it is.
+///
+/// # Errors
+/// It is not finite: the optimization diverged.
+pub(crate) fn finite(value: f64, what: &str) -> Result<f64> {
     if value.is_finite() {
-        Ok(f64::from(value))
+        Ok(value)
     } else {
         Err(Error::message(format!("the {what} became {value}; lower the learning rates or check the weights")))
     }

@@ -44,8 +44,3 @@ pub fn check_gradients<'a>(
 pub fn no_gradients() -> Error {
     Error::message("an update without gradients: call `loss`, or `forward` and `backward`, before it")
 }
-
-/// An error about a loss that is not finite.
-pub fn diverged(what: &str, value: f64) -> Error {
-    Error::message(format!("the {what} became {value}; lower the learning rates or check the weights"))
-}

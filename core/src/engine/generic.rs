@@ -87,14 +87,8 @@ impl UnitEngine for GenericUnit<'_> {
         let start = Instant::now();
         check_gradients(gradients.iter().map(Tensor::dims), self.outputs.iter().map(Tensor::dims))?;
         // The gradient of sum(output * g) with respect to the output is g.
-        let mut sum: Option<Tensor> = None;
-        for (output, gradient) in self.outputs.drain(..).zip(gradients) {
-            let term = (output * gradient.detach())?.sum_all()?;
-            sum = Some(match sum {
-                Some(sum) => (sum + term)?,
-                None => term,
-            });
-        }
+        let pairs = self.outputs.drain(..).zip(gradients);
+        let sum = ops::total(pairs.map(|(output, gradient)| Ok((output * gradient.detach())?.sum_all()?)))?;
         self.gradients = sum.map(|sum| sum.backward()).transpose()?;
         self.times.backward += start.elapsed();
         Ok(())
@@ -103,14 +97,8 @@ impl UnitEngine for GenericUnit<'_> {
     fn loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64> {
         self.forward(samples, keep)?;
         let start = Instant::now();
-        let mut loss: Option<Tensor> = None;
-        for (output, target) in self.outputs.drain(..).zip(self.samples.targets(samples)?) {
-            let own = ops::reconstruction_loss(&output, &target)?;
-            loss = Some(match loss {
-                Some(loss) => (loss + own)?,
-                None => own,
-            });
-        }
+        let pairs = self.outputs.drain(..).zip(self.samples.targets(samples)?);
+        let loss = ops::total(pairs.map(|(output, target)| Ok(ops::reconstruction_loss(&output, &target)?)))?;
         let loss = loss.ok_or_else(|| Error::graph(&self.unit.name, "has no output"))?;
         let value = finite_scalar(&loss, "reconstruction loss")?;
         self.gradients = Some(loss.backward()?);

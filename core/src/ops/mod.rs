@@ -48,6 +48,15 @@ pub fn scale_gradient(x: &Tensor, factor: f64) -> Result<Tensor> {
     &fixed + ((x - &fixed)? * factor)?
 }
 
+/// The sum of tensors of one shape; `None` if there are none.
+pub(crate) fn total(
+    terms: impl IntoIterator<Item = crate::error::Result<Tensor>>,
+) -> crate::error::Result<Option<Tensor>> {
+    let mut terms = terms.into_iter();
+    let Some(first) = terms.next().transpose()? else { return Ok(None) };
+    terms.try_fold(first, |sum, term| Ok((sum + term?)?)).map(Some)
+}
+
 /// Zero padding of the last two dimensions.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 use super::calibrate::place;
 use super::published::check_published;
+use super::reconstruct::units_of;
 use super::{
     calibrate, calibration_images, evaluate, plan_sites, reconstruct, CalibrationSet, Registries, Resources, SitePlan,
 };
@@ -62,6 +63,10 @@ impl<'a> Session<'a> {
         let outputs: Vec<&[usize]> = graph.outputs().iter().map(|id| graph.node(*id).shape.as_slice()).collect();
         let targets = task.targets(&outputs)?;
         check_published(&recipe, &*task)?;
+        // Without groups, a network without units can still be measured.
+        if !recipe.reconstruction.merge.is_empty() {
+            units_of(&graph, reconstructor.grouping(), &recipe.reconstruction.merge)?;
+        }
         let session = Self { recipe, registries, device, architecture, reconstructor, graph, task, targets };
         session.registries.datasets.get(&session.recipe.data.name, "data")?;
         for plan in session.plans()? {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// Cached values of all samples.
 enum Source {
     /// Already channels-last, as the step needs them, one image after the other.
-    Together(Buffer, #[allow(dead_code, reason = "held for its drop")] Reservation),
+    Nhwc(Buffer, #[allow(dead_code, reason = "held for its drop")] Reservation),
     /// As they are cached; every step converts what it reads to channels-last in the buffer.
     Planes(Arc<CachedValues>, Buffer),
 }
@@ -29,14 +29,14 @@ impl Source {
         for (sample, out) in all.chunks_exact_mut(one.image()).enumerate() {
             cached.with_sample(sample, |planes| from_planes(planes, one, out))?;
         }
-        Ok(Self::Together(all, reservation))
+        Ok(Self::Nhwc(all, reservation))
     }
 
     /// The given samples as images of this layout.
     fn images<'a>(&'a mut self, samples: &'a [usize], layout: Layout) -> Result<Batch<'a>> {
         let size = layout.image();
         match self {
-            Self::Together(values, _) => Ok(Batch { values, numbers: Some(samples), size }),
+            Self::Nhwc(values, _) => Ok(Batch { values, numbers: Some(samples), size }),
             Self::Planes(cached, room) => {
                 let one = Layout { batch: 1, ..layout };
                 for (sample, out) in samples.iter().zip(room.chunks_exact_mut(size)) {

@@ -8,11 +8,12 @@ use super::stage::Layer;
 use super::update::Update;
 use super::weight::Weight;
 use crate::engine::chain::Chain;
-use crate::engine::checks::{check_batch, check_gradients, diverged, no_gradients};
+use crate::engine::checks::{check_batch, check_gradients, no_gradients};
 use crate::engine::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
 use crate::engine::samples::UnitSamples;
 use crate::error::{Error, Result};
 use crate::ops::{host_values, Keep};
+use crate::optim::finite;
 use candle_core::{DType, Device, Tensor};
 use qdrop_kernels::drop as kernel;
 use qdrop_kernels::in_pool;
@@ -266,10 +267,7 @@ impl UnitEngine for CpuUnit {
         self.begin(samples, keep)?;
         self.pass(samples, &Ending::Loss)?;
         let sum = self.layers.last().map_or(0.0, |l| l.sums.loss);
-        let loss = sum * f64::from(self.factor());
-        if !loss.is_finite() {
-            return Err(diverged("reconstruction loss", loss));
-        }
+        let loss = finite(sum * f64::from(self.factor()), "reconstruction loss")?;
         self.has_gradients = true;
         Ok(loss)
     }
