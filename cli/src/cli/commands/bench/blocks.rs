@@ -253,8 +253,9 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Normal noise.
+/// Uniform noise with a standard deviation of 1.
 fn noise(shape: &[usize], salt: u32) -> Result<Tensor> {
-    let values = qdrop_core::kernels::testing::normal(shape.iter().product(), salt.into());
+    let end = 3_f32.sqrt();
+    let values = qdrop_core::kernels::testing::uniform(shape.iter().product(), -end..end, salt.into());
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
