@@ -1,29 +1,39 @@
 //! Seeded noise for tests and benchmarks.
 
 use crate::random::Stream;
-use std::f64::consts::TAU;
+use std::f32::consts::TAU;
 use std::ops::Range;
 
-fn stream(seed: u64) -> Stream {
-    Stream { seed, id: [0x7E57; 3] }
-}
+/// Number of values of a `u32`.
+const RANGE: f64 = 4_294_967_296.0;
 
 /// `len` numbers that are uniform between the ends of `range`. The same seed gives the same numbers.
 pub fn uniform(len: usize, range: Range<f32>, seed: u64) -> Vec<f32> {
-    let (stream, start, size) = (stream(seed), f64::from(range.start), f64::from(range.end) - f64::from(range.start));
-    (0..len).map(|i| (start + size * stream.uniform(i)) as f32).collect()
+    let (start, size) = (f64::from(range.start), f64::from(range.end) - f64::from(range.start));
+    by_fours(len, seed, |numbers| numbers.map(|n| (start + size * f64::from(n) / RANGE) as f32))
 }
 
 /// `len` numbers of the normal distribution with mean 0 and standard deviation 1 (Box and Muller, "A Note on the
 /// Generation of Random Normal Deviates", 1958). The same seed gives the same numbers.
 pub fn normal(len: usize, seed: u64) -> Vec<f32> {
-    let stream = stream(seed);
-    let number = |i| {
-        // In (0, 1], whose logarithm is finite.
-        let radius = (-2.0 * (1.0 - stream.uniform(2 * i)).ln()).sqrt();
-        (radius * (TAU * stream.uniform(2 * i + 1)).cos()) as f32
+    // Two independent normal numbers of two uniform ones, of which the first is in (0, 1]: its logarithm is finite.
+    let pair = |[a, b]: [u32; 2]| {
+        let radius = (-2.0 * (((f64::from(a) + 1.0) / RANGE) as f32).ln()).sqrt();
+        let (sin, cos) = (TAU * (f64::from(b) / RANGE) as f32).sin_cos();
+        [radius * cos, radius * sin]
     };
-    (0..len).map(number).collect()
+    by_fours(len, seed, |[a, b, c, d]| {
+        let [[a, b], [c, d]] = [[a, b], [c, d]].map(pair);
+        [a, b, c, d]
+    })
+}
+
+/// `len` numbers, made of the stream's blocks.
+fn by_fours(len: usize, seed: u64, make: impl Fn([u32; 4]) -> [f32; 4]) -> Vec<f32> {
+    let stream = Stream { seed, id: [0x7E57; 3] };
+    let mut out: Vec<f32> = (0..len.div_ceil(4)).flat_map(|block| make(stream.block(block as u32))).collect();
+    out.truncate(len);
+    out
 }
 
 #[cfg(test)]
