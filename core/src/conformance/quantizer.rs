@@ -17,9 +17,11 @@ const OFF_GRID: f32 = 2e-3;
 const LEAST_COSINE: f64 = 0.98;
 /// Least cosine where the function is smooth.
 const LEAST_COSINE_SMOOTH: f64 = 0.999;
-/// An element lies at a kink of a regularizer, where it has no derivative, if the slopes on its two sides differ by more
-/// than this share of the largest slope.
+/// An element lies at a kink, such as the edge of the grid, where the loss has no derivative, if the slopes on its two
+/// sides differ by more than this share of the largest slope.
 const KINK: f64 = 0.1;
+/// Share of a parameter by which it is varied.
+const STEP: f32 = 0.01;
 /// Number of elements of a parameter that are varied.
 const VARIED: usize = 24;
 /// Shape of the tensors: channels along the first axis, as in a weight.
@@ -241,29 +243,21 @@ fn check_gradients(quantizer: &dyn Quantizer) -> Result<()> {
             let zeros = || Ok(vec![0.0; var.elem_count()]);
             store.get(var.as_tensor()).map_or_else(zeros, |g| Ok(host_values(g, <[f32]>::to_vec)?))
         };
-        compare(name, &var, &gradient(&energy_gradient)?, 0.01, LEAST_COSINE, f64::MAX, || energy(quantizer))?;
+        compare(name, &var, &gradient(&energy_gradient)?, LEAST_COSINE, || energy(quantizer))?;
         if let Some(store) = &regularizer_gradient {
             let name = format!("{name} (regularizer)");
-            compare(&name, &var, &gradient(store)?, 0.01, LEAST_COSINE_SMOOTH, KINK, || regularizer(quantizer))?;
+            compare(&name, &var, &gradient(store)?, LEAST_COSINE_SMOOTH, || regularizer(quantizer))?;
         }
     }
     Ok(())
 }
 
 /// Compares a gradient, up to a positive factor, with differences of `loss` when elements of `var`
-/// change by the share `step` of their size or of the mean size, whichever is larger: the differences of small elements
+/// change by the share `STEP` of their size or of the mean size, whichever is larger: the differences of small elements
 /// would drown in the rounding of the loss's sum. The factor is free because LSQ scales the gradients of learned scales
-/// (arXiv 1902.08153, section 2.2). Elements at which the slopes of the two sides differ by more than the share `kink` of
-/// the largest slope are left out, as long as they are fewer than half of all.
-fn compare(
-    name: &str,
-    var: &Var,
-    gradient: &[f32],
-    step: f32,
-    least: f64,
-    kink: f64,
-    mut loss: impl FnMut() -> Result<f64>,
-) -> Result<()> {
+/// (arXiv 1902.08153, section 2.2). Elements at a [kink](KINK) are left out, unless they are more than half of all: then
+/// the loss is curved.
+fn compare(name: &str, var: &Var, gradient: &[f32], least: f64, mut loss: impl FnMut() -> Result<f64>) -> Result<()> {
     let values = host_values(var.as_tensor(), <[f32]>::to_vec)?;
     let mut set = |values: Vec<f32>| -> Result<f64> {
         var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
@@ -275,7 +269,7 @@ fn compare(
     let mut slopes = Vec::new();
     for i in (0..values.len()).step_by((values.len() / VARIED).max(1)) {
         // A parameter at zero, such as an integer zero point, changes by more than one half.
-        let step = if values[i] == 0.0 { 0.6 } else { step * values[i].abs().max(mean) };
+        let step = if values[i] == 0.0 { 0.6 } else { STEP * values[i].abs().max(mean) };
         let moved = |by: f32| {
             let mut moved = values.clone();
             moved[i] += by;
@@ -286,9 +280,10 @@ fn compare(
     }
     set(values)?;
     let largest = slopes.iter().fold(0.0_f64, |m, [_, below, above]| m.max(below.abs()).max(above.abs()));
-    let varied = slopes.len();
-    slopes.retain(|[_, below, above]| (below - above).abs() <= kink * largest);
-    require(2 * slopes.len() >= varied, || format!("'{name}' lies at a kink of the loss nearly everywhere"))?;
+    let smooth = |[_, below, above]: &[f64; 3]| (below - above).abs() <= KINK * largest;
+    if 2 * slopes.iter().filter(|s| smooth(s)).count() >= slopes.len() {
+        slopes.retain(smooth);
+    }
     let analytic: Vec<f64> = slopes.iter().map(|[gradient, ..]| *gradient).collect();
     let differences: Vec<f64> = slopes.iter().map(|[_, below, above]| (below + above) / 2.0).collect();
     let cosine = cosine(&analytic, &differences);
