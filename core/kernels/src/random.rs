@@ -28,6 +28,11 @@ fn philox(key: u64, mut c: [u32; 4]) -> [u32; 4] {
     c
 }
 
+/// A random number as a real in [0, 1), exactly.
+pub(crate) fn unit(number: u32) -> f64 {
+    f64::from(number) / 4_294_967_296.0
+}
+
 impl Stream {
     /// The four numbers of counter block `block`.
     #[inline(always)]
@@ -42,7 +47,7 @@ impl Stream {
 
     /// Number `index` of the stream as a real in [0, 1).
     pub fn uniform(&self, index: usize) -> f64 {
-        f64::from(self.u32(index)) / 4_294_967_296.0
+        unit(self.u32(index))
     }
 
     /// An integer in `0..bound` (bias below `bound / 2^32`).

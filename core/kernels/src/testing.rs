@@ -1,16 +1,13 @@
 //! Seeded noise for tests and benchmarks.
 
-use crate::random::Stream;
+use crate::random::{unit, Stream};
 use std::f32::consts::TAU;
 use std::ops::Range;
-
-/// Number of values of a `u32`.
-const RANGE: f64 = 4_294_967_296.0;
 
 /// `len` numbers that are uniform between the ends of `range`. The same seed gives the same numbers.
 pub fn uniform(len: usize, range: Range<f32>, seed: u64) -> Vec<f32> {
     let (start, size) = (f64::from(range.start), f64::from(range.end) - f64::from(range.start));
-    by_fours(len, seed, |numbers| numbers.map(|n| (start + size * f64::from(n) / RANGE) as f32))
+    by_fours(len, seed, |numbers| numbers.map(|n| (start + size * unit(n)) as f32))
 }
 
 /// `len` numbers of the normal distribution with mean 0 and standard deviation 1 (Box and Muller, "A Note on the
@@ -18,8 +15,8 @@ pub fn uniform(len: usize, range: Range<f32>, seed: u64) -> Vec<f32> {
 pub fn normal(len: usize, seed: u64) -> Vec<f32> {
     // Two independent normal numbers of two uniform ones, of which the first is in (0, 1]: its logarithm is finite.
     let pair = |[a, b]: [u32; 2]| {
-        let radius = (-2.0 * (((f64::from(a) + 1.0) / RANGE) as f32).ln()).sqrt();
-        let (sin, cos) = (TAU * (f64::from(b) / RANGE) as f32).sin_cos();
+        let radius = (-2.0 * ((unit(a) + unit(1)) as f32).ln()).sqrt();
+        let (sin, cos) = (TAU * unit(b) as f32).sin_cos();
         [radius * cos, radius * sin]
     };
     by_fours(len, seed, |[a, b, c, d]| {

@@ -51,6 +51,11 @@ impl ChannelVariable {
         self.values.iter_mut().for_each(|v| *v = domain(*v));
     }
 
+    /// Projects scales, which must be positive.
+    pub fn project_scale(&mut self) {
+        self.project(|scale| scale.abs().max(f32::EPSILON));
+    }
+
     /// One update from the summed gradients.
     pub fn learn(&mut self, update: Update<'_>) -> Result<()> {
         let adam = update.of(&self.variable)?;

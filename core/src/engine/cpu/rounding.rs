@@ -93,7 +93,7 @@ impl Rounding {
                 learned.channels.sums[channel] = learned.sums[self.packing.lane(channel)];
             }
             learned.channels.learn(update)?;
-            learned.channels.project(|scale| scale.abs().max(f32::EPSILON));
+            learned.channels.project_scale();
             learned.channels.to_lanes(&self.packing, &mut self.scale);
         }
         // The gradient of alpha belongs to the scales that the step computed with, not to the updated ones.

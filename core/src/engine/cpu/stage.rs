@@ -50,7 +50,7 @@ impl Site {
     pub fn prepare(&mut self) {
         if let Some(grid) = &mut self.grid {
             if let Some(scale) = &mut self.scale {
-                scale.project(|scale| scale.abs().max(f32::EPSILON));
+                scale.project_scale();
                 grid.scale = scale.of_channel(0);
             }
             if let Some(zero_point) = &mut self.zero_point {
