@@ -261,6 +261,7 @@ fn another_task_goes_the_whole_way() {
         quantized: quantized.clone(),
         seconds: result.seconds,
         peak_rss_bytes: 1,
+        weights: None,
         notice: None,
     };
     save(&directory, &result.model, &summary).unwrap();

@@ -52,6 +52,9 @@ pub fn table(rows: &[Row], summary: &Summary, task: &dyn Task) -> Result<String>
     if summary.quantized.broken > 0 {
         text += &format!("{} images could not be read and do not count\n", summary.quantized.broken);
     }
+    if let Some(weights) = &summary.weights {
+        text += &format!("{weights}\n");
+    }
     if let Some(notice) = &summary.notice {
         text += &format!("note: {notice}\n");
     }
@@ -87,6 +90,7 @@ mod tests {
             quantized,
             seconds: 8.9,
             peak_rss_bytes: 483_183_821,
+            weights: None,
             notice: Some("shortened".into()),
         }
     }

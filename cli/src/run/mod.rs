@@ -15,7 +15,7 @@ use qdrop_core::error::Input;
 use qdrop_core::graph::SiteKind;
 use qdrop_core::model::{Precision, QuantModel};
 use qdrop_core::pipeline::{FloatSample, Registries, Session, Summary};
-use qdrop_core::progress::{Progress, Silent};
+use qdrop_core::progress::{Event, Progress, Silent};
 use qdrop_core::recipe::{parse_yaml, Recipe};
 use qdrop_core::report::UnitReport;
 use qdrop_core::run_directory::{Manifest, RunDirectory, RECIPE_FILE};
@@ -174,8 +174,8 @@ impl<'a> Run<'a> {
         let plans = session.plans().at(Stage::Setup)?;
         let count = |kind| plans.iter().filter(|p| p.site.kind == kind).count();
         let mut unchecked = Vec::new();
-        match session.float_model() {
-            Ok(_) => {}
+        match session.float_network() {
+            Ok((_, place)) => self.tell(place),
             Err(Core::NotGiven { what, .. }) => unchecked.push(what),
             Err(e) => return Err(e).at(Stage::FloatNetwork),
         }
@@ -205,9 +205,22 @@ impl<'a> Run<'a> {
         Ok(self.float_sample.as_ref().and_then(Option::as_ref))
     }
 
+    /// The float network. The user is told if its weights are only a part of the checkpoint.
+    fn float_model(&self, session: &Session<'_>) -> Result<QuantModel> {
+        let (model, place) = session.float_network().at(Stage::FloatNetwork)?;
+        self.tell(place);
+        Ok(model)
+    }
+
+    fn tell(&self, place: Option<String>) {
+        if let Some(place) = place {
+            self.progress.event(Event::Warning(place));
+        }
+    }
+
     fn float_sample(&self) -> Result<Option<FloatSample>> {
         let session = self.session()?;
-        let model = session.float_model().at(Stage::FloatNetwork)?;
+        let model = self.float_model(&session)?;
         // Opens both splits first, so that a missing one is reported before anything long runs.
         for split in [Split::Evaluation, Split::Calibration] {
             session.dataset(split).at(Stage::Data)?;
@@ -229,7 +242,7 @@ impl<'a> Run<'a> {
     /// Weights or images are not given or cannot be used, or the work was cancelled.
     pub fn evaluate_float(&self) -> Result<Evaluated> {
         let session = self.session()?;
-        let model = session.float_model().at(Stage::FloatNetwork)?;
+        let model = self.float_model(&session)?;
         let measured = session.evaluate(&model, Precision::Float, self.progress).at(Stage::FloatEvaluation)?;
         Evaluated::new(measured, session.task())
     }

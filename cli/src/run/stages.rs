@@ -71,14 +71,14 @@ fn run_stages(
         let row = stages.kept_or(&format!("compare-{i}.json"), || {
             let recipe = recipe.variant(variant).at(Stage::Recipe)?;
             let session = Session::new(recipe, registries, session.device().clone()).at(Stage::Setup)?;
-            Ok(stages.quantize_and_measure(&session, Some(i), &variant.name)?.1)
+            Ok(stages.quantize_and_measure(&session, Some(i), &variant.name)?.row)
         });
         rows.push(row.map_err(|cause| Error::Variant { name: variant.name.clone(), cause: Box::new(cause) })?);
     }
     if !recipe.compare.is_empty() {
         progress.event(Event::Variant { name: &recipe.reconstruction.name });
     }
-    let (result, row) = stages.quantize_and_measure(session, None, &recipe.reconstruction.name)?;
+    let Quantized { result, row, weights } = stages.quantize_and_measure(session, None, &recipe.reconstruction.name)?;
     let summary = Summary {
         recipe: recipe.name.clone(),
         setting: recipe.quant.setting.to_string(),
@@ -89,12 +89,21 @@ fn run_stages(
         quantized: row.measured.clone(),
         seconds: result.seconds,
         peak_rss_bytes: peak_resident_bytes(),
+        weights,
         notice: session.notice(),
     };
     rows.push(row);
     let table = table(&rows, &summary, session.task()).at(Stage::Evaluation)?;
     let metrics = session.task().metrics();
     Ok(Outcome { model: result.model, summary, rows, metrics, units: result.units, table, out: None })
+}
+
+/// A quantized network that was measured.
+struct Quantized {
+    result: RunResult,
+    row: Row,
+    /// Where its float weights were in the checkpoint, unless they were all of it.
+    weights: Option<String>,
 }
 
 /// What all stages of a run use.
@@ -118,12 +127,7 @@ impl Stages<'_> {
     }
 
     /// Quantizes the session's network and measures the result. `name` is its name in the table.
-    fn quantize_and_measure(
-        &self,
-        session: &Session<'_>,
-        variant: Option<usize>,
-        name: &str,
-    ) -> Result<(RunResult, Row)> {
+    fn quantize_and_measure(&self, session: &Session<'_>, variant: Option<usize>, name: &str) -> Result<Quantized> {
         let checkpoints = self.directory.map(|d| d.checkpoints(variant));
         let resources = Resources {
             images: self.set.images.clone(),
@@ -134,10 +138,10 @@ impl Stages<'_> {
             merge: &session.recipe().reconstruction.merge,
             checkpoints: checkpoints.as_ref(),
         };
-        let model = session.float_model().at(Stage::FloatNetwork)?;
+        let (model, weights) = session.float_network().at(Stage::FloatNetwork)?;
         let result = session.quantize(model, &resources).at(Stage::Quantization)?;
         let measured = session.evaluate(&result.model, Precision::Quantized, self.progress).at(Stage::Evaluation)?;
         let row = Row { name: name.into(), bits: session.recipe().bits(), measured, seconds: Some(result.seconds) };
-        Ok((result, row))
+        Ok(Quantized { result, row, weights })
     }
 }

@@ -37,6 +37,9 @@ pub struct Summary {
     pub seconds: f64,
     /// Largest resident memory of the process.
     pub peak_rss_bytes: u64,
+    /// Where the float weights were in the checkpoint, unless they were all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
     /// A warning for comparisons with other results, such as that the run was shortened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,

@@ -19,7 +19,7 @@ use crate::reconstructor::Reconstructor;
 use crate::report::UnitReport;
 use crate::target::TargetSpec;
 use crate::task::{Measurement, Task};
-use crate::weights;
+use crate::weights::{self, Loaded};
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -177,10 +177,29 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The checkpoint cannot be read or does not match the network.
     pub fn float_model(&self) -> Result<QuantModel> {
+        self.float_network().map(|(model, _)| model)
+    }
+
+    /// The [float network](Self::float_model), and where its weights were in the checkpoint unless they were all of it.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be read or does not match the network.
+    pub fn float_network(&self) -> Result<(QuantModel, Option<String>)> {
         let maps = self.architecture.key_maps(&self.graph)?;
-        let mut parameters = weights::load(&self.weights_file()?, &self.graph, &maps, &self.device)?;
+        let key = self.recipe.model.weights_key.as_deref();
+        let Loaded { mut parameters, taken, others } =
+            weights::load(&self.weights_file()?, &self.graph, &maps, key, &self.device)?;
         let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
-        Ok(QuantModel::new(graph, parameters, self.device.clone()))
+        let place = (!taken.is_empty() || !others.is_empty()).then(|| {
+            let quoted = |place: &String| if place.is_empty() { "no key".into() } else { format!("'{place}'") };
+            let mut note = format!("the weights are those under {}", quoted(&taken));
+            if !others.is_empty() {
+                let list = others.iter().map(quoted).collect::<Vec<_>>().join(", ");
+                note += &format!("; the checkpoint holds others under {list}, which `model.weights_key` can choose");
+            }
+            note
+        });
+        Ok((QuantModel::new(graph, parameters, self.device.clone()), place))
     }
 
     /// The network with all parameters zero, after batch-norm folding.

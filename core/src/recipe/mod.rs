@@ -117,6 +117,10 @@ pub struct ModelRecipe {
     /// The checkpoint with the float weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
+    /// Where the weights are in the checkpoint, such as `state_dict_ema`. Without it, the place that fits the network
+    /// best is used, and an average (EMA) goes before other weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_key: Option<String>,
 }
 
 /// Which layers keep 8 bits. Results of different settings are not comparable.

@@ -1,11 +1,16 @@
 //! Reads checkpoints and matches their tensors with a network's parameters.
 
+mod calls;
+mod checkpoint;
+mod choice;
+mod entries;
 mod key_map;
 mod legacy;
 mod pickle;
 mod raw;
 mod safetensors_file;
 mod torch_zip;
+mod value;
 
 pub use key_map::KeyMap;
 pub use raw::{RawDtype, RawTensor};
@@ -13,90 +18,110 @@ pub use raw::{RawDtype, RawTensor};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use candle_core::{Device, Tensor};
+use checkpoint::Checkpoint;
+use choice::Choice;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// The tensors of a checkpoint by name.
 pub type RawTensors = BTreeMap<String, RawTensor>;
 
-/// Reads a checkpoint: safetensors, or PyTorch's `.pth` as zip archive or legacy pickle. The content
-/// decides the format, not the file's name.
+/// Reads all tensors of a checkpoint: safetensors (one file, or the index of several), or PyTorch's `.pth` as zip archive
+/// or legacy pickle. The content decides the format, not the file's name. A tensor in nested dictionaries has their keys
+/// before its name.
 ///
 /// # Errors
 /// The file cannot be read, is truncated, or has another format.
 pub fn read(file: &Path) -> Result<RawTensors> {
+    open(file)?.into_tensors().map_err(|message| Error::weights(file, message))
+}
+
+fn open(file: &Path) -> Result<Checkpoint> {
     let bytes = std::fs::read(file).map_err(Error::io("read", file))?;
-    let tensors = if bytes.starts_with(b"PK\x03\x04") {
+    let checkpoint = if bytes.starts_with(b"PK\x03\x04") {
         torch_zip::read(&bytes)
     } else if legacy::recognizes(&bytes) {
-        legacy::read(&bytes)
+        legacy::read(bytes)
     } else if safetensors_file::recognizes(&bytes) {
-        safetensors_file::read(&bytes)
+        safetensors_file::read(&bytes).map(Checkpoint::of_tensors)
+    } else if safetensors_file::recognizes_index(&bytes) {
+        return safetensors_file::read_index(file, &bytes).map(Checkpoint::of_tensors);
     } else {
         Err("neither safetensors nor a PyTorch checkpoint; was the download complete?".into())
     };
-    tensors.map_err(|message| Error::weights(file, message))
+    checkpoint.map_err(|message| Error::weights(file, message))
 }
 
-/// Loads the parameters of `graph` from a checkpoint, as f32 on `device`. Of the canonical names and the
-/// `key_maps`, the naming that finds the most tensors is used.
+/// Parameters of a network that were found in a checkpoint.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The parameters by their canonical names.
+    pub parameters: HashMap<String, Tensor>,
+    /// The keys and wrappers that lead to them in the checkpoint, joined by dots; empty if there are none.
+    pub taken: String,
+    /// Other places with different tensors of the same names and shapes, such as the average of a training (EMA) or the
+    /// weights that it averages.
+    pub others: Vec<String>,
+}
+
+/// Loads the parameters of `graph` from a checkpoint, as f32 on `device`. They may lie under any keys and wrappers, and
+/// have the canonical names or those of a key map: the place that fits the network best is used. Of equal ones, an
+/// average (EMA) goes first. `key` restricts the search to one place.
 ///
 /// # Errors
-/// Tensors are missing, unexpected, of the wrong shape, not floating point or not finite; the message lists them.
-pub fn load(file: &Path, graph: &Graph, key_maps: &[KeyMap], device: &Device) -> Result<HashMap<String, Tensor>> {
-    let mut tensors = strip_prefixes(read(file)?);
-    // These counters of batch normalization are not needed for inference.
-    tensors.retain(|name, _| !name.ends_with("num_batches_tracked"));
+/// Tensors are missing, unexpected, of the wrong shape, not floating point or not finite, a variance is negative, or
+/// nothing lies under `key`; the message lists them.
+pub fn load(file: &Path, graph: &Graph, key_maps: &[KeyMap], key: Option<&str>, device: &Device) -> Result<Loaded> {
+    let mut checkpoint = open(file)?;
     let wanted = graph.parameter_shapes();
-    let identity = KeyMap::identity();
-    let found =
-        |map: &KeyMap| wanted.iter().filter(|(n, _)| tensors.contains_key(map.checkpoint_name(n).as_str())).count();
-    // Of equal ones the first is used; `max_by_key` would return the last.
-    let map =
-        std::iter::once(&identity).chain(key_maps).fold(
-            &identity,
-            |best, map| {
-                if found(map) > found(best) {
-                    map
-                } else {
-                    best
-                }
-            },
-        );
+    let maps: Vec<KeyMap> = std::iter::once(KeyMap::identity()).chain(key_maps.iter().cloned()).collect();
+    let choose = |c: &Checkpoint| choice::choose(&c.entries, |t| t.shape(), &wanted, &maps);
+    if let Some(key) = key {
+        let before = format!("{}.", entries::plain(key.trim_end_matches('.')));
+        if !checkpoint.entries.iter().any(|e| e.path.starts_with(&before)) {
+            let Choice { prefix, others, .. } = choose(&checkpoint);
+            let known = std::iter::once(prefix).chain(others).filter(|p| !p.is_empty()).collect::<Vec<_>>();
+            let message =
+                format!("no tensors lie under '{key}'; this network's tensors lie under: {}", shortened(&known));
+            return Err(Error::weights(file, message));
+        }
+        checkpoint.entries.retain(|e| e.path.starts_with(&before));
+    }
+    let chosen = choose(&checkpoint);
     let mut problems = Problems::default();
     let mut parameters = HashMap::new();
-    for (name, shape) in wanted {
-        let key = map.checkpoint_name(&name);
-        match tensors.remove(&key) {
-            None => problems.missing.push(key),
-            Some(raw) if raw.shape != shape => {
-                problems.misshapen.push(format!("{key} has {:?}, the network needs {shape:?}", raw.shape));
-            }
-            Some(raw) => match raw.to_f32() {
-                Err(e) => problems.unusable.push(format!("{key} {e}")),
-                Ok(values) => {
-                    if let Some(i) = values.iter().position(|v| !v.is_finite()) {
-                        problems.unusable.push(format!("{key} holds {} at element {i}", values[i]));
-                    } else {
-                        parameters.insert(name, Tensor::from_vec(values, shape, device)?);
-                    }
-                }
-            },
+    for ((name, shape), (own, entry)) in wanted.into_iter().zip(&chosen.found) {
+        let Some(entry) = *entry else {
+            problems.missing.push(own.clone());
+            continue;
+        };
+        let found = checkpoint.entries[entry].tensor.shape();
+        if found != shape {
+            problems.misshapen.push(format!("{own} has {found:?}, the network needs {shape:?}"));
+            continue;
+        }
+        match checkpoint.tensor(entry).and_then(|raw| raw.to_f32()).and_then(|values| usable(own, values)) {
+            Ok(values) => drop(parameters.insert(name, Tensor::from_vec(values, shape, device)?)),
+            Err(e) => problems.unusable.push(format!("{own} {e}")),
         }
     }
-    problems.unexpected = tensors.into_keys().collect();
+    let unexpected = chosen.unexpected.iter().filter(|e| !checkpoint.is_counter(**e));
+    problems.unexpected = unexpected.map(|e| checkpoint.entries[*e].path.clone()).collect();
     problems.check(file)?;
-    Ok(parameters)
+    let others = chosen.others.into_iter().filter(|other| !checkpoint.same(&chosen.prefix, other)).collect();
+    Ok(Loaded { parameters, taken: chosen.prefix, others })
 }
 
-/// Removes the prefixes that data-parallel training and checkpoint dictionaries add to every name.
-fn strip_prefixes(mut tensors: RawTensors) -> RawTensors {
-    for prefix in ["model.", "state_dict.", "module."] {
-        if !tensors.is_empty() && tensors.keys().all(|k| k.starts_with(prefix)) {
-            tensors = tensors.into_iter().map(|(k, v)| (k[prefix.len()..].to_string(), v)).collect();
-        }
+/// Refuses values that no network can compute with.
+fn usable(name: &str, values: Vec<f32>) -> Result<Vec<f32>, String> {
+    if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+        return Err(format!("holds {} at element {i}", values[i]));
     }
-    tensors
+    let variance = name.ends_with("running_var");
+    match values.iter().position(|v| variance && *v < 0.0) {
+        Some(i) => Err(format!("is a variance, but holds {} at element {i}", values[i])),
+        None => Ok(values),
+    }
 }
 
 #[derive(Default)]

@@ -1,327 +1,318 @@
-//! A restricted reader of Python pickles. It interprets the opcodes that PyTorch writes, and
-//! never calls anything. It recognizes the functions that rebuild a tensor; the result of any other call becomes an
-//! opaque value.
+//! A reader of Python pickles, protocols 0 to 5, which never runs anything.
+//!
+//! It interprets the opcodes (Python's `pickletools` lists them) as instructions for a stack of [values](super::value).
+//! Calls have a value only where [`calls`](super::calls) knows it.
 
+use super::calls;
+use super::value::{Id, Value, Values};
 use std::collections::HashMap;
 
-/// A Python value.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
-    None,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Text(String),
-    Tuple(Vec<Value>),
-    List(Vec<Value>),
-    Dict(Vec<(Value, Value)>),
-    /// An attribute of a Python module, such as a storage class.
-    Global(String),
-    /// PyTorch's reference to a storage: (type, key).
-    Storage(String, String),
-    /// A view of a storage.
-    Tensor(TensorRef),
-    /// The result of a call that the reader does not make.
-    Opaque,
+/// A pickle that was read.
+pub(super) struct Pickle {
+    pub values: Values,
+    pub root: Id,
+    /// Number of bytes.
+    pub len: usize,
 }
 
-/// A tensor described by a pickle.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct TensorRef {
-    pub storage_type: String,
-    pub storage: String,
-    pub offset: usize,
-    pub shape: Vec<usize>,
-    pub stride: Vec<usize>,
-}
-
-impl Value {
-    pub fn text(&self) -> Option<&str> {
-        match self {
-            Self::Text(s) => Some(s),
-            _ => None,
-        }
-    }
-
-    fn size(&self) -> Option<usize> {
-        match self {
-            Self::Int(i) => usize::try_from(*i).ok(),
-            _ => None,
-        }
-    }
-
-    fn sizes(&self) -> Option<Vec<usize>> {
-        match self {
-            Self::Tuple(items) | Self::List(items) => items.iter().map(Self::size).collect(),
-            _ => None,
-        }
-    }
-}
-
-/// Reads one pickle from the start of `bytes`; returns its value and its length.
-pub(super) fn read(bytes: &[u8]) -> Result<(Value, usize), String> {
-    let mut machine = Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
-    loop {
-        if machine.step()? {
-            let value = machine.pop()?;
-            return Ok((value, machine.at));
-        }
-    }
+/// Reads one pickle from the start of `bytes`.
+pub(super) fn read(bytes: &[u8]) -> Result<Pickle, String> {
+    let values = Values::default();
+    let mut machine = Machine { bytes, at: 0, values, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+    while machine.step()? {}
+    let root = machine.pop()?;
+    Ok(Pickle { values: machine.values, root, len: machine.at })
 }
 
 struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
-    stack: Vec<Value>,
+    values: Values,
+    stack: Vec<Id>,
     marks: Vec<usize>,
-    memo: HashMap<u32, Value>,
+    memo: HashMap<u64, Id>,
 }
 
-impl Machine<'_> {
-    fn take(&mut self, n: usize) -> Result<&[u8], String> {
-        let end = self.at.checked_add(n).filter(|end| *end <= self.bytes.len());
-        let end = end.ok_or("the pickle ends too early; the file is truncated")?;
+const TRUNCATED: &str = "the pickle ends too early; the file is truncated";
+const EMPTY: &str = "the pickle is damaged: its stack is empty";
+
+impl<'a> Machine<'a> {
+    fn take(&mut self, n: u64) -> Result<&'a [u8], String> {
+        let end = usize::try_from(n).ok().and_then(|n| self.at.checked_add(n)).filter(|end| *end <= self.bytes.len());
+        let end = end.ok_or(TRUNCATED)?;
         let slice = &self.bytes[self.at..end];
         self.at = end;
         Ok(slice)
     }
 
-    fn unsigned(&mut self, n: usize) -> Result<u64, String> {
+    /// A little-endian number of `n` bytes.
+    fn unsigned(&mut self, n: u64) -> Result<u64, String> {
         Ok(self.take(n)?.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b)))
     }
 
     fn line(&mut self) -> Result<String, String> {
         let rest = &self.bytes[self.at..];
-        let n = rest.iter().position(|b| *b == b'\n').ok_or("the pickle ends too early; the file is truncated")?;
-        let line = String::from_utf8_lossy(&rest[..n]).into_owned();
+        let n = rest.iter().position(|b| *b == b'\n').ok_or(TRUNCATED)?;
         self.at += n + 1;
-        Ok(line)
+        Ok(String::from_utf8_lossy(&rest[..n]).trim_end_matches('\r').to_string())
     }
 
-    fn text(&mut self, n: usize) -> Result<Value, String> {
-        Ok(Value::Text(String::from_utf8_lossy(self.take(n)?).into_owned()))
+    /// Text or bytes with their length in `n` bytes.
+    fn text(&mut self, n: u64) -> Result<Value, String> {
+        let len = self.unsigned(n)?;
+        Ok(Value::Text(String::from_utf8_lossy(self.take(len)?).into_owned()))
     }
 
-    fn pop(&mut self) -> Result<Value, String> {
-        self.stack.pop().ok_or_else(|| "the pickle is damaged: its stack is empty".into())
+    /// An integer with its length in `n` bytes. One that is too large for 64 bits is opaque.
+    fn long(&mut self, n: u64) -> Result<Value, String> {
+        let len = self.unsigned(n)?;
+        let bytes = self.take(len)?;
+        if bytes.len() > 8 {
+            return Ok(Value::Opaque);
+        }
+        let fill = if bytes.last().is_some_and(|b| b & 0x80 != 0) { -1 } else { 0 };
+        Ok(Value::Int(bytes.iter().rev().fold(fill, |v: i64, b| v << 8 | i64::from(*b))))
     }
 
-    fn pop_mark(&mut self) -> Result<Vec<Value>, String> {
+    fn pop(&mut self) -> Result<Id, String> {
+        Ok(self.stack.pop().ok_or(EMPTY)?)
+    }
+
+    fn top(&self) -> Result<Id, String> {
+        Ok(*self.stack.last().ok_or(EMPTY)?)
+    }
+
+    /// The values since the last mark.
+    fn pop_mark(&mut self) -> Result<Vec<Id>, String> {
         let mark = self.marks.pop().filter(|m| *m <= self.stack.len());
         Ok(self.stack.split_off(mark.ok_or("the pickle is damaged: a mark is missing")?))
     }
 
-    fn set_items(&mut self, items: Vec<Value>) -> Result<(), String> {
-        let mut items = items.into_iter();
-        match self.stack.last_mut() {
-            Some(Value::Dict(pairs)) => {
-                while let (Some(key), Some(value)) = (items.next(), items.next()) {
-                    pairs.push((key, value));
-                }
-                Ok(())
-            }
-            Some(Value::Opaque) => Ok(()),
-            _ => Err("the pickle is damaged: items for something that is no dictionary".into()),
-        }
+    fn push(&mut self, value: Value) {
+        let id = self.values.add(value);
+        self.stack.push(id);
     }
 
-    fn append(&mut self, items: Vec<Value>) -> Result<(), String> {
-        match self.stack.last_mut() {
-            Some(Value::List(list)) => list.extend(items),
-            Some(Value::Opaque) => {}
+    /// Adds pairs of keys and values to the dictionary or object on top.
+    fn set_items(&mut self, added: &[Id]) -> Result<(), String> {
+        let top = self.top()?;
+        match self.values.get_mut(top) {
+            Value::Map { items, .. } => items.extend(added.chunks_exact(2).map(|pair| [pair[0], pair[1]])),
+            Value::Opaque => {}
+            _ => return Err("the pickle is damaged: items for something that is no dictionary".into()),
+        }
+        Ok(())
+    }
+
+    /// Adds elements to the list, set or object on top. An object has them as items, by their numbers.
+    fn append(&mut self, added: Vec<Id>) -> Result<(), String> {
+        let top = self.top()?;
+        match self.values.get_mut(top) {
+            Value::Sequence(elements) => elements.extend(added),
+            Value::Map { items, .. } => {
+                let first = items.len();
+                for (i, element) in added.into_iter().enumerate() {
+                    let key = self.values.add(Value::Int((first + i) as i64));
+                    if let Value::Map { items, .. } = self.values.get_mut(top) {
+                        items.push([key, element]);
+                    }
+                }
+            }
+            Value::Opaque => {}
             _ => return Err("the pickle is damaged: elements for something that is no list".into()),
         }
         Ok(())
     }
 
-    fn memoize(&mut self, index: u32) -> Result<(), String> {
-        let top = self.stack.last().ok_or("the pickle is damaged: its stack is empty")?.clone();
-        self.memo.insert(index, top);
+    fn memoize(&mut self, key: u64) -> Result<(), String> {
+        self.memo.insert(key, self.top()?);
         Ok(())
     }
 
-    fn recall(&mut self, index: u32) -> Result<(), String> {
-        let value = self.memo.get(&index).ok_or("the pickle is damaged: an unknown reference")?.clone();
-        self.stack.push(value);
+    fn recall(&mut self, key: u64) -> Result<(), String> {
+        let id = *self.memo.get(&key).ok_or("the pickle is damaged: an unknown reference")?;
+        self.stack.push(id);
         Ok(())
     }
 
-    /// Executes one opcode; true at the end of the pickle.
+    fn number_of_line(&mut self) -> Result<u64, String> {
+        let line = self.line()?;
+        line.parse().map_err(|_| format!("the pickle is damaged: '{line}' is no number"))
+    }
+
+    fn call(&mut self, callable: Id, arguments: Id) {
+        let value = calls::call(&mut self.values, callable, arguments);
+        self.push(value);
+    }
+
+    /// A call of a class with the values since the last mark.
+    fn call_with_mark(&mut self, class: Id, arguments: Vec<Id>) {
+        let arguments = self.values.add(Value::Sequence(arguments));
+        self.call(class, arguments);
+    }
+
+    fn persistent(&mut self, id: Id) {
+        let value = calls::persistent(&mut self.values, id);
+        self.push(value);
+    }
+
+    /// Executes one opcode; false at the end of the pickle.
     fn step(&mut self) -> Result<bool, String> {
-        let value = match self.take(1)?[0] {
-            b'.' => return Ok(true),
-            0x80 => {
-                self.take(1)?;
-                return Ok(false);
-            }
-            0x95 => {
-                self.take(8)?;
-                return Ok(false);
-            }
-            b'(' => {
-                self.marks.push(self.stack.len());
-                return Ok(false);
-            }
-            b'0' => {
-                self.pop()?;
-                return Ok(false);
-            }
-            b'1' => {
-                self.pop_mark()?;
-                return Ok(false);
-            }
-            b'N' => Value::None,
-            0x88 => Value::Bool(true),
-            0x89 => Value::Bool(false),
-            b'J' => Value::Int(i64::from(self.unsigned(4)? as u32 as i32)),
-            b'K' => Value::Int(self.unsigned(1)? as i64),
-            b'M' => Value::Int(self.unsigned(2)? as i64),
-            0x8a => {
-                let n = self.unsigned(1)? as usize;
-                let bytes = self.take(n)?;
-                let negative = bytes.last().is_some_and(|b| b & 0x80 != 0);
-                let fill = if negative { -1 } else { 0 };
-                // Longer integers occur only as the legacy magic number, which is recognized elsewhere.
-                Value::Int(bytes.iter().take(8).rev().fold(fill, |v: i64, b| v << 8 | i64::from(*b)))
-            }
-            b'G' => Value::Float(f64::from_bits(self.unsigned(8)?.swap_bytes())),
-            b'X' => {
-                let n = self.unsigned(4)? as usize;
-                self.text(n)?
-            }
-            0x8c | b'U' | b'C' => {
-                let n = self.unsigned(1)? as usize;
-                self.text(n)?
-            }
-            b'T' | b'B' => {
-                let n = self.unsigned(4)? as usize;
-                self.text(n)?
-            }
-            b']' => Value::List(Vec::new()),
-            b'}' => Value::Dict(Vec::new()),
-            b')' => Value::Tuple(Vec::new()),
-            b'l' => Value::List(self.pop_mark()?),
-            b't' => Value::Tuple(self.pop_mark()?),
-            b'd' => {
-                let mut items = self.pop_mark()?.into_iter();
-                let mut pairs = Vec::new();
-                while let (Some(key), Some(value)) = (items.next(), items.next()) {
-                    pairs.push((key, value));
+        let op = self.take(1)?[0];
+        match op {
+            b'.' => return Ok(false),
+            0x80 => drop(self.take(1)?),
+            0x95 => drop(self.take(8)?),
+            // A buffer that may be read only stays what it is.
+            0x98 => {}
+            b'(' => self.marks.push(self.stack.len()),
+            b'0' if self.marks.last() == Some(&self.stack.len()) => drop(self.marks.pop()),
+            b'0' => drop(self.pop()?),
+            b'1' => drop(self.pop_mark()?),
+            b'2' => self.stack.push(self.top()?),
+            b'N' | b'G' | b'F' | 0x82..=0x84 | 0x97 => {
+                // Nothing, a floating-point number, an object of an extension registry, a buffer outside of the file.
+                match op {
+                    b'G' => drop(self.take(8)?),
+                    b'F' => drop(self.line()?),
+                    0x82 => drop(self.take(1)?),
+                    0x83 => drop(self.take(2)?),
+                    0x84 => drop(self.take(4)?),
+                    _ => {}
                 }
-                Value::Dict(pairs)
+                self.push(Value::Opaque);
             }
-            op @ 0x85..=0x87 => {
-                let n = usize::from(op - 0x84);
-                let at = self.stack.len().checked_sub(n).ok_or("the pickle is damaged: its stack is empty")?;
-                Value::Tuple(self.stack.split_off(at))
+            0x88 | 0x89 => self.push(Value::Bool(op == 0x88)),
+            b'J' => {
+                let value = self.unsigned(4)? as u32 as i32;
+                self.push(Value::Int(value.into()));
+            }
+            b'K' | b'M' => {
+                let value = self.unsigned(if op == b'K' { 1 } else { 2 })?;
+                self.push(Value::Int(value as i64));
+            }
+            b'I' | b'L' => {
+                let line = self.line()?;
+                let value = match line.as_str() {
+                    "00" | "01" if op == b'I' => Value::Bool(line == "01"),
+                    digits => digits.trim_end_matches('L').parse().map_or(Value::Opaque, Value::Int),
+                };
+                self.push(value);
+            }
+            0x8a | 0x8b => {
+                let value = self.long(if op == 0x8a { 1 } else { 4 })?;
+                self.push(value);
+            }
+            b'S' | b'V' => {
+                let line = self.line()?;
+                self.push(Value::Text(line.trim_matches(['\'', '"']).to_string()));
+            }
+            b'U' | b'C' | 0x8c => self.push_text(1)?,
+            b'T' | b'B' | b'X' => self.push_text(4)?,
+            0x8d | 0x8e | 0x96 => self.push_text(8)?,
+            b']' | b')' | 0x8f => self.push(Value::Sequence(Vec::new())),
+            b'}' => self.push(Value::Map { items: Vec::new(), state: None }),
+            b'l' | b't' | 0x91 => {
+                let elements = self.pop_mark()?;
+                self.push(Value::Sequence(elements));
+            }
+            0x85..=0x87 => {
+                let at = self.stack.len().checked_sub(usize::from(op - 0x84)).ok_or(EMPTY)?;
+                let elements = self.stack.split_off(at);
+                self.push(Value::Sequence(elements));
+            }
+            b'd' => {
+                let items = self.pop_mark()?.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect();
+                self.push(Value::Map { items, state: None });
             }
             b'a' => {
-                let item = self.pop()?;
-                self.append(vec![item])?;
-                return Ok(false);
+                let element = self.pop()?;
+                self.append(vec![element])?;
             }
-            b'e' => {
-                let items = self.pop_mark()?;
-                self.append(items)?;
-                return Ok(false);
+            b'e' | 0x90 => {
+                let elements = self.pop_mark()?;
+                self.append(elements)?;
             }
             b's' => {
                 let (value, key) = (self.pop()?, self.pop()?);
-                self.set_items(vec![key, value])?;
-                return Ok(false);
+                self.set_items(&[key, value])?;
             }
             b'u' => {
                 let items = self.pop_mark()?;
-                self.set_items(items)?;
-                return Ok(false);
+                self.set_items(&items)?;
             }
-            b'q' | b'r' | 0x94 => {
-                let op = self.bytes[self.at - 1];
-                let index = match op {
-                    b'q' => self.unsigned(1)? as u32,
-                    b'r' => self.unsigned(4)? as u32,
-                    _ => self.memo.len() as u32,
-                };
-                self.memoize(index)?;
-                return Ok(false);
+            b'p' => {
+                let key = self.number_of_line()?;
+                self.memoize(key)?;
             }
-            b'h' => {
-                let index = self.unsigned(1)? as u32;
-                self.recall(index)?;
-                return Ok(false);
+            b'q' | b'r' => {
+                let key = self.unsigned(if op == b'q' { 1 } else { 4 })?;
+                self.memoize(key)?;
             }
-            b'j' => {
-                let index = self.unsigned(4)? as u32;
-                self.recall(index)?;
-                return Ok(false);
+            0x94 => self.memoize(self.memo.len() as u64)?,
+            b'g' => {
+                let key = self.number_of_line()?;
+                self.recall(key)?;
+            }
+            b'h' | b'j' => {
+                let key = self.unsigned(if op == b'h' { 1 } else { 4 })?;
+                self.recall(key)?;
             }
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
-                Value::Global(format!("{module}.{name}"))
+                self.push(Value::Global(format!("{module}.{name}")));
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                Value::Global(format!("{}.{}", module.text().unwrap_or("?"), name.text().unwrap_or("?")))
+                let text = |id| self.values.text(id).unwrap_or("?").to_string();
+                let name = format!("{}.{}", text(module), text(name));
+                self.push(Value::Global(name));
             }
-            b'Q' => storage(self.pop()?)?,
+            b'P' => {
+                self.line()?;
+                self.push(Value::Opaque);
+            }
+            b'Q' => {
+                let id = self.pop()?;
+                self.persistent(id);
+            }
             b'R' | 0x81 => {
                 let (arguments, callable) = (self.pop()?, self.pop()?);
-                call(&callable, arguments)?
+                self.call(callable, arguments);
+            }
+            0x92 => {
+                let (_, arguments, class) = (self.pop()?, self.pop()?, self.pop()?);
+                self.call(class, arguments);
+            }
+            b'i' => {
+                let (module, name) = (self.line()?, self.line()?);
+                let arguments = self.pop_mark()?;
+                let class = self.values.add(Value::Global(format!("{module}.{name}")));
+                self.call_with_mark(class, arguments);
+            }
+            b'o' => {
+                let mut arguments = self.pop_mark()?;
+                if arguments.is_empty() {
+                    return Err("the pickle is damaged: an object without a class".into());
+                }
+                let class = arguments.remove(0);
+                self.call_with_mark(class, arguments);
             }
             b'b' => {
-                // An object's state is ignored: dictionaries already have their items, and nothing else is needed.
-                self.pop()?;
-                return Ok(false);
+                let attributes = self.pop()?;
+                let top = self.top()?;
+                if let Value::Map { state, .. } = self.values.get_mut(top) {
+                    *state = Some(attributes);
+                }
             }
-            op => return Err(format!("the pickle uses opcode 0x{op:02x}, which no PyTorch checkpoint needs")),
-        };
-        self.stack.push(value);
-        Ok(false)
+            op => return Err(format!("the pickle is damaged: 0x{op:02x} is no opcode")),
+        }
+        Ok(true)
     }
-}
 
-fn storage(id: Value) -> Result<Value, String> {
-    if let Value::Tuple(items) = &id {
-        if let [Value::Text(tag), Value::Global(kind), Value::Text(key), ..] = items.as_slice() {
-            if tag == "storage" {
-                return Ok(Value::Storage(kind.clone(), key.clone()));
-            }
-        }
-    }
-    Err("the pickle refers to something that is no tensor storage".into())
-}
-
-/// The result of a call, for the functions that build tensors and dictionaries.
-fn call(callable: &Value, arguments: Value) -> Result<Value, String> {
-    let (Value::Global(name), Value::Tuple(arguments)) = (callable, arguments) else { return Ok(Value::Opaque) };
-    match name.as_str() {
-        "collections.OrderedDict" => Ok(Value::Dict(match arguments.into_iter().next() {
-            Some(Value::List(items)) => items
-                .into_iter()
-                .filter_map(|item| match item {
-                    Value::Tuple(pair) | Value::List(pair) => <[Value; 2]>::try_from(pair).ok().map(|[k, v]| (k, v)),
-                    _ => None,
-                })
-                .collect(),
-            _ => Vec::new(),
-        })),
-        "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => {
-            let tensor = (|| {
-                let Value::Storage(storage_type, storage) = arguments.first()? else { return None };
-                Some(TensorRef {
-                    storage_type: storage_type.clone(),
-                    storage: storage.clone(),
-                    offset: arguments.get(1)?.size()?,
-                    shape: arguments.get(2)?.sizes()?,
-                    stride: arguments.get(3)?.sizes()?,
-                })
-            })();
-            tensor.map(Value::Tensor).ok_or_else(|| "the pickle describes a tensor in an unknown way".into())
-        }
-        "torch._utils._rebuild_parameter" => {
-            arguments.into_iter().next().ok_or_else(|| "the pickle describes an empty parameter".into())
-        }
-        "torch.Size" => Ok(arguments.into_iter().next().unwrap_or(Value::Tuple(Vec::new()))),
-        _ => Ok(Value::Opaque),
+    fn push_text(&mut self, n: u64) -> Result<(), String> {
+        let value = self.text(n)?;
+        self.push(value);
+        Ok(())
     }
 }

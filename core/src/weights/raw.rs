@@ -1,6 +1,24 @@
 //! A tensor as it is stored in a file.
 
-/// Data type of the elements in the file (little-endian).
+/// Order of the bytes of an element in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Little,
+    Big,
+}
+
+impl Order {
+    /// The order of PyTorch's file `byteorder`.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        match text.trim_ascii() {
+            b"little" => Ok(Self::Little),
+            b"big" => Ok(Self::Big),
+            other => Err(format!("unknown byte order '{}'; expected little or big", String::from_utf8_lossy(other))),
+        }
+    }
+}
+
+/// Data type of the elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RawDtype {
     /// 64-bit float.
@@ -13,6 +31,8 @@ pub enum RawDtype {
     BF16,
     /// Any integer or boolean type, with its size in bytes.
     Integer(usize),
+    /// Any other type, such as complex or quantized numbers, with its size in bytes.
+    Other(usize),
 }
 
 impl RawDtype {
@@ -22,7 +42,7 @@ impl RawDtype {
             Self::F64 => 8,
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
-            Self::Integer(size) => size,
+            Self::Integer(size) | Self::Other(size) => size,
         }
     }
 }
@@ -34,7 +54,7 @@ pub struct RawTensor {
     pub dtype: RawDtype,
     /// Its dimensions.
     pub shape: Vec<usize>,
-    /// The elements.
+    /// The elements, little-endian.
     pub bytes: Vec<u8>,
 }
 
@@ -59,6 +79,7 @@ impl RawTensor {
             }
             RawDtype::F16 => Ok(words(&self.bytes).map(|b| half_to_f32(u16::from_le_bytes(b))).collect()),
             RawDtype::Integer(_) => Err("holds integers, not floating-point numbers".into()),
+            RawDtype::Other(_) => Err("holds complex or quantized numbers, not floating-point numbers".into()),
         }
     }
 
@@ -66,15 +87,16 @@ impl RawTensor {
     pub(super) fn from_strided(
         dtype: RawDtype,
         storage: &[u8],
+        order: Order,
         offset: usize,
         shape: Vec<usize>,
         stride: &[usize],
     ) -> Result<Self, String> {
         let size = dtype.size();
         if shape.len() != stride.len() {
-            return Err(format!("a tensor with {} dimensions and {} strides", shape.len(), stride.len()));
+            return Err(format!("has {} dimensions and {} strides", shape.len(), stride.len()));
         }
-        let count = shape.iter().try_fold(1_usize, |n, d| n.checked_mul(*d)).ok_or("a tensor too large to exist")?;
+        let count = shape.iter().try_fold(1_usize, |n, d| n.checked_mul(*d)).ok_or("is too large to exist")?;
         let reach = shape
             .iter()
             .zip(stride)
@@ -82,15 +104,23 @@ impl RawTensor {
         let enough = reach.and_then(|r| r.checked_add(1)?.checked_mul(size)).is_some_and(|end| end <= storage.len());
         if count > 0 && !enough {
             return Err(format!(
-                "a tensor of shape {shape:?} reaches beyond its storage of {} bytes; the file is truncated",
+                "has the shape {shape:?} and reaches beyond its storage of {} bytes; the file is truncated",
                 storage.len()
             ));
+        }
+        // A stride of 0 repeats elements: without this bound, a small file could ask for any amount of memory.
+        if count.saturating_mul(size) > storage.len() {
+            return Err(format!("has the shape {shape:?}, but only {} bytes; save a contiguous copy", storage.len()));
         }
         let mut bytes = Vec::with_capacity(count * size);
         let mut index = vec![0; shape.len()];
         for _ in 0..count {
             let at = offset + index.iter().zip(stride).map(|(i, s)| i * s).sum::<usize>();
             bytes.extend_from_slice(&storage[at * size..(at + 1) * size]);
+            if order == Order::Big {
+                let start = bytes.len() - size;
+                bytes[start..].reverse();
+            }
             for axis in (0..shape.len()).rev() {
                 index[axis] += 1;
                 if index[axis] < shape[axis] {
@@ -132,9 +162,9 @@ mod tests {
     #[test]
     fn strided_views_become_contiguous() {
         let storage: Vec<u8> = (0..6_u8).collect();
-        let t = RawTensor::from_strided(RawDtype::Integer(1), &storage, 0, vec![3, 2], &[1, 3]).unwrap();
+        let t = RawTensor::from_strided(RawDtype::Integer(1), &storage, Order::Little, 0, vec![3, 2], &[1, 3]).unwrap();
         assert_eq!(t.bytes, [0, 3, 1, 4, 2, 5]);
-        let error = RawTensor::from_strided(RawDtype::Integer(1), &storage, 1, vec![3, 2], &[1, 3]);
+        let error = RawTensor::from_strided(RawDtype::Integer(1), &storage, Order::Little, 1, vec![3, 2], &[1, 3]);
         assert!(error.unwrap_err().contains("truncated"));
     }
 }

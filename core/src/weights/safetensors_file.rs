@@ -1,7 +1,11 @@
 //! The safetensors format.
 
 use super::{RawDtype, RawTensor, RawTensors};
+use crate::error::{Error, Result};
 use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// Whether the file begins with the header's length and an opening brace.
 pub(super) fn recognizes(bytes: &[u8]) -> bool {
@@ -27,4 +31,35 @@ pub(super) fn read(bytes: &[u8]) -> Result<RawTensors, String> {
         tensors.insert(name, tensor);
     }
     Ok(tensors)
+}
+
+/// Where the tensors of a checkpoint in several files are.
+#[derive(Deserialize)]
+struct Index {
+    /// The file of each tensor.
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Whether the file is the index of a checkpoint in several files.
+pub(super) fn recognizes_index(bytes: &[u8]) -> bool {
+    bytes.trim_ascii_start().starts_with(b"{") && bytes.windows(12).any(|w| w == b"\"weight_map\"")
+}
+
+/// Reads the files that an index names, which lie beside it.
+pub(super) fn read_index(file: &Path, bytes: &[u8]) -> Result<RawTensors> {
+    let Index { weight_map } = serde_json::from_slice(bytes).map_err(|e| Error::weights(file, e.to_string()))?;
+    let mut all = RawTensors::new();
+    for name in weight_map.values().collect::<BTreeSet<_>>() {
+        if Path::new(name).components().count() != 1 {
+            return Err(Error::weights(file, format!("names '{name}', but its parts must lie beside it")));
+        }
+        let part = file.with_file_name(name);
+        let bytes = std::fs::read(&part).map_err(Error::io("read", &part))?;
+        let tensors = read(&bytes).map_err(|message| Error::weights(&part, message))?;
+        all.extend(tensors.into_iter().filter(|(tensor, _)| weight_map.get(tensor) == Some(name)));
+    }
+    match weight_map.iter().find(|(tensor, _)| !all.contains_key(*tensor)) {
+        Some((tensor, name)) => Err(Error::weights(file, format!("tensor '{tensor}' is not in '{name}'"))),
+        None => Ok(all),
+    }
 }
