@@ -1,10 +1,15 @@
 //! Decodes and preprocesses images.
 
+mod decode;
+mod jpeg;
+mod limit;
+
+pub use decode::{decode, decode_bytes};
+
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use qdrop_core::kernels::random::Stream;
 use qdrop_core::prelude::*;
-use std::path::Path;
 
 /// An RGB image, 8 bits per channel, in row-major order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,19 +33,6 @@ pub struct Crop {
     pub width: usize,
     /// Height.
     pub height: usize,
-}
-
-/// Decodes a JPEG or PNG file.
-///
-/// # Errors
-/// The file cannot be read or is damaged.
-pub fn decode(file: &Path) -> Result<Rgb> {
-    let bytes = std::fs::read(file).map_err(Error::io("read", file))?;
-    let image = image::load_from_memory(&bytes)
-        .map_err(|e| Error::data(file, format!("cannot be decoded: {e}; replace or remove it")))?
-        .into_rgb8();
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    Ok(Rgb { width, height, data: image.into_raw() })
 }
 
 /// Copies the pixels of a rectangle of the image.

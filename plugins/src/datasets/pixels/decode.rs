@@ -1,0 +1,70 @@
+//! Decodes image files to what Pillow's `Image.open(file).convert("RGB")` gives.
+
+use super::{jpeg, limit, Rgb};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use qdrop_core::prelude::*;
+use std::io::Cursor;
+use std::path::Path;
+
+/// Decodes an image file: JPEG, PNG, BMP, WebP, TIFF, PPM/PGM/PBM, or the first frame of a GIF. The content decides what it
+/// is, not the name.
+///
+/// # Errors
+/// The file cannot be read, is of none of these formats, or is incomplete or damaged.
+pub fn decode(file: &Path) -> Result<Rgb> {
+    let bytes = std::fs::read(file).map_err(Error::io("read", file))?;
+    decode_bytes(&bytes).map_err(|e| Error::data(file, format!("cannot be decoded: {e}; replace or remove it")))
+}
+
+/// Decodes the content of an image file.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn decode_bytes(bytes: &[u8]) -> Result<Rgb, String> {
+    if bytes.is_empty() {
+        return Err("it is empty".into());
+    }
+    match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) => jpeg::decode(bytes),
+        Ok(format) => other(bytes, format),
+        Err(_) => Err("it is none of JPEG, PNG, BMP, WebP, TIFF, PPM, PGM, PBM and GIF".into()),
+    }
+}
+
+/// DEFLATE codes at most 258 bytes with 2 bits, and a pixel has at least 1 bit.
+const DEFLATE: u64 = 1032 * 8;
+
+/// The most pixels that a byte of a file can stand for.
+fn pixels_per_byte(format: ImageFormat) -> Option<u64> {
+    match format {
+        ImageFormat::Png | ImageFormat::Tiff => Some(DEFLATE),
+        ImageFormat::Pnm => Some(8),
+        // A run of GIF's LZW takes 12 bits at most and doubles as the table grows to 4096 entries; a pair of bytes of
+        // BMP's run-length code jumps over any number of pixels, and WebP codes a plane of one colour without a bit.
+        _ => None,
+    }
+}
+
+fn other(bytes: &[u8], format: ImageFormat) -> Result<Rgb, String> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    // `limit` takes their place.
+    reader.limits(Limits::no_limits());
+    let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+    let (width, height) = decoder.dimensions();
+    limit::check(width.into(), height.into(), bytes.len(), pixels_per_byte(format))?;
+    let image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
+    Ok(Rgb { width: width as usize, height: height as usize, data: to_rgb(image) })
+}
+
+/// Converts to 8 bits and 3 channels as Pillow does: an alpha channel is dropped, grey values of 16 bits are
+/// saturated at 255, and of colours of 16 bits the upper 8 bits are taken.
+fn to_rgb(image: DynamicImage) -> Vec<u8> {
+    let upper = |value: &u16| (value >> 8) as u8;
+    match image {
+        DynamicImage::ImageLuma16(grey) => grey.iter().flat_map(|value| [(*value).min(255) as u8; 3]).collect(),
+        DynamicImage::ImageLumaA16(grey) => grey.pixels().flat_map(|pixel| [upper(&pixel.0[0]); 3]).collect(),
+        DynamicImage::ImageRgb16(colors) => colors.iter().map(upper).collect(),
+        DynamicImage::ImageRgba16(colors) => colors.pixels().flat_map(|p| [0, 1, 2].map(|i| upper(&p.0[i]))).collect(),
+        other => other.into_rgb8().into_raw(),
+    }
+}
