@@ -81,7 +81,9 @@ fn every_format_is_decoded_as_pillow_does() {
 #[test]
 fn no_image_that_was_cut_counts() {
     let mut files = golden_files("jpeg", |name| name.ends_with(".jpg"));
-    files.extend(golden_files("formats", |name| !name.ends_with(".rgb.png") && name != "palette.tiff"));
+    // A number that is written in digits is one after a cut, too.
+    let left_out = ["palette.tiff", "plain.ppm"];
+    files.extend(golden_files("formats", |name| !name.ends_with(".rgb.png") && !left_out.contains(&name)));
     for file in files {
         let bytes = std::fs::read(&file).unwrap();
         let whole = decode_bytes(&bytes).unwrap();
@@ -118,7 +120,7 @@ fn no_real_photo_that_was_cut_counts() {
 fn refused(change: impl FnOnce(&mut Vec<u8>)) -> String {
     let mut bytes = std::fs::read(fixture("golden/photo.jpg")).unwrap();
     change(&mut bytes);
-    decode_bytes(&bytes).unwrap_err()
+    decode_bytes(&bytes).map(|_| ()).unwrap_err()
 }
 
 #[test]
@@ -130,7 +132,10 @@ fn damaged_images_are_refused_and_harmless_bytes_passed_over() {
     let middle = photo.len() / 2;
     let end = refused(|b| b[middle..middle + 2].copy_from_slice(&[0xff, 0xd9]));
     assert_eq!(end, "Corrupt JPEG data: premature end of data segment");
-    assert_eq!(refused(|b| b[middle..middle + 200].fill(0xfe)), "Corrupt JPEG data: bad Huffman code");
+    // No Huffman code consists of ones alone.
+    let late = photo.len() * 3 / 4;
+    let ones = refused(|b| b[late..late + 8].copy_from_slice(&[0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0]));
+    assert_eq!(ones, "Corrupt JPEG data: bad Huffman code");
     // A restart marker that is out of order.
     let restarts = std::fs::read(fixture("golden/jpeg/restart_444.jpg")).unwrap();
     let marker = restarts.windows(2).position(|w| w == [0xff, 0xd2]).unwrap();
@@ -152,11 +157,11 @@ fn a_header_cannot_ask_for_more_memory_than_its_file_allows() {
     photo[frame + 5..frame + 9].copy_from_slice(&[0x20, 0, 0x20, 0]);
     let error = decode_bytes(&photo).unwrap_err();
     assert_eq!(error, "its header announces 8192 x 8192 pixels, too many for its 10560 bytes");
-    photo[frame + 5..frame + 9].fill(0xff);
-    assert!(decode_bytes(&photo).unwrap_err().contains("more than the 178956970 that are read"));
+    photo[frame + 5..frame + 9].copy_from_slice(&[0xff, 0, 0xff, 0]);
+    assert_eq!(decode_bytes(&photo).unwrap_err(), "65280 x 65280 pixels are more than the 178956970 that are read");
     let mut bmp = std::fs::read(fixture("golden/formats/rgb.bmp")).unwrap();
-    bmp[18..26].copy_from_slice(&[0, 0, 1, 0, 0, 0, 1, 0]);
-    assert!(decode_bytes(&bmp).unwrap_err().contains("65536 x 65536 pixels are more than"));
+    bmp[18..26].copy_from_slice(&[0, 0x40, 0, 0, 0, 0x40, 0, 0]);
+    assert!(decode_bytes(&bmp).unwrap_err().contains("16384 x 16384 pixels are more than"));
     assert!(decode_bytes(b"P6 16000 11000 255\n").unwrap_err().contains("too many for its 19 bytes"));
 }
 

@@ -1,0 +1,47 @@
+//! Fuzzes everything that reads files: mutated files must give a value or an error, never a panic, and never an
+//! allocation that the file's length does not allow.
+//!
+//! Here each target runs for a moment on mutations of its seeds. `tests/fuzz/run TARGET SECONDS` runs the same targets for
+//! longer under libFuzzer, which follows what the code covers.
+
+mod allocator;
+mod mutate;
+mod targets;
+
+use std::time::{Duration, Instant};
+use targets::Target;
+
+/// Seconds for each target, unless the environment variable says otherwise.
+const SECONDS: &str = "QDROP_FUZZ_SECONDS";
+
+fn seconds() -> f64 {
+    std::env::var(SECONDS).map_or(2.0, |text| text.parse().expect("seconds are a number"))
+}
+
+fn fuzz(target: &Target) {
+    let seeds = (target.seeds)();
+    let mut accepted = 0;
+    for seed in &seeds {
+        accepted += usize::from(targets::check(target, seed));
+    }
+    // A seed that is refused at once would leave most of the reader untested.
+    assert!(accepted > 0, "{} refuses all its {} seeds", target.name, seeds.len());
+    let (start, mut executions, mut read) = (Instant::now(), 0_u64, 0_u64);
+    while start.elapsed() < Duration::from_secs_f64(seconds()) {
+        let bytes = mutate::mutated(&seeds, executions);
+        read += u64::from(targets::check(target, &bytes));
+        executions += 1;
+    }
+    println!("{}: {executions} executions, {read} accepted", target.name);
+}
+
+macro_rules! fuzz_tests {
+    ($($name:ident),+) => {
+        $(#[test]
+        fn $name() {
+            fuzz(&targets::$name::TARGET);
+        })+
+    };
+}
+
+fuzz_tests!(class_list, idx, image, pickle, plugin, recipe, run_directory, weights);

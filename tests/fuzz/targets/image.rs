@@ -1,0 +1,72 @@
+//! Image files, through the dataset.
+
+use super::{folder, registries, repository, Target};
+use qdrop_core::dataset::{Dataset, DatasetRequest, Split};
+use qdrop_core::params::Params;
+use qdrop_core::target::TargetSpec;
+use std::cell::OnceCell;
+use tempfile::TempDir;
+
+pub const TARGET: Target = Target { name: "image", seeds, read, allowed };
+
+const NAMES: [&str; 17] = [
+    "formats/alpha.webp",
+    "formats/animated.gif",
+    "formats/bilevel.tiff",
+    "formats/grey16.png",
+    "formats/jpeg.tiff",
+    "formats/lossy.webp",
+    "formats/lzw.tif",
+    "formats/maxval1000.ppm",
+    "formats/palette.bmp",
+    "formats/palette_transparent.png",
+    "formats/rgb565.bmp",
+    "jpeg/arithmetic_progressive.jpg",
+    "jpeg/baseline_420.jpg",
+    "jpeg/cmyk.jpg",
+    "jpeg/luma_below_chroma_both.jpg",
+    "jpeg/non_interleaved_restart.jpg",
+    "jpeg/progressive_420.jpg",
+];
+
+fn seeds() -> Vec<Vec<u8>> {
+    NAMES.iter().map(|name| repository(&format!("tests/golden/{name}"))).collect()
+}
+
+/// An image may have 178,956,970 pixels of 4 bytes of 16 bits; a file is too short for most of these sizes.
+fn allowed(length: usize) -> usize {
+    (178_956_970 * 8).max(length)
+}
+
+fn open() -> (TempDir, Box<dyn Dataset>) {
+    let folder = folder();
+    let class = folder.path().join("val/one");
+    std::fs::create_dir_all(&class).unwrap();
+    std::fs::write(class.join("image.jpg"), "").unwrap();
+    let request = DatasetRequest {
+        split: Split::Evaluation,
+        seed: 0,
+        input: [3, 32, 32],
+        targets: TargetSpec::Class { classes: 1 },
+        root: Some(folder.path().into()),
+        base_dir: "".into(),
+    };
+    let params = Params::new("data.params", serde_yaml::from_str("{resize: 32}").unwrap());
+    let dataset = registries().datasets.get("image_folder", "data").unwrap().build(&params, &request).unwrap();
+    (folder, dataset)
+}
+
+thread_local!(static OPENED: OnceCell<(TempDir, Box<dyn Dataset>)> = const { OnceCell::new() });
+
+fn read(bytes: &[u8]) -> bool {
+    OPENED.with(|opened| {
+        let (folder, dataset) = opened.get_or_init(open);
+        std::fs::write(folder.path().join("val/one/image.jpg"), bytes).unwrap();
+        let sample = dataset.sample(0);
+        if let Ok(sample) = &sample {
+            assert_eq!(sample.image.len(), 3 * 32 * 32);
+            assert!(sample.image.iter().all(|v| v.is_finite()));
+        }
+        sample.is_ok()
+    })
+}

@@ -1,0 +1,87 @@
+//! One target for each reader: its seeds, and what it does with a file.
+
+pub mod class_list;
+pub mod idx;
+pub mod image;
+pub mod pickle;
+pub mod plugin;
+pub mod recipe;
+pub mod run_directory;
+pub mod weights;
+
+use crate::allocator;
+use qdrop_core::pipeline::Registries;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use tempfile::TempDir;
+
+/// A reader to fuzz.
+pub struct Target {
+    /// Its name.
+    pub name: &'static str,
+    /// Files that it reads, to begin with.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+    /// Reads a file. Returns whether it was accepted.
+    pub read: fn(&[u8]) -> bool,
+    /// The largest allocation in bytes for a file of this length.
+    pub allowed: fn(usize) -> usize,
+}
+
+/// All targets, for programs that are given a name.
+#[allow(dead_code)]
+pub const ALL: [&Target; 8] = [
+    &class_list::TARGET,
+    &idx::TARGET,
+    &image::TARGET,
+    &pickle::TARGET,
+    &plugin::TARGET,
+    &recipe::TARGET,
+    &run_directory::TARGET,
+    &weights::TARGET,
+];
+
+/// What readers other than those of images and compressed files may allocate at once: buffers of fixed size, and some
+/// times the length of the file.
+pub fn a_few_times(length: usize) -> usize {
+    (1 << 20) + 64 * length
+}
+
+/// Reads a file and checks the allocations. Returns whether it was accepted.
+///
+/// # Panics
+/// An allocation was too large.
+pub fn check(target: &Target, bytes: &[u8]) -> bool {
+    allocator::take_largest();
+    let accepted = (target.read)(bytes);
+    let (largest, allowed) = (allocator::take_largest(), (target.allowed)(bytes.len()));
+    assert!(largest <= allowed, "{} allocated {largest} bytes at once for a file of {}", target.name, bytes.len());
+    accepted
+}
+
+/// A folder in memory where the system has one.
+fn folder() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap()
+}
+
+/// Writes the file of a target into its folder.
+fn write(folder: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+    let file = folder.path().join(name);
+    std::fs::write(&file, bytes).unwrap();
+    file
+}
+
+/// A file of the repository.
+fn repository(name: &str) -> Vec<u8> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(ROOT).join(name);
+    std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+}
+
+/// Where the repository is, seen from the package that is being compiled.
+const ROOT: &str = if cfg!(coverage_guided) { "../../.." } else { ".." };
+
+/// Everything that the built-in crates register.
+fn registries() -> &'static Registries {
+    static REGISTRIES: OnceLock<Registries> = OnceLock::new();
+    REGISTRIES.get_or_init(|| Registries::collect().unwrap())
+}
