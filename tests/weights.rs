@@ -14,25 +14,25 @@ fn both_pytorch_formats_read_the_same() {
     for file in ["zip.pth", "legacy.pth"] {
         let tensors = read(&fixture("fixtures").join(file)).unwrap();
         assert_eq!(tensors.len(), 6, "{file}");
-        let weight = &tensors["a.weight"];
+        let weight = &tensors["state_dict.a.weight"];
         assert_eq!(weight.shape, [4, 3, 2]);
         let values = weight.to_f32().unwrap();
         for (i, got) in values.iter().enumerate() {
             let (x, y, z) = (i / 6, i / 2 % 3, i % 2);
             assert_eq!(*got, value(z * 12 + y * 4 + x), "{file} {i}");
         }
-        assert_eq!(tensors["a.view"].to_f32().unwrap()[0], value(12));
-        for (name, tolerance) in [("a.double", 0.0), ("a.half", 1e-3), ("a.bfloat", 1e-2)] {
-            let values = tensors[name].to_f32().unwrap();
+        assert_eq!(tensors["state_dict.a.view"].to_f32().unwrap()[0], value(12));
+        for (name, tolerance) in [("double", 0.0), ("half", 1e-3), ("bfloat", 1e-2)] {
+            let values = tensors[&format!("state_dict.a.{name}")].to_f32().unwrap();
             assert!(
                 values.iter().enumerate().all(|(i, v)| (v - value(i)).abs() <= tolerance * value(i)),
                 "{file} {name}"
             );
         }
-        assert_eq!(tensors["n.num_batches_tracked"].dtype, RawDtype::Integer(8));
+        assert_eq!(tensors["state_dict.n.num_batches_tracked"].dtype, RawDtype::Integer(8));
     }
     let tensors = read(&fixture("fixtures/parameter.pth")).unwrap();
-    assert_eq!(tensors["p"].to_f32().unwrap(), [1.0, 2.0]);
+    assert_eq!(tensors["model.p"].to_f32().unwrap(), [1.0, 2.0]);
 }
 
 #[test]

@@ -71,14 +71,12 @@ fn write(folder: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     file
 }
 
-/// A file of the repository.
+/// A file of the repository, in which the package that is compiled lies.
 fn repository(name: &str) -> Vec<u8> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(ROOT).join(name);
-    std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = package.ancestors().map(|folder| folder.join(name)).find(|file| file.is_file());
+    std::fs::read(file.unwrap_or_else(|| panic!("there is no {name}"))).unwrap()
 }
-
-/// Where the repository is, seen from the package that is being compiled.
-const ROOT: &str = if cfg!(coverage_guided) { "../../.." } else { ".." };
 
 /// Everything that the built-in crates register.
 fn registries() -> &'static Registries {

@@ -1,10 +1,12 @@
 //! The files of a run's directory.
 
 use super::{a_few_times, folder, registries, Target};
-use qdrop_core::candle_core::Device;
+use qdrop_core::candle_core::{DType, Device, Tensor};
+use qdrop_core::params::Params;
 use qdrop_core::pipeline::load_saved;
 use qdrop_core::run_directory::RunDirectory;
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
@@ -37,13 +39,12 @@ fn finished() -> &'static Path {
 }
 
 /// A checkpoint of the demo's network at width 2.
-fn weights(folder: &Path) -> std::path::PathBuf {
-    let entry = registries().architectures.get("resnet18", "model").unwrap();
+fn weights(folder: &Path) -> PathBuf {
+    let architecture = registries().architectures.get("resnet18", "model").unwrap().build().unwrap();
     let text = "{classes: 10, image_size: 28, in_channels: 1, width: 2, stem: small}";
-    let params = qdrop_core::params::Params::new("model", serde_yaml::from_str(text).unwrap());
-    let graph = entry.build(&params).unwrap();
-    let ones = |shape: Vec<usize>| qdrop_core::candle_core::Tensor::ones(shape, qdrop_core::candle_core::DType::F32, &Device::Cpu);
-    let tensors = graph.parameter_shapes().into_iter().map(|(name, shape)| (name, ones(shape).unwrap())).collect();
+    let graph = architecture.graph(&Params::new("model", serde_yaml::from_str(text).unwrap())).unwrap();
+    let ones = |shape: Vec<usize>| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+    let tensors: HashMap<_, _> = graph.parameter_shapes().into_iter().map(|(name, shape)| (name, ones(shape))).collect();
     let file = folder.join("w.safetensors");
     qdrop_core::candle_core::safetensors::save(&tensors, &file).unwrap();
     file
