@@ -4,6 +4,7 @@
 use crate::error::{At, Error, Result, Stage};
 use qdrop_core::plugin;
 use qdrop_core::progress::{Event, Progress};
+use qdrop_core::recipe::RecipePath;
 use qdrop_core::Error as Core;
 use serde_yaml::Value;
 use std::path::{Path, PathBuf};
@@ -35,14 +36,14 @@ pub fn load_from_environment(progress: &dyn Progress) -> Result<()> {
 pub(crate) fn load_of_recipe(recipe: &mut Value, origin: &Path, progress: &dyn Progress) -> Result<()> {
     let Some(Value::Sequence(plugins)) = recipe.get_mut("plugins") else { return Ok(()) };
     for plugin in plugins {
-        let Some(path) = plugin.as_str() else {
+        let Ok(RecipePath(path)) = serde_yaml::from_value(plugin.clone()) else {
             let message = "plugins: a plugin is the path of a file or folder".into();
             return Err(Error::Recipe { name: origin.display().to_string(), message });
         };
         let path = origin.parent().unwrap_or(Path::new("")).join(path);
         let path = std::path::absolute(&path).map_err(Core::io("resolve", &path)).at(Stage::Plugins)?;
         load(&path, progress)?;
-        *plugin = Value::String(path.to_string_lossy().into_owned());
+        *plugin = serde_yaml::to_value(RecipePath(path.into())).map_err(Core::message).at(Stage::Plugins)?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use qdrop_core::engine::Engine;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Post-training quantization of vision networks to 2, 3 or 4 bits with QDrop.
@@ -84,7 +85,7 @@ pub struct BenchArguments {
     /// Another command that measures the same, such as "python3 cli/examples/torch_block.py": both
     /// run in turn, and the median ratio is printed.
     #[arg(long, value_name = "COMMAND")]
-    pub against: Option<String>,
+    pub against: Option<OsString>,
     /// How often both commands run.
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub pairs: usize,
@@ -94,7 +95,7 @@ pub struct BenchArguments {
 #[derive(Debug, Args)]
 pub struct RecipeArguments {
     /// A YAML file or the name of a built-in recipe (see `qdrop recipes`).
-    pub recipe: String,
+    pub recipe: PathBuf,
     /// Replace a value of the recipe, such as quant.weight.bits=3 (repeatable).
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -197,7 +198,7 @@ pub enum PluginAction {
     /// Write a new plugin crate that builds and passes its own tests.
     New {
         /// Name of the crate and of its strategy; the crate is written into a folder of this name.
-        name: String,
+        name: PathBuf,
         /// The kind of strategy that it registers.
         #[arg(long)]
         kind: PluginKind,
@@ -229,11 +230,11 @@ pub enum RecipesAction {
     /// Convert a configuration file of the reference implementation to a recipe, and print it.
     Convert {
         /// The configuration.
-        file: String,
+        file: PathBuf,
     },
     /// Print a recipe with everything that it inherits.
     Show {
         /// Its name, or a YAML file.
-        name: String,
+        name: PathBuf,
     },
 }

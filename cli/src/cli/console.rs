@@ -1,5 +1,7 @@
 //! Progress on stderr: bars on a terminal, otherwise plain lines.
 
+use super::interrupt;
+use super::output::note;
 use crate::report::duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use qdrop_core::progress::{Event, Progress};
@@ -11,9 +13,6 @@ use std::time::{Duration, Instant};
 
 /// Seconds between plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-
-/// Exit status after a stop on request: 128 + SIGINT.
-pub const STOPPED: i32 = 130;
 
 /// Shows progress on stderr.
 pub struct Console {
@@ -44,8 +43,8 @@ impl Console {
     pub fn line(&self, text: &str) {
         let current = self.current.lock().unwrap_or_else(|e| e.into_inner());
         match current.as_ref().and_then(|s| s.bar.as_ref()) {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| note(&format!("{text}\n"))),
+            None => note(&format!("{text}\n")),
         }
     }
 
@@ -71,7 +70,8 @@ impl Stage {
                 self.last_line = Instant::now();
                 let elapsed = self.start.elapsed().as_secs_f64();
                 let eta = elapsed / done as f64 * (self.total - done.min(self.total)) as f64;
-                eprintln!("{}: {done}/{} eta {} {}", self.name, self.total, duration(eta), message());
+                let (name, total, eta) = (&self.name, self.total, duration(eta));
+                note(&format!("{name}: {done}/{total} eta {eta} {}\n", message()));
             }
             None => {}
         }
@@ -82,22 +82,9 @@ fn losses(loss: &LossPoint) -> String {
     format!("reconstruction {:.5} rounding {:.4}", loss.reconstruction, loss.rounding)
 }
 
-/// Set by Ctrl-C and by termination signals.
-static STOP: AtomicBool = AtomicBool::new(false);
-
-/// Makes Ctrl-C stop the work after the current step. A second Ctrl-C ends the process at once.
-pub fn stop_on_request() -> Result<(), ctrlc::Error> {
-    ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(STOPPED);
-        }
-        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
-    })
-}
-
 impl Progress for Console {
     fn cancelled(&self) -> bool {
-        STOP.load(Ordering::Relaxed)
+        interrupt::requested()
     }
 
     fn event(&self, event: Event<'_>) {
@@ -115,6 +102,7 @@ impl Progress for Console {
                 }
             }
             Event::Step { step, loss } => {
+                interrupt::step();
                 if let Some(stage) = current.as_mut() {
                     stage.advance(step, || losses(&loss));
                 }
@@ -129,20 +117,19 @@ impl Progress for Console {
             Event::Unit { number, of, report } => {
                 let first = report.mean_losses(false).map_or(0.0, |l| l.reconstruction);
                 let last = report.mean_losses(true).unwrap_or(LossPoint { reconstruction: 0.0, rounding: 0.0, b: 0.0 });
-                eprintln!(
-                    "unit {number}/{of} {}: reconstruction {first:.5} -> {:.5}, rounding {:.4} ({})",
-                    report.name,
-                    last.reconstruction,
-                    last.rounding,
-                    duration(report.seconds)
-                );
+                let (last, rounding, time) = (last.reconstruction, last.rounding, duration(report.seconds));
+                note(&format!(
+                    "unit {number}/{of} {}: reconstruction {first:.5} -> {last:.5}, rounding {rounding:.4} ({time})\n",
+                    report.name
+                ));
+                interrupt::checkpoint();
             }
             Event::Generic { unit, why } => {
                 // Printed only once, because the same is usually true of other units.
                 if !self.said_generic.swap(true, Ordering::Relaxed) {
-                    eprintln!(
-                        "unit {unit} (perhaps others too) is reconstructed by the generic engine, which is slower: {why}"
-                    );
+                    note(&format!(
+                        "unit {unit} (perhaps others too) is reconstructed by the generic engine, which is slower: {why}\n"
+                    ));
                 }
             }
             // Already printed above.

@@ -15,33 +15,48 @@
 mod arguments;
 mod commands;
 mod console;
+mod interrupt;
 mod manual;
+mod output;
 mod sdk;
 
 use clap::Parser;
+use output::Unwritten;
 use std::process::ExitCode;
+
+/// Exit status if nobody reads the result: 128 + SIGPIPE, as a shell reports it of a process that the signal ended.
+const CLOSED_PIPE: u8 = 141;
 
 /// Runs the command line with the arguments of this process.
 pub fn main() -> ExitCode {
-    let arguments = arguments::Arguments::parse();
+    let arguments = match arguments::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(message) => {
+            let code = u8::try_from(message.exit_code()).unwrap_or(1);
+            return output::usage(&message).map_or_else(|e| failed(&e.into(), false), |()| code.into());
+        }
+    };
     let json = arguments.json;
-    match console::stop_on_request().map_err(Into::into).and_then(|()| commands::run(arguments)) {
-        Ok(value) => {
-            if json {
-                println!("{value}");
-            }
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            if json {
-                println!("{}", serde_json::json!({ "error": format!("{error:#}") }));
-            }
-            let library = error.downcast_ref().is_some_and(crate::Error::is_cancelled);
-            match library || matches!(error.downcast_ref(), Some(qdrop_core::Error::Cancelled)) {
-                true => ExitCode::from(console::STOPPED as u8),
-                false => ExitCode::FAILURE,
-            }
-        }
+    let done = interrupt::watch(json).map_err(Into::into).and_then(|()| commands::run(arguments));
+    interrupt::begin_to_end();
+    let printed = done.and_then(|value| match json {
+        true => Ok(output::result(&format!("{value}\n"))?),
+        false => Ok(()),
+    });
+    printed.map_or_else(|error| failed(&error, json), |()| ExitCode::SUCCESS)
+}
+
+/// Reports an error and returns the exit status.
+fn failed(error: &anyhow::Error, json: bool) -> ExitCode {
+    if error.downcast_ref().is_some_and(Unwritten::is_closed_pipe) {
+        return CLOSED_PIPE.into();
+    }
+    output::failure(&format!("{error:#}"), json);
+    let cancelled = error.downcast_ref().is_some_and(crate::Error::is_cancelled)
+        || matches!(error.downcast_ref(), Some(qdrop_core::Error::Cancelled));
+    if cancelled {
+        interrupt::STOPPED.into()
+    } else {
+        ExitCode::FAILURE
     }
 }

@@ -4,10 +4,11 @@
 //! the crates that it was built from in `sdk/`. A plugin's manifest names none of them. Instead, compiler flags point
 //! to `qdrop_core`, so that plugins use this same library and build in seconds.
 
+use super::interrupt::output_of;
 use anyhow::{bail, Context, Result};
 use qdrop_core::plugin::{shared_library, Stamp, LIBRARY};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// The SDK of this program.
 pub struct Sdk {
@@ -33,6 +34,10 @@ impl Sdk {
                  --example package -- DIR` makes",
                 metadata.display()
             );
+        }
+        if library.to_str().is_none() {
+            let message = "cargo's settings cannot contain a path that is not Unicode; move the distribution";
+            bail!("{}: {message}", library.display());
         }
         let stamp = Stamp::of_this_build();
         let row = |name: &str| stamp.rows().find(|(n, _)| *n == name).map(|(_, v)| v.to_string()).unwrap_or_default();
@@ -61,7 +66,7 @@ impl Sdk {
 
     /// Checks that the compiler on this machine is the one that built qdrop.
     pub fn check_compiler(&self) -> Result<()> {
-        let output = Command::new("rustc").arg("--version").output();
+        let output = output_of(Command::new("rustc").arg("--version").stderr(Stdio::piped()));
         let output = output.context("running rustc, which builds plugins; is Rust installed?")?;
         let found = String::from_utf8_lossy(&output.stdout).trim().to_string();
         if found != self.rustc {
@@ -85,7 +90,7 @@ impl Sdk {
         // With an explicit target, the flags do not apply to build scripts and procedural macros.
         command.arg(&manifest).args(["--target", &self.target]);
         command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", self.flags().join("\x1f"));
-        let output = command.stderr(std::process::Stdio::inherit()).output().context("running cargo")?;
+        let output = output_of(command.stderr(Stdio::inherit())).context("running cargo")?;
         if !output.status.success() {
             bail!("{}: the plugin does not build; cargo says above why", dir.display());
         }

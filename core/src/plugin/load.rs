@@ -6,7 +6,8 @@ use super::{PluginFile, Verdict, LIBRARY};
 use crate::error::{Error, Result};
 use crate::pipeline::declared;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Copies of this crate in one process differ in the address of this variable.
@@ -29,7 +30,7 @@ pub fn shared_library() -> Option<PathBuf> {
         }
         CStr::from_ptr(name)
     };
-    let file = PathBuf::from(file.to_str().ok()?);
+    let file = PathBuf::from(OsStr::from_bytes(file.to_bytes()));
     let is_library = file.file_name()?.to_str()?.contains(LIBRARY);
     is_library.then(|| std::fs::canonicalize(&file).unwrap_or(file))
 }

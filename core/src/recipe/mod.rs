@@ -1,10 +1,12 @@
 //! The recipe: the content of a YAML file. Only this module knows the layout of the file.
 
 mod edit;
+mod path;
 mod registered;
 mod strategy;
 
 pub use edit::{apply_set, merge};
+pub use path::RecipePath;
 pub use registered::RecipeKind;
 pub use strategy::{ReconstructionRecipe, Strategy};
 
@@ -34,14 +36,14 @@ pub struct Recipe {
     #[serde(default = "default_task", skip_serializing_if = "is_default_task")]
     pub task: Strategy,
     /// Plugins to load, relative to the recipe: files, or folders of files.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "path::list")]
     pub plugins: Vec<PathBuf>,
     /// The network.
     pub model: ModelRecipe,
     /// The dataset.
     pub data: Strategy,
     /// The dataset's folder; replaces the one in the dataset's own parameters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "path::option")]
     pub data_root: Option<PathBuf>,
     /// Bit widths, observers and quantizers.
     pub quant: QuantRecipe,
@@ -70,7 +72,7 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub compare: Vec<Variant>,
     /// Folder that relative paths start from; the recipe's own folder by default.
-    #[serde(default, skip_serializing_if = "is_empty")]
+    #[serde(default, skip_serializing_if = "is_empty", with = "path::one")]
     pub base_dir: PathBuf,
 }
 
@@ -115,7 +117,7 @@ pub struct ModelRecipe {
     /// The architecture.
     pub architecture: Strategy,
     /// The checkpoint with the float weights.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "path::option")]
     pub weights: Option<PathBuf>,
     /// Where the weights are in the checkpoint, such as `state_dict_ema`. Without it, the place that fits the network
     /// best is used, and an average (EMA) goes before other weights.
@@ -257,7 +259,7 @@ pub struct CacheRecipe {
     #[serde(default)]
     pub dtype: CacheType,
     /// Folder for values beyond the memory limit; the run directory by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "path::option")]
     pub spill: Option<PathBuf>,
 }
 

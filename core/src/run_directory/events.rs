@@ -3,7 +3,7 @@
 use super::{RunDirectory, EVENTS_FILE};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Progress};
-use serde_json::{json, Value};
+use serde_json::Value;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
@@ -37,11 +37,8 @@ impl<'a> EventLog<'a> {
         let file = File::options().append(true).create(true).open(&path).map_err(Error::io("open", &path))?;
         let state = State { file, failure: None, stage: String::new(), total: 0 };
         let log = Self { next, path, state: Mutex::new(state) };
-        log.write(
-            &mut log.lock(),
-            "process",
-            json!({ "id": std::process::id(), "version": env!("CARGO_PKG_VERSION") }),
-        );
+        let content = [("id", Value::from(std::process::id())), ("version", env!("CARGO_PKG_VERSION").into())];
+        log.write(&mut log.lock(), "process", Ok(Value::from_iter(content)));
         Ok(log)
     }
 
@@ -57,12 +54,15 @@ impl<'a> EventLog<'a> {
         self.lock().failure.take().map_or(Ok(()), |e| Err(Error::io("write", &self.path)(e)))
     }
 
-    fn write(&self, state: &mut State, event: &str, mut content: Value) {
+    fn write(&self, state: &mut State, event: &str, content: serde_json::Result<Value>) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        content["time"] = json!(now.as_secs_f64());
-        content["event"] = json!(event);
-        // One system call per line, so that a line is written whole or not at all.
-        if let Err(e) = state.file.write_all(format!("{content}\n").as_bytes()) {
+        let written = content.map_err(Into::into).and_then(|mut content| {
+            content["time"] = now.as_secs_f64().into();
+            content["event"] = event.into();
+            // One system call per line, so that a line is written whole or not at all.
+            state.file.write_all(format!("{content}\n").as_bytes())
+        });
+        if let Err(e) = written {
             state.failure.get_or_insert(e);
         }
     }
@@ -74,30 +74,42 @@ impl Progress for EventLog<'_> {
         match &event {
             Event::Started { stage, total } => {
                 (state.stage, state.total) = ((*stage).into(), *total);
-                self.write(&mut state, "started", json!({ "stage": stage, "total": total }));
+                let content = [("stage", Value::from(*stage)), ("total", (*total).into())];
+                self.write(&mut state, "started", Ok(Value::from_iter(content)));
             }
             // About a hundred steps of each unit are logged, because a run has hundreds of thousands.
             Event::Step { step, loss } if *step == state.total || step % (state.total / 100).max(1) == 0 => {
-                let content = json!({ "stage": state.stage, "step": step, "loss": loss });
+                let stage = Value::from(state.stage.as_str());
+                let content = serde_json::to_value(loss)
+                    .map(|loss| Value::from_iter([("stage", stage), ("step", (*step).into()), ("loss", loss)]));
                 self.write(&mut state, "step", content);
             }
             Event::Step { .. } | Event::Advanced(_) => {}
             Event::Finished => {
-                let content = json!({ "stage": state.stage });
-                self.write(&mut state, "finished", content);
+                let content = Value::from_iter([("stage", state.stage.as_str())]);
+                self.write(&mut state, "finished", Ok(content));
             }
             Event::Unit { number, of, report } => {
-                let (first, last) = (report.mean_losses(false), report.mean_losses(true));
-                let content = json!({
-                    "number": number, "of": of, "unit": report.name, "seconds": report.seconds, "first": first, "last": last
+                let losses = serde_json::to_value([report.mean_losses(false), report.mean_losses(true)]);
+                let content = losses.map(|losses| {
+                    Value::from_iter([
+                        ("number", Value::from(*number)),
+                        ("of", (*of).into()),
+                        ("unit", report.name.as_str().into()),
+                        ("seconds", report.seconds.into()),
+                        ("first", losses[0].clone()),
+                        ("last", losses[1].clone()),
+                    ])
                 });
                 self.write(&mut state, "unit", content);
             }
             Event::Generic { unit, why } => {
-                self.write(&mut state, "generic", json!({ "unit": unit, "why": why }));
+                self.write(&mut state, "generic", Ok(Value::from_iter([("unit", *unit), ("why", *why)])));
             }
-            Event::Variant { name } => self.write(&mut state, "variant", json!({ "name": name })),
-            Event::Warning(text) => self.write(&mut state, "warning", json!({ "text": text })),
+            Event::Variant { name } => self.write(&mut state, "variant", Ok(Value::from_iter([("name", *name)]))),
+            Event::Warning(text) => {
+                self.write(&mut state, "warning", Ok(Value::from_iter([("text", text.as_str())])));
+            }
         }
         drop(state);
         self.next.event(event);

@@ -8,17 +8,16 @@ use crate::Run;
 use anyhow::{Context, Result};
 use qdrop_core::graph::{Graph, NodeId, Op, SiteKind};
 use qdrop_core::pipeline::{Registries, SitePlan};
-use serde_json::{json, Value};
+use serde_json::Value;
 use std::collections::HashMap;
-use std::path::Path;
 
 /// The recipe for an architecture that is given by its name alone.
 const DEFAULT_RECIPE: &str = "imagenet/_base";
 
 /// Prints units, layers, shapes, bits, parameters and multiply-accumulates.
 pub fn describe(arguments: &RecipeArguments, console: &Console, output: Output) -> Result<Value> {
-    let name = &arguments.recipe;
-    let run = if is_built_in(name) || Path::new(name).exists() {
+    let name = &arguments.recipe.to_string_lossy();
+    let run = if is_built_in(name) || arguments.recipe.exists() {
         run_of(arguments, console)?
     } else {
         Registries::collect()?.architectures.get(name, "describe").with_context(|| {
@@ -43,14 +42,14 @@ pub fn describe(arguments: &RecipeArguments, console: &Console, output: Output) 
         graph.units().len(),
         recipe.bits(),
         recipe.quant.setting,
-    ));
+    ))?;
     let table = Table { graph, bits: bits(&plans) };
     let mut units = Vec::new();
     let mut listed = vec![false; graph.nodes().count()];
     output.print(&format!(
         "{:28}{:20}{:>20}  {:>16}  {:>6} {:>6} {:>10}\n",
         "unit / layer", "operation", "weight", "output", "w bits", "a bits", "MACs"
-    ));
+    ))?;
     for unit in graph.units() {
         let between: Vec<NodeId> = graph
             .nodes()
@@ -60,20 +59,24 @@ pub fn describe(arguments: &RecipeArguments, console: &Console, output: Output) 
             .collect();
         for id in between {
             listed[id.index()] = true;
-            output.print(&table.line(id, ""));
+            output.print(&table.line(id, ""))?;
         }
-        output.print(&format!("{}\n", unit.name));
+        output.print(&format!("{}\n", unit.name))?;
         for id in unit.nodes() {
             listed[id.index()] = true;
-            output.print(&table.line(*id, "  "));
+            output.print(&table.line(*id, "  "))?;
         }
         let layers: Vec<Value> = unit.nodes().iter().map(|id| table.json(*id)).collect();
-        units.push(json!({ "name": unit.name, "layers": layers }));
+        units.push(Value::from_iter([("name", Value::from(unit.name.as_str())), ("layers", layers.into())]));
     }
-    Ok(json!({
-        "architecture": recipe.model.architecture.name, "parameters": parameters, "macs": macs,
-        "input": graph.input_shape(), "setting": recipe.quant.setting.to_string(), "units": units
-    }))
+    Ok(Value::from_iter([
+        ("architecture", Value::from(recipe.model.architecture.name.as_str())),
+        ("parameters", parameters.into()),
+        ("macs", macs.into()),
+        ("input", graph.input_shape().into()),
+        ("setting", recipe.quant.setting.to_string().into()),
+        ("units", units.into()),
+    ]))
 }
 
 /// Bit widths by node; true is for the weight, false for the activation.
@@ -122,10 +125,15 @@ impl Table<'_> {
 
     fn json(&self, id: NodeId) -> Value {
         let node = self.graph.node(id);
-        json!({
-            "name": node.name, "operation": node.op.name(), "weight": self.weight(id), "output": node.shape,
-            "weight_bits": self.bits.get(&(id, true)), "activation_bits": self.bits.get(&(id, false)),
-            "macs": self.graph.macs(id)
-        })
+        let bits = |weight| Value::from(self.bits.get(&(id, weight)).copied());
+        Value::from_iter([
+            ("name", Value::from(node.name.as_str())),
+            ("operation", node.op.name().into()),
+            ("weight", self.weight(id).into()),
+            ("output", node.shape.as_slice().into()),
+            ("weight_bits", bits(true)),
+            ("activation_bits", bits(false)),
+            ("macs", self.graph.macs(id).into()),
+        ])
     }
 }

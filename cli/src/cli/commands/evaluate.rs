@@ -8,18 +8,17 @@ use crate::{summary, Evaluation};
 use anyhow::{bail, Result};
 use qdrop_core::run_directory::SUMMARY_FILE;
 use serde_json::Value;
-use std::path::Path;
 
 /// Prints the task's measurement.
 pub fn evaluate(arguments: &EvaluateArguments, console: &Console, output: Output) -> Result<Value> {
     let target = &arguments.target;
-    let dir = Path::new(&target.recipe);
+    let dir = target.recipe.as_path();
     let saved = summary(dir)?.is_some();
-    if dir.is_dir() && !saved && !is_built_in(&target.recipe) {
+    if dir.is_dir() && !saved && !is_built_in(&dir.to_string_lossy()) {
         bail!("{} holds no saved result: {SUMMARY_FILE} is missing", dir.display());
     }
     if !saved && !arguments.float {
-        bail!("'{}' is a recipe, nothing is quantized yet; add --float to measure its float network, or give a folder written by `quantize --out`", target.recipe);
+        bail!("'{}' is a recipe, nothing is quantized yet; add --float to measure its float network, or give a folder written by `quantize --out`", dir.display());
     }
     if saved && (target.iters.is_some() || target.weights.is_some() || !target.set.is_empty()) {
         bail!("a saved result cannot be changed: --set, --iters and --weights belong to recipes");
@@ -33,6 +32,6 @@ pub fn evaluate(arguments: &EvaluateArguments, console: &Console, output: Output
         }
         evaluation.run()?
     };
-    output.print(&format!("{}\n", evaluated.text));
+    output.print(&format!("{}\n", evaluated.text))?;
     Ok(serde_json::to_value(evaluated.measured)?)
 }

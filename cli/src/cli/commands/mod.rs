@@ -12,11 +12,12 @@ mod recipes;
 use super::arguments::{Arguments, Command, RecipeArguments};
 use super::console::Console;
 use super::manual;
+use super::output::Output;
 use crate::recipes::Loader;
 use crate::{plugins, Run};
 use anyhow::Result;
-use serde_json::{json, Value};
-use std::io::{ErrorKind, Write};
+use serde_json::Value;
+use std::path::Path;
 
 /// Runs a command.
 pub fn run(arguments: Arguments) -> Result<Value> {
@@ -40,35 +41,24 @@ pub fn run(arguments: Arguments) -> Result<Value> {
         Command::Describe(a) => describe::describe(&a, &console, output),
         Command::Completions { shell } => {
             let script = String::from_utf8(manual::completions(shell))?;
-            output.print(&script);
-            Ok(json!({ "shell": shell.to_string(), "script": script }))
+            output.print(&script)?;
+            Ok(Value::from_iter([("shell", shell.to_string()), ("script", script)]))
         }
         Command::Man { dir } => {
             let pages = manual::pages(&dir)?;
-            pages.iter().for_each(|page| output.print(&format!("{}\n", page.display())));
-            Ok(json!({ "pages": pages }))
+            for page in &pages {
+                output.print(&format!("{}\n", page.display()))?;
+            }
+            let pages: Vec<Value> = pages.iter().map(|page| path(page)).collect();
+            Ok(Value::from_iter([("pages", pages)]))
         }
         Command::Bench(a) => bench::bench(&a, output),
     }
 }
 
-/// Where results are printed: stdout, or stderr when stdout is for JSON.
-#[derive(Clone, Copy)]
-struct Output {
-    json: bool,
-}
-
-impl Output {
-    fn print(self, text: &str) {
-        let written = match self.json {
-            true => std::io::stderr().write_all(text.as_bytes()),
-            false => std::io::stdout().write_all(text.as_bytes()),
-        };
-        // A reader that closes the pipe early, such as `head`, is not an error.
-        if let Some(e) = written.err().filter(|e| e.kind() != ErrorKind::BrokenPipe) {
-            eprintln!("warning: cannot write to the output: {e}");
-        }
-    }
+/// A path in JSON, which has only Unicode: what is not is replaced, as on a terminal.
+fn path(path: &Path) -> Value {
+    path.to_string_lossy().into()
 }
 
 /// Applies the changes of the command line.

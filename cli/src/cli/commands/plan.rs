@@ -5,45 +5,55 @@ use crate::cli::arguments::RecipeArguments;
 use crate::cli::console::Console;
 use crate::report::duration;
 use crate::{Plan, Result, Run};
-use serde_json::{json, Value};
+use serde_json::Value;
 
 /// `check`: prints what was checked.
 pub fn check(arguments: &RecipeArguments, console: &Console, output: Output) -> anyhow::Result<Value> {
     let check = run_of(arguments, console)?.check()?;
     let (units, weights, activations) = (check.units, check.weights, check.activations);
-    output
-        .print(&format!("network: {units} units, {weights} quantized weights, {activations} quantized activations\n"));
+    output.print(&format!(
+        "network: {units} units, {weights} quantized weights, {activations} quantized activations\n"
+    ))?;
     if !check.unchecked.contains(&qdrop_core::error::Input::Weights) {
-        output.print("weights: every tensor is there\n");
+        output.print("weights: every tensor is there\n")?;
     }
     if let Some([calibration, evaluation]) = check.images {
-        output.print(&format!("data: {calibration} calibration and {evaluation} evaluation images\n"));
+        output.print(&format!("data: {calibration} calibration and {evaluation} evaluation images\n"))?;
     }
     let unchecked: Vec<String> = check.unchecked.iter().map(ToString::to_string).collect();
     for what in &unchecked {
-        output.print(&format!("{what}: not given, not checked\n"));
+        output.print(&format!("{what}: not given, not checked\n"))?;
     }
-    output.print("the recipe is valid\n");
-    Ok(json!({ "valid": true, "units": units, "weights": weights, "activations": activations, "unchecked": unchecked }))
+    output.print("the recipe is valid\n")?;
+    Ok(Value::from_iter([
+        ("valid", Value::from(true)),
+        ("units", units.into()),
+        ("weights", weights.into()),
+        ("activations", activations.into()),
+        ("unchecked", unchecked.into()),
+    ]))
 }
 
 /// `quantize --dry-run`: checks all given inputs and prints the plan.
 pub fn dry_run(mut run: Run<'_>, console: &Console, output: Output) -> anyhow::Result<Value> {
     header(&run, console)?;
-    let mut value = json!({ "dry_run": true });
+    let mut value = Value::from_iter([("dry_run", true)]);
     match check_float(&mut run, console) {
         Ok(sample) => value["float_sample"] = sample,
         Err(error) => match error.not_given() {
-            Some(what) => output.print(&format!("{what}: not given, not checked\n")),
+            Some(what) => output.print(&format!("{what}: not given, not checked\n"))?,
             None => return Err(error.into()),
         },
     }
     let plan = run.plan()?;
-    output.print(&text(&plan));
-    value["plan"] = json!({
-        "units": plan.units, "iterations": plan.iterations, "seconds": plan.seconds,
-        "memory_bytes": plan.memory_bytes, "cache_bytes": plan.cache_bytes
-    });
+    output.print(&text(&plan))?;
+    value["plan"] = Value::from_iter([
+        ("units", Value::from(plan.units)),
+        ("iterations", plan.iterations.into()),
+        ("seconds", plan.seconds.into()),
+        ("memory_bytes", plan.memory_bytes.into()),
+        ("cache_bytes", plan.cache_bytes.into()),
+    ]);
     Ok(value)
 }
 
@@ -67,7 +77,7 @@ pub fn header(run: &Run<'_>, console: &Console) -> Result<()> {
 pub fn check_float(run: &mut Run<'_>, console: &Console) -> Result<Value> {
     let Some(sample) = run.check_float()? else { return Ok(Value::Null) };
     console.line(&format!("float network: {}", sample.text()));
-    Ok(json!({ &sample.metric.key: sample.value, "images": sample.images }))
+    Ok(Value::from_iter([(sample.metric.key.as_str(), Value::from(sample.value)), ("images", sample.images.into())]))
 }
 
 /// The plan as text.

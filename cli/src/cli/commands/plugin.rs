@@ -1,13 +1,13 @@
 //! `plugin`: creates, builds, inspects and tests plugins.
 
-use super::Output;
+use super::{path, Output};
 use crate::cli::arguments::{PluginAction, PluginKind};
 use crate::cli::sdk::Sdk;
 use anyhow::{bail, Context, Result};
 use qdrop_core::conformance::{self, Outcome};
 use qdrop_core::pipeline::Registries;
 use qdrop_core::plugin::{self, PluginFile, Verdict};
-use serde_json::{json, Value};
+use serde_json::Value;
 use std::path::Path;
 
 /// The template of a new plugin.
@@ -48,16 +48,15 @@ pub fn run(action: &PluginAction, output: Output) -> Result<Value> {
         PluginAction::New { name, kind } => new(name, *kind, output),
         PluginAction::Build { dir } => {
             let file = Sdk::find()?.build(dir)?;
-            output.print(&format!("{}\n", file.display()));
-            Ok(json!({ "path": file }))
+            output.print(&format!("{}\n", file.display()))?;
+            Ok(Value::from_iter([("path", path(&file))]))
         }
         PluginAction::Inspect { file } => inspect(file, output),
         PluginAction::Test { file } => test(file, output),
     }
 }
 
-fn new(path: &str, kind: PluginKind, output: Output) -> Result<Value> {
-    let dir = Path::new(path);
+fn new(dir: &Path, kind: PluginKind, output: Output) -> Result<Value> {
     let name = dir.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
     if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(letters) {
@@ -86,31 +85,38 @@ fn new(path: &str, kind: PluginKind, output: Output) -> Result<Value> {
         std::fs::write(&file, text.replace("PLUGIN_NAME", name))
             .with_context(|| format!("writing {}", file.display()))?;
     }
-    let next = template.next.replace("NAME", name);
+    let (next, shown) = (template.next.replace("NAME", name), dir.display());
     output.print(&format!(
-        "{path}: a new plugin\n  qdrop plugin build {path}         # prints the built file\n  qdrop plugin test FILE\n  \
+        "{shown}: a new plugin\n  qdrop plugin build {shown}         # prints the built file\n  qdrop plugin test FILE\n  \
          qdrop --plugin FILE {next}\n"
-    ));
-    Ok(json!({ "path": dir }))
+    ))?;
+    Ok(Value::from_iter([("path", path(dir))]))
 }
 
 fn inspect(file: &Path, output: Output) -> Result<Value> {
     let plugin = PluginFile::inspect(file)?;
     for (row, value) in plugin.stamp.rows() {
-        output.print(&format!("{row:12} {value}\n"));
+        output.print(&format!("{row:12} {value}\n"))?;
     }
     for d in &plugin.declarations {
-        output.print(&format!("registers    {} '{}' ({})\n", d.kind, d.name, d.defined_in));
+        output.print(&format!("registers    {} '{}' ({})\n", d.kind, d.name, d.defined_in))?;
     }
     let (fits, text) = match plugin.verdict() {
         Verdict::Fits => (true, "can be loaded here".to_string()),
         Verdict::Refused(reason) => (false, reason),
     };
-    output.print(&format!("verdict      {text}\n"));
-    let entries = plugin.declarations.iter().map(|d| json!({ "kind": d.kind, "name": d.name, "crate": d.defined_in }));
+    output.print(&format!("verdict      {text}\n"))?;
+    let entries = plugin.declarations.iter().map(|d| {
+        Value::from_iter([("kind", &d.kind), ("name", &d.name), ("crate", &d.defined_in)].map(|(k, v)| (k, v.as_str())))
+    });
     let stamp: serde_json::Map<String, Value> =
         plugin.stamp.rows().map(|(row, value)| (row.into(), value.into())).collect();
-    Ok(json!({ "stamp": stamp, "entries": entries.collect::<Vec<_>>(), "fits": fits, "verdict": text }))
+    Ok(Value::from_iter([
+        ("stamp", Value::from(stamp)),
+        ("entries", entries.collect()),
+        ("fits", fits.into()),
+        ("verdict", text.into()),
+    ]))
 }
 
 fn test(file: &Path, output: Output) -> Result<Value> {
@@ -122,7 +128,7 @@ fn test(file: &Path, output: Output) -> Result<Value> {
     let mut results = Vec::new();
     let mut failed = 0;
     for declaration in loaded.iter().flat_map(|p| &p.declarations) {
-        output.print(&format!("{} '{}'\n", declaration.kind, declaration.name));
+        output.print(&format!("{} '{}'\n", declaration.kind, declaration.name))?;
         for check in conformance::check(&registries, &declaration.kind, &declaration.name)? {
             let (mark, text) = match &check.outcome {
                 Outcome::Passed => ("ok", String::new()),
@@ -130,15 +136,18 @@ fn test(file: &Path, output: Output) -> Result<Value> {
                 Outcome::Failed(why) => ("FAILED", format!(": {why}")),
             };
             failed += usize::from(matches!(check.outcome, Outcome::Failed(_)));
-            output.print(&format!("  {mark:8} {}{text}\n", check.name));
-            results.push(json!({
-                "kind": declaration.kind, "name": declaration.name, "check": check.name, "outcome": mark,
-                "message": text.trim_start_matches(": ")
-            }));
+            output.print(&format!("  {mark:8} {}{text}\n", check.name))?;
+            results.push(Value::from_iter([
+                ("kind", declaration.kind.as_str()),
+                ("name", &declaration.name),
+                ("check", &check.name),
+                ("outcome", mark),
+                ("message", text.trim_start_matches(": ")),
+            ]));
         }
     }
     if failed > 0 {
         bail!("{}: {failed} of {} checks failed", file.display(), results.len());
     }
-    Ok(json!({ "checks": results }))
+    Ok(Value::from_iter([("checks", results)]))
 }

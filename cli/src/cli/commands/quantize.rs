@@ -1,13 +1,13 @@
 //! `quantize` and `resume`: a run from the float network to the report.
 
 use super::plan::{check_float, dry_run, header, text};
-use super::{run_of, Output};
+use super::{path, run_of, Output};
 use crate::cli::arguments::QuantizeArguments;
 use crate::cli::console::Console;
+use crate::cli::interrupt;
 use crate::{summary, Outcome, Run};
 use anyhow::{Error, Result};
-use qdrop_core::progress::Progress;
-use serde_json::{json, Value};
+use serde_json::Value;
 use std::path::Path;
 
 /// Runs a recipe.
@@ -24,49 +24,57 @@ pub fn quantize(arguments: &QuantizeArguments, console: &Console, output: Output
     header(&run, console)?;
     check_float(&mut run, console)?;
     console.line(text(&run.plan()?).trim_end());
-    let outcome = run.quantize().map_err(|error| hint(error, arguments.out.as_deref(), console))?;
+    if let Some(out) = &arguments.out {
+        interrupt::keep_state_in(out);
+    }
+    let outcome = run.quantize().map_err(hint)?;
     report(&outcome, console, output)
 }
 
 /// Resumes an interrupted run.
-pub fn resume(path: &Path, console: &Console, output: Output) -> Result<Value> {
-    if let Some(summary) = summary(path)? {
-        output.print(&format!("{} is finished; `qdrop evaluate` measures it\n", path.display()));
+pub fn resume(dir: &Path, console: &Console, output: Output) -> Result<Value> {
+    if let Some(summary) = summary(dir)? {
+        output.print(&format!("{} is finished; `qdrop evaluate` measures it\n", dir.display()))?;
         return Ok(serde_json::to_value(&summary)?);
     }
-    let run = Run::resume(path, console)?;
+    interrupt::keep_state_in(dir);
+    let run = Run::resume(dir, console)?;
     header(&run, console)?;
-    let outcome = run.quantize().map_err(|error| hint(error, Some(path), console))?;
+    let outcome = run.quantize().map_err(hint)?;
     report(&outcome, console, output)
 }
 
 /// After a stop on request, adds how to resume the run.
-fn hint(error: crate::Error, out: Option<&Path>, console: &Console) -> Error {
-    match out.filter(|_| console.cancelled()) {
-        Some(out) => Error::new(error).context(format!("continue with `qdrop resume {}`", out.display())),
+fn hint(error: crate::Error) -> Error {
+    match interrupt::hint().filter(|_| interrupt::requested()) {
+        Some(hint) => Error::new(error).context(hint),
         None => error.into(),
     }
 }
 
 /// Prints the result of a run.
 fn report(outcome: &Outcome, console: &Console, output: Output) -> Result<Value> {
-    output.print(&outcome.table);
+    // Before the table: if it cannot be printed, the user knows where the result is.
     match &outcome.out {
         Some(out) => console.line(&format!("saved in {}", out.display())),
         None => console.line("not saved; give --out DIR to keep the quantized network"),
     }
+    output.print(&outcome.table)?;
     let mut value = serde_json::to_value(&outcome.summary)?;
     let rows = outcome.rows.iter().map(|row| {
-        let mut value = json!({ "name": row.name, "bits": row.bits });
+        let mut value = Value::from_iter([("name", row.name.as_str()), ("bits", &row.bits)]);
         for metric in &outcome.metrics {
-            value[&metric.key] = json!(row.measured.value(metric)?);
+            value[&metric.key] = row.measured.value(metric)?.into();
         }
         Ok(value)
     });
     value["rows"] = rows.collect::<Result<_>>()?;
-    let units = outcome.units.iter();
-    let units = units.map(|u| json!({ "name": u.name, "seconds": u.seconds, "loss": u.mean_losses(true) }));
-    value["units"] = units.collect();
-    value["out"] = json!(outcome.out);
+    let units = outcome.units.iter().map(|u| {
+        let loss = serde_json::to_value(u.mean_losses(true))?;
+        let name = Value::from(u.name.as_str());
+        Ok(Value::from_iter([("name", name), ("seconds", u.seconds.into()), ("loss", loss)]))
+    });
+    value["units"] = units.collect::<Result<_>>()?;
+    value["out"] = outcome.out.as_deref().map_or(Value::Null, path);
     Ok(value)
 }

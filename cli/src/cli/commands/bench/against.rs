@@ -1,12 +1,14 @@
 //! Runs another command that measures the same.
 
+use crate::cli::interrupt::output_of;
 use anyhow::{bail, Context, Result};
-use std::process::Command;
+use std::ffi::OsStr;
+use std::process::{Command, Stdio};
 
 /// The command, which takes a name and `--iters`, `--threads` and `--batch`, and prints JSON with `median_ms`.
 pub struct Other<'a> {
     /// The program and its first arguments.
-    pub command: &'a str,
+    pub command: &'a OsStr,
     /// Number of measurements, of which the command reports the median.
     pub iters: usize,
 }
@@ -15,8 +17,10 @@ impl Other<'_> {
     /// The median in milliseconds that the command reports.
     pub fn median_ms(&self, name: &str, batch: usize) -> Result<f64> {
         let threads = rayon::current_num_threads();
-        let line = format!("{} {name} --iters {} --threads {threads} --batch {batch}", self.command, self.iters);
-        let output = Command::new("sh").args(["-c", &line]).output().context("running the other command")?;
+        let mut line = self.command.to_os_string();
+        line.push(format!(" {name} --iters {} --threads {threads} --batch {batch}", self.iters));
+        let output = output_of(Command::new("sh").arg("-c").arg(&line).stderr(Stdio::piped()));
+        let (output, line) = (output.context("running the other command")?, line.display());
         if !output.status.success() {
             bail!("`{line}` failed: {}", String::from_utf8_lossy(&output.stderr));
         }

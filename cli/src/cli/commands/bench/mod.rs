@@ -13,7 +13,7 @@ use blocks::{blocks, Block, BATCH};
 use networks::{estimated, evaluated};
 use qdrop_core::engine::Engine;
 use qdrop_core::pipeline::Registries;
-use serde_json::{json, Value};
+use serde_json::Value;
 
 /// Something that can be measured.
 enum Subject {
@@ -45,8 +45,9 @@ pub fn bench(arguments: &BenchArguments, output: Output) -> Result<Value> {
     }
     let other = arguments.against.as_deref().map(|command| Other { command, iters: arguments.iters });
     let peak = qdrop_core::kernels::peak::gigaflops();
-    output.print(&format!("{peak:.0} GFLOP/s at most on {} threads\n", rayon::current_num_threads()));
-    let mut values = json!({ "threads": rayon::current_num_threads(), "peak_gflops": peak });
+    output.print(&format!("{peak:.0} GFLOP/s at most on {} threads\n", rayon::current_num_threads()))?;
+    let mut values =
+        Value::from_iter([("threads", Value::from(rayon::current_num_threads())), ("peak_gflops", peak.into())]);
     let wanted = all.iter().filter(|s| arguments.names.is_empty() || arguments.names.contains(&s.name()));
     for subject in wanted {
         let name = subject.name();
@@ -56,7 +57,7 @@ pub fn bench(arguments: &BenchArguments, output: Output) -> Result<Value> {
                 let own = || evaluated(network, arguments.iters, &registries);
                 let (ms, against) = paired(&name, own, networks::BATCH, arguments.pairs, other.as_ref())?;
                 let images = networks::BATCH as f64 / ms * 1e3;
-                let mut value = json!({ "batch_ms": ms, "images_per_second": images });
+                let mut value = Value::from_iter([("batch_ms", ms), ("images_per_second", images)]);
                 merge(&mut value, &against);
                 (format!("{images:9.1} images/s{}", text_of(&against)), value)
             }
@@ -68,10 +69,15 @@ pub fn bench(arguments: &BenchArguments, output: Output) -> Result<Value> {
                     estimate.steps,
                     duration(estimate.seconds)
                 );
-                (text, json!({ "units": estimate.units, "iterations": estimate.steps, "seconds": estimate.seconds }))
+                let value = [
+                    ("units", Value::from(estimate.units)),
+                    ("iterations", estimate.steps.into()),
+                    ("seconds", estimate.seconds.into()),
+                ];
+                (text, Value::from_iter(value))
             }
         };
-        output.print(&format!("{name:26} {text}\n"));
+        output.print(&format!("{name:26} {text}\n"))?;
         values[name] = value;
     }
     Ok(values)
@@ -94,7 +100,7 @@ fn measure_block(
     let own = || block.step(registries, arguments.iters, engine);
     let (ms, against) = paired(block.name, own, BATCH, arguments.pairs, other)?;
     let gflops = block.operations()? / ms / 1e6;
-    let mut value = json!({ "step_ms": ms, "gflops": gflops, "of_peak": gflops / peak });
+    let mut value = Value::from_iter([("step_ms", ms), ("gflops", gflops), ("of_peak", gflops / peak)]);
     let mut text = format!("{ms:9.2} ms a step");
     if engine != Engine::Generic {
         let [forward, backward] = block.passes(registries, arguments.iters)?;
