@@ -232,7 +232,7 @@ fn networks_are_described() {
     };
     assert_eq!(layer(0, "stem.relu")["activation_bits"], 8);
     assert_eq!(layer(1, "s1.b1.f.b")["weight_bits"], 2);
-    assert_eq!(layer(1, "s1.b1.f.b")["weight"], serde_json::json!([48, 24, 3, 3]));
+    assert_eq!(layer(1, "s1.b1.f.b")["weight"], serde_json::Value::from([48, 24, 3, 3]));
     let run = qdrop(&["describe", "resnet19"]);
     assert!(
         run.error().contains("neither a recipe nor an architecture") && run.stderr.contains("did you mean 'resnet")

@@ -147,6 +147,7 @@ process: {seed: 7}
 ";
 
 #[test]
+#[expect(clippy::disallowed_macros, reason = "nothing here fails to serialize")]
 fn configurations_of_the_reference_become_recipes() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.yaml");
@@ -195,6 +196,7 @@ fn configurations_of_the_reference_become_recipes() {
 }
 
 #[test]
+#[expect(clippy::disallowed_macros, reason = "nothing here fails to serialize")]
 fn configurations_inherit_whole_sections_from_their_root() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("base.yaml"), CONFIG).unwrap();

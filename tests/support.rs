@@ -69,6 +69,7 @@ pub fn quantizer(name: &str, spec: &QuantSpec) -> Box<dyn Quantizer> {
 
 /// A file of the data folder that is next to the repository on some machines. Where it is missing,
 /// the test prints a message and passes. Such a test must never be the only one of its kind.
+#[expect(clippy::print_stderr, reason = "who runs the tests should see what was skipped")]
 pub fn shared(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(name);
     if !path.exists() {

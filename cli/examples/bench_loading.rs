@@ -8,6 +8,8 @@
 //! resized and center-cropped, and all are normalized. `--against` names a command that prints
 //! `{"images_per_second": ...}` for `DIR SPLIT WORKERS`; both run in turn, and the ratio is printed.
 
+#![expect(clippy::print_stdout, reason = "prints its measurements")]
+
 use anyhow::{bail, Context, Result};
 use qdrop_core::candle_core::Device;
 use qdrop_core::dataset::{DatasetRequest, Split};

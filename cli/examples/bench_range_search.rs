@@ -8,6 +8,8 @@
 //! element, and for the search that discards candidates early and finds the same one. `--against`
 //! names a command that prints `{"ns": ...}` for `KIND ELEMENTS`; both run in turn, and the ratio is printed.
 
+#![expect(clippy::print_stdout, reason = "prints its measurements")]
+
 use anyhow::{bail, ensure, Context, Result};
 use qdrop_core::kernels::random::Stream;
 use qdrop_core::kernels::range_search::{error, min_max, search, Bounds, Candidate};

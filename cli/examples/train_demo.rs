@@ -9,6 +9,8 @@
 //! It is trained on the 60,000 training images of Fashion-MNIST with AdamW, a cosine schedule and
 //! random mirroring. The first 1,024 training and 2,500 test images are written next to the weights.
 
+#![expect(clippy::print_stdout, reason = "prints its progress")]
+
 use anyhow::{Context, Result};
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};

@@ -3,4 +3,5 @@
 mod engines;
 mod refused;
 mod scaffold;
+mod stopped;
 mod support;

@@ -10,6 +10,8 @@
 //! | `sdk/` | metadata that plugins are compiled with |
 //! | `LICENSE-*`, `README.md` | as in the repository |
 
+#![expect(clippy::print_stdout, reason = "prints the files that it made")]
+
 use anyhow::{bail, Context, Result};
 use clap::Parser;
 use qdrop_core::plugin::LIBRARY;

@@ -161,16 +161,19 @@ fn end_child() {
     use rustix::process::{kill_process_group, test_kill_process_group, Pid, Signal};
     let running = std::mem::ManuallyDrop::new(lock(&CHILD));
     let Some(group) = running.and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) else { return };
-    // An error means that the group is gone.
-    let _ = kill_process_group(group, Signal::TERM);
-    let start = Instant::now();
-    while start.elapsed() < PATIENCE / 2 {
-        if test_kill_process_group(group).is_err() {
+    // A process that takes no notice of the first signal ends by the second one.
+    for signal in [Signal::TERM, Signal::KILL] {
+        let start = Instant::now();
+        // An error means that all processes of the group are gone.
+        let mut found = kill_process_group(group, signal);
+        while found.is_ok() && start.elapsed() < PATIENCE / 2 {
+            std::thread::sleep(Duration::from_millis(5));
+            found = test_kill_process_group(group);
+        }
+        if found.is_err() {
             return;
         }
-        std::thread::sleep(Duration::from_millis(10));
     }
-    let _ = kill_process_group(group, Signal::KILL);
 }
 
 #[cfg(not(unix))]

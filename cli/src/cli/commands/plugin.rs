@@ -140,7 +140,7 @@ fn test(file: &Path, output: Output) -> Result<Value> {
             results.push(Value::from_iter([
                 ("kind", declaration.kind.as_str()),
                 ("name", &declaration.name),
-                ("check", &check.name),
+                ("check", check.name),
                 ("outcome", mark),
                 ("message", text.trim_start_matches(": ")),
             ]));
