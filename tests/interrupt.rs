@@ -230,7 +230,8 @@ fn a_second_ctrl_c_ends_a_run_that_cannot_save_its_state() {
 #[test]
 fn ignored_signals_stay_ignored() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, ignored, then) in [("nohup", "HUP", "-INT"), ("background", "INT", "-TERM"), ("service", "TERM", "-HUP")] {
+    for (name, ignored, then) in [("nohup", "HUP", "-INT"), ("background", "INT", "-TERM"), ("service", "TERM", "-HUP")]
+    {
         let out = dir.path().join(name);
         let child = within_a_unit(&out, &format!("trap '' {ignored};"));
         let log = out.join("events.jsonl");
