@@ -204,7 +204,13 @@ fn paths_need_not_be_unicode() {
 
     // Killed and resumed.
     let killed = odd(&folder, "killed");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_qdrop")).args(&begin).arg(&killed).spawn().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_qdrop"))
+        .args(&begin)
+        .arg(&killed)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     while !killed.join("checkpoints/unit-001.safetensors").exists() {
         assert!(child.try_wait().unwrap().is_none());
         std::thread::sleep(std::time::Duration::from_millis(2));
