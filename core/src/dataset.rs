@@ -29,7 +29,8 @@ pub struct DatasetRequest {
     pub targets: TargetSpec,
     /// The dataset's folder; replaces the one in the parameters.
     pub root: Option<PathBuf>,
-    /// Folder that relative paths of the parameters start from.
+    /// Folder of the recipe's file that names the dataset. A parameter may stand in another file, which
+    /// [`Params::resolve`] knows.
     pub base_dir: PathBuf,
 }
 

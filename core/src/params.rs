@@ -1,20 +1,41 @@
 //! A strategy's own parameters.
 
 use crate::error::{Error, Result};
+use crate::recipe::Folders;
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
+use std::path::{Path, PathBuf};
 
 /// The parameters of one strategy as YAML, and their path in the recipe.
 #[derive(Debug, Clone)]
 pub struct Params {
     path: String,
     value: Value,
+    folders: ParamFolders,
+}
+
+/// The folders that paths in parameters start from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ParamFolders {
+    base: PathBuf,
+    others: Folders,
+}
+
+impl ParamFolders {
+    /// The recipe's own folder, and those of single parameters that stand in files in other folders.
+    pub(crate) fn new(base: &Path, others: Folders) -> Self {
+        Self { base: base.into(), others }
+    }
 }
 
 impl Params {
     /// Parameters from `path` of a recipe.
     pub fn new(path: impl Into<String>, value: Value) -> Self {
-        Self { path: path.into(), value }
+        Self { path: path.into(), value, folders: ParamFolders::default() }
+    }
+
+    pub(crate) fn in_folders(self, folders: ParamFolders) -> Self {
+        Self { folders, ..self }
     }
 
     /// No parameters.
@@ -48,6 +69,12 @@ impl Params {
         #[serde(deny_unknown_fields)]
         struct Nothing {}
         self.parse::<Nothing>().map(|_| ())
+    }
+
+    /// The file or folder that the parameter `key` names. A relative `path` starts from the folder of the recipe's file in
+    /// which the parameter stands; that of a parameter that is not given starts from the folder of the recipe itself.
+    pub fn resolve(&self, key: &str, path: impl AsRef<Path>) -> PathBuf {
+        self.folders.others.get(key).unwrap_or(&self.folders.base).join(path)
     }
 
     /// An error about parameter `key`.

@@ -12,6 +12,9 @@ use std::sync::Mutex;
 /// The name of `imagenet/x.yaml` is `imagenet/x`. Names with a leading underscore can only be inherited from.
 static BUILT_IN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/recipes");
 
+/// The recipe whose files are part of the library.
+pub(super) const DEMO_RECIPE: &str = "demo";
+
 /// The data files of the `demo` recipe.
 const DEMO: &[(&str, &[u8])] = &[
     ("weights.safetensors", include_bytes!("../../demo/weights.safetensors")),

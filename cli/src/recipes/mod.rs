@@ -19,11 +19,13 @@ pub use built_in::names;
 use crate::error::{At, Error, Result, Stage};
 use crate::plugins;
 use qdrop_core::engine::Engine;
+use qdrop_core::params::parse_value;
 use qdrop_core::progress::{Progress, Silent};
-use qdrop_core::recipe::{apply_set, merge, parse_yaml, Recipe};
+use qdrop_core::recipe::{apply_set, merge, parse_yaml, read_yaml, Folders, Recipe};
 use qdrop_core::registry::nearest;
 use qdrop_core::run_directory::RECIPE_FILE;
 use qdrop_core::Error as Core;
+use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 use std::path::{Path, PathBuf};
 
@@ -109,22 +111,30 @@ impl<'a> Loader<'a> {
     /// There is no such recipe, it or one that it extends cannot be read, a key is unknown or missing, a value has the
     /// wrong type, or a plugin cannot be loaded. Each error names the place in the recipe.
     pub fn load(&self) -> Result<Recipe> {
-        let (mut value, origin) = self.read(&self.name, 0)?;
+        let File { mut value, name, base_dir, mut folders } = self.read(&self.name, 0)?;
         for change in &self.set {
             apply_set(&mut value, change).at(Stage::Recipe)?;
+            folders.forget(change.split('=').next().unwrap_or_default().trim());
         }
-        let mut recipe = Recipe::from_value(value, &origin).at(Stage::Recipe)?;
-        recipe.base_dir = match recipe.base_dir.as_os_str().is_empty() {
-            true => std::env::current_dir().map_err(Core::io("find", "the current folder")).at(Stage::Recipe)?,
-            false => absolute(&recipe.base_dir)?,
+        let base_dir = match base_dir {
+            Some(folder) => folder,
+            None => std::env::current_dir().map_err(Core::io("find", "the current folder")).at(Stage::Recipe)?,
         };
+        let folders = folders.others_than(&base_dir);
+        if let Value::Mapping(map) = &mut value {
+            if let Some(iters) = self.iters {
+                map.insert("run_iters".into(), (iters as u64).into());
+            }
+            map.insert("folders".into(), serde_yaml::to_value(folders).map_err(Core::message).at(Stage::Recipe)?);
+            map.insert("base_dir".into(), base_dir.to_string_lossy().into());
+        }
+        let mut recipe = Recipe::from_value(value, Path::new(&name)).at(Stage::Recipe)?;
         // A resumed run needs the same plugins.
         for path in plugins::loaded_files() {
             if !recipe.plugins.contains(&path) {
                 recipe.plugins.push(path);
             }
         }
-        recipe.run_iters = self.iters.or(recipe.run_iters);
         recipe.engine = self.engine.unwrap_or(recipe.engine);
         if let Some(weights) = &self.weights {
             recipe.model.weights = Some(absolute(weights)?);
@@ -135,57 +145,111 @@ impl<'a> Loader<'a> {
         Ok(recipe)
     }
 
-    /// Reads a recipe with everything that it inherits, and the file that its relative paths start from.
-    fn read(&self, name: &Path, depth: usize) -> Result<(Value, PathBuf)> {
+    /// Reads a recipe with everything that it inherits.
+    fn read(&self, name: &Path, depth: usize) -> Result<File> {
         let shown = name.display().to_string();
         let error = |message: String| Error::Recipe { name: shown.clone(), message };
         if depth > MAX_DEPTH {
             return Err(error(format!("more than {MAX_DEPTH} levels of `extends`; does it extend itself?")));
         }
-        let file = if name.is_dir() { name.join(RECIPE_FILE) } else { name.into() };
-        let (text, origin) = match built_in::text(&shown) {
-            // All built-in recipes resolve relative paths against the folder of the demo's files.
-            Some(text) => (text.to_string(), demo_folder()?.join(shown.replace('/', "-"))),
-            None if file.exists() => {
-                let text = std::fs::read_to_string(&file).map_err(Core::io("read", &file)).at(Stage::Recipe)?;
-                // The demo's files may have been deleted since the result was saved.
-                demo_folder()?;
-                (text, file)
+        let mut file = match built_in::text(&shown) {
+            Some(text) => {
+                let value = parse_yaml(text, name).at(Stage::Recipe)?;
+                // No other recipe that is not a file has paths.
+                let folder = (shown == built_in::DEMO_RECIPE).then(demo_folder).transpose()?;
+                File::new(value, shown.clone(), folder)?
             }
-            None => return Err(unknown(shown)),
+            None => self.read_file(name)?,
         };
-        let mut value = parse_yaml(&text, &origin).at(Stage::Recipe)?;
-        if reference::recognizes(&value) {
-            let recipe = reference::to_recipe(value, &origin);
-            return Ok((
-                recipe.map_err(|e| Error::Configuration { file: origin.clone(), cause: Box::new(e) })?,
-                origin,
-            ));
-        }
-        // Before the rest of the recipe, which may extend a recipe that its plugins register.
-        plugins::load_of_recipe(&mut value, &origin, self.progress)?;
-        let parents = match value.as_mapping_mut().and_then(|m| m.remove("extends")) {
-            None => return Ok((value, origin)),
+        let parents = match file.value.as_mapping_mut().and_then(|m| m.shift_remove("extends")) {
+            None => return Ok(file),
             Some(Value::Sequence(parents)) => parents,
             Some(parent) => vec![parent],
         };
-        let mut base = Value::Mapping(Mapping::new());
+        let mut base = File { value: Value::Mapping(Mapping::new()), folders: Folders::default(), ..file.clone() };
         for parent in parents {
             let Some(parent) = parent.as_str() else {
                 return Err(error("`extends` takes the name of a recipe, or a list of names".into()));
             };
-            let relative = origin.parent().unwrap_or(Path::new("")).join(parent);
-            let parent = if relative.is_file() { relative } else { parent.into() };
-            let inherited = self.read(&parent, depth + 1);
-            let (inherited, _) = inherited.map_err(|cause| Error::Extends {
+            let inherited = self.read(&file.beside(parent), depth + 1);
+            let inherited = inherited.map_err(|cause| Error::Extends {
                 name: shown.clone(),
-                parent: parent.display().to_string(),
+                parent: parent.into(),
                 cause: Box::new(cause),
             })?;
-            base = merge(base, inherited);
+            base = base.overlaid(inherited);
         }
-        Ok((merge(base, value), origin))
+        Ok(base.overlaid(file))
     }
+
+    /// Reads the file of a recipe, the one in the folder of a saved result, or a configuration file of the reference
+    /// implementation, and loads its plugins.
+    fn read_file(&self, name: &Path) -> Result<File> {
+        let path = if name.is_dir() { name.join(RECIPE_FILE) } else { name.into() };
+        if !path.exists() {
+            return Err(unknown(name.display().to_string()));
+        }
+        let mut value = read_yaml(&path).at(Stage::Recipe)?;
+        // The demo's files may have been deleted since the result was saved.
+        demo_folder()?;
+        if reference::recognizes(&value) {
+            let recipe = reference::to_recipe(value, &path);
+            value = recipe.map_err(|e| Error::Configuration { file: path.clone(), cause: Box::new(e) })?;
+        } else {
+            // Before the rest of the recipe, which may extend a recipe that its plugins register.
+            plugins::load_of_recipe(&mut value, &path, self.progress)?;
+        }
+        let folder = absolute(&path)?.parent().map(Path::to_path_buf);
+        File::new(value, path.display().to_string(), folder)
+    }
+}
+
+/// A recipe's content, with everything that it inherits.
+#[derive(Clone)]
+struct File {
+    value: Value,
+    /// The file or the name of a built-in recipe, for messages.
+    name: String,
+    /// Where relative paths of the recipe start from: nowhere for a recipe that is not a file.
+    base_dir: Option<PathBuf>,
+    /// Where the paths of its texts start from.
+    folders: Folders,
+}
+
+impl File {
+    /// What stands in the file itself, which is in `folder`.
+    fn new(mut value: Value, name: String, folder: Option<PathBuf>) -> Result<Self> {
+        let (mut base_dir, mut folders) = (folder, Folders::default());
+        if let Value::Mapping(map) = &mut value {
+            let saved = parse_optional(map.shift_remove("folders"), "folders", &name)?;
+            if let Some(given) = parse_optional::<PathBuf>(map.shift_remove("base_dir"), "base_dir", &name)? {
+                base_dir = Some(base_dir.unwrap_or_default().join(given));
+            }
+            folders = base_dir.as_ref().map(|folder| Folders::of_file(&value, folder)).unwrap_or_default();
+            folders.overlay(&Value::Null, saved.unwrap_or_default());
+        }
+        Ok(Self { value, name, base_dir, folders })
+    }
+
+    /// The recipe that is called `name` in this one: a file beside it, or a built-in recipe.
+    fn beside(&self, name: &str) -> PathBuf {
+        let file = self.base_dir.as_ref().map(|folder| folder.join(name));
+        file.filter(|file| file.is_file() || file.join(RECIPE_FILE).is_file()).unwrap_or_else(|| name.into())
+    }
+
+    /// This recipe with `over` laid over it.
+    fn overlaid(self, over: Self) -> Self {
+        let mut folders = self.folders;
+        folders.overlay(&over.value, over.folders);
+        let value = merge(self.value, over.value);
+        Self { folders: folders.only_of(&value), value, ..over }
+    }
+}
+
+/// Parses a value that need not be there.
+fn parse_optional<T: DeserializeOwned>(value: Option<Value>, key: &str, name: &str) -> Result<Option<T>> {
+    let parsed = value.filter(|v| !v.is_null()).map(|value| parse_value(value, key)).transpose();
+    parsed.map_err(|e| Core::data(name, e)).at(Stage::Recipe)
 }
 
 /// Makes a path independent of the current folder, as a saved recipe requires.

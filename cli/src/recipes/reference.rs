@@ -1,6 +1,7 @@
 //! Reads the configuration files of the reference implementation (github.com/wimh966/QDrop).
 
 use qdrop_core::params::parse_value;
+use qdrop_core::recipe::read_yaml;
 use qdrop_core::{Error, Result};
 use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
@@ -113,9 +114,16 @@ fn inherit(mut value: Value, file: &Path, depth: usize) -> Result<Value> {
     }
     let root = root.as_str().ok_or_else(|| Error::setting("root", "takes the name of a file"))?;
     let root = file.parent().unwrap_or(Path::new("")).join(root);
-    let text = std::fs::read_to_string(&root)
-        .map_err(|e| Error::message(format!("cannot read {}, the root of {}: {e}", root.display(), file.display())))?;
-    let base = inherit(qdrop_core::recipe::parse_yaml(&text, &root)?, &root, depth + 1)?;
+    let shown = format!("{}, the root of {}", root.display(), file.display());
+    let base = read_yaml(&root).map_err(|e| Error::message(format!("{shown}: {e}")))?;
+    let mut base = inherit(base, &root, depth + 1)?;
+    for section in ["model", "data"] {
+        if let Some(Value::String(path)) = base.get_mut(section).and_then(|s| s.get_mut("path")) {
+            // It stands beside its own file.
+            let resolved = std::path::absolute(root.with_file_name(&*path)).map_err(Error::io("resolve", &root))?;
+            *path = resolved.to_string_lossy().into_owned();
+        }
+    }
     if let (Value::Mapping(value), Value::Mapping(base)) = (&mut value, base) {
         for (key, section) in base {
             value.entry(key).or_insert(section);

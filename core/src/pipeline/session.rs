@@ -22,7 +22,7 @@ use crate::task::{Measurement, Task};
 use crate::weights::{self, Loaded};
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -137,7 +137,7 @@ impl<'a> Session<'a> {
     pub fn weights_file(&self) -> Result<PathBuf> {
         let file = self.recipe.model.weights.as_ref();
         let file = file.ok_or_else(|| Error::not_given("model.weights", Input::Weights))?;
-        Ok(self.recipe.resolve(file))
+        Ok(self.recipe.resolve("model.weights", file))
     }
 
     /// Opens one split of the dataset.
@@ -146,13 +146,15 @@ impl<'a> Session<'a> {
     /// The data cannot be found, or does not match the network or the task.
     pub fn dataset(&self, split: Split) -> Result<Box<dyn Dataset>> {
         let data = &self.recipe.data;
+        // Without parameters it is only a name.
+        let named = if data.params.is_null() { "data" } else { "data.name" };
         let request = DatasetRequest {
             split,
             seed: self.recipe.seed,
             input: self.graph.input_shape().try_into().map_err(|_| Error::graph("input", "is not an image"))?,
             targets: self.targets,
-            root: self.recipe.data_root.as_ref().map(|root| self.recipe.resolve(root)),
-            base_dir: self.recipe.base_dir.clone(),
+            root: self.recipe.data_root.as_ref().map(|root| self.recipe.resolve("data_root", root)),
+            base_dir: self.recipe.resolve(named, Path::new("")),
         };
         let dataset = self.registries.datasets.get(&data.name, "data")?.build(&data.params_at("data"), &request)?;
         if dataset.is_empty() {
@@ -237,7 +239,7 @@ impl<'a> Session<'a> {
     /// names another one.
     pub fn cache(&self, spill: PathBuf) -> Arc<CacheBudget> {
         let settings = &self.recipe.cache;
-        let spill = settings.spill.as_ref().map_or(spill, |folder| self.recipe.resolve(folder));
+        let spill = settings.spill.as_ref().map_or(spill, |folder| self.recipe.resolve("cache.spill", folder));
         CacheBudget::new(settings.limit.as_u64(), settings.dtype, spill)
     }
 

@@ -1,20 +1,24 @@
 //! The recipe: the content of a YAML file. Only this module knows the layout of the file.
 
 mod edit;
+mod folders;
 mod path;
 mod registered;
 mod strategy;
+mod text;
 
 pub use edit::{apply_set, merge};
+pub use folders::Folders;
 pub use path::RecipePath;
 pub use registered::RecipeKind;
 pub use strategy::{ReconstructionRecipe, Strategy};
+pub use text::{parse_yaml, read_yaml};
 
 use crate::cache::CacheType;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 
-use crate::params::{join, parse_value};
+use crate::params::{join, parse_value, ParamFolders};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_yaml::Value;
@@ -74,6 +78,10 @@ pub struct Recipe {
     /// Folder that relative paths start from; the recipe's own folder by default.
     #[serde(default, skip_serializing_if = "is_empty", with = "path::one")]
     pub base_dir: PathBuf,
+    /// Folders that the paths of single keys start from, where they differ from `base_dir`: those of recipes in other
+    /// folders that this one extends.
+    #[serde(default, skip_serializing_if = "Folders::is_empty")]
+    pub folders: Folders,
 }
 
 /// Published values of the task's first metric, for comparison.
@@ -91,11 +99,11 @@ pub struct Published {
 const DEFAULT_TASK: &str = "classification";
 
 fn default_task() -> Strategy {
-    Strategy { name: DEFAULT_TASK.into(), params: Value::Null }
+    Strategy::new(DEFAULT_TASK, Value::Null)
 }
 
 fn is_default_task(task: &Strategy) -> bool {
-    *task == default_task()
+    task.name == DEFAULT_TASK && task.params.is_null()
 }
 
 fn is_empty(path: &Path) -> bool {
@@ -333,7 +341,30 @@ impl Recipe {
         if recipe.base_dir.as_os_str().is_empty() {
             recipe.base_dir = origin.parent().unwrap_or(Path::new("")).into();
         }
+        recipe.tell_folders();
         Ok(recipe)
+    }
+
+    /// Tells each strategy the folders that paths in its parameters start from.
+    fn tell_folders(&mut self) {
+        let Self { base_dir, folders, task, model, data, quant, reconstruction, .. } = self;
+        let at = |key: &str| ParamFolders::new(base_dir, folders.below(&join(key, "params")));
+        task.folders = at("task");
+        model.architecture.folders = at("model.architecture");
+        data.folders = at("data");
+        reconstruction.folders = at("reconstruction");
+        for (key, tensor) in [("quant.weight", &mut quant.weight), ("quant.activation", &mut quant.activation)] {
+            tensor.observer.folders = at(&join(key, "observer"));
+            tensor.quantizer.folders = at(&join(key, "quantizer"));
+        }
+        for (i, o) in quant.overrides.iter_mut().enumerate() {
+            for (kind, tensor) in [("weight", &mut o.weight), ("activation", &mut o.activation)] {
+                for (key, strategy) in [("observer", &mut tensor.observer), ("quantizer", &mut tensor.quantizer)] {
+                    let key = format!("quant.overrides.{i}.{kind}.{key}");
+                    strategy.iter_mut().for_each(|s| s.folders = at(&key));
+                }
+            }
+        }
     }
 
     fn validate(&self) -> Result<()> {
@@ -351,6 +382,8 @@ impl Recipe {
             ("calibration.images", self.calibration.images),
             ("calibration.observe", self.calibration.observe),
             ("evaluation.batch_size", self.evaluation.batch_size),
+            ("evaluation.images", self.evaluation.images.unwrap_or(1)),
+            ("run_iters", self.run_iters.unwrap_or(1)),
         ];
         match positive.iter().find(|(_, v)| *v == 0) {
             Some((path, _)) => Err(Error::setting(*path, "must be at least 1")),
@@ -371,20 +404,27 @@ impl Recipe {
     /// # Errors
     /// A key of the variant does not exist, or its value is invalid.
     pub fn variant(&self, variant: &Variant) -> Result<Self> {
-        let origin = self.base_dir.join(&self.name);
         let mut value = serde_yaml::to_value(self).map_err(Error::message)?;
+        let mut folders = self.folders.clone();
+        let index = self.compare.iter().position(|v| v == variant);
         for (key, new) in &variant.set {
             let key = key.as_str().ok_or_else(|| Error::setting("compare.set", "keys are text"))?;
             edit::set_path(&mut value, key, new.clone())?;
+            match index {
+                Some(i) => folders.copy(&format!("compare.{i}.set.{key}"), key),
+                None => folders.forget(key),
+            }
         }
-        let mut recipe = Self::from_value(value, &origin)?;
+        value["folders"] = serde_yaml::to_value(folders).map_err(Error::message)?;
+        let mut recipe = Self::from_value(value, Path::new(&self.name))?;
         recipe.compare.clear();
         Ok(recipe)
     }
 
-    /// Makes a path of the recipe absolute.
-    pub fn resolve(&self, path: &Path) -> PathBuf {
-        self.base_dir.join(path)
+    /// Makes the path at `key` of the recipe absolute: a relative one starts from the folder of the file in which it
+    /// stands.
+    pub fn resolve(&self, key: &str, path: &Path) -> PathBuf {
+        self.folders.get(key).unwrap_or(&self.base_dir).join(path)
     }
 
     /// A short name for the bit widths, such as `w2a4`.
@@ -396,14 +436,6 @@ impl Recipe {
 fn check_bits(bits: u32, path: &str) -> Result<()> {
     use crate::grid::{Granularity, QuantSpec};
     QuantSpec::new(bits, false, Granularity::PerTensor, path).map(|_| ())
-}
-
-/// Parses YAML text.
-///
-/// # Errors
-/// The text is not YAML; the message has line and column.
-pub fn parse_yaml(text: &str, origin: &Path) -> Result<Value> {
-    serde_yaml::from_str(text).map_err(|e| Error::data(origin, format!("not valid YAML: {e}")))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Strategies in a recipe: a name, or a mapping with `name` and `params`.
 
 use crate::error::Result;
-use crate::params::{join, Params};
+use crate::params::{join, ParamFolders, Params};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
@@ -14,12 +14,19 @@ pub struct Strategy {
     pub name: String,
     /// Its parameters, not yet parsed.
     pub params: Value,
+    /// Where paths in the parameters start from.
+    pub(super) folders: ParamFolders,
 }
 
 impl Strategy {
+    /// A strategy. Relative paths in its parameters start from the current folder.
+    pub fn new(name: impl Into<String>, params: Value) -> Self {
+        Self { name: name.into(), params, folders: ParamFolders::default() }
+    }
+
     /// The parameters with their path in the recipe; `path` is the strategy's.
     pub fn params_at(&self, path: &str) -> Params {
-        Params::new(join(path, "params"), self.params.clone())
+        Params::new(join(path, "params"), self.params.clone()).in_folders(self.folders.clone())
     }
 }
 
@@ -33,12 +40,14 @@ pub struct ReconstructionRecipe {
     pub params: Value,
     /// Groups of units that become one unit each.
     pub merge: Vec<Vec<String>>,
+    /// Where paths in the parameters start from.
+    pub(super) folders: ParamFolders,
 }
 
 impl ReconstructionRecipe {
     /// See [`Strategy::params_at`].
     pub fn params_at(&self, path: &str) -> Params {
-        Params::new(join(path, "params"), self.params.clone())
+        Params::new(join(path, "params"), self.params.clone()).in_folders(self.folders.clone())
     }
 }
 
@@ -81,14 +90,15 @@ impl<'de> Visitor<'de> for PartsVisitor {
 impl<'de> Deserialize<'de> for Strategy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let parts = deserializer.deserialize_any(PartsVisitor { keys: &["name", "params"] })?;
-        Ok(Self { name: parts.name, params: parts.params })
+        Ok(Self::new(parts.name, parts.params))
     }
 }
 
 impl<'de> Deserialize<'de> for ReconstructionRecipe {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let parts = deserializer.deserialize_any(PartsVisitor { keys: &["name", "params", "merge"] })?;
-        Ok(Self { name: parts.name, params: parts.params, merge: parts.merge.unwrap_or_default() })
+        let Parts { name, params, merge } = parts;
+        Ok(Self { name, params, merge: merge.unwrap_or_default(), folders: ParamFolders::default() })
     }
 }
 

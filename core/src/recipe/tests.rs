@@ -26,7 +26,7 @@ fn defaults_and_round_trip() {
     let recipe = read(MINIMAL).unwrap();
     assert_eq!((recipe.seed, recipe.calibration.images, recipe.calibration.observe), (1005, 1024, 256));
     assert_eq!(recipe.bits(), "w2a4");
-    assert_eq!(recipe.resolve(Path::new("w.pth")), Path::new("dir/w.pth"));
+    assert_eq!(recipe.resolve("model.weights", Path::new("w.pth")), Path::new("dir/w.pth"));
     assert_eq!(read(&recipe.to_yaml().unwrap()).unwrap(), recipe);
     assert_eq!((recipe.task.name.as_str(), &recipe.task.params), ("classification", &Value::Null));
     // The text of recipes from before there were tasks does not change.

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct IdxParams {
-    /// Folder of the files.
-    #[serde(default)]
-    root: PathBuf,
+    /// Folder of the files; by default that of the recipe.
+    root: Option<PathBuf>,
     /// Images for calibration.
     train_images: PathBuf,
     /// Their labels.
@@ -90,12 +89,15 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         return Err(params.error("std", "must be positive"));
     }
     let classes = request.classes()?;
-    let root = request.root.clone().unwrap_or_else(|| request.base_dir.join(&parsed.root));
-    let (images, labels) = match request.split {
-        Split::Calibration => (&parsed.train_images, &parsed.train_labels),
-        Split::Evaluation => (&parsed.test_images, &parsed.test_labels),
+    let root = request.root.clone().or_else(|| parsed.root.as_ref().map(|root| params.resolve("root", root)));
+    let file = |key: &str, file: &PathBuf| match &root {
+        Some(root) => root.join(file),
+        None => params.resolve(key, file),
     };
-    let (images, labels) = (root.join(images), root.join(labels));
+    let (images, labels) = match request.split {
+        Split::Calibration => (file("train_images", &parsed.train_images), file("train_labels", &parsed.train_labels)),
+        Split::Evaluation => (file("test_images", &parsed.test_images), file("test_labels", &parsed.test_labels)),
+    };
     let (dims, pixels) = read(&images)?;
     let (count, values) = read(&labels)?;
     if count.len() != 1 || dims.first() != count.first() {

@@ -97,12 +97,12 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
     }
     let root = match (&request.root, &parsed.root) {
         (Some(root), _) => root.clone(),
-        (None, Some(root)) => request.base_dir.join(root),
+        (None, Some(root)) => params.resolve("root", root),
         (None, None) => return Err(Error::not_given(join(params.path(), "root"), Input::Data)),
     };
     let class_list = parsed.class_list.as_ref().map(|list| match list.to_str() {
         Some(class_folders::IMAGENET) => list.clone(),
-        _ => request.base_dir.join(list),
+        _ => params.resolve("class_list", list),
     });
     let (folder, augment) = match request.split {
         Split::Calibration => (&parsed.train, parsed.augment),

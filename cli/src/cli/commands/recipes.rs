@@ -3,7 +3,7 @@
 use super::Output;
 use crate::cli::arguments::RecipesAction;
 use crate::cli::console::Console;
-use crate::recipes::{names, Loader};
+use crate::recipes::{is_built_in, names, Loader};
 use anyhow::Result;
 use serde_json::Value;
 use std::path::Path;
@@ -25,6 +25,9 @@ pub fn recipes(action: Option<RecipesAction>, console: &Console, output: Output)
             let mut recipe = load(&name)?;
             // Relative paths of a copy start from the folder that the copy is in.
             recipe.base_dir.clear();
+            if is_built_in(&name) {
+                recipe.folders = Default::default();
+            }
             output.print(&recipe.to_yaml()?)?;
             Ok(serde_json::to_value(&recipe)?)
         }
