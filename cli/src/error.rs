@@ -66,10 +66,10 @@ pub enum Error {
         /// What is wrong.
         cause: Box<Core>,
     },
-    /// The number of threads was set after the thread pool had started.
+    /// The number of threads is not possible, or was set after the thread pool had started.
     #[error("setting the number of threads: {message}")]
     Threads {
-        /// The thread pool's error.
+        /// What is wrong.
         message: String,
     },
 }

@@ -68,11 +68,22 @@ use qdrop_plugins as _;
 pub const VERSION: &str =
     concat!(env!("CARGO_PKG_VERSION"), " (", env!("QDROP_COMMIT"), ", features: ", env!("QDROP_FEATURES"), ")");
 
-/// Sets the number of worker threads (0: one for each core). Results do not depend on it.
+/// The largest number of worker threads. Every thread has buffers of its own, and no machine has more cores.
+pub const MAX_THREADS: usize = 1024;
+
+/// Sets the number of worker threads, from 1 to [`MAX_THREADS`]; without it, there is one for each core. Results do not
+/// depend on it.
 ///
 /// # Errors
-/// The thread pool is already running: call this once, before any computation.
+/// The number is out of range, or the thread pool is already running: call this once, before any computation.
 pub fn set_threads(threads: usize) -> Result<()> {
+    if !(1..=MAX_THREADS).contains(&threads) {
+        let message = format!(
+            "{threads} is not possible, use 1 to {MAX_THREADS}: every thread has buffers of its own, and more threads than \
+             the machine has cores are only slower; leave it out for one thread for each core"
+        );
+        return Err(Error::Threads { message });
+    }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
     pool.build_global().map_err(|e| Error::Threads { message: e.to_string() })
 }

@@ -77,6 +77,17 @@ impl Params {
         self.folders.others.get(key).unwrap_or(&self.folders.base).join(path)
     }
 
+    /// Checks that none of these sizes is 0.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] with the name of the first one that is.
+    pub fn at_least_one(&self, sizes: &[(&str, usize)]) -> Result<()> {
+        match sizes.iter().find(|(_, size)| *size == 0) {
+            Some((key, _)) => Err(self.error(key, "must be at least 1")),
+            None => Ok(()),
+        }
+    }
+
     /// An error about parameter `key`.
     pub fn error(&self, key: &str, message: impl std::fmt::Display) -> Error {
         Error::setting(join(&self.path, key), message)

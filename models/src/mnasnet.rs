@@ -69,9 +69,7 @@ impl Architecture for MnasNet {
         if p.scale.is_nan() || p.scale <= 0.0 {
             return Err(params.error("scale", "must be positive"));
         }
-        if p.classes == 0 || p.in_channels == 0 {
-            return Err(params.error("classes", "classes and in_channels must be at least 1"));
-        }
+        params.at_least_one(&[("classes", p.classes), ("in_channels", p.in_channels), ("image_size", p.image_size)])?;
         let scaled = |channels: usize| divisible(channels as f64 * p.scale, 8);
         let [first, second] = STEM.map(scaled);
         let mut b = GraphBuilder::new([p.in_channels, p.image_size, p.image_size]);

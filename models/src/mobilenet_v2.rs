@@ -70,9 +70,7 @@ impl Architecture for MobileNetV2 {
         if p.width.is_nan() || p.width <= 0.0 {
             return Err(params.error("width", "must be positive"));
         }
-        if p.classes == 0 || p.in_channels == 0 {
-            return Err(params.error("classes", "classes and in_channels must be at least 1"));
-        }
+        params.at_least_one(&[("classes", p.classes), ("in_channels", p.in_channels), ("image_size", p.image_size)])?;
         let mut b = GraphBuilder::new([p.in_channels, p.image_size, p.image_size]);
         let image = b.input();
         let first = Conv2d::new(divisible(32.0 * p.width, 8), 3).stride(2).padding(1);

@@ -112,11 +112,7 @@ impl RegNet {
 impl Architecture for RegNet {
     fn graph(&self, params: &Params) -> Result<Graph> {
         let p: RegNetParams = params.parse()?;
-        for (key, value) in [("classes", p.classes), ("in_channels", p.in_channels)] {
-            if value == 0 {
-                return Err(params.error(key, "must be at least 1"));
-            }
-        }
+        params.at_least_one(&[("classes", p.classes), ("in_channels", p.in_channels), ("image_size", p.image_size)])?;
         let mut b = GraphBuilder::new([p.in_channels, p.image_size, p.image_size]);
         let image = b.input();
         let mut x = b.unit("stem", |b| {

@@ -87,11 +87,13 @@ impl ResNet {
 impl Architecture for ResNet {
     fn graph(&self, params: &Params) -> Result<Graph> {
         let p: ResNetParams = params.parse()?;
-        for (key, value) in [("classes", p.classes), ("in_channels", p.in_channels), ("width", p.width)] {
-            if value == 0 {
-                return Err(params.error(key, "must be at least 1"));
-            }
-        }
+        let sizes = [
+            ("classes", p.classes),
+            ("in_channels", p.in_channels),
+            ("image_size", p.image_size),
+            ("width", p.width),
+        ];
+        params.at_least_one(&sizes)?;
         let mut b = GraphBuilder::new([p.in_channels, p.image_size, p.image_size]);
         let image = b.input();
         let mut x = b.unit("conv1", |b| {

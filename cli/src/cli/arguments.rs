@@ -1,5 +1,6 @@
 //! The command line.
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use qdrop_core::engine::Engine;
@@ -71,6 +72,11 @@ pub enum Command {
     Bench(BenchArguments),
 }
 
+/// Parses a number that is not 0.
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArguments {
@@ -80,14 +86,14 @@ pub struct BenchArguments {
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<EngineArgument>,
     /// Number of measurements; the median is printed.
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_one())]
     pub iters: usize,
     /// Another command that measures the same, such as "python3 cli/examples/torch_block.py": both
     /// run in turn, and the median ratio is printed.
     #[arg(long, value_name = "COMMAND")]
     pub against: Option<OsString>,
     /// How often both commands run.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one())]
     pub pairs: usize,
 }
 

@@ -1,8 +1,10 @@
 //! A run of a recipe: checks and estimates before it, and quantization with all its stages.
 
+mod check;
 mod plan;
 mod stages;
 
+pub use check::Check;
 pub use plan::Plan;
 
 use crate::error::{At, Result, Stage};
@@ -11,17 +13,16 @@ use crate::plugins;
 use crate::recipes::demo_folder;
 use crate::report::Row;
 use qdrop_core::dataset::Split;
-use qdrop_core::error::Input;
-use qdrop_core::graph::SiteKind;
 use qdrop_core::model::{Precision, QuantModel};
-use qdrop_core::pipeline::{FloatSample, Registries, Session, Summary};
+use qdrop_core::pipeline::{too_few_images, FloatSample, Registries, Session, Summary};
 use qdrop_core::progress::{Event, Progress, Silent};
 use qdrop_core::recipe::{parse_yaml, Recipe};
 use qdrop_core::report::UnitReport;
 use qdrop_core::run_directory::{Manifest, RunDirectory, RECIPE_FILE};
 use qdrop_core::task::Metric;
-use qdrop_core::{candle_core, device, Error as Core};
+use qdrop_core::{candle_core, device};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// A run of a recipe. By default it runs on the CPU and saves nothing.
 ///
@@ -40,6 +41,8 @@ pub struct Run<'a> {
     device_name: String,
     kept: Kept,
     progress: &'a dyn Progress,
+    /// The result of [`Run::check`], once it has run.
+    checked: OnceLock<Check>,
     /// The result of [`Run::check_float`], once it has run.
     float_sample: Option<Option<FloatSample>>,
 }
@@ -52,22 +55,6 @@ enum Kept {
     New(PathBuf),
     /// To the directory of an interrupted run.
     Begun(Box<(RunDirectory, Manifest)>),
-}
-
-/// The result of checking a recipe without running it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Check {
-    /// Units of the network.
-    pub units: usize,
-    /// Number of quantized weights.
-    pub weights: usize,
-    /// Number of quantized activations.
-    pub activations: usize,
-    /// Number of calibration and of evaluation images, if the data folder is given.
-    pub images: Option<[usize; 2]>,
-    /// Inputs that were not given and therefore not checked.
-    pub unchecked: Vec<Input>,
 }
 
 /// The result of a run.
@@ -98,7 +85,8 @@ impl<'a> Run<'a> {
         let registries = Registries::collect().at(Stage::Setup)?;
         let device = candle_core::Device::Cpu;
         let (kept, progress) = (Kept::Nothing, &Silent);
-        Ok(Self { recipe, registries, device, device_name: "cpu".into(), kept, progress, float_sample: None })
+        let (device_name, checked, float_sample) = ("cpu".into(), OnceLock::new(), None);
+        Ok(Self { recipe, registries, device, device_name, kept, progress, checked, float_sample })
     }
 
     /// Opens the interrupted run in the folder `dir`. It resumes where it was stopped, and its result is bit-identical
@@ -164,31 +152,31 @@ impl<'a> Run<'a> {
         Session::new(self.recipe.clone(), &self.registries, self.device.clone()).at(Stage::Setup)
     }
 
-    /// Checks everything that can be checked without running anything: names and parameters, and the weights and images
-    /// if they are given.
+    /// Checks everything that can be checked without computing with images: names and parameters, whether every unit can
+    /// be reconstructed, and the weights and images if they are given; of the recipe and of its variants.
+    /// [`quantize`](Self::quantize) does the same before a new run.
     ///
     /// # Errors
-    /// A name is unknown, a parameter is wrong, the weights do not match the network, or the images cannot be found.
+    /// A name is unknown, a parameter is wrong, the weights do not match the network, the images cannot be found or are
+    /// too few, or a unit cannot be reconstructed.
     pub fn check(&self) -> Result<Check> {
-        let session = self.session()?;
-        let plans = session.plans().at(Stage::Setup)?;
-        let count = |kind| plans.iter().filter(|p| p.site.kind == kind).count();
-        let mut unchecked = Vec::new();
-        match session.float_network() {
-            Ok((_, place)) => self.tell(place),
-            Err(Core::NotGiven { what, .. }) => unchecked.push(what),
-            Err(e) => return Err(e).at(Stage::FloatNetwork),
-        }
-        let images = match session.dataset(Split::Evaluation) {
-            Ok(evaluation) => Some([session.dataset(Split::Calibration).at(Stage::Data)?.len(), evaluation.len()]),
-            Err(Core::NotGiven { what, .. }) => {
-                unchecked.push(what);
-                None
+        let check = self.checked()?.clone();
+        if let (Some([images, _]), asked) = (check.images, self.recipe.calibration.images) {
+            if images < asked {
+                self.progress.event(Event::Warning(too_few_images(images, asked)));
             }
-            Err(e) => return Err(e).at(Stage::Data),
-        };
-        let (weights, activations) = (count(SiteKind::Weight), count(SiteKind::Activation));
-        Ok(Check { units: session.graph().units().len(), weights, activations, images, unchecked })
+        }
+        Ok(check)
+    }
+
+    /// The result of the check, which is made once.
+    fn checked(&self) -> Result<&Check> {
+        if let Some(check) = self.checked.get() {
+            return Ok(check);
+        }
+        let check = check::check(&self.session()?, &self.registries, self.progress)?;
+        self.tell(check.place.clone());
+        Ok(self.checked.get_or_init(|| check))
     }
 
     /// Measures the float network on a sample of the images and compares the result with the published one; `None` if
@@ -196,20 +184,13 @@ impl<'a> Run<'a> {
     /// before.
     ///
     /// # Errors
-    /// The result is far from the published one (the error names the likely cause), or weights or images
-    /// are not given or cannot be used.
+    /// Those of [`check`](Self::check); the result is far from the published one (the error names the likely cause); weights
+    /// or images are not given.
     pub fn check_float(&mut self) -> Result<Option<&FloatSample>> {
         if self.float_sample.is_none() {
             self.float_sample = Some(self.float_sample()?);
         }
         Ok(self.float_sample.as_ref().and_then(Option::as_ref))
-    }
-
-    /// The float network. The user is told if its weights are only a part of the checkpoint.
-    fn float_model(&self, session: &Session<'_>) -> Result<QuantModel> {
-        let (model, place) = session.float_network().at(Stage::FloatNetwork)?;
-        self.tell(place);
-        Ok(model)
     }
 
     fn tell(&self, place: Option<String>) {
@@ -219,11 +200,12 @@ impl<'a> Run<'a> {
     }
 
     fn float_sample(&self) -> Result<Option<FloatSample>> {
+        let check = self.checked()?;
         let session = self.session()?;
-        let model = self.float_model(&session)?;
-        // Opens both splits first, so that a missing one is reported before anything long runs.
-        for split in [Split::Evaluation, Split::Calibration] {
-            session.dataset(split).at(Stage::Data)?;
+        let model = session.float_model().at(Stage::FloatNetwork)?;
+        if check.images.is_none() {
+            // The error says what is not given.
+            session.dataset(Split::Calibration).at(Stage::Data)?;
         }
         session.check_float(&model, self.progress).at(Stage::FloatCheck)
     }
@@ -231,9 +213,14 @@ impl<'a> Run<'a> {
     /// Estimates time and memory of quantization from two steps of every unit. Weights and images need not be given.
     ///
     /// # Errors
-    /// A unit cannot be reconstructed, or the work was cancelled.
+    /// Those of [`check`](Self::check), or the work was cancelled.
     pub fn plan(&self) -> Result<Plan> {
-        plan::plan(&self.session()?, self.progress)
+        let mut recipe = self.recipe.clone();
+        if let Some([images, _]) = self.checked()?.images {
+            recipe.calibration.images = recipe.calibration.images.min(images);
+        }
+        let session = Session::new(recipe, &self.registries, self.device.clone()).at(Stage::Setup)?;
+        plan::plan(&session, self.progress)
     }
 
     /// Measures the float network on the evaluation images.
@@ -242,7 +229,8 @@ impl<'a> Run<'a> {
     /// Weights or images are not given or cannot be used, or the work was cancelled.
     pub fn evaluate_float(&self) -> Result<Evaluated> {
         let session = self.session()?;
-        let model = self.float_model(&session)?;
+        let (model, place) = session.float_network().at(Stage::FloatNetwork)?;
+        self.tell(place);
         let measured = session.evaluate(&model, Precision::Float, self.progress).at(Stage::FloatEvaluation)?;
         Evaluated::new(measured, session.task())
     }

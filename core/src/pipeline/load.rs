@@ -100,6 +100,11 @@ pub struct CalibrationSet {
     pub fingerprint: String,
 }
 
+/// The warning that the calibration set has fewer images than the recipe asks for.
+pub fn too_few_images(images: usize, asked: usize) -> String {
+    format!("the calibration set has {images} images, the recipe asks for {asked}; using all")
+}
+
 /// Loads `count` images of the dataset, chosen at random by the seed, or all images if there are fewer.
 ///
 /// # Errors
@@ -114,8 +119,7 @@ pub fn calibration_images(
 ) -> Result<CalibrationSet> {
     let mut order = permutation(stream(seed, Purpose::Calibration, 0, 0), dataset.len());
     if order.len() < count {
-        let message = format!("the calibration set has {} images, the recipe asks for {count}; using all", order.len());
-        progress.event(Event::Warning(message));
+        progress.event(Event::Warning(too_few_images(order.len(), count)));
     }
     order.truncate(count);
     progress.event(Event::Started { stage: "calibration images", total: order.len() });

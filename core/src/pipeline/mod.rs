@@ -8,6 +8,7 @@ mod plan;
 mod published;
 mod reconstruct;
 mod registries;
+mod rehearse;
 mod sanity;
 mod saved;
 mod session;
@@ -15,7 +16,7 @@ mod session;
 pub use calibrate::calibrate;
 pub use estimate::Estimate;
 pub use evaluate::evaluate;
-pub use load::{calibration_images, load_ahead, load_batch, Batch, CalibrationSet};
+pub use load::{calibration_images, load_ahead, load_batch, too_few_images, Batch, CalibrationSet};
 pub use plan::{plan_sites, SitePlan};
 pub use reconstruct::{reconstruct, Resources};
 #[cfg(all(unix, feature = "dynamic-plugins"))]

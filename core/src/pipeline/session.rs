@@ -57,7 +57,10 @@ impl<'a> Session<'a> {
         let strategy = &recipe.model.architecture;
         let path = "model.architecture";
         let architecture = registries.architectures.get(&strategy.name, path)?.build()?;
-        let graph = architecture.graph(&strategy.params_at(path))?;
+        let graph = architecture.graph(&strategy.params_at(path)).map_err(|error| match error {
+            Error::Graph { .. } => Error::setting(path, error),
+            other => other,
+        })?;
         let reconstructor = build_reconstructor(&recipe, registries)?;
         let task = registries.tasks.get(&recipe.task.name, "task")?.build(&recipe.task.params_at("task"))?;
         let outputs: Vec<&[usize]> = graph.outputs().iter().map(|id| graph.node(*id).shape.as_slice()).collect();
@@ -233,6 +236,22 @@ impl<'a> Session<'a> {
         let dataset = self.dataset(Split::Evaluation)?;
         let settings = &self.recipe.evaluation;
         evaluate(model, &*dataset, self.task(), precision, settings.batch_size, settings.images, progress)
+    }
+
+    /// Checks that the folder for cached values beyond the memory limit can be made, if the recipe names one.
+    ///
+    /// # Errors
+    /// There is something else in its place.
+    pub fn check_spill(&self) -> Result<()> {
+        let Some(folder) = &self.recipe.cache.spill else { return Ok(()) };
+        let folder = self.recipe.resolve("cache.spill", folder);
+        match folder.ancestors().find(|path| path.exists()) {
+            Some(path) if !path.is_dir() => {
+                let message = format!("the folder {} cannot be made: {} is a file", folder.display(), path.display());
+                Err(Error::setting("cache.spill", message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The memory budget of cached values. Values beyond it go to the folder `spill` unless the recipe

@@ -385,10 +385,14 @@ impl Recipe {
             ("evaluation.images", self.evaluation.images.unwrap_or(1)),
             ("run_iters", self.run_iters.unwrap_or(1)),
         ];
-        match positive.iter().find(|(_, v)| *v == 0) {
-            Some((path, _)) => Err(Error::setting(*path, "must be at least 1")),
-            None => Ok(()),
+        if let Some((path, _)) = positive.iter().find(|(_, v)| *v == 0) {
+            return Err(Error::setting(*path, "must be at least 1"));
         }
+        if self.cache.limit.as_u64() == 0 {
+            let message = "must not be 0: values in use need memory; a small limit, such as 64MiB, keeps the others in files";
+            return Err(Error::setting("cache.limit", message));
+        }
+        Ok(())
     }
 
     /// The recipe as YAML text.

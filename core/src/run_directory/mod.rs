@@ -77,6 +77,18 @@ impl RunDirectory {
         check_free(path)
     }
 
+    /// Checks that a run could begin in `path`, without creating anything.
+    ///
+    /// # Errors
+    /// The directory holds a run or anything else, or it or a folder above it is a file.
+    pub fn check_usable(path: &Path) -> Result<()> {
+        match std::path::absolute(path).map_err(Error::io("resolve", path))?.ancestors().find(|p| p.exists()) {
+            Some(found) if !found.is_dir() => Err(Error::data(found, "is a file; choose a folder for --out")),
+            _ if path.exists() => check_free(path),
+            _ => Ok(()),
+        }
+    }
+
     /// Opens the directory of an interrupted run.
     ///
     /// # Errors

@@ -15,14 +15,14 @@ use super::manual;
 use super::output::Output;
 use crate::recipes::Loader;
 use crate::{plugins, Run};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::Path;
 
 /// Runs a command.
 pub fn run(arguments: Arguments) -> Result<Value> {
     if let Some(threads) = arguments.threads {
-        crate::set_threads(threads)?;
+        crate::set_threads(threads).with_context(|| format!("--threads {threads}"))?;
     }
     let output = Output { json: arguments.json };
     let console = Console::new();

@@ -38,12 +38,12 @@ pub fn check(arguments: &RecipeArguments, console: &Console, output: Output) -> 
 pub fn dry_run(mut run: Run<'_>, console: &Console, output: Output) -> anyhow::Result<Value> {
     header(&run, console)?;
     let mut value = Value::from_iter([("dry_run", true)]);
-    match check_float(&mut run, console) {
-        Ok(sample) => value["float_sample"] = sample,
-        Err(error) => match error.not_given() {
-            Some(what) => output.print(&format!("{what}: not given, not checked\n"))?,
-            None => return Err(error.into()),
-        },
+    let check = run.check()?;
+    for what in &check.unchecked {
+        output.print(&format!("{what}: not given, not checked\n"))?;
+    }
+    if check.unchecked.is_empty() {
+        value["float_sample"] = check_float(&mut run, console)?;
     }
     let plan = run.plan()?;
     output.print(&text(&plan))?;

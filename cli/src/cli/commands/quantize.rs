@@ -5,8 +5,11 @@ use super::{path, run_of, Output};
 use crate::cli::arguments::QuantizeArguments;
 use crate::cli::console::Console;
 use crate::cli::interrupt;
-use crate::{summary, Outcome, Run};
+use crate::error::At;
+use crate::{summary, Outcome, Run, Stage};
 use anyhow::{Error, Result};
+use qdrop_core::progress::Progress;
+use qdrop_core::run_directory::RunDirectory;
 use serde_json::Value;
 use std::path::Path;
 
@@ -16,6 +19,9 @@ pub fn quantize(arguments: &QuantizeArguments, console: &Console, output: Output
     // Reports mistakes in the recipe before the folder is created.
     run.session()?;
     if arguments.dry_run {
+        if let Some(out) = &arguments.out {
+            RunDirectory::check_usable(out).at(Stage::RunDirectory)?;
+        }
         return dry_run(run, console, output);
     }
     if let Some(out) = &arguments.out {

@@ -57,6 +57,7 @@ struct SqueezeNet;
 impl Architecture for SqueezeNet {
     fn graph(&self, params: &Params) -> Result<Graph> {
         let p = params.parse::<SqueezeNetParams>()?;
+        params.at_least_one(&[("classes", p.classes), ("in_channels", p.in_channels), ("image_size", p.image_size)])?;
         let (stem, layers) = match p.version.as_str() {
             "1.0" => (Conv2d::new(96, 7).stride(2).bias(), V1_0),
             "1.1" => (Conv2d::new(64, 3).stride(2).bias(), V1_1),

@@ -126,7 +126,7 @@ fn paired(
 ) -> Result<(f64, Against)> {
     let Some(other) = other else { return Ok((own()?, None)) };
     let (mut mine, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..pairs.max(1) {
+    for _ in 0..pairs {
         let (a, b) = (own()?, other.median_ms(name, batch)?);
         mine.push(a);
         theirs.push(b);
