@@ -2,6 +2,7 @@
 
 mod architectures;
 mod bad_input;
+mod checks;
 mod cli;
 mod conformance;
 #[path = "plugins/cosine/src/lib.rs"]
@@ -18,6 +19,7 @@ mod inference;
 mod interrupt;
 mod library;
 mod output;
+mod recipe_files;
 mod recipes;
 mod resume;
 mod subgraphs;

@@ -17,7 +17,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 /// Images of random noise for the measurement.
-pub(super) const IMAGES: usize = 4;
+const IMAGES: usize = 4;
 /// Steps of each unit that are measured.
 const STEPS: usize = 2;
 
