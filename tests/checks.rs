@@ -18,11 +18,8 @@ fn with(start: &[&str], changes: &[&str]) -> Run {
 fn all_refuse(recipe: &str, changes: &[&str], message: &str) {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    let starts: [&[&str]; 3] = [
-        &["check", recipe],
-        &["quantize", recipe, "--dry-run"],
-        &["quantize", recipe, "--out", out.to_str().unwrap()],
-    ];
+    let starts: [&[&str]; 3] =
+        [&["check", recipe], &["quantize", recipe, "--dry-run"], &["quantize", recipe, "--out", out.to_str().unwrap()]];
     for start in starts {
         let run = with(start, changes);
         assert!(run.error().contains(message), "{start:?}: {}", run.stderr);
@@ -62,7 +59,11 @@ reconstruction: {name: qdrop, params: {iters: 4, batch_size: 16}}
 
 #[test]
 fn a_batch_larger_than_the_calibration_set() {
-    all_refuse("demo", &["calibration.images=20"], "params.batch_size: the calibration set has 20 images, fewer than a batch");
+    all_refuse(
+        "demo",
+        &["calibration.images=20"],
+        "params.batch_size: the calibration set has 20 images, fewer than a batch",
+    );
     let dir = tempfile::tempdir().unwrap();
     let few = small_data(dir.path(), 10);
     let run = qdrop(&["check", text(&few)]);

@@ -207,14 +207,15 @@ fn parameters_of_any_strategy_start_from_their_file() {
         std::fs::write(&saved, recipe.to_yaml().unwrap()).unwrap();
         let said = error(recipe);
         assert_eq!(error(Loader::new(&saved).load().unwrap()), said);
-        said.replace(text(dir.path()), "").split(": ").last().unwrap().to_string()
+        said.replace(text(dir.path()), "").replace("/b/../a", "/a").split(": ").last().unwrap().to_string()
     };
     assert_eq!(said("", &[]), "[/a/l.txt /a/m.txt /abs] /a");
     assert_eq!(said("data: {params: {list: k.txt}}\n", &[]), "[/b/k.txt /a/m.txt /abs] /a");
     assert_eq!(said("", &["data.params.more=[n.txt]"]), "[/a/l.txt /b/n.txt] /a");
     let whole = "data: {name: files_of_a_list, params: {list: k.txt}}\n";
     assert_eq!(said(whole, &[]), "[/b/k.txt] /b");
-    let observer = "quant: {overrides: [{match: fc, weight: {observer: {name: files_of_a_list, params: {list: o}}}}]}\n";
+    let observer =
+        "quant: {overrides: [{match: fc, weight: {observer: {name: files_of_a_list, params: {list: o}}}}]}\n";
     assert_eq!(said(observer, &[]), "[/b/o] ");
 }
 

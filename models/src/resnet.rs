@@ -87,12 +87,8 @@ impl ResNet {
 impl Architecture for ResNet {
     fn graph(&self, params: &Params) -> Result<Graph> {
         let p: ResNetParams = params.parse()?;
-        let sizes = [
-            ("classes", p.classes),
-            ("in_channels", p.in_channels),
-            ("image_size", p.image_size),
-            ("width", p.width),
-        ];
+        let sizes =
+            [("classes", p.classes), ("in_channels", p.in_channels), ("image_size", p.image_size), ("width", p.width)];
         params.at_least_one(&sizes)?;
         let mut b = GraphBuilder::new([p.in_channels, p.image_size, p.image_size]);
         let image = b.input();

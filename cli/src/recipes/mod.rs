@@ -68,7 +68,8 @@ impl Loader<'_> {
     }
 
     /// Replaces a value of the recipe: `key=value`, where the key is a path such as `quant.weight.bits` and the value
-    /// is YAML. Changes are applied in order.
+    /// is YAML. Changes are applied in order. Relative paths start from the recipe's folder; a built-in recipe has none,
+    /// and they start from the current folder.
     pub fn set(mut self, change: impl Into<String>) -> Self {
         self.set.push(change.into());
         self
@@ -116,19 +117,19 @@ impl<'a> Loader<'a> {
             apply_set(&mut value, change).at(Stage::Recipe)?;
             folders.forget(change.split('=').next().unwrap_or_default().trim());
         }
-        let base_dir = match base_dir {
+        if let (Some(iters), Value::Mapping(map)) = (self.iters, &mut value) {
+            map.insert("run_iters".into(), (iters as u64).into());
+        }
+        let mut base_dir = match base_dir {
             Some(folder) => folder,
             None => std::env::current_dir().map_err(Core::io("find", "the current folder")).at(Stage::Recipe)?,
         };
-        let folders = folders.others_than(&base_dir);
-        if let Value::Mapping(map) = &mut value {
-            if let Some(iters) = self.iters {
-                map.insert("run_iters".into(), (iters as u64).into());
-            }
-            map.insert("folders".into(), serde_yaml::to_value(folders).map_err(Core::message).at(Stage::Recipe)?);
-            map.insert("base_dir".into(), base_dir.to_string_lossy().into());
+        if let Some(changed) = value.get("base_dir").and_then(Value::as_str) {
+            base_dir = base_dir.join(changed);
         }
-        let mut recipe = Recipe::from_value(value, Path::new(&name)).at(Stage::Recipe)?;
+        let folders = folders.others_than(&base_dir);
+        let recipe = Recipe::from_value(value, Path::new(&name)).at(Stage::Recipe)?;
+        let mut recipe = recipe.in_folders(base_dir, folders);
         // A resumed run needs the same plugins.
         for path in plugins::loaded_files() {
             if !recipe.plugins.contains(&path) {
@@ -157,7 +158,7 @@ impl<'a> Loader<'a> {
                 let value = parse_yaml(text, name).at(Stage::Recipe)?;
                 // No other recipe that is not a file has paths.
                 let folder = (shown == built_in::DEMO_RECIPE).then(demo_folder).transpose()?;
-                File::new(value, shown.clone(), folder)?
+                File { base_dir: None, ..File::new(value, shown.clone(), folder)? }
             }
             None => self.read_file(name)?,
         };

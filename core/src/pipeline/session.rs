@@ -22,7 +22,7 @@ use crate::task::{Measurement, Task};
 use crate::weights::{self, Loaded};
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -157,7 +157,7 @@ impl<'a> Session<'a> {
             input: self.graph.input_shape().try_into().map_err(|_| Error::graph("input", "is not an image"))?,
             targets: self.targets,
             root: self.recipe.data_root.as_ref().map(|root| self.recipe.resolve("data_root", root)),
-            base_dir: self.recipe.resolve(named, Path::new("")),
+            base_dir: self.recipe.folder(named).into(),
         };
         let dataset = self.registries.datasets.get(&data.name, "data")?.build(&data.params_at("data"), &request)?;
         if dataset.is_empty() {

@@ -146,11 +146,10 @@ mod tests {
     #[test]
     fn values_are_found_copied_and_forgotten_with_what_is_below_them() {
         let mut folders = Folders::of_file(&yaml("{a: {b: x, c: [y, z]}, ab: w}"), Path::new("/a"));
-        assert_eq!((folders.get("a.c.1"), folders.get("a.c"), folders.get("a.d")), (
-            Some(Path::new("/a")),
-            Some(Path::new("/a")),
-            None
-        ));
+        assert_eq!(
+            (folders.get("a.c.1"), folders.get("a.c"), folders.get("a.d")),
+            (Some(Path::new("/a")), Some(Path::new("/a")), None)
+        );
         assert_eq!(shown(&folders.below("a")), [("b", "/a"), ("c.0", "/a"), ("c.1", "/a")]);
         folders.copy("a.c", "e");
         folders.forget("a");

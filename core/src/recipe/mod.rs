@@ -345,6 +345,13 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// The recipe with other folders that its relative paths start from: `base_dir`, and those of single keys.
+    pub fn in_folders(self, base_dir: PathBuf, folders: Folders) -> Self {
+        let mut recipe = Self { base_dir, folders, ..self };
+        recipe.tell_folders();
+        recipe
+    }
+
     /// Tells each strategy the folders that paths in its parameters start from.
     fn tell_folders(&mut self) {
         let Self { base_dir, folders, task, model, data, quant, reconstruction, .. } = self;
@@ -389,7 +396,8 @@ impl Recipe {
             return Err(Error::setting(*path, "must be at least 1"));
         }
         if self.cache.limit.as_u64() == 0 {
-            let message = "must not be 0: values in use need memory; a small limit, such as 64MiB, keeps the others in files";
+            let message =
+                "must not be 0: values in use need memory; a small limit, such as 64MiB, keeps the others in files";
             return Err(Error::setting("cache.limit", message));
         }
         Ok(())
@@ -428,7 +436,12 @@ impl Recipe {
     /// Makes the path at `key` of the recipe absolute: a relative one starts from the folder of the file in which it
     /// stands.
     pub fn resolve(&self, key: &str, path: &Path) -> PathBuf {
-        self.folders.get(key).unwrap_or(&self.base_dir).join(path)
+        self.folder(key).join(path)
+    }
+
+    /// The folder that a relative path at `key` starts from.
+    pub(crate) fn folder(&self, key: &str) -> &Path {
+        self.folders.get(key).unwrap_or(&self.base_dir)
     }
 
     /// A short name for the bit widths, such as `w2a4`.

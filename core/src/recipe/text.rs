@@ -128,7 +128,9 @@ mod tests {
         assert_eq!(parsed("---\na: {b: 1}\nc: [x, 'y z']\n...\n# end\n"), plain);
         let utf16 = |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
         for bytes in [utf16("\u{feff}a: 1", u16::to_le_bytes), utf16("\u{feff}a: 1", u16::to_be_bytes)] {
-            assert!(decode(&bytes).unwrap_err().contains("UTF-16") && decode(&bytes[2..]).unwrap_err().contains("UTF-8"));
+            assert!(
+                decode(&bytes).unwrap_err().contains("UTF-16") && decode(&bytes[2..]).unwrap_err().contains("UTF-8")
+            );
         }
         assert!(decode(b"a: 1\nb: \xe9\n").unwrap_err().contains("line 2"));
     }
