@@ -75,10 +75,16 @@ pub trait Dataset: Send + Sync {
     /// The kind of targets; the same for all images.
     fn targets(&self) -> TargetSpec;
 
+    /// What the user should know about the data, such as files that were passed over. Each note is a sentence that names
+    /// the files; a run shows it once.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Loads image `index`. Several threads call it; the result must depend only on the index.
     ///
     /// # Errors
-    /// The image cannot be read; the error names it.
+    /// The image cannot be read; the error names it. Such an image is reported and not counted.
     fn sample(&self, index: usize) -> Result<Sample>;
 }
 
@@ -99,7 +105,8 @@ impl Entry<DatasetKind> {
         let inner = origin.call("build", || (self.constructor.0)(params, request))?;
         let len = origin.ask("len", || inner.len())?;
         let targets = origin.ask("targets", || inner.targets())?;
-        Ok(Box::new(GuardedDataset { origin, len, targets, inner }))
+        let notes = origin.ask("notes", || inner.notes())?;
+        Ok(Box::new(GuardedDataset { origin, len, targets, notes, inner }))
     }
 }
 
@@ -108,6 +115,7 @@ struct GuardedDataset {
     origin: Origin,
     len: usize,
     targets: TargetSpec,
+    notes: Vec<String>,
     inner: Box<dyn Dataset>,
 }
 
@@ -118,6 +126,10 @@ impl Dataset for GuardedDataset {
 
     fn targets(&self) -> TargetSpec {
         self.targets
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
     }
 
     fn sample(&self, index: usize) -> Result<Sample> {

@@ -1,6 +1,8 @@
 //! Progress events, which the library sends to its caller. The library itself never prints.
 
 use crate::report::{LossPoint, UnitReport};
+use std::collections::HashSet;
+use std::sync::Mutex;
 
 /// A progress event.
 #[derive(Debug)]
@@ -65,4 +67,68 @@ pub struct Silent;
 
 impl Progress for Silent {
     fn event(&self, _: Event<'_>) {}
+}
+
+/// Forwards events, but each warning only once. A run opens its data and measures several times, and would otherwise
+/// warn about the same image each time.
+pub struct WarnOnce<'a> {
+    next: &'a dyn Progress,
+    said: Mutex<HashSet<String>>,
+}
+
+impl<'a> WarnOnce<'a> {
+    /// Forwards to `next`.
+    pub fn new(next: &'a dyn Progress) -> Self {
+        Self { next, said: Mutex::default() }
+    }
+}
+
+impl Progress for WarnOnce<'_> {
+    fn event(&self, event: Event<'_>) {
+        if let Event::Warning(text) = &event {
+            if !self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(text.clone()) {
+                return;
+            }
+        }
+        self.next.event(event);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.next.cancelled()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records warnings and counts other events.
+    #[derive(Default)]
+    struct Record(Mutex<(Vec<String>, usize)>);
+
+    impl Progress for Record {
+        fn event(&self, event: Event<'_>) {
+            let mut record = self.0.lock().unwrap();
+            match event {
+                Event::Warning(text) => record.0.push(text),
+                _ => record.1 += 1,
+            }
+        }
+
+        fn cancelled(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_warning_is_forwarded_once_and_other_events_always() {
+        let record = Record::default();
+        let once = WarnOnce::new(&record);
+        for text in ["a", "b", "a", "a"] {
+            once.event(Event::Warning(text.into()));
+            once.event(Event::Finished);
+        }
+        assert_eq!(*record.0.lock().unwrap(), (vec!["a".to_string(), "b".to_string()], 4));
+        assert!(once.cancelled());
+    }
 }

@@ -11,6 +11,8 @@ pub enum Target {
     Class(usize),
     /// Numbers, such as the targets of a regression.
     Values(Vec<f32>),
+    /// None is known. This is enough for calibration, which compares nothing.
+    Unknown,
 }
 
 impl Target {
@@ -42,6 +44,7 @@ impl Display for Target {
         match self {
             Self::Class(class) => write!(f, "class {class}"),
             Self::Values(values) => write!(f, "{} numbers", values.len()),
+            Self::Unknown => f.write_str("unknown"),
         }
     }
 }
@@ -94,6 +97,9 @@ mod tests {
         assert!(!ten.contains(&Target::Values(vec![1.0])) && !two.contains(&Target::Class(1)));
         let error = Target::Values(vec![0.5; 3]).class().unwrap_err().to_string();
         assert_eq!(error, "the target of an image is 3 numbers, a class is expected");
+        assert!(!ten.contains(&Target::Unknown) && !two.contains(&Target::Unknown));
+        let error = Target::Unknown.class().unwrap_err().to_string();
+        assert_eq!(error, "the target of an image is unknown, a class is expected");
         let error = Target::Class(3).values().unwrap_err().to_string();
         assert_eq!(error, "the target of an image is class 3, numbers are expected");
     }

@@ -57,7 +57,7 @@ fn check_one(session: &Session<'_>, of_recipe: Option<&Check>, progress: &dyn Pr
     };
     let images = match of_recipe {
         Some(check) => check.images,
-        None => match images(session) {
+        None => match images(session, progress) {
             Err(Core::NotGiven { what, .. }) => {
                 unchecked.push(what);
                 None
@@ -73,9 +73,9 @@ fn check_one(session: &Session<'_>, of_recipe: Option<&Check>, progress: &dyn Pr
 }
 
 /// The number of calibration and of evaluation images.
-fn images(session: &Session<'_>) -> qdrop_core::Result<[usize; 2]> {
-    let evaluation = session.dataset(Split::Evaluation)?.len();
-    Ok([session.dataset(Split::Calibration)?.len(), evaluation])
+fn images(session: &Session<'_>, progress: &dyn Progress) -> qdrop_core::Result<[usize; 2]> {
+    let evaluation = session.dataset_with_notes(Split::Evaluation, progress)?.len();
+    Ok([session.dataset_with_notes(Split::Calibration, progress)?.len(), evaluation])
 }
 
 /// Checks that a variant does not change what it shares with the recipe: the images, and where values are cached.

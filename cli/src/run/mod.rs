@@ -15,7 +15,7 @@ use crate::report::Row;
 use qdrop_core::dataset::Split;
 use qdrop_core::model::{Precision, QuantModel};
 use qdrop_core::pipeline::{too_few_images, FloatSample, Registries, Session, Summary};
-use qdrop_core::progress::{Event, Progress, Silent};
+use qdrop_core::progress::{Event, Progress, Silent, WarnOnce};
 use qdrop_core::recipe::{parse_yaml, Recipe};
 use qdrop_core::report::UnitReport;
 use qdrop_core::run_directory::{Manifest, RunDirectory, RECIPE_FILE};
@@ -40,7 +40,7 @@ pub struct Run<'a> {
     device: candle_core::Device,
     device_name: String,
     kept: Kept,
-    progress: &'a dyn Progress,
+    progress: WarnOnce<'a>,
     /// The result of [`Run::check`], once it has run.
     checked: OnceLock<Check>,
     /// The result of [`Run::check_float`], once it has run.
@@ -84,7 +84,7 @@ impl<'a> Run<'a> {
     pub fn new(recipe: Recipe) -> Result<Self> {
         let registries = Registries::collect().at(Stage::Setup)?;
         let device = candle_core::Device::Cpu;
-        let (kept, progress) = (Kept::Nothing, &Silent);
+        let (kept, progress) = (Kept::Nothing, WarnOnce::new(&Silent));
         let (device_name, checked, float_sample) = ("cpu".into(), OnceLock::new(), None);
         Ok(Self { recipe, registries, device, device_name, kept, progress, checked, float_sample })
     }
@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
 
     /// Sets the receiver of events, which can also request to stop.
     pub fn progress(self, progress: &'a dyn Progress) -> Self {
-        Self { progress, ..self }
+        Self { progress: WarnOnce::new(progress), ..self }
     }
 
     /// The recipe.
@@ -174,7 +174,7 @@ impl<'a> Run<'a> {
         if let Some(check) = self.checked.get() {
             return Ok(check);
         }
-        let check = check::check(&self.session()?, &self.registries, self.progress)?;
+        let check = check::check(&self.session()?, &self.registries, &self.progress)?;
         self.tell(check.place.clone());
         Ok(self.checked.get_or_init(|| check))
     }
@@ -207,7 +207,7 @@ impl<'a> Run<'a> {
             // The error says what is not given.
             session.dataset(Split::Calibration).at(Stage::Data)?;
         }
-        session.check_float(&model, self.progress).at(Stage::FloatCheck)
+        session.check_float(&model, &self.progress).at(Stage::FloatCheck)
     }
 
     /// Estimates time and memory of quantization from two steps of every unit. Weights and images need not be given.
@@ -220,7 +220,7 @@ impl<'a> Run<'a> {
             recipe.calibration.images = recipe.calibration.images.min(images);
         }
         let session = Session::new(recipe, &self.registries, self.device.clone()).at(Stage::Setup)?;
-        plan::plan(&session, self.progress)
+        plan::plan(&session, &self.progress)
     }
 
     /// Measures the float network on the evaluation images.
@@ -231,7 +231,7 @@ impl<'a> Run<'a> {
         let session = self.session()?;
         let (model, place) = session.float_network().at(Stage::FloatNetwork)?;
         self.tell(place);
-        let measured = session.evaluate(&model, Precision::Float, self.progress).at(Stage::FloatEvaluation)?;
+        let measured = session.evaluate(&model, Precision::Float, &self.progress).at(Stage::FloatEvaluation)?;
         Evaluated::new(measured, session.task())
     }
 

@@ -6,9 +6,10 @@ use crate::memory::peak_resident_bytes;
 use crate::report::{table, Row};
 use qdrop_core::cache::CacheBudget;
 use qdrop_core::model::Precision;
-use qdrop_core::pipeline::{save, CalibrationSet, Registries, Resources, RunResult, Session, Summary};
-use qdrop_core::progress::{Event, Progress};
-use qdrop_core::run_directory::{EventLog, Manifest, RunDirectory};
+use qdrop_core::pipeline::{save_model, save_summary, CalibrationSet, Registries, Resources, RunResult, Session, Summary};
+use qdrop_core::progress::{Event, Progress, WarnOnce};
+use qdrop_core::run_directory::{EventLog, Manifest, RunDirectory, MODEL_FILE};
+use qdrop_core::Error as Core;
 use std::sync::Arc;
 
 /// File with the result of the float evaluation.
@@ -19,7 +20,7 @@ pub fn quantize(mut run: Run<'_>) -> Result<Outcome> {
     let kept = std::mem::replace(&mut run.kept, Kept::Nothing);
     let session = run.session()?;
     let (directory, mut manifest) = match kept {
-        Kept::Nothing => return run_stages(&session, &run.registries, None, run.progress),
+        Kept::Nothing => return run_stages(&session, &run.registries, None, &run.progress),
         Kept::Begun(begun) => *begun,
         Kept::New(dir) => {
             let weights = session.weights_file().at(Stage::FloatNetwork)?;
@@ -28,13 +29,13 @@ pub fn quantize(mut run: Run<'_>) -> Result<Outcome> {
             (RunDirectory::create(&dir, &manifest).at(Stage::RunDirectory)?, manifest)
         }
     };
-    let log = EventLog::open(&directory, run.progress).at(Stage::RunDirectory)?;
+    let log = EventLog::open(&directory, &run.progress).at(Stage::RunDirectory)?;
     let kept = Directory { directory: &directory, manifest: &mut manifest };
-    let outcome = run_stages(&session, &run.registries, Some(kept), &log);
+    let outcome = run_stages(&session, &run.registries, Some(kept), &WarnOnce::new(&log));
     // If the log could not be written, that is why the run was cancelled.
     log.check().at(Stage::RunDirectory)?;
     let outcome = outcome?;
-    save(&directory, &outcome.model, &outcome.summary).at(Stage::Saving)?;
+    save_summary(&directory, &outcome.summary).at(Stage::Saving)?;
     directory.remove_spill_folder();
     Ok(Outcome { out: Some(directory.path().into()), ..outcome })
 }
@@ -140,7 +141,22 @@ impl Stages<'_> {
         };
         let (model, weights) = session.float_network().at(Stage::FloatNetwork)?;
         let result = session.quantize(model, &resources).at(Stage::Quantization)?;
-        let measured = session.evaluate(&result.model, Precision::Quantized, self.progress).at(Stage::Evaluation)?;
+        // Saved before the evaluation, so that images that cannot be read do not cost the result of hours.
+        let saved = self.directory.filter(|_| variant.is_none());
+        if let Some(directory) = saved {
+            save_model(directory, &result.model).at(Stage::Saving)?;
+        }
+        let measured = session.evaluate(&result.model, Precision::Quantized, self.progress).inspect_err(|e| {
+            if let (Some(directory), false) = (saved, matches!(e, Core::Cancelled)) {
+                let path = directory.path().display();
+                let message = format!(
+                    "the quantized network is saved as {path}/{MODEL_FILE}, but it is not measured; `qdrop resume {path}` \
+                     measures it when the cause is removed"
+                );
+                self.progress.event(Event::Warning(message));
+            }
+        });
+        let measured = measured.at(Stage::Evaluation)?;
         let row = Row { name: name.into(), bits: session.recipe().bits(), measured, seconds: Some(result.seconds) };
         Ok(Quantized { result, row, weights })
     }

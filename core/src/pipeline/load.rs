@@ -1,11 +1,13 @@
 //! Loads images in parallel, ahead of their use.
 
+use super::broken::BrokenImages;
 use crate::cache::{CachedValues, CACHED_BATCH};
 use crate::dataset::{Dataset, Sample};
 use crate::error::{Error, Result, TensorContext};
 use crate::ops::host_values;
 use crate::progress::{Event, Progress};
 use crate::random::{permutation, stream, Purpose};
+use crate::recipe::CalibrationRecipe;
 use crate::run_directory::Fingerprint;
 use crate::target::Target;
 use candle_core::{Device, Tensor};
@@ -15,7 +17,7 @@ use std::sync::Arc;
 
 /// Images and targets of one batch.
 pub struct Batch {
-    /// Images (N, C, H, W).
+    /// Images (N, C, H, W). N is 0 if none of the batch could be read.
     pub images: Tensor,
     /// Their targets.
     pub targets: Vec<Target>,
@@ -26,8 +28,8 @@ pub struct Batch {
 /// Loads the images with the given indices. An image that cannot be read is left out and reported.
 ///
 /// # Errors
-/// An image has another size than `input`, a target is not of the kind that the dataset announces, or no image could
-/// be read.
+/// An image has another size than `input`, a target is not of the kind that the dataset announces, or the dataset
+/// panicked.
 pub fn load_batch(dataset: &dyn Dataset, indices: &[usize], input: &[usize], device: &Device) -> Result<Batch> {
     let samples: Vec<Result<Sample>> = indices.par_iter().map(|i| dataset.sample(*i)).collect();
     let size: usize = input.iter().product();
@@ -37,7 +39,8 @@ pub fn load_batch(dataset: &dyn Dataset, indices: &[usize], input: &[usize], dev
     for sample in samples {
         match sample {
             Ok(sample) if sample.image.len() == size => {
-                if !promised.contains(&sample.target) {
+                // Calibration reads no targets; where one is needed and missing, the task reports it.
+                if sample.target != Target::Unknown && !promised.contains(&sample.target) {
                     return Err(Error::message(format!(
                         "the dataset promises {promised} with each image, but gave {}; this is a defect of the dataset",
                         sample.target
@@ -52,12 +55,9 @@ pub fn load_batch(dataset: &dyn Dataset, indices: &[usize], input: &[usize], dev
                     sample.image.len()
                 )))
             }
+            Err(defect @ Error::Panicked { .. }) => return Err(defect),
             Err(e) => broken.push(e.to_string()),
         }
-    }
-    if targets.is_empty() {
-        let first = broken.first().cloned().unwrap_or_else(|| "no index was given".into());
-        return Err(Error::message(format!("no image of a batch could be read: {first}")));
     }
     let dims: Vec<usize> = std::iter::once(targets.len()).chain(input.iter().copied()).collect();
     let images = Tensor::from_vec(pixels, dims, device).doing("building a batch of images")?;
@@ -105,18 +105,20 @@ pub fn too_few_images(images: usize, asked: usize) -> String {
     format!("the calibration set has {images} images, the recipe asks for {asked}; using all")
 }
 
-/// Loads `count` images of the dataset, chosen at random by the seed, or all images if there are fewer.
+/// Loads the recipe's number of images, chosen at random by the seed, or all images if there are fewer. Images that
+/// cannot be read are left out and reported; which ones are chosen does not depend on them.
 ///
 /// # Errors
-/// No image can be read, or the cache cannot be written.
+/// More images cannot be read than the recipe accepts, or the cache cannot be written.
 pub fn calibration_images(
     dataset: &dyn Dataset,
-    count: usize,
+    settings: &CalibrationRecipe,
     seed: u64,
     input: &[usize],
     cache: CachedValues,
     progress: &dyn Progress,
 ) -> Result<CalibrationSet> {
+    let count = settings.images;
     let mut order = permutation(stream(seed, Purpose::Calibration, 0, 0), dataset.len());
     if order.len() < count {
         progress.event(Event::Warning(too_few_images(order.len(), count)));
@@ -125,14 +127,16 @@ pub fn calibration_images(
     progress.event(Event::Started { stage: "calibration images", total: order.len() });
     let device = cache.device().clone();
     let mut images = Collector { cache, pending: Vec::new(), fingerprint: Fingerprint::default() };
-    let (mut done, mut broken) = (0, 0);
+    let (mut done, mut broken) = (0, BrokenImages::default());
     load_ahead(dataset, order.chunks(64), input, &device, |batch| {
         done += batch.targets.len() + batch.broken.len();
-        broken += batch.broken.len();
+        broken.add(&batch.broken);
         for message in batch.broken {
             progress.event(Event::Warning(format!("skipped: {message}")));
         }
-        images.add(batch.images)?;
+        if !batch.targets.is_empty() {
+            images.add(batch.images)?;
+        }
         progress.event(Event::Advanced(done));
         if progress.cancelled() {
             return Err(Error::Cancelled);
@@ -140,8 +144,9 @@ pub fn calibration_images(
         Ok(())
     })?;
     progress.event(Event::Finished);
-    if broken > 0 {
-        let message = format!("{broken} of {} calibration images could not be read", order.len());
+    broken.check("calibration", order.len(), settings.max_broken_percent)?;
+    if broken.count() > 0 {
+        let message = format!("{} of {} calibration images could not be read", broken.count(), order.len());
         progress.event(Event::Warning(message));
     }
     images.finish()

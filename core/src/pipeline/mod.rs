@@ -1,5 +1,6 @@
 //! From a recipe to a quantized, evaluated and saved network.
 
+mod broken;
 mod calibrate;
 mod estimate;
 mod evaluate;
@@ -23,5 +24,5 @@ pub use reconstruct::{reconstruct, Resources};
 pub(crate) use registries::declared;
 pub use registries::Registries;
 pub use sanity::FloatSample;
-pub use saved::{load_saved, save, SavedModel, Summary};
+pub use saved::{load_saved, save_model, save_summary, SavedModel, Summary};
 pub use session::{RunResult, Session};

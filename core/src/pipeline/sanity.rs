@@ -42,12 +42,12 @@ impl Session<'_> {
     /// published value. `None` if the recipe has no published value.
     ///
     /// # Errors
-    /// The value is too far from the published one; the error names the likely cause.
+    /// The value is too far from the published one (the error names the likely cause), or no image can be read.
     pub fn check_float(&self, model: &QuantModel, progress: &dyn Progress) -> Result<Option<FloatSample>> {
         let (recipe, task) = (self.recipe(), self.task());
         let Some(published) = recipe.published else { return Ok(None) };
         let mut comparison = comparison(recipe, task, "published.float", published.float)?;
-        let dataset = self.dataset(Split::Evaluation)?;
+        let dataset = self.dataset_with_notes(Split::Evaluation, progress)?;
         let mut order = permutation(stream(recipe.seed, Purpose::Sample, 0, 0), dataset.len());
         order.truncate(SAMPLE);
         let pass = Pass {
@@ -56,6 +56,8 @@ impl Session<'_> {
             task,
             precision: Precision::Float,
             batch_size: recipe.evaluation.batch_size,
+            // A sample is too small for the share; the evaluation of the float network judges that.
+            max_broken_percent: 100.0,
             stage: "checking the float network",
             progress,
         };

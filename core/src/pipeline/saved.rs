@@ -45,12 +45,19 @@ pub struct Summary {
     pub notice: Option<String>,
 }
 
-/// Writes the model, then the summary. A summary that exists shows that the result is complete.
+/// Writes the quantized network.
 ///
 /// # Errors
 /// The directory cannot be written.
-pub fn save(directory: &RunDirectory, model: &QuantModel, summary: &Summary) -> Result<()> {
-    directory.write(MODEL_FILE, &serialize(model)?)?;
+pub fn save_model(directory: &RunDirectory, model: &QuantModel) -> Result<()> {
+    directory.write(MODEL_FILE, &serialize(model)?)
+}
+
+/// Writes the summary, which shows that the result is complete. The model is [written](save_model) before.
+///
+/// # Errors
+/// The directory cannot be written.
+pub fn save_summary(directory: &RunDirectory, summary: &Summary) -> Result<()> {
     directory.store(SUMMARY_FILE, summary)
 }
 
@@ -123,7 +130,7 @@ pub struct SavedModel {
     pub summary: Summary,
 }
 
-/// Reads what [`save`] wrote.
+/// Reads what [`save_model`] and [`save_summary`] wrote.
 ///
 /// # Errors
 /// A file is missing or damaged, a strategy of the recipe is not registered, or the summary was measured by

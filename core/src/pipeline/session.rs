@@ -12,7 +12,7 @@ use crate::dataset::{Dataset, DatasetRequest, Split};
 use crate::error::{Error, Input, Result};
 use crate::graph::{fold_batch_norm, Graph, NodeId};
 use crate::model::{Precision, QuantModel};
-use crate::progress::Progress;
+use crate::progress::{Event, Progress};
 use crate::random::SeededRandom;
 use crate::recipe::Recipe;
 use crate::reconstructor::Reconstructor;
@@ -177,6 +177,18 @@ impl<'a> Session<'a> {
         Ok(dataset)
     }
 
+    /// [Opens](Self::dataset) one split of the dataset, and passes on what the dataset tells the user about it.
+    ///
+    /// # Errors
+    /// Those of [`dataset`](Self::dataset).
+    pub fn dataset_with_notes(&self, split: Split, progress: &dyn Progress) -> Result<Box<dyn Dataset>> {
+        let dataset = self.dataset(split)?;
+        for note in dataset.notes() {
+            progress.event(Event::Warning(note));
+        }
+        Ok(dataset)
+    }
+
     /// The full-precision network with its weights, after batch-norm folding.
     ///
     /// # Errors
@@ -231,11 +243,10 @@ impl<'a> Session<'a> {
     /// Measures a model on the evaluation images.
     ///
     /// # Errors
-    /// The data cannot be read, or images, network and task do not match.
+    /// The data cannot be read, more images are broken than the recipe accepts, or images, network and task do not match.
     pub fn evaluate(&self, model: &QuantModel, precision: Precision, progress: &dyn Progress) -> Result<Measurement> {
-        let dataset = self.dataset(Split::Evaluation)?;
-        let settings = &self.recipe.evaluation;
-        evaluate(model, &*dataset, self.task(), precision, settings.batch_size, settings.images, progress)
+        let dataset = self.dataset_with_notes(Split::Evaluation, progress)?;
+        evaluate(model, &*dataset, self.task(), precision, &self.recipe.evaluation, progress)
     }
 
     /// Checks that the folder for cached values beyond the memory limit can be made, if the recipe names one.
@@ -265,14 +276,15 @@ impl<'a> Session<'a> {
     /// Loads the calibration images.
     ///
     /// # Errors
-    /// The data cannot be read, or there are too few images for the reconstructor.
+    /// The data cannot be read, more images are broken than the recipe accepts, or there are too few images for the
+    /// reconstructor.
     pub fn calibration_images(&self, cache: &Arc<CacheBudget>, progress: &dyn Progress) -> Result<CalibrationSet> {
-        let dataset = self.dataset(Split::Calibration)?;
-        let count = self.recipe.calibration.images;
-        self.reconstructor.check_samples(count.min(dataset.len()))?;
+        let dataset = self.dataset_with_notes(Split::Calibration, progress)?;
+        let settings = &self.recipe.calibration;
+        self.reconstructor.check_samples(settings.images.min(dataset.len()))?;
         let input = self.graph.input_shape();
         let cache = CachedValues::new(cache.clone(), self.device.clone());
-        let set = calibration_images(&*dataset, count, self.recipe.seed, input, cache, progress)?;
+        let set = calibration_images(&*dataset, settings, self.recipe.seed, input, cache, progress)?;
         self.reconstructor.check_samples(set.images.samples())?;
         Ok(set)
     }

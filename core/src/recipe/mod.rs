@@ -231,7 +231,7 @@ pub struct TensorOverride {
 }
 
 /// Size of the calibration set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibrationRecipe {
     /// Number of images for reconstruction.
@@ -240,6 +240,17 @@ pub struct CalibrationRecipe {
     /// Number of these images, in one batch, that the activation observers observe.
     #[serde(default = "default_observe")]
     pub observe: usize,
+    /// Share of the images, in percent, that may be broken. They are reported and left out; more of them are an error.
+    #[serde(default = "default_broken", skip_serializing_if = "is_default_broken")]
+    pub max_broken_percent: f64,
+}
+
+fn default_broken() -> f64 {
+    1.0
+}
+
+fn is_default_broken(percent: &f64) -> bool {
+    *percent == default_broken()
 }
 
 fn default_images() -> usize {
@@ -252,7 +263,7 @@ fn default_observe() -> usize {
 
 impl Default for CalibrationRecipe {
     fn default() -> Self {
-        Self { images: default_images(), observe: default_observe() }
+        Self { images: default_images(), observe: default_observe(), max_broken_percent: default_broken() }
     }
 }
 
@@ -291,7 +302,7 @@ impl Default for CacheRecipe {
 }
 
 /// How a network is evaluated.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationRecipe {
     /// Images per forward pass.
@@ -300,6 +311,10 @@ pub struct EvaluationRecipe {
     /// Evaluates only this number of images, from the first on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<usize>,
+    /// Share of the images, in percent, that may be broken. They are reported and not counted; more of them are an
+    /// error.
+    #[serde(default = "default_broken", skip_serializing_if = "is_default_broken")]
+    pub max_broken_percent: f64,
 }
 
 fn default_batch() -> usize {
@@ -308,7 +323,7 @@ fn default_batch() -> usize {
 
 impl Default for EvaluationRecipe {
     fn default() -> Self {
-        Self { batch_size: default_batch(), images: None }
+        Self { batch_size: default_batch(), images: None, max_broken_percent: default_broken() }
     }
 }
 
@@ -383,6 +398,14 @@ impl Recipe {
                 if let Some(bits) = tensor.bits {
                     check_bits(bits, &format!("quant.overrides[{i}].{kind}.bits"))?;
                 }
+            }
+        }
+        for (path, percent) in [
+            ("calibration.max_broken_percent", self.calibration.max_broken_percent),
+            ("evaluation.max_broken_percent", self.evaluation.max_broken_percent),
+        ] {
+            if !(0.0..=100.0).contains(&percent) {
+                return Err(Error::setting(path, format!("{percent} is no share in percent; use 0 to 100")));
             }
         }
         let positive = [

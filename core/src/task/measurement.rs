@@ -118,7 +118,11 @@ impl Measurement {
             let value = metric.unit.text(self.value(metric)?, metric.unit.digits());
             Ok(format!("{} {value}", metric.title))
         });
-        Ok(format!("{} of {} images", parts.collect::<Result<Vec<_>>>()?.join(", "), self.images))
+        let text = format!("{} of {} images", parts.collect::<Result<Vec<_>>>()?.join(", "), self.images);
+        Ok(match self.broken {
+            0 => text,
+            broken => format!("{text} ({broken} more could not be read)"),
+        })
     }
 }
 
@@ -185,6 +189,8 @@ mod tests {
         let metrics = [Metric::percent("top1", "top-1"), Metric::number("mae", "mean absolute error")];
         let measured = Measurement::new(64, [("top1", 93.284), ("mae", 0.01234), ("more", 1.0)]);
         assert_eq!(measured.text(&metrics).unwrap(), "top-1 93.28 %, mean absolute error 0.0123 of 64 images");
+        let partly = Measurement { broken: 2, ..measured.clone() };
+        assert!(partly.text(&metrics).unwrap().ends_with(" of 64 images (2 more could not be read)"));
         assert_eq!(metrics.map(|m| m.heading()), ["top-1 %", "mean absolute error"]);
         assert_eq!(MetricUnit::Percent.difference(0.516), "0.52 points");
         assert_eq!(MetricUnit::Number.difference(0.00056), "0.0006");

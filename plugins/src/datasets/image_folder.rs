@@ -1,6 +1,9 @@
-//! Images in one folder for each class, in the layout of ImageNet.
+//! Images in one folder for each class, in the layout of ImageNet, or in a folder with a list of their labels.
 
-use super::{class_folders, pixels};
+use super::class_folders::{self, Found};
+use super::class_list::{ClassList, IMAGENET};
+use super::labels::{Labels, Numbers};
+use super::pixels;
 use qdrop_core::params::join;
 use qdrop_core::prelude::*;
 use qdrop_core::random::{stream, Purpose};
@@ -18,6 +21,10 @@ struct FolderParams {
     val: PathBuf,
     /// File that lists the class folders in the order of the class indices, or `imagenet-1k`.
     class_list: Option<PathBuf>,
+    /// File with the labels of the evaluation images, which need no class folders then. Calibration needs no labels.
+    labels: Option<PathBuf>,
+    /// What numbers in `labels` mean. By default they tell, and the user is told how they are understood.
+    label_numbers: Option<Numbers>,
     /// Length of the shorter side after resizing, before the center crop.
     resize: usize,
     /// Whether calibration images are cropped and mirrored at random (true), or preprocessed as for evaluation.
@@ -35,6 +42,8 @@ impl Default for FolderParams {
             train: "train".into(),
             val: "val".into(),
             class_list: None,
+            labels: None,
+            label_numbers: None,
             resize: 256,
             augment: true,
             mean: [0.485, 0.456, 0.406],
@@ -44,7 +53,8 @@ impl Default for FolderParams {
 }
 
 struct ImageFolder {
-    images: Vec<(PathBuf, usize)>,
+    images: Vec<(PathBuf, Option<usize>)>,
+    notes: Vec<String>,
     classes: usize,
     size: usize,
     params: FolderParams,
@@ -60,6 +70,10 @@ impl Dataset for ImageFolder {
         TargetSpec::Class { classes: self.classes }
     }
 
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+
     fn sample(&self, index: usize) -> Result<Sample> {
         let (file, class) = &self.images[index];
         let image = pixels::decode(file)?;
@@ -73,7 +87,7 @@ impl Dataset for ImageFolder {
             None => (pixels::center_crop(&pixels::resize_shorter(&image, self.params.resize)?, self.size), false),
         };
         let image = pixels::normalize(&image, self.params.mean, self.params.std, flip);
-        Ok(Sample { image, target: Target::Class(*class) })
+        Ok(Sample { image, target: class.map_or(Target::Unknown, Target::Class) })
     }
 }
 
@@ -92,8 +106,14 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
             params.error("resize", format!("{} is smaller than the network's input of {height}", parsed.resize))
         );
     }
-    if parsed.std.iter().any(|s| *s <= 0.0) {
+    if !parsed.std.iter().all(|s| *s > 0.0 && s.is_finite()) {
         return Err(params.error("std", "must be positive"));
+    }
+    if !parsed.mean.iter().all(|m| m.is_finite()) {
+        return Err(params.error("mean", "must be finite"));
+    }
+    if parsed.label_numbers.is_some() && parsed.labels.is_none() {
+        return Err(params.error("label_numbers", "says what numbers in `labels` mean, which is not given"));
     }
     let root = match (&request.root, &parsed.root) {
         (Some(root), _) => root.clone(),
@@ -101,23 +121,36 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         (None, None) => return Err(Error::not_given(join(params.path(), "root"), Input::Data)),
     };
     let class_list = parsed.class_list.as_ref().map(|list| match list.to_str() {
-        Some(class_folders::IMAGENET) => list.clone(),
+        Some(IMAGENET) => list.clone(),
         _ => params.resolve("class_list", list),
     });
     let (folder, augment) = match request.split {
         Split::Calibration => (&parsed.train, parsed.augment),
         Split::Evaluation => (&parsed.val, false),
     };
-    if !root.join(folder).is_dir() {
+    let folder = root.join(folder);
+    if !folder.is_dir() {
         let message = "there is no such folder; the data folder holds `train` and `val` unless the dataset's parameters say otherwise";
-        return Err(Error::data(root.join(folder), message));
+        return Err(Error::data(folder, message));
     }
-    let images = class_folders::find(&root.join(folder), class_list.as_deref(), classes)?;
+    let class_list = class_list.as_deref().map(ClassList::read).transpose()?;
+    let class_list = class_list.as_ref();
+    if let Some(list) = class_list.filter(|list| list.len() != classes) {
+        let message = format!("the class list has {} classes, the classifier {classes}", list.len());
+        return Err(Error::data(&list.file, message));
+    }
+    let calibration = request.split == Split::Calibration;
+    let Found { images, notes } = match parsed.labels.as_ref().map(|list| request.base_dir.join(list)) {
+        None => class_folders::find(&folder, class_list, classes, calibration)?,
+        // The list is that of the evaluation images.
+        Some(_) if calibration => class_folders::find_unlabelled(&folder)?,
+        Some(file) => Labels { file: &file, numbers: parsed.label_numbers, class_list, classes }.find(&folder)?,
+    };
     let augment_seed = augment.then_some(request.seed);
-    Ok(Box::new(ImageFolder { images, classes, size: height, params: parsed, augment_seed }))
+    Ok(Box::new(ImageFolder { images, notes, classes, size: height, params: parsed, augment_seed }))
 }
 
 register_dataset! {
-    name: "image_folder", aliases: ["ImageFolder"], summary: "JPEG and PNG images in one folder for each class, as ImageNet",
+    name: "image_folder", aliases: ["ImageFolder"], summary: "images in one folder for each class, as ImageNet, or with a list of labels",
     build: open
 }
