@@ -5,6 +5,7 @@ use qdrop_core::cache::{CacheBudget, CachedValues};
 use qdrop_core::pipeline::{calibration_images, load_ahead};
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Silent;
+use qdrop_core::recipe::CalibrationRecipe;
 use qdrop_plugins::datasets::pixels::{decode, decode_bytes, resize, resize_shorter, Crop, Rgb};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -189,10 +190,11 @@ fn folder(root: &Path) -> Box<dyn Dataset> {
 fn calibration_images_depend_on_the_seed_and_not_on_the_threads() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = folder(dir.path());
+    let settings = CalibrationRecipe { images: 35, ..Default::default() };
     let fingerprint = |threads: usize, seed: u64| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let cache = CachedValues::new(CacheBudget::unlimited(), Device::Cpu);
-        let load = || calibration_images(&*dataset, 35, seed, &[3, 32, 32], cache, &Silent).unwrap();
+        let load = || calibration_images(&*dataset, &settings, seed, &[3, 32, 32], cache, &Silent).unwrap();
         let set = pool.install(load);
         assert_eq!(set.images.samples(), 35);
         set.fingerprint

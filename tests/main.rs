@@ -8,6 +8,7 @@ mod conformance;
 #[path = "plugins/cosine/src/lib.rs"]
 mod cosine;
 mod engines;
+mod folders;
 mod fused;
 mod golden_observers;
 mod golden_quantizers;

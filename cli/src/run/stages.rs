@@ -6,7 +6,9 @@ use crate::memory::peak_resident_bytes;
 use crate::report::{table, Row};
 use qdrop_core::cache::CacheBudget;
 use qdrop_core::model::Precision;
-use qdrop_core::pipeline::{save_model, save_summary, CalibrationSet, Registries, Resources, RunResult, Session, Summary};
+use qdrop_core::pipeline::{
+    save_model, save_summary, CalibrationSet, Registries, Resources, RunResult, Session, Summary,
+};
 use qdrop_core::progress::{Event, Progress, WarnOnce};
 use qdrop_core::run_directory::{EventLog, Manifest, RunDirectory, MODEL_FILE};
 use qdrop_core::Error as Core;

@@ -69,7 +69,8 @@ mod tests {
         let mut broken = BrokenImages::default();
         // Batches of any size give the same.
         for start in (0..count).step_by(7) {
-            let messages: Vec<String> = (start..count.min(start + 7)).map(|i| format!("data {i}.jpg: damaged")).collect();
+            let messages: Vec<String> =
+                (start..count.min(start + 7)).map(|i| format!("data {i}.jpg: damaged")).collect();
             broken.add(&messages);
         }
         assert_eq!(broken.count(), count);

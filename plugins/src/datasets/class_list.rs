@@ -15,14 +15,16 @@ pub struct ClassList {
     pub file: PathBuf,
     /// The line number and text of each class.
     lines: Vec<(usize, Vec<u8>)>,
-    /// The classes by their names: the whole line, and beginnings of it. A later map counts if no earlier one has the name.
-    names: [HashMap<Vec<u8>, Vec<usize>>; 4],
+    /// The classes by whole lines.
+    whole: HashMap<Vec<u8>, usize>,
+    /// The classes by what may be the name at the beginning of a line.
+    beginnings: HashMap<Vec<u8>, Vec<usize>>,
 }
 
 /// The line without a description after the name, which may be set off by a tab, a comma or a space.
-fn names(line: &[u8]) -> [&[u8]; 4] {
+fn beginnings(line: &[u8]) -> [&[u8]; 3] {
     let until = |end: fn(&u8) -> bool| line.split(end).next().unwrap_or(line).trim_ascii();
-    [line, until(|b| *b == b'\t'), until(|b| *b == b','), until(u8::is_ascii_whitespace)]
+    [until(|b| *b == b'\t'), until(|b| *b == b','), until(u8::is_ascii_whitespace)]
 }
 
 impl ClassList {
@@ -40,20 +42,18 @@ impl ClassList {
         if lines.is_empty() {
             return Err(Error::data(file, "holds no class name; it has one name on each line"));
         }
-        let mut list = Self { file: file.into(), lines, names: Default::default() };
-        for (class, (_, line)) in list.lines.iter().enumerate() {
-            for (map, name) in list.names.iter_mut().zip(names(line)) {
-                map.entry(name.to_vec()).or_default().push(class);
+        let mut list = Self { file: file.into(), lines, whole: HashMap::new(), beginnings: HashMap::new() };
+        for (class, (number, line)) in list.lines.iter().enumerate() {
+            if let Some(first) = list.whole.insert(line.clone(), class) {
+                let (name, first) = (list.text(first), list.lines[first].0);
+                return Err(Error::data(file, format!("lists '{name}' twice, in line {first} and in line {number}")));
             }
-        }
-        if let Some(twice) = list.names[0].values().filter(|classes| classes.len() > 1).min() {
-            let message = format!(
-                "lists '{}' twice, in line {} and in line {}",
-                list.text(twice[0]),
-                list.lines[twice[0]].0,
-                list.lines[twice[1]].0
-            );
-            return Err(Error::data(file, message));
+            for name in beginnings(line) {
+                let classes = list.beginnings.entry(name.to_vec()).or_default();
+                if classes.last() != Some(&class) {
+                    classes.push(class);
+                }
+            }
         }
         Ok(list)
     }
@@ -74,13 +74,17 @@ impl ClassList {
     /// Several lines begin with the name, and none is the name alone.
     pub fn find(&self, name: &[u8]) -> Result<Option<usize>> {
         let name = name.trim_ascii();
-        match self.names.iter().find_map(|map| map.get(name)).map(Vec::as_slice) {
-            None => Ok(None),
+        if let Some(class) = self.whole.get(name) {
+            return Ok(Some(*class));
+        }
+        match self.beginnings.get(name).map(Vec::as_slice) {
+            None | Some([]) => Ok(None),
             Some([class]) => Ok(Some(*class)),
             Some(several) => {
                 let lines: Vec<String> = several.iter().take(5).map(|c| self.lines[*c].0.to_string()).collect();
                 let name = String::from_utf8_lossy(name);
-                let message = format!("several lines begin with '{name}' ({}): the class is ambiguous", lines.join(", "));
+                let message =
+                    format!("several lines begin with '{name}' ({}): the class is ambiguous", lines.join(", "));
                 Err(Error::data(&self.file, message))
             }
         }
@@ -142,7 +146,10 @@ mod tests {
         assert_eq!(list.find(b"great").unwrap(), Some(2));
         assert_eq!(list.find(b"great egret").unwrap(), Some(0));
         let error = list.find(b"crane").unwrap_err().to_string();
-        assert!(error.ends_with("classes.txt: several lines begin with 'crane' (4, 5): the class is ambiguous"), "{error}");
+        assert!(
+            error.ends_with("classes.txt: several lines begin with 'crane' (4, 5): the class is ambiguous"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -157,6 +164,9 @@ mod tests {
     #[test]
     fn imagenet_has_its_thousand_classes() {
         let list = ClassList::read(Path::new(IMAGENET)).unwrap();
-        assert_eq!((list.len(), list.find(b"n15075141").unwrap(), list.find(b"n01440764").unwrap()), (1000, Some(999), Some(0)));
+        assert_eq!(
+            (list.len(), list.find(b"n15075141").unwrap(), list.find(b"n01440764").unwrap()),
+            (1000, Some(999), Some(0))
+        );
     }
 }

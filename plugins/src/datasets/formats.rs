@@ -106,8 +106,17 @@ mod tests {
             // What is cut before its end is not taken for something else.
             (0..2).for_each(|n| assert_eq!(format_of(&bytes[..n]), None, "{bytes:?}"));
         }
-        let others: [&[u8]; 9] =
-            [b"", b"BMW and other cars", b"RIFF\x1c\0\0\0WAVE", b"P7\n", b"P6x", b"GIF88a", b"hello", b"\xff\xd8", &bmp(3)];
+        let others: [&[u8]; 9] = [
+            b"",
+            b"BMW and other cars",
+            b"RIFF\x1c\0\0\0WAVE",
+            b"P7\n",
+            b"P6x",
+            b"GIF88a",
+            b"hello",
+            b"\xff\xd8",
+            &bmp(3),
+        ];
         for bytes in others {
             assert_eq!(format_of(bytes), None, "{bytes:?}");
         }

@@ -140,7 +140,7 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         return Err(Error::data(&list.file, message));
     }
     let calibration = request.split == Split::Calibration;
-    let Found { images, notes } = match parsed.labels.as_ref().map(|list| request.base_dir.join(list)) {
+    let Found { images, notes } = match parsed.labels.as_ref().map(|list| params.resolve("labels", list)) {
         None => class_folders::find(&folder, class_list, classes, calibration)?,
         // The list is that of the evaluation images.
         Some(_) if calibration => class_folders::find_unlabelled(&folder)?,

@@ -109,7 +109,8 @@ impl Labels<'_> {
         if let Some((number, line)) = missing {
             let end = line.iter().rposition(|b| is_separator(*b)).unwrap_or(line.len());
             let name = String::from_utf8_lossy(line[..end].trim_ascii());
-            let others = if further > 0 { format!(", as well as those of {further} more lines") } else { String::new() };
+            let others =
+                if further > 0 { format!(", as well as those of {further} more lines") } else { String::new() };
             let message = format!("line {number}: the file '{name}' is not in {}{others}", folder.display());
             return Err(self.error(message));
         }
@@ -160,7 +161,8 @@ impl Labels<'_> {
             Some(number) => Ok((label.0, *number)),
             None if self.numbers.is_none() => {
                 let name = String::from_utf8_lossy(label.1);
-                Err(self.error(format!("line {}: '{name}' is the name of a class, but other labels are numbers", label.0)))
+                Err(self
+                    .error(format!("line {}: '{name}' is the name of a class, but other labels are numbers", label.0)))
             }
             None => Err(self.not_a_class(*label)),
         };

@@ -56,11 +56,13 @@ impl Labels<'_> {
     /// The class of each ILSVRC2012 id.
     fn ilsvrc2012(&self) -> Result<Vec<usize>> {
         let Some(list) = self.class_list.filter(|list| list.len() == 1000) else {
-            let message = "the ids of ILSVRC2012 need a class list with the 1000 synsets, such as `class_list: imagenet-1k`";
+            let message =
+                "the ids of ILSVRC2012 need a class list with the 1000 synsets, such as `class_list: imagenet-1k`";
             return Err(self.error(message));
         };
         let ids = ILSVRC2012_IDS.lines().map(|synset| {
-            let missing = || Error::data(&list.file, format!("the synset {synset} of the ids of ILSVRC2012 is missing"));
+            let missing =
+                || Error::data(&list.file, format!("the synset {synset} of the ids of ILSVRC2012 is missing"));
             list.find(synset.as_bytes())?.ok_or_else(missing)
         });
         ids.collect()

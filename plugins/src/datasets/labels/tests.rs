@@ -34,7 +34,8 @@ impl Case {
         let file = self.dir.path().join("labels.txt");
         std::fs::write(&file, list).unwrap();
         let Self { classes, numbers, .. } = *self;
-        Labels { file: &file, numbers, class_list: self.class_list.as_ref(), classes }.find(&self.dir.path().join("val"))
+        Labels { file: &file, numbers, class_list: self.class_list.as_ref(), classes }
+            .find(&self.dir.path().join("val"))
     }
 
     /// Names with classes in order.
@@ -71,7 +72,10 @@ fn names_with_labels() {
         assert_eq!(case.is(list, &want), Vec::<String>::new());
     }
     let notes = case.is("b.JPEG 0\nd.jpg 1\n", &[("b.JPEG", 0), ("c/d.jpg", 1)]);
-    assert_eq!(notes, ["1 of 3 images of DIR/val are not in the list DIR/labels.txt and do not count, such as a b.JPEG"]);
+    assert_eq!(
+        notes,
+        ["1 of 3 images of DIR/val are not in the list DIR/labels.txt and do not count, such as a b.JPEG"]
+    );
 }
 
 #[test]
@@ -96,9 +100,14 @@ fn labels_that_are_names_of_classes() {
     case.is(table, &want);
     let error = case.fails("a.png n01440764\nb.png shark\nc.png 7\n");
     assert!(error.contains("line 2: 'shark' is neither the number of a class nor a name of the class list"), "{error}");
-    assert!(case.fails("a.png 0\nb.png 7\nc.png n01440764\n").contains("line 3: 'n01440764' is the name of a class, but other"));
+    assert!(case
+        .fails("a.png 0\nb.png 7\nc.png n01440764\n")
+        .contains("line 3: 'n01440764' is the name of a class, but other"));
     let error = Case::new(&["a.png"], 3).fails("a.png shark\n");
-    assert!(error.contains("line 1: 'shark' is neither the number of a class nor a name, which needs `class_list`"), "{error}");
+    assert!(
+        error.contains("line 1: 'shark' is neither the number of a class nor a name, which needs `class_list`"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -106,9 +115,15 @@ fn mistakes_are_named_with_their_lines() {
     let case = Case::new(&["a.png", "b.png"], 3);
     let error = |list: &str| case.fails(list);
     assert_eq!(error("a.png 0\nb.png 3\n"), "data DIR/labels.txt: line 2: the label 3 is not one of 0 to 2");
-    assert_eq!(error("a.png 0\nb.png 1\n\n./a.png 2\n"), "data DIR/labels.txt: lists a.png twice, in line 1 and in line 4");
+    assert_eq!(
+        error("a.png 0\nb.png 1\n\n./a.png 2\n"),
+        "data DIR/labels.txt: lists a.png twice, in line 1 and in line 4"
+    );
     let missing = error("a.png 0\nx y.png 1\nz.png 1\n");
-    assert_eq!(missing, "data DIR/labels.txt: line 2: the file 'x y.png' is not in DIR/val, as well as those of 1 more lines");
+    assert_eq!(
+        missing,
+        "data DIR/labels.txt: line 2: the file 'x y.png' is not in DIR/val, as well as those of 1 more lines"
+    );
     assert_eq!(error("a.png 0\nb.png\n"), "data DIR/labels.txt: line 2: there is no label after the name 'b.png'");
     assert!(error("a.png 0\nb.png -1\n").contains("line 2: '-1' is neither"), "{}", error("a.png 0\nb.png -1\n"));
     assert!(error("\n").contains("holds no label"));
@@ -119,7 +134,8 @@ fn mistakes_are_named_with_their_lines() {
 fn numbers_without_0_are_explained_or_refused() {
     let case = Case::new(&["a.png", "b.png"], 3);
     let notes = case.is("a.png 1\nb.png 3\n", &[("a.png", 0), ("b.png", 2)]);
-    let want = "the labels of DIR/labels.txt, 1 to 3, are understood as classes that count from 1; `label_numbers` can say \
+    let want =
+        "the labels of DIR/labels.txt, 1 to 3, are understood as classes that count from 1; `label_numbers` can say \
                 otherwise (from_0)";
     assert_eq!(notes, [want]);
     let notes = case.is("a.png 1\nb.png 2\n", &[("a.png", 1), ("b.png", 2)]);
@@ -160,7 +176,8 @@ fn ids_of_the_development_kit_are_mapped_to_sorted_synsets() {
 fn every_id_belongs_to_one_synset() {
     let case = Case::new(&["a.png"], 1000).imagenet();
     let file = Path::new("labels.txt");
-    let labels = Labels { file, numbers: Some(Numbers::Ilsvrc2012), class_list: case.class_list.as_ref(), classes: 1000 };
+    let labels =
+        Labels { file, numbers: Some(Numbers::Ilsvrc2012), class_list: case.class_list.as_ref(), classes: 1000 };
     let all: Vec<(usize, usize)> = (1..=1000).map(|id| (id, id)).collect();
     let (mut classes, note) = labels.classes_of_numbers(&all, false).unwrap();
     assert!(note.is_none());
