@@ -77,14 +77,18 @@ impl Dataset for ImageFolder {
     fn sample(&self, index: usize) -> Result<Sample> {
         let (file, class) = &self.images[index];
         let image = pixels::decode(file)?;
+        let named = |e: Error| Error::data(file, e);
         let (image, flip) = match self.augment_seed {
             Some(seed) => {
                 let random = stream(seed, Purpose::Augmentation, index as u32, 0);
                 let crop = pixels::random_crop(image.width, image.height, &random);
                 // Random numbers 0 to 39 belong to the crop.
-                (pixels::resize(&image, crop, self.size, self.size)?, random.uniform(40) < 0.5)
+                (pixels::resize(&image, crop, self.size, self.size).map_err(named)?, random.uniform(40) < 0.5)
             }
-            None => (pixels::center_crop(&pixels::resize_shorter(&image, self.params.resize)?, self.size), false),
+            None => {
+                let resized = pixels::resize_shorter(&image, self.params.resize).map_err(named)?;
+                (pixels::center_crop(&resized, self.size), false)
+            }
         };
         let image = pixels::normalize(&image, self.params.mean, self.params.std, flip);
         Ok(Sample { image, target: class.map_or(Target::Unknown, Target::Class) })

@@ -8,7 +8,6 @@ use crate::cli::interrupt;
 use crate::error::At;
 use crate::{summary, Outcome, Run, Stage};
 use anyhow::{Error, Result};
-use qdrop_core::progress::Progress;
 use qdrop_core::run_directory::RunDirectory;
 use serde_json::Value;
 use std::path::Path;

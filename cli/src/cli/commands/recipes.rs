@@ -25,7 +25,7 @@ pub fn recipes(action: Option<RecipesAction>, console: &Console, output: Output)
             let mut recipe = load(&name)?;
             // Relative paths of a copy start from the folder that the copy is in.
             recipe.base_dir.clear();
-            if is_built_in(&name) {
+            if name.to_str().is_some_and(is_built_in) {
                 recipe.folders = Default::default();
             }
             output.print(&recipe.to_yaml()?)?;

@@ -12,7 +12,7 @@ const LARGEST: u64 = 178_956_970;
 pub fn check(width: u64, height: u64, bytes: usize, pixels_per_byte: Option<u64>) -> Result<(), String> {
     let pixels = width.saturating_mul(height);
     if pixels == 0 {
-        return Err(format!("its header announces {width} x {height} pixels"));
+        return Err(format!("it would have {width} x {height} pixels"));
     }
     if pixels > LARGEST {
         return Err(format!("{width} x {height} pixels are more than the {LARGEST} that are read"));
@@ -35,7 +35,7 @@ mod tests {
         let error = check(100, 50, 9, Some(500)).unwrap_err();
         assert_eq!(error, "its header announces 100 x 50 pixels, too many for its 9 bytes");
         assert_eq!(check(100, 50, 1, None), Ok(()));
-        assert_eq!(check(0, 50, 1, None).unwrap_err(), "its header announces 0 x 50 pixels");
+        assert_eq!(check(0, 50, 1, None).unwrap_err(), "it would have 0 x 50 pixels");
         assert!(check(1 << 20, 1 << 20, usize::MAX, Some(1)).unwrap_err().contains("are more than the 178956970"));
         assert!(check(u64::MAX, u64::MAX, usize::MAX, None).is_err());
     }
