@@ -51,7 +51,7 @@ impl Case {
 
     #[track_caller]
     fn fails(&self, list: &str) -> String {
-        let error = self.find(list.as_bytes()).err().expect("the list was accepted").to_string();
+        let error = self.find(list.as_bytes()).expect_err("the list was accepted").to_string();
         error.replace(self.dir.path().to_str().unwrap(), "DIR")
     }
 }
