@@ -129,7 +129,7 @@ fn variants_are_checked_with_the_recipe() {
         ("cache.limit: 1MiB", "cache: a variant cannot change it"),
         ("seeed: 1", "unknown field `seeed`"),
     ] {
-        all_refuse("demo", &[&variant(set)], &format!("error: variant 'other': "));
+        all_refuse("demo", &[&variant(set)], "error: variant 'other': ");
         let run = with(&["check", "demo"], &[&variant(set)]);
         assert!(run.error().contains(message), "{set}: {}", run.stderr);
     }

@@ -131,7 +131,10 @@ fn of_two_sets_of_weights_the_average_goes_first_and_the_other_is_named() {
     assert_eq!(loaded("ema_half_module.pth", Some("model"), 100.0).0, "model");
     let file = fixture("fixtures/checkpoints/ema.pth");
     let error = load(&file, &network(), &[], Some("emma"), &Device::Cpu).unwrap_err().to_string();
-    assert!(error.contains("no tensors lie under 'emma'; this network's tensors lie under: state_dict_ema, state_dict"), "{error}");
+    assert!(
+        error.contains("no tensors lie under 'emma'; this network's tensors lie under: state_dict_ema, state_dict"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -18,6 +18,8 @@ fn seconds() -> f64 {
     std::env::var(SECONDS).map_or(2.0, |text| text.parse().expect("seconds are a number"))
 }
 
+/// Fuzzes one reader. The numbers are for the log of the tests.
+#[allow(clippy::print_stdout)]
 fn fuzz(target: &Target) {
     let seeds = (target.seeds)();
     let mut accepted = 0;

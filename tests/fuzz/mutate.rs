@@ -13,7 +13,11 @@ impl Random {
     }
 
     fn below(&mut self, count: usize) -> usize {
-        if count == 0 { 0 } else { (self.next() % count as u64) as usize }
+        if count == 0 {
+            0
+        } else {
+            (self.next() % count as u64) as usize
+        }
     }
 }
 

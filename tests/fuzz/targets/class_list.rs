@@ -9,7 +9,14 @@ use tempfile::TempDir;
 pub const TARGET: Target = Target { name: "class_list", seeds, read, allowed: a_few_times };
 
 fn seeds() -> Vec<Vec<u8>> {
-    let texts = ["cat\ndog\n", "\u{feff}cat\r\ndog\r\n", "cat a small animal\ndog\tanother\n", "0.ppm 1\n1.ppm 0\n", "1\n0\n", "dog\ncat\n"];
+    let texts = [
+        "cat\ndog\n",
+        "\u{feff}cat\r\ndog\r\n",
+        "cat a small animal\ndog\tanother\n",
+        "0.ppm 1\n1.ppm 0\n",
+        "1\n0\n",
+        "dog\ncat\n",
+    ];
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 

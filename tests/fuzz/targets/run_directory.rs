@@ -44,14 +44,17 @@ fn weights(folder: &Path) -> PathBuf {
     let text = "{classes: 10, image_size: 28, in_channels: 1, width: 2, stem: small}";
     let graph = architecture.graph(&Params::new("model", serde_yaml::from_str(text).unwrap())).unwrap();
     let ones = |shape: Vec<usize>| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
-    let tensors: HashMap<_, _> = graph.parameter_shapes().into_iter().map(|(name, shape)| (name, ones(shape))).collect();
+    let tensors: HashMap<_, _> =
+        graph.parameter_shapes().into_iter().map(|(name, shape)| (name, ones(shape))).collect();
     let file = folder.join("w.safetensors");
     qdrop_core::candle_core::safetensors::save(&tensors, &file).unwrap();
     file
 }
 
 fn seeds() -> Vec<Vec<u8>> {
-    let read = |(i, name): (usize, &&str)| [&[i as u8], &std::fs::read(finished().join("run").join(name)).unwrap()[..]].concat();
+    let read = |(i, name): (usize, &&str)| {
+        [&[i as u8], &std::fs::read(finished().join("run").join(name)).unwrap()[..]].concat()
+    };
     FILES.iter().enumerate().map(read).collect()
 }
 

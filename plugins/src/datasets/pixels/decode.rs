@@ -1,5 +1,6 @@
 //! Decodes image files to what Pillow's `Image.open(file).convert("RGB")` gives.
 
+use super::super::formats::{format_of, Format};
 use super::{jpeg, limit, Rgb};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use qdrop_core::prelude::*;
@@ -24,34 +25,31 @@ pub fn decode_bytes(bytes: &[u8]) -> Result<Rgb, String> {
     if bytes.is_empty() {
         return Err("it is empty".into());
     }
-    match image::guess_format(bytes) {
-        Ok(ImageFormat::Jpeg) => jpeg::decode(bytes),
-        Ok(format) => other(bytes, format),
-        Err(_) => Err("it is none of JPEG, PNG, BMP, WebP, TIFF, PPM, PGM, PBM and GIF".into()),
+    match format_of(bytes) {
+        Some(Format::Jpeg) => jpeg::decode(bytes),
+        Some(Format::Png) => other(bytes, ImageFormat::Png, Some(DEFLATE)),
+        Some(Format::Tiff) => other(bytes, ImageFormat::Tiff, Some(DEFLATE)),
+        Some(Format::Pnm) => other(bytes, ImageFormat::Pnm, Some(8)),
+        // A pair of bytes of a bitmap's run-length code may jump over any number of pixels, the codes of GIF become
+        // longer and longer runs, and WebP codes a plane of one colour without a bit.
+        Some(Format::Bmp) => other(bytes, ImageFormat::Bmp, None),
+        Some(Format::WebP) => other(bytes, ImageFormat::WebP, None),
+        Some(Format::Gif) => other(bytes, ImageFormat::Gif, None),
+        None => Err("it is none of JPEG, PNG, BMP, WebP, TIFF, PPM, PGM, PBM and GIF".into()),
     }
 }
 
 /// DEFLATE codes at most 258 bytes with 2 bits, and a pixel has at least 1 bit.
 const DEFLATE: u64 = 1032 * 8;
 
-/// The most pixels that a byte of a file can stand for.
-fn pixels_per_byte(format: ImageFormat) -> Option<u64> {
-    match format {
-        ImageFormat::Png | ImageFormat::Tiff => Some(DEFLATE),
-        ImageFormat::Pnm => Some(8),
-        // A run of GIF's LZW takes 12 bits at most and doubles as the table grows to 4096 entries; a pair of bytes of
-        // BMP's run-length code jumps over any number of pixels, and WebP codes a plane of one colour without a bit.
-        _ => None,
-    }
-}
-
-fn other(bytes: &[u8], format: ImageFormat) -> Result<Rgb, String> {
+/// Decodes with the crate `image`. `most` is the number of pixels that a byte of the format can stand for at most.
+fn other(bytes: &[u8], format: ImageFormat, most: Option<u64>) -> Result<Rgb, String> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     // `limit` takes their place.
     reader.limits(Limits::no_limits());
     let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
     let (width, height) = decoder.dimensions();
-    limit::check(width.into(), height.into(), bytes.len(), pixels_per_byte(format))?;
+    limit::check(width.into(), height.into(), bytes.len(), most)?;
     let image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
     Ok(Rgb { width: width as usize, height: height as usize, data: to_rgb(image) })
 }

@@ -56,7 +56,11 @@ impl Read for Whole<'_> {
 impl BufRead for Whole<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         // Another kind than `UnexpectedEof`, which would be taken as an end marker.
-        if self.0.is_empty() { Err(io::ErrorKind::InvalidData.into()) } else { Ok(self.0) }
+        if self.0.is_empty() {
+            Err(io::ErrorKind::InvalidData.into())
+        } else {
+            Ok(self.0)
+        }
     }
 
     fn consume(&mut self, count: usize) {
