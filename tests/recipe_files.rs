@@ -213,7 +213,8 @@ fn parameters_of_any_strategy_start_from_their_file() {
     assert_eq!(said("data: {params: {list: k.txt}}\n", &[]), "[/b/k.txt /a/m.txt /abs] /a");
     assert_eq!(said("", &["data.params.more=[n.txt]"]), "[/a/l.txt /b/n.txt] /a");
     let whole = "data: {name: files_of_a_list, params: {list: k.txt}}\n";
-    assert_eq!(said(whole, &[]), "[/b/k.txt] /b");
+    // The same strategy's parameters are merged.
+    assert_eq!(said(whole, &[]), "[/b/k.txt /a/m.txt /abs] /b");
     let observer =
         "quant: {overrides: [{match: fc, weight: {observer: {name: files_of_a_list, params: {list: o}}}}]}\n";
     assert_eq!(said(observer, &[]), "[/b/o] ");
