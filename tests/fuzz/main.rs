@@ -8,6 +8,7 @@ mod allocator;
 mod mutate;
 mod targets;
 
+use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 use targets::Target;
 
@@ -18,20 +19,29 @@ fn seconds() -> f64 {
     std::env::var(SECONDS).map_or(2.0, |text| text.parse().expect("seconds are a number"))
 }
 
+/// Reads a file, and keeps one that fails.
+fn check(target: &Target, bytes: &[u8]) -> bool {
+    catch_unwind(|| targets::check(target, bytes)).unwrap_or_else(|_| {
+        let file = std::env::temp_dir().join(format!("qdrop-fuzz-{}", target.name));
+        std::fs::write(&file, bytes).expect("the temporary folder can be written");
+        panic!("{} fails on {}", target.name, file.display());
+    })
+}
+
 /// Fuzzes one reader. The numbers are for the log of the tests.
 #[allow(clippy::print_stdout)]
 fn fuzz(target: &Target) {
     let seeds = (target.seeds)();
     let mut accepted = 0;
     for seed in &seeds {
-        accepted += usize::from(targets::check(target, seed));
+        accepted += usize::from(check(target, seed));
     }
     // A seed that is refused at once would leave most of the reader untested.
     assert!(accepted > 0, "{} refuses all its {} seeds", target.name, seeds.len());
     let (start, mut executions, mut read) = (Instant::now(), 0_u64, 0_u64);
     while start.elapsed() < Duration::from_secs_f64(seconds()) {
         let bytes = mutate::mutated(&seeds, executions);
-        read += u64::from(targets::check(target, &bytes));
+        read += u64::from(check(target, &bytes));
         executions += 1;
     }
     println!("{}: {executions} executions, {read} accepted", target.name);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Folders by the key of a text, such as `data.params.root`. Items of lists have their number as a key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Folders(BTreeMap<String, PathBuf>);
+pub struct Folders(#[serde(with = "super::path::map")] BTreeMap<String, PathBuf>);
 
 impl Folders {
     /// All texts of `value` stand in a file in `folder`.

@@ -125,6 +125,21 @@ pub(super) mod list {
     }
 }
 
+/// For `#[serde(with)]` of paths by name.
+pub(super) mod map {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    pub fn serialize<S: Serializer>(paths: &BTreeMap<String, PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(paths.iter().map(|(name, p)| (name, RecipePath(Cow::Borrowed(p)))))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, PathBuf>, D::Error> {
+        let paths = BTreeMap::<String, RecipePath<'_>>::deserialize(deserializer)?;
+        Ok(paths.into_iter().map(|(name, p)| (name, p.0.into_owned())).collect())
+    }
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
@@ -146,6 +161,16 @@ mod tests {
             let text = serde_json::to_string(&path(bytes)).unwrap();
             assert_eq!(serde_json::from_str::<RecipePath<'_>>(&text).unwrap(), path(bytes));
         }
+    }
+
+    #[test]
+    fn folders_of_single_keys_may_have_any_name() {
+        use crate::recipe::Folders;
+        let value = serde_yaml::from_str("{model: {weights: w}}").unwrap();
+        let folders = Folders::of_file(&value, &path(b"/caf\xe9").0);
+        let text = serde_yaml::to_string(&folders).unwrap();
+        assert_eq!(text, "model.weights:\n  percent_encoded: /caf%E9\n");
+        assert_eq!(serde_yaml::from_str::<Folders>(&text).unwrap(), folders);
     }
 
     #[test]

@@ -27,29 +27,36 @@ pub fn decode_bytes(bytes: &[u8]) -> Result<Rgb, String> {
     }
     match format_of(bytes) {
         Some(Format::Jpeg) => jpeg::decode(bytes),
-        Some(Format::Png) => other(bytes, ImageFormat::Png, Some(DEFLATE)),
-        Some(Format::Tiff) => other(bytes, ImageFormat::Tiff, Some(DEFLATE)),
         Some(Format::Pnm) => other(bytes, ImageFormat::Pnm, Some(8)),
-        // A pair of bytes of a bitmap's run-length code may jump over any number of pixels, the codes of GIF become
-        // longer and longer runs, and WebP codes a plane of one colour without a bit.
+        Some(Format::Png) => other(bytes, ImageFormat::Png, None),
         Some(Format::Bmp) => other(bytes, ImageFormat::Bmp, None),
         Some(Format::WebP) => other(bytes, ImageFormat::WebP, None),
+        Some(Format::Tiff) => other(bytes, ImageFormat::Tiff, None),
         Some(Format::Gif) => other(bytes, ImageFormat::Gif, None),
         None => Err("it is none of JPEG, PNG, BMP, WebP, TIFF, PPM, PGM, PBM and GIF".into()),
     }
 }
 
-/// DEFLATE codes at most 258 bytes with 2 bits, and a pixel has at least 1 bit.
-const DEFLATE: u64 = 1032 * 8;
+/// Bytes that decoders may use before the size of the image is known.
+const LARGEST: u64 = 1 << 30;
+/// Bytes that decoders may use beside the image.
+const SOME: u64 = 1 << 20;
+
+fn memory(bytes: u64) -> Limits {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(bytes);
+    limits
+}
 
 /// Decodes with the crate `image`. `most` is the number of pixels that a byte of the format can stand for at most.
 fn other(bytes: &[u8], format: ImageFormat, most: Option<u64>) -> Result<Rgb, String> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    // `limit` takes their place.
-    reader.limits(Limits::no_limits());
-    let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+    reader.limits(memory(LARGEST));
+    let mut decoder = reader.into_decoder().map_err(|e| e.to_string())?;
     let (width, height) = decoder.dimensions();
     limit::check(width.into(), height.into(), bytes.len(), most)?;
+    // Decoders need a few copies of the image, but a frame of a GIF could be larger than the image.
+    decoder.set_limits(memory(SOME + 4 * decoder.total_bytes())).map_err(|e| e.to_string())?;
     let image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
     Ok(Rgb { width: width as usize, height: height as usize, data: to_rgb(image) })
 }

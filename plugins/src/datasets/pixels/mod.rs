@@ -48,7 +48,7 @@ fn cut(image: &Rgb, crop: Crop) -> Vec<u8> {
 /// A size is 0, or the result has more pixels than an image may have: the picture is much longer than wide.
 pub fn resize(image: &Rgb, crop: Crop, width: usize, height: usize) -> Result<Rgb> {
     let failed = |e: &dyn std::fmt::Display| Error::message(format!("cannot resize an image: {e}"));
-    limit::check(width as u64, height as u64, 0, None).map_err(|e| failed(&e))?;
+    limit::size(width as u64, height as u64).map_err(|e| failed(&e))?;
     let source = Image::from_vec_u8(crop.width as u32, crop.height as u32, cut(image, crop), PixelType::U8x3)
         .map_err(|e| failed(&e))?;
     let mut target = Image::new(width as u32, height as u32, PixelType::U8x3);
