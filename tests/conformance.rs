@@ -21,7 +21,10 @@ fn all_conform(kind: &str, names: Vec<&'static str>) {
 
 #[test]
 fn built_in_observers_conform() {
-    all_conform("observer", names(&registries().observers));
+    // One that a test registers here only tells the place of its files.
+    let mut names = names(&registries().observers);
+    names.retain(|name| *name != "files_of_a_list");
+    all_conform("observer", names);
 }
 
 #[test]

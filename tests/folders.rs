@@ -32,6 +32,10 @@ fn open_split(dir: &Path, split: Split, classes: usize, params: &str) -> Result<
         root: Some(dir.into()),
         base_dir: dir.into(),
     };
+    // Without a recipe there is no folder that relative paths start from.
+    let params = ["list.txt", "val.txt", "labels.txt"]
+        .iter()
+        .fold(params.to_string(), |params, file| params.replace(file, &dir.join(file).display().to_string()));
     let params = format!("{{resize: 8, mean: [0, 0, 0], std: [1, 1, 1], augment: false{params}}}");
     let params = Params::new("data.params", serde_yaml::from_str(&params).unwrap());
     registries().datasets.get("image_folder", "data").unwrap().build(&params, &request)

@@ -21,7 +21,7 @@ use crate::plugins;
 use qdrop_core::engine::Engine;
 use qdrop_core::params::parse_value;
 use qdrop_core::progress::{Progress, Silent};
-use qdrop_core::recipe::{apply_set, merge, parse_yaml, read_yaml, Folders, Recipe};
+use qdrop_core::recipe::{apply_set, merge, parse_yaml, read_yaml, Folders, Recipe, RecipePath};
 use qdrop_core::registry::nearest;
 use qdrop_core::run_directory::RECIPE_FILE;
 use qdrop_core::Error as Core;
@@ -124,7 +124,7 @@ impl<'a> Loader<'a> {
             Some(folder) => folder,
             None => std::env::current_dir().map_err(Core::io("find", "the current folder")).at(Stage::Recipe)?,
         };
-        if let Some(changed) = value.get("base_dir").and_then(Value::as_str) {
+        if let Some(RecipePath(changed)) = parse_optional(value.get("base_dir").cloned(), "base_dir", &name)? {
             base_dir = base_dir.join(changed);
         }
         let folders = folders.others_than(&base_dir);
@@ -223,7 +223,8 @@ impl File {
         let (mut base_dir, mut folders) = (folder, Folders::default());
         if let Value::Mapping(map) = &mut value {
             let saved = parse_optional(map.shift_remove("folders"), "folders", &name)?;
-            if let Some(given) = parse_optional::<PathBuf>(map.shift_remove("base_dir"), "base_dir", &name)? {
+            let given = parse_optional::<RecipePath<'_>>(map.shift_remove("base_dir"), "base_dir", &name)?;
+            if let Some(RecipePath(given)) = given {
                 base_dir = Some(base_dir.unwrap_or_default().join(given));
             }
             folders = base_dir.as_ref().map(|folder| Folders::of_file(&value, folder)).unwrap_or_default();
