@@ -112,6 +112,7 @@ fn checkpoints_of_training_scripts_are_read() {
         ("module_legacy.pth", ""),
         ("one_storage.pth", ""),
         ("plain.pth", ""),
+        ("torchscript.pth", ""),
         ("training_2.pth", "model"),
         ("training_3.pth", "model"),
         ("training_4.pth", "model"),
