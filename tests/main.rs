@@ -10,6 +10,7 @@ mod cosine;
 mod engines;
 mod folders;
 mod fused;
+mod fuzz;
 mod golden_observers;
 mod golden_quantizers;
 mod golden_reconstruction;

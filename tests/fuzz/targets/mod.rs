@@ -9,7 +9,7 @@ pub mod recipe;
 pub mod run_directory;
 pub mod weights;
 
-use crate::allocator;
+use super::allocator;
 use qdrop_core::pipeline::Registries;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
