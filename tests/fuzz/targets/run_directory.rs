@@ -1,7 +1,7 @@
 //! The files of a run's directory.
 
-use super::{a_few_times, folder, registries, Target};
 use super::allocator;
+use super::{a_few_times, folder, registries, Target};
 use qdrop_core::candle_core::{DType, Device, Tensor};
 use qdrop_core::params::Params;
 use qdrop_core::pipeline::load_saved;
