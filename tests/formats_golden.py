@@ -18,14 +18,15 @@ ALPHA = np.linspace(0, 255, WIDTH * HEIGHT).astype(np.uint8).reshape(HEIGHT, WID
 DEEP = np.stack([65535 * w for w in WAVES], axis=-1).astype(np.uint16)
 
 
-def png(path: pathlib.Path, rows: np.ndarray, bits: int, color: int) -> None:
+def png(path: pathlib.Path, rows: np.ndarray, bits: int, color: int, transparent: bytes = b"") -> None:
     """Rows of samples, already packed into bytes."""
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     data = b"".join(b"\0" + row.tobytes() for row in rows)
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, color, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data, 9)) + chunk(b"IEND", b""))
+    key = chunk(b"tRNS", transparent) if transparent else b""
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + key + chunk(b"IDAT", zlib.compress(data, 9)) + chunk(b"IEND", b""))
 
 
 def packed(bits: int) -> np.ndarray:
@@ -58,6 +59,7 @@ def main() -> None:
     png(folder / "rgb16.png", big.reshape(HEIGHT, -1), 16, 2)
     png(folder / "grey_alpha16.png", np.stack([big[..., 0], alpha16], axis=-1).astype(">u2").reshape(HEIGHT, -1), 16, 4)
     png(folder / "rgba16.png", np.concatenate([big, alpha16[..., None]], axis=-1).astype(">u2").reshape(HEIGHT, -1), 16, 6)
+    png(folder / "grey16_transparent.png", big[..., 0], 16, 0, struct.pack(">H", int(DEEP[3, 5, 0])))
     for bits in (1, 2, 4):
         png(folder / f"grey{bits}.png", packed(bits), bits, 0)
     image, grey = Image.fromarray(RGB), Image.fromarray(RGB[..., 0])
@@ -87,6 +89,7 @@ def main() -> None:
     image.convert("CMYK").save(folder / "cmyk.tiff")
     palette.save(folder / "palette.tiff")
     grey.convert("1").save(folder / "bilevel.tiff")
+    image.save(folder / "turned.tiff", tiffinfo={274: 6})
     image.save(folder / "rgb.ppm")
     grey.save(folder / "grey.pgm")
     grey.convert("1").save(folder / "bilevel.pbm")
@@ -100,7 +103,8 @@ def main() -> None:
     palette.save(folder / "transparent.gif", transparency=3)
     image.save(folder / "animated.gif", save_all=True, append_images=[image.rotate(180)])
     for file in sorted(folder.iterdir()):
-        Image.open(file).convert("RGB").save(file.with_name(file.name + ".rgb.png"), optimize=True)
+        pixels = np.asarray(Image.open(file).convert("RGB"))
+        Image.fromarray(pixels).save(file.with_name(file.name + ".rgb.png"), optimize=True)
     print(f"Pillow {__version__}: {folder}")
 
 

@@ -208,7 +208,7 @@ impl<'a> Session<'a> {
             weights::load(&self.weights_file()?, &self.graph, &maps, key, &self.device)?;
         let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
         let place = (!taken.is_empty() || !others.is_empty()).then(|| {
-            let quoted = |place: &String| if place.is_empty() { "no key".into() } else { format!("'{place}'") };
+            let quoted = |place: &String| if place.is_empty() { "no key ('')".into() } else { format!("'{place}'") };
             let mut note = format!("the weights are those under {}", quoted(&taken));
             if !others.is_empty() {
                 let list = others.iter().map(quoted).collect::<Vec<_>>().join(", ");

@@ -50,6 +50,11 @@ fn pairs(values: &Values, id: Id) -> Vec<[Id; 2]> {
 fn tensor(values: &Values, arguments: &[Id]) -> Option<TensorRef> {
     let [storage, offset, shape, stride, ..] = *arguments else { return None };
     let Value::Storage { kind, key, offset: start } = values.get(storage) else { return None };
+    // A view with the opposite sign of its storage. It is not read, so that it is reported as missing.
+    let negative = arguments.get(6).and_then(|metadata| values.item(*metadata, "neg"));
+    if negative.is_some_and(|id| *values.get(id) == Value::Bool(true)) {
+        return None;
+    }
     let kind = match arguments.get(6).map(|id| values.get(*id)) {
         Some(Value::Global(own)) => own,
         _ => kind,

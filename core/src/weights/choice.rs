@@ -30,12 +30,14 @@ struct Candidate<'a> {
     fitting: usize,
 }
 
-/// Chooses among the prefixes and the namings `maps`. `shape` gives the shape of an entry.
+/// Chooses among the prefixes and the namings `maps`, or among the namings without a prefix if `root`. `shape` gives the
+/// shape of an entry.
 pub(super) fn choose<T>(
     entries: &[Entry<T>],
     shape: impl Fn(&T) -> &[usize],
     wanted: &[(String, Vec<usize>)],
     maps: &[KeyMap],
+    root: bool,
 ) -> Choice {
     let mut candidates = Vec::new();
     for map in maps {
@@ -59,7 +61,8 @@ pub(super) fn choose<T>(
     }
     let value = |c: &Candidate<'_>| (c.fitting, c.entries.len(), is_average(c.prefix));
     // Of equal ones the first is used; `max_by_key` would return the last.
-    let best = candidates.iter().reduce(|best, c| if value(c) > value(best) { c } else { best });
+    let allowed = candidates.iter().filter(|c| !root || c.prefix.is_empty());
+    let best = allowed.reduce(|best, c| if value(c) > value(best) { c } else { best });
     let names = |map: &KeyMap| wanted.iter().map(|(name, _)| map.checkpoint_name(name)).collect::<Vec<_>>();
     let Some(best) = best else {
         let found = names(maps.first().unwrap_or(&KeyMap::identity())).into_iter().map(|name| (name, None)).collect();
@@ -71,8 +74,12 @@ pub(super) fn choose<T>(
     others.dedup();
     let used: HashSet<usize> = best.entries.values().copied().collect();
     let containers: HashSet<usize> = used.iter().map(|e| entries[*e].container).collect();
+    // Another set of weights below this one is none of the network's tensors.
+    let of_other =
+        |path: &str| others.iter().any(|o| !o.is_empty() && path.starts_with(o) && path[o.len()..].starts_with('.'));
     let beside = |(_, entry): &(usize, &Entry<T>)| {
-        entry.path.starts_with(best.prefix) && (containers.contains(&entry.container) || entry.in_module)
+        let same = containers.contains(&entry.container) || entry.in_module;
+        entry.path.starts_with(best.prefix) && same && !(best.prefix.is_empty() && of_other(&entry.path))
     };
     let unexpected = entries.iter().enumerate().filter(beside).map(|(e, _)| e).filter(|e| !used.contains(e)).collect();
     Choice {

@@ -66,7 +66,7 @@ pub struct Loaded {
 
 /// Loads the parameters of `graph` from a checkpoint, as f32 on `device`. They may lie under any keys and wrappers, and
 /// have the canonical names or those of a key map: the place that fits the network best is used. Of equal ones, an
-/// average (EMA) goes first. `key` restricts the search to one place.
+/// average (EMA) goes first. `key` restricts the search to one place; the empty key is the checkpoint itself.
 ///
 /// # Errors
 /// Tensors are missing, unexpected, of the wrong shape, not floating point or not finite, a variance is negative, or
@@ -75,12 +75,14 @@ pub fn load(file: &Path, graph: &Graph, key_maps: &[KeyMap], key: Option<&str>, 
     let mut checkpoint = open(file)?;
     let wanted = graph.parameter_shapes();
     let maps: Vec<KeyMap> = std::iter::once(KeyMap::identity()).chain(key_maps.iter().cloned()).collect();
-    let choose = |c: &Checkpoint| choice::choose(&c.entries, |t| t.shape(), &wanted, &maps);
-    if let Some(key) = key {
+    let root = key == Some("");
+    let choose = |c: &Checkpoint| choice::choose(&c.entries, |t| t.shape(), &wanted, &maps, root);
+    if let Some(key) = key.filter(|_| !root) {
         let before = format!("{}.", entries::plain(key.trim_end_matches('.')));
         if !checkpoint.entries.iter().any(|e| e.path.starts_with(&before)) {
             let Choice { prefix, others, .. } = choose(&checkpoint);
-            let known = std::iter::once(prefix).chain(others).filter(|p| !p.is_empty()).collect::<Vec<_>>();
+            let shown = |p: String| if p.is_empty() { "no key ('')".to_string() } else { p };
+            let known = std::iter::once(prefix).chain(others).map(shown).collect::<Vec<_>>();
             let message =
                 format!("no tensors lie under '{key}'; this network's tensors lie under: {}", shortened(&known));
             return Err(Error::weights(file, message));

@@ -120,7 +120,7 @@ fn entry(path: &str, container: usize, shape: &[usize]) -> entries::Entry<Vec<us
 fn the_place_that_fits_best_is_chosen() {
     let wanted = [("conv.weight".to_string(), vec![2, 1, 1, 1]), ("conv.bias".to_string(), vec![2])];
     let choose = |entries: &[entries::Entry<Vec<usize>>]| {
-        choice::choose(entries, |shape| shape.as_slice(), &wanted, &[KeyMap::identity(), maps()[0].clone()])
+        choice::choose(entries, |shape| shape.as_slice(), &wanted, &[KeyMap::identity(), maps()[0].clone()], false)
     };
     for prefix in ["", "module.", "state_dict.module._orig_mod.model.", "net.backbone.", "_orig_mod."] {
         let entries = [
@@ -165,6 +165,25 @@ fn a_place_may_be_named() {
     let loaded = bias(None).unwrap();
     assert_eq!((loaded.taken.as_str(), loaded.others), ("ema", vec!["raw".to_string()]));
     assert_eq!(bias(Some("raw")).unwrap().parameters["conv.bias"].to_vec1::<f32>().unwrap(), [4.0, 4.0]);
+    let names = ["conv.weight", "conv.bias", "ema.conv.weight", "ema.conv.bias"];
+    let views = names.iter().zip(&values).map(|(n, v)| {
+        let shape = if n.ends_with("bias") { vec![2] } else { vec![2, 1, 1, 1] };
+        (*n, TensorView::new(Dtype::F32, shape, v).unwrap())
+    });
+    let rooted = safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap();
+    let first = std::fs::read(&file).unwrap();
+    std::fs::write(&file, rooted).unwrap();
+    let loaded = bias(None).unwrap();
+    assert_eq!((loaded.taken.as_str(), loaded.others), ("ema", vec![String::new()]));
+    let loaded = bias(Some("")).unwrap();
+    assert_eq!((loaded.taken.as_str(), loaded.others), ("", vec!["ema".to_string()]));
+    assert_eq!(loaded.parameters["conv.bias"].to_vec1::<f32>().unwrap(), [2.0, 2.0]);
+    let error = bias(Some("raw")).unwrap_err().to_string();
+    assert!(
+        error.contains("no tensors lie under 'raw'; this network's tensors lie under: ema, no key ('')"),
+        "{error}"
+    );
+    std::fs::write(&file, first).unwrap();
     let error = bias(Some("state_dict")).unwrap_err().to_string();
     assert!(error.contains("no tensors lie under 'state_dict'; this network's tensors lie under: ema, raw"), "{error}");
 }

@@ -2,6 +2,7 @@
 
 use super::super::formats::{format_of, Format};
 use super::{jpeg, limit, Rgb};
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use qdrop_core::prelude::*;
 use std::io::Cursor;
@@ -57,17 +58,29 @@ fn other(bytes: &[u8], format: ImageFormat, most: Option<u64>) -> Result<Rgb, St
     limit::check(width.into(), height.into(), bytes.len(), most)?;
     // Decoders need a few copies of the image, but a frame of a GIF could be larger than the image.
     decoder.set_limits(memory(SOME + 4 * decoder.total_bytes())).map_err(|e| e.to_string())?;
-    let image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
-    Ok(Rgb { width: width as usize, height: height as usize, data: to_rgb(image) })
+    // Of the formats with an orientation, Pillow turns only TIFF.
+    let orientation = match format {
+        ImageFormat::Tiff => decoder.orientation().map_err(|e| e.to_string())?,
+        _ => Orientation::NoTransforms,
+    };
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
+    image.apply_orientation(orientation);
+    // The colour type of a PNG: grey values, of which one may be transparent, are no grey values with an alpha channel.
+    let grey = format == ImageFormat::Png && bytes.get(25) == Some(&0);
+    Ok(Rgb { width: image.width() as usize, height: image.height() as usize, data: to_rgb(image, grey) })
 }
 
 /// Converts to 8 bits and 3 channels as Pillow does: an alpha channel is dropped, grey values of 16 bits are
 /// saturated at 255, and of colours of 16 bits the upper 8 bits are taken.
-fn to_rgb(image: DynamicImage) -> Vec<u8> {
+fn to_rgb(image: DynamicImage, grey: bool) -> Vec<u8> {
     let upper = |value: &u16| (value >> 8) as u8;
+    let saturated = |value: &u16| (*value).min(255) as u8;
     match image {
-        DynamicImage::ImageLuma16(grey) => grey.iter().flat_map(|value| [(*value).min(255) as u8; 3]).collect(),
-        DynamicImage::ImageLumaA16(grey) => grey.pixels().flat_map(|pixel| [upper(&pixel.0[0]); 3]).collect(),
+        DynamicImage::ImageLuma16(values) => values.iter().flat_map(|value| [saturated(value); 3]).collect(),
+        DynamicImage::ImageLumaA16(values) => {
+            let value = |v: &u16| if grey { saturated(v) } else { upper(v) };
+            values.pixels().flat_map(|pixel| [value(&pixel.0[0]); 3]).collect()
+        }
         DynamicImage::ImageRgb16(colors) => colors.iter().map(upper).collect(),
         DynamicImage::ImageRgba16(colors) => colors.pixels().flat_map(|p| [0, 1, 2].map(|i| upper(&p.0[i]))).collect(),
         other => other.into_rgb8().into_raw(),
