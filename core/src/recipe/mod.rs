@@ -127,8 +127,8 @@ pub struct ModelRecipe {
     /// The checkpoint with the float weights.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "path::option")]
     pub weights: Option<PathBuf>,
-    /// Where the weights are in the checkpoint, such as `state_dict_ema`; `""` where they lie under no key. Without it, the place that fits the network
-    /// best is used, and an average (EMA) goes before other weights.
+    /// Where the weights are in the checkpoint, such as `state_dict_ema`; `""` where they lie under no key. Without it,
+    /// the place that fits the network best is used, and an average (EMA) goes before other weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_key: Option<String>,
 }
