@@ -225,6 +225,7 @@ fn errors_about_built_in_recipes_name_them() {
     for (recipe, set, message) in [
         ("imagenet/resnet18_w2a4", "quant.weight.bits=0", "data imagenet/resnet18_w2a4: quant.weight.bits: 0 bits"),
         ("demo", "seeed=1", "data demo: seeed: unknown field"),
+        ("demo", "plugins=[/nope.so]", "plugins: the recipe's plugins are loaded before it is changed"),
         ("demo", "compare.0.set={seeed: 1}", "data demo: seeed: unknown field"),
     ] {
         let run = qdrop(&["check", recipe, "--set", set]);

@@ -114,8 +114,13 @@ impl<'a> Loader<'a> {
     pub fn load(&self) -> Result<Recipe> {
         let File { mut value, name, base_dir, mut folders } = self.read(&self.name, 0)?;
         for change in &self.set {
+            let key = change.split('=').next().unwrap_or_default().trim();
+            if key.split('.').next() == Some("plugins") {
+                let message = "the recipe's plugins are loaded before it is changed; load others with `--plugin PATH`";
+                return Err(Core::setting(key, message)).at(Stage::Recipe);
+            }
             apply_set(&mut value, change).at(Stage::Recipe)?;
-            folders.forget(change.split('=').next().unwrap_or_default().trim());
+            folders.forget(key);
         }
         if let (Some(iters), Value::Mapping(map)) = (self.iters, &mut value) {
             map.insert("run_iters".into(), (iters as u64).into());
