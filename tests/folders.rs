@@ -5,10 +5,9 @@ use crate::support::*;
 use qdrop_core::cache::{CacheBudget, CachedValues};
 use qdrop_core::pipeline::calibration_images;
 use qdrop_core::prelude::*;
-use qdrop_core::progress::{Event, Progress, Silent};
+use qdrop_core::progress::{Progress, Silent};
 use qdrop_core::recipe::CalibrationRecipe;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 /// A PNG of one grey value.
 fn png(value: u8) -> Vec<u8> {
@@ -231,18 +230,6 @@ fn a_flat_folder_needs_labels_for_evaluation_only() {
     assert!(open(dir.path(), 5, ", labels: no.txt").err().unwrap().to_string().contains("cannot read"));
     let data = open(dir.path(), 5, ", labels: val.txt, label_numbers: from_0").unwrap();
     assert_eq!(data.len(), 3);
-}
-
-/// Records warnings.
-#[derive(Default)]
-struct Warnings(Mutex<Vec<String>>);
-
-impl Progress for Warnings {
-    fn event(&self, event: Event<'_>) {
-        if let Event::Warning(text) = event {
-            self.0.lock().unwrap().push(text);
-        }
-    }
 }
 
 #[test]

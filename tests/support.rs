@@ -2,13 +2,26 @@
 
 use qdrop_core::pipeline::Registries;
 use qdrop_core::prelude::*;
+use qdrop_core::progress::{Event, Progress};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 /// A file of this crate.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests").join(name)
+}
+
+/// Records warnings.
+#[derive(Default)]
+pub struct Warnings(pub Mutex<Vec<String>>);
+
+impl Progress for Warnings {
+    fn event(&self, event: Event<'_>) {
+        if let Event::Warning(text) = event {
+            self.0.lock().unwrap().push(text);
+        }
+    }
 }
 
 /// The tensors of a golden file.

@@ -5,12 +5,11 @@ use qdrop_core::cache::CacheBudget;
 use qdrop_core::model::{Precision, QuantModel};
 use qdrop_core::pipeline::{load_saved, save_model, save_summary, Resources, Session, Summary};
 use qdrop_core::prelude::*;
-use qdrop_core::progress::{Event, Progress, Silent};
+use qdrop_core::progress::Silent;
 use qdrop_core::recipe::{apply_set, Recipe};
 use qdrop_core::run_directory::{Manifest, RunDirectory, SUMMARY_FILE};
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Mutex;
 
 /// Mean absolute error of the outputs.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -206,18 +205,6 @@ fn is_as_expected(measured: &Measurement, model: &QuantModel, precision: Precisi
     assert!((measured.values["mae"] - mean).abs() < 1e-6, "{measured:?}, {mean} is expected");
     assert!((measured.values["mae_error"] - error).abs() < 1e-6, "{measured:?}, {error} is expected");
     assert_eq!((measured.images, measured.broken), (IMAGES - 1, 1));
-}
-
-/// Records warnings.
-#[derive(Default)]
-struct Warnings(Mutex<Vec<String>>);
-
-impl Progress for Warnings {
-    fn event(&self, event: Event<'_>) {
-        if let Event::Warning(text) = event {
-            self.0.lock().unwrap().push(text);
-        }
-    }
 }
 
 #[test]

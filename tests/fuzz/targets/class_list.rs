@@ -1,9 +1,7 @@
 //! Class lists, and lists of labels, beside a folder of images.
 
-use super::{a_few_times, folder, registries, write, Target};
-use qdrop_core::dataset::{DatasetRequest, Split};
-use qdrop_core::params::Params;
-use qdrop_core::target::{Target as Wanted, TargetSpec};
+use super::{a_few_times, folder, write, Target};
+use qdrop_core::target::Target as Wanted;
 use tempfile::TempDir;
 
 pub const TARGET: Target = Target { name: "class_list", seeds, read, allowed: a_few_times };
@@ -36,22 +34,12 @@ fn open() -> TempDir {
 thread_local!(static FOLDER: TempDir = open());
 
 fn read(bytes: &[u8]) -> bool {
-    FOLDER.with(|folder| {
-        let list = write(folder, "list.txt", bytes);
-        let request = DatasetRequest {
-            split: Split::Evaluation,
-            seed: 0,
-            input: [3, 8, 8],
-            targets: TargetSpec::Class { classes: 2 },
-            root: Some(folder.path().into()),
-            base_dir: "".into(),
-        };
-        let entry = registries().datasets.get("image_folder", "data").unwrap();
+    FOLDER.with(|root| {
+        let list = write(root, "list.txt", bytes);
         let mut accepted = false;
         for (folder, list_of) in [("val", "class_list"), ("flat", "labels")] {
             let text = format!("{{val: {folder}, {list_of}: {}}}", list.display());
-            let params = Params::new("data.params", serde_yaml::from_str(&text).unwrap());
-            if let Ok(dataset) = entry.build(&params, &request) {
+            if let Ok(dataset) = super::open("image_folder", &text, root, [3, 8, 8], 2) {
                 accepted = true;
                 for i in 0..dataset.len() {
                     assert!(matches!(dataset.sample(i).unwrap().target, Wanted::Class(0 | 1)));

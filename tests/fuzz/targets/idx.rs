@@ -1,10 +1,7 @@
 //! Images in the format of MNIST, plain or gzipped.
 
-use super::{folder, registries, write, Target};
+use super::{folder, open, write, Target};
 use flate2::{write::GzEncoder, Compression};
-use qdrop_core::dataset::{DatasetRequest, Split};
-use qdrop_core::params::Params;
-use qdrop_core::target::TargetSpec;
 use std::io::Write;
 use tempfile::TempDir;
 
@@ -36,17 +33,8 @@ thread_local!(static FOLDER: TempDir = {
 fn read(bytes: &[u8]) -> bool {
     FOLDER.with(|folder| {
         write(folder, "images", bytes);
-        let request = DatasetRequest {
-            split: Split::Evaluation,
-            seed: 0,
-            input: [1, 4, 4],
-            targets: TargetSpec::Class { classes: 3 },
-            root: Some(folder.path().into()),
-            base_dir: "".into(),
-        };
         let files = "{train_images: images, train_labels: labels, test_images: images, test_labels: labels}";
-        let params = Params::new("data.params", serde_yaml::from_str(files).unwrap());
-        let opened = registries().datasets.get("idx", "data").unwrap().build(&params, &request);
+        let opened = open("idx", files, folder, [1, 4, 4], 3);
         if let Ok(dataset) = &opened {
             assert_eq!(dataset.len(), 3);
             (0..3).for_each(|i| assert_eq!(dataset.sample(i).unwrap().image.len(), 16));

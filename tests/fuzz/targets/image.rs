@@ -1,9 +1,7 @@
 //! Image files, through the dataset.
 
-use super::{folder, registries, repository, Target};
-use qdrop_core::dataset::{Dataset, DatasetRequest, Split};
-use qdrop_core::params::Params;
-use qdrop_core::target::TargetSpec;
+use super::{folder, repository, Target};
+use qdrop_core::dataset::Dataset;
 use std::cell::OnceCell;
 use tempfile::TempDir;
 
@@ -43,16 +41,7 @@ fn open() -> (TempDir, Box<dyn Dataset>) {
     let class = folder.path().join("val/one");
     std::fs::create_dir_all(&class).unwrap();
     std::fs::write(class.join("image.jpg"), "").unwrap();
-    let request = DatasetRequest {
-        split: Split::Evaluation,
-        seed: 0,
-        input: [3, 32, 32],
-        targets: TargetSpec::Class { classes: 1 },
-        root: Some(folder.path().into()),
-        base_dir: "".into(),
-    };
-    let params = Params::new("data.params", serde_yaml::from_str("{resize: 32}").unwrap());
-    let dataset = registries().datasets.get("image_folder", "data").unwrap().build(&params, &request).unwrap();
+    let dataset = super::open("image_folder", "{resize: 32}", &folder, [3, 32, 32], 1).unwrap();
     (folder, dataset)
 }
 

@@ -10,7 +10,10 @@ pub mod run_directory;
 pub mod weights;
 
 use super::allocator;
+use qdrop_core::dataset::{Dataset, DatasetRequest, Split};
+use qdrop_core::params::Params;
 use qdrop_core::pipeline::Registries;
+use qdrop_core::target::TargetSpec;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use tempfile::TempDir;
@@ -69,6 +72,26 @@ fn write(folder: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     let file = folder.path().join(name);
     std::fs::write(&file, bytes).unwrap();
     file
+}
+
+/// Opens the evaluation images of a dataset in `folder`.
+fn open(
+    name: &str,
+    params: &str,
+    folder: &TempDir,
+    input: [usize; 3],
+    classes: usize,
+) -> qdrop_core::Result<Box<dyn Dataset>> {
+    let request = DatasetRequest {
+        split: Split::Evaluation,
+        seed: 0,
+        input,
+        targets: TargetSpec::Class { classes },
+        root: Some(folder.path().into()),
+        base_dir: "".into(),
+    };
+    let params = Params::new("data.params", serde_yaml::from_str(params).unwrap());
+    registries().datasets.get(name, "data").unwrap().build(&params, &request)
 }
 
 /// A file of the repository, in which the package that is compiled lies.
