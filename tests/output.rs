@@ -109,7 +109,11 @@ fn nobody_needs_to_read_stderr() {
         let output = command(&["check", "demo", "--set", "quant.weight.bits=99"]).stderr(unread()).output().unwrap();
         assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
         let output = command(&["check"]).stderr(unread()).output().unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+        let output = command(&["check", "--json", "--colour"]).stderr(unread()).output().unwrap();
         assert_eq!(output.status.code(), Some(2));
+        let line = b"{\"error\":\"unexpected argument '--colour' found\"}\n";
+        assert_eq!(output.stdout, line, "{}", String::from_utf8_lossy(&output.stdout));
         let failing = ["check", "demo", "--set", "quant.weight.bits=99", "--json"];
         let output = command(&failing).stderr(unread()).output().unwrap();
         assert_eq!(output.status.code(), Some(1));

@@ -108,7 +108,23 @@ fn killed_at_three_random_moments_and_resumed_equals_uninterrupted() {
     let (got, want) = (summary("out/summary.json"), summary("uninterrupted/summary.json"));
     assert_eq!((&got["float"], &got["quantized"]), (&want["float"], &want["quantized"]));
     let again = qdrop(&["resume", text(&out), "--json"]).json();
+    let finished = std::fs::read(out.join("model.safetensors")).unwrap();
     assert_eq!(again["quantized"], want["quantized"], "a finished run reports its result");
+
+    // What is lost afterwards comes from the checkpoints.
+    let lose: [(&str, &dyn Fn(&Path)); 3] = [
+        ("model.safetensors", &|file| std::fs::remove_file(file).unwrap()),
+        ("model.safetensors", &|file| std::fs::write(file, &std::fs::read(file).unwrap()[..1000]).unwrap()),
+        ("summary.json", &|file| std::fs::write(file, "{").unwrap()),
+    ];
+    for (name, lose) in lose {
+        lose(&out.join(name));
+        assert!(!qdrop(&["evaluate", text(&out)]).ok);
+        let run = qdrop(&["resume", text(&out), "--json"]);
+        assert!(run.stderr.contains(&format!("{name}")) && run.stderr.contains("saved again"), "{}", run.stderr);
+        assert_eq!(run.json()["quantized"], again["quantized"]);
+        assert!(std::fs::read(out.join("model.safetensors")).unwrap() == finished, "the result differs");
+    }
 }
 
 fn dir_file(out: &Path, name: &str) -> PathBuf {

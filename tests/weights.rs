@@ -164,6 +164,17 @@ fn safetensors_in_several_files_and_of_every_precision_are_read() {
         let read = || load(&index, &network(), &[], None, &Device::Cpu);
         let parameters = read().unwrap().parameters;
         values(0.0).into_iter().for_each(|(name, want)| assert_eq!(vec(&parameters[name]), want, "{name} {dtype:?}"));
+        // An editor may write a byte order mark.
+        let text = std::fs::read_to_string(&index).unwrap();
+        std::fs::write(&index, format!("\u{feff}{text}")).unwrap();
+        assert_eq!(vec(&read().unwrap().parameters["conv.weight"]), values(0.0)[0].1);
+        std::fs::write(&index, &text[..text.len() / 2]).unwrap();
+        let error = read().unwrap_err().to_string();
+        assert!(error.contains("is no index of safetensors files: EOF while parsing"), "{error}");
+        let part = dir.path().join("model-1-of-2.safetensors");
+        let error = load(&part, &network(), &[], None, &Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains("tensors missing") && error.contains("named model.safetensors.index.json"), "{error}");
+
         map.insert("bn.bias".into(), "model-3-of-2.safetensors".into());
         write(map.clone());
         let error = read().unwrap_err().to_string();

@@ -3,10 +3,10 @@
 use crate::error::{At, Result, Stage};
 use crate::recipes::{absolute, Loader};
 use qdrop_core::model::Precision;
-use qdrop_core::pipeline::{load_saved, Registries, Session, Summary};
+use qdrop_core::pipeline::{load_saved, Registries, SavedModel, Session, Summary};
 use qdrop_core::progress::{Progress, Silent};
 use qdrop_core::recipe::Recipe;
-use qdrop_core::run_directory::{RECIPE_FILE, SUMMARY_FILE};
+use qdrop_core::run_directory::{MANIFEST_FILE, RECIPE_FILE, SUMMARY_FILE};
 use qdrop_core::task::{Measurement, Task};
 use qdrop_core::{device, Error as Core};
 use std::path::{Path, PathBuf};
@@ -94,17 +94,30 @@ impl<'a> Evaluation<'a> {
     /// The folder holds no saved result or a damaged one, a plugin cannot be loaded, the device cannot be used, the
     /// images cannot be read, or the work was cancelled.
     pub fn run(&self) -> Result<Evaluated> {
+        let (recipe, registries, saved) = self.open()?;
+        let session = Session::new(recipe, &registries, saved.model.device().clone()).at(Stage::Setup)?;
+        let measured = session.evaluate(&saved.model, Precision::Quantized, self.progress).at(Stage::Evaluation)?;
+        Evaluated::new(measured, session.task())
+    }
+
+    /// Loads the result without measuring it.
+    ///
+    /// # Errors
+    /// The folder holds no saved result or a damaged one, a plugin cannot be loaded, or the device cannot be used.
+    pub(crate) fn open(&self) -> Result<(Recipe, Registries, SavedModel)> {
         if summary(&self.dir)?.is_none() {
-            let message = format!("holds no saved result: {SUMMARY_FILE} is missing");
+            let next = match self.dir.join(MANIFEST_FILE).exists() {
+                true => format!("; its run is not finished, `qdrop resume {}` continues it", self.dir.display()),
+                false => String::new(),
+            };
+            let message = format!("holds no saved result: {SUMMARY_FILE} is missing{next}");
             return Err(Core::data(&self.dir, message)).at(Stage::SavedResult);
         }
         let recipe = self.recipe()?;
         let device = device::open(&self.device).at(Stage::Device)?;
         let registries = Registries::collect().at(Stage::Setup)?;
         let saved = load_saved(&self.dir, &registries, &device).at(Stage::SavedResult)?;
-        let session = Session::new(recipe, &registries, device).at(Stage::Setup)?;
-        let measured = session.evaluate(&saved.model, Precision::Quantized, self.progress).at(Stage::Evaluation)?;
-        Evaluated::new(measured, session.task())
+        Ok((recipe, registries, saved))
     }
 
     /// The recipe of the result, with its plugins loaded.

@@ -39,7 +39,7 @@ pub enum Error {
         second: String,
     },
     /// A value of a recipe, or of a strategy's parameters, is invalid.
-    #[error("{path}: {message}")]
+    #[error("{}{message}", place(.path))]
     Setting {
         /// Path of the value in the recipe, such as `quant.weight.bits`.
         path: String,
@@ -166,6 +166,14 @@ impl Display for Input {
             Self::Weights => "weights",
             Self::Data => "data",
         })
+    }
+}
+
+/// A path before a message; a recipe as a whole has none.
+fn place(path: &str) -> String {
+    match path {
+        "" => String::new(),
+        path => format!("{path}: "),
     }
 }
 

@@ -102,7 +102,9 @@ pub fn parse_value<T: DeserializeOwned>(value: Value, path: &str) -> Result<T> {
     serde_path_to_error::deserialize(value).map_err(|e| {
         let inner = e.path().to_string();
         let inner = if inner == "." { "" } else { inner.as_str() };
-        Error::setting(join(path, inner), e.into_inner())
+        // The parser's own word for a value that can be written with a tag.
+        let message = e.inner().to_string().replace("a Value::Tagged enum", "a name");
+        Error::setting(join(path, inner), message)
     })
 }
 

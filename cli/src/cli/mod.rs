@@ -33,7 +33,9 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(message) => {
             let code = u8::try_from(message.exit_code()).unwrap_or(1);
-            return output::usage(&message).map_or_else(|e| failed(&e.into(), false), |()| code.into());
+            // The arguments were not understood, but whoever wrote `--json` reads JSON.
+            let json = std::env::args_os().any(|argument| argument == "--json");
+            return output::usage(&message, json).map_or_else(|e| failed(&e.into(), false), |()| code.into());
         }
     };
     let json = arguments.json;

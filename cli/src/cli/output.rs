@@ -43,13 +43,19 @@ pub fn result(text: &str) -> Result<(), Unwritten> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Unwritten)
 }
 
-/// Prints what clap has to say: help and the version to stdout, wrong usage to stderr.
-pub fn usage(message: &clap::Error) -> Result<(), Unwritten> {
+/// Prints what clap has to say: help and the version to stdout; wrong usage to stderr, and as JSON on stdout if that is
+/// wanted.
+pub fn usage(message: &clap::Error, json: bool) -> Result<(), Unwritten> {
     let printed = message.print();
-    match message.use_stderr() {
-        true => Ok(()),
-        false => printed.and_then(|()| std::io::stdout().flush()).map_err(Unwritten),
+    if !message.use_stderr() {
+        return printed.and_then(|()| std::io::stdout().flush()).map_err(Unwritten);
     }
+    if json {
+        let text = message.to_string();
+        let what = text.split("\n\n").next().unwrap_or_default();
+        failed(what.strip_prefix("error: ").unwrap_or(what));
+    }
+    Ok(())
 }
 
 /// Writes to stderr if possible.
@@ -62,8 +68,13 @@ pub fn note(text: &str) {
 pub fn failure(message: &str, json: bool) {
     note(&format!("error: {message}\n"));
     if json {
-        let value = serde_json::Value::from_iter([("error", message)]);
-        // The command has failed already, and the exit status says so.
-        let _ = result(&format!("{value}\n"));
+        failed(message);
     }
+}
+
+/// The JSON line of a command that failed.
+fn failed(message: &str) {
+    let value = serde_json::Value::from_iter([("error", message)]);
+    // The exit status says that the command has failed.
+    let _ = result(&format!("{value}\n"));
 }

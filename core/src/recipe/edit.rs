@@ -1,5 +1,6 @@
 //! Changes a recipe before it is parsed: `--set key=value` and inheritance.
 
+use super::text::shallow;
 use crate::error::{Error, Result};
 use serde_yaml::{Mapping, Value};
 
@@ -11,8 +12,9 @@ pub fn apply_set(recipe: &mut Value, assignment: &str) -> Result<()> {
     let Some((key, text)) = assignment.split_once('=') else {
         return Err(Error::setting(format!("--set {assignment}"), "write it as key=value"));
     };
-    let value = serde_yaml::from_str(text)
-        .map_err(|e| Error::setting(format!("--set {key}"), format!("'{text}' is not a YAML value: {e}")))?;
+    let refused = |message| Error::setting(format!("--set {key}"), message);
+    shallow(text).map_err(refused)?;
+    let value = serde_yaml::from_str(text).map_err(|e| refused(format!("'{text}' is not a YAML value: {e}")))?;
     set_path(recipe, key.trim(), value)
 }
 

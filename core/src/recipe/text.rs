@@ -4,10 +4,15 @@ use crate::error::{Error, Result};
 use crate::params::join;
 use serde::Deserialize;
 use serde_yaml::{Deserializer, Mapping, Value};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// The key that merges other mappings into its own (<https://yaml.org/type/merge.html>).
 const MERGE: &str = "<<";
+
+/// Brackets open at once in a recipe's text, at most. The parser takes time that grows with the square of it before it
+/// refuses more than 128.
+const DEEPEST: usize = 1000;
 
 /// Reads a recipe's file: one YAML document in UTF-8, with or without a byte order mark. Merge keys (`<<`) are applied.
 ///
@@ -39,9 +44,12 @@ fn decode(bytes: &[u8]) -> Result<&str, String> {
 pub fn parse_yaml(text: &str, origin: &Path) -> Result<Value> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let error = |message: String| Error::data(origin, message);
+    shallow(text).map_err(error)?;
     let mut documents = Deserializer::from_str(text);
     let first = documents.next().map(Value::deserialize).transpose();
-    let mut value = first.map_err(|e| error(format!("not valid YAML: {e}{}", tab(text, &e))))?.unwrap_or_default();
+    let mut value = first
+        .map_err(|e| error(format!("not valid YAML: {e}{}{}", tab(text, &e), repeated(text, &e))))?
+        .unwrap_or_default();
     if documents.next().is_some() {
         return Err(error("holds several YAML documents; write each into a file of its own, without `---`".into()));
     }
@@ -55,6 +63,39 @@ pub fn parse_yaml(text: &str, origin: &Path) -> Result<Value> {
         _ => "is a single value",
     };
     Err(error(format!("{found}; a recipe is a mapping, such as `extends: imagenet/resnet18_w2a4`")))
+}
+
+/// Refuses text with too many brackets open at once. Those in quotes and comments count too, which no recipe notices.
+pub(super) fn shallow(text: &str) -> Result<(), String> {
+    let mut open = 0usize;
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        if open > DEEPEST {
+            return Err(format!("more than {DEEPEST} brackets are open at once; close them"));
+        }
+    }
+    Ok(())
+}
+
+/// The lines of a key that the outermost mapping has twice: the parser's error has no place, or the
+/// beginning, then.
+fn repeated(text: &str, error: &serde_yaml::Error) -> String {
+    if error.location().is_some_and(|at| at.index() > 0) {
+        return String::new();
+    }
+    let mut seen = HashMap::new();
+    for (line, start) in text.lines().enumerate() {
+        let key = start.split_once(':').map(|(key, _)| key.trim_end().trim_matches(['"', '\'']));
+        let Some(key) = key.filter(|key| !key.is_empty() && !key.starts_with([' ', '#', '-'])) else { continue };
+        if let Some(first) = seen.insert(key, line + 1) {
+            return format!(", in lines {first} and {}", line + 1);
+        }
+    }
+    String::new()
 }
 
 /// A hint if a line up to the error is indented with a tab, which YAML forbids.
@@ -162,9 +203,12 @@ list: [{z: 0, <<: [*more, {a: 9, f: 9}]}]
         refused("a: 1\n---\nb: 2\n", "holds several YAML documents");
         refused("a: 1\n---\n\"", "holds several YAML documents");
         refused("a:\n  b: 1\n  b: 2\n", "duplicate entry with key \"b\"");
-        refused("seed: 1\nname: x\nseed: 2\n", "duplicate entry with key \"seed\"");
+        refused("seed: 1\nname: x\nseed: 2\n", "duplicate entry with key \"seed\", in lines 1 and 3");
         refused("a:\n\tb: 1\n", "line 2 is indented with a tab: indent with spaces");
         refused("a:\n  b: 1\n\tc: 1\n", "line 3 is indented with a tab");
         refused("a: [1\n", "not valid YAML");
+        refused(&format!("a: {}1{}", "[".repeat(1000), "]".repeat(1000)), "recursion limit exceeded");
+        refused(&format!("a: {}", "[".repeat(200_000)), "more than 1000 brackets are open at once");
+        refused(&format!("a: {}", "{a: ".repeat(200_000)), "more than 1000 brackets are open at once");
     }
 }

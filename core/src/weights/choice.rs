@@ -30,14 +30,13 @@ struct Candidate<'a> {
     fitting: usize,
 }
 
-/// Chooses among the prefixes and the namings `maps`, or among the namings without a prefix if `root`. `shape` gives the
-/// shape of an entry.
+/// Chooses among the prefixes that are `allowed` and the namings `maps`. `shape` gives the shape of an entry.
 pub(super) fn choose<T>(
     entries: &[Entry<T>],
     shape: impl Fn(&T) -> &[usize],
     wanted: &[(String, Vec<usize>)],
     maps: &[KeyMap],
-    root: bool,
+    allowed: impl Fn(&str) -> bool,
 ) -> Choice {
     let mut candidates = Vec::new();
     for map in maps {
@@ -61,8 +60,8 @@ pub(super) fn choose<T>(
     }
     let value = |c: &Candidate<'_>| (c.fitting, c.entries.len(), is_average(c.prefix));
     // Of equal ones the first is used; `max_by_key` would return the last.
-    let allowed = candidates.iter().filter(|c| !root || c.prefix.is_empty());
-    let best = allowed.reduce(|best, c| if value(c) > value(best) { c } else { best });
+    let best =
+        candidates.iter().filter(|c| allowed(c.prefix)).reduce(|best, c| if value(c) > value(best) { c } else { best });
     let names = |map: &KeyMap| wanted.iter().map(|(name, _)| map.checkpoint_name(name)).collect::<Vec<_>>();
     let Some(best) = best else {
         let found = names(maps.first().unwrap_or(&KeyMap::identity())).into_iter().map(|name| (name, None)).collect();

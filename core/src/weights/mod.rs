@@ -44,8 +44,8 @@ fn open(file: &Path) -> Result<Checkpoint> {
         legacy::read(bytes)
     } else if safetensors_file::recognizes(&bytes) {
         safetensors_file::read(&bytes).map(Checkpoint::of_tensors)
-    } else if safetensors_file::recognizes_index(&bytes) {
-        return safetensors_file::read_index(file, &bytes).map(Checkpoint::of_tensors);
+    } else if let Some(text) = safetensors_file::recognizes_index(&bytes) {
+        return safetensors_file::read_index(file, text).map(Checkpoint::of_tensors);
     } else {
         Err("neither safetensors nor a PyTorch checkpoint; was the download complete?".into())
     };
@@ -72,24 +72,29 @@ pub struct Loaded {
 /// Tensors are missing, unexpected, of the wrong shape, not floating point or not finite, a variance is negative, or
 /// nothing lies under `key`; the message lists them.
 pub fn load(file: &Path, graph: &Graph, key_maps: &[KeyMap], key: Option<&str>, device: &Device) -> Result<Loaded> {
-    let mut checkpoint = open(file)?;
+    let checkpoint = open(file)?;
     let wanted = graph.parameter_shapes();
     let maps: Vec<KeyMap> = std::iter::once(KeyMap::identity()).chain(key_maps.iter().cloned()).collect();
-    let root = key == Some("");
-    let choose = |c: &Checkpoint| choice::choose(&c.entries, |t| t.shape(), &wanted, &maps, root);
-    if let Some(key) = key.filter(|_| !root) {
-        let before = format!("{}.", entries::plain(key.trim_end_matches('.')));
-        if !checkpoint.entries.iter().any(|e| e.path.starts_with(&before)) {
-            let Choice { prefix, others, .. } = choose(&checkpoint);
-            let shown = |p: String| if p.is_empty() { "no key ('')".to_string() } else { p };
-            let known = std::iter::once(prefix).chain(others).map(shown).collect::<Vec<_>>();
-            let message =
-                format!("no tensors lie under '{key}'; this network's tensors lie under: {}", shortened(&known));
-            return Err(Error::weights(file, message));
+    let choose =
+        |allowed: &dyn Fn(&str) -> bool| choice::choose(&checkpoint.entries, |t| t.shape(), &wanted, &maps, allowed);
+    let key = key.map(|key| entries::plain(key.trim_end_matches('.')));
+    let chosen = match key.as_deref() {
+        None => choose(&|_| true),
+        Some("") => choose(&str::is_empty),
+        Some(key) => {
+            let before = format!("{key}.");
+            if !checkpoint.entries.iter().any(|e| e.path.starts_with(&before)) {
+                let Choice { prefix, others, .. } = choose(&|_| true);
+                let known: Vec<String> = std::iter::once(prefix).chain(others).map(shown).collect();
+                let message =
+                    format!("no tensors lie under '{key}'; this network's tensors lie under: {}", shortened(&known));
+                return Err(Error::weights(file, message));
+            }
+            choose(&|prefix| prefix.starts_with(&before))
         }
-        checkpoint.entries.retain(|e| e.path.starts_with(&before));
-    }
-    let chosen = choose(&checkpoint);
+    };
+    let others: Vec<String> =
+        chosen.others.iter().filter(|other| !checkpoint.same(&chosen.prefix, other)).cloned().collect();
     let mut problems = Problems::default();
     let mut parameters = HashMap::new();
     for ((name, shape), (own, entry)) in wanted.into_iter().zip(&chosen.found) {
@@ -109,8 +114,7 @@ pub fn load(file: &Path, graph: &Graph, key_maps: &[KeyMap], key: Option<&str>, 
     }
     let unexpected = chosen.unexpected.iter().filter(|e| !checkpoint.is_counter(**e));
     problems.unexpected = unexpected.map(|e| checkpoint.entries[*e].path.clone()).collect();
-    problems.check(file)?;
-    let others = chosen.others.into_iter().filter(|other| !checkpoint.same(&chosen.prefix, other)).collect();
+    problems.check(file, &chosen.prefix, &others)?;
     Ok(Loaded { parameters, taken: chosen.prefix, others })
 }
 
@@ -135,7 +139,8 @@ struct Problems {
 }
 
 impl Problems {
-    fn check(&self, file: &Path) -> Result<()> {
+    /// An error if there are any. The weights were looked for under `place`, and `others` fit too.
+    fn check(&self, file: &Path, place: &str, others: &[String]) -> Result<()> {
         let lists = [
             ("missing", &self.missing),
             ("unexpected", &self.unexpected),
@@ -150,9 +155,34 @@ impl Problems {
         if text.is_empty() {
             return Ok(());
         }
-        let hint = "check that the checkpoint belongs to this architecture and its parameters";
-        Err(Error::weights(file, format!("{}; {hint}", text.join("; "))))
+        let place = if place.is_empty() { String::new() } else { format!("under '{place}', ") };
+        let hint = if !others.is_empty() {
+            let others: Vec<String> = others.iter().cloned().map(shown).collect();
+            format!("`model.weights_key` can name another place that fits: {}", shortened(&others))
+        } else if let Some(index) = index_of_part(file).filter(|_| !self.missing.is_empty()) {
+            format!("the file is one of several parts; give their index, which is usually named {index}")
+        } else {
+            "check that the checkpoint belongs to this architecture and its parameters".into()
+        };
+        Err(Error::weights(file, format!("{place}{}; {hint}", text.join("; "))))
     }
+}
+
+/// A place in a checkpoint, for messages.
+fn shown(place: String) -> String {
+    if place.is_empty() {
+        "no key ('')".into()
+    } else {
+        place
+    }
+}
+
+/// The usual name of the index beside a part that is named as `model-00001-of-00002.safetensors`.
+fn index_of_part(file: &Path) -> Option<String> {
+    let (before, count) = file.file_stem()?.to_str()?.rsplit_once("-of-")?;
+    let (name, number) = before.rsplit_once('-')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    (digits(count) && digits(number)).then(|| format!("{name}.safetensors.index.json"))
 }
 
 fn shortened(names: &[String]) -> String {

@@ -79,7 +79,9 @@ impl RawTensor {
             }
             RawDtype::F16 => Ok(words(&self.bytes).map(|b| half_to_f32(u16::from_le_bytes(b))).collect()),
             RawDtype::Integer(_) => Err("holds integers, not floating-point numbers".into()),
-            RawDtype::Other(_) => Err("holds complex or quantized numbers, not floating-point numbers".into()),
+            RawDtype::Other(_) => {
+                Err("holds numbers of a type that is not supported (complex, quantized or 8-bit floating-point)".into())
+            }
         }
     }
 

@@ -40,14 +40,17 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Whether the file is the index of a checkpoint in several files.
-pub(super) fn recognizes_index(bytes: &[u8]) -> bool {
-    bytes.trim_ascii_start().starts_with(b"{") && bytes.windows(12).any(|w| w == b"\"weight_map\"")
+/// The JSON text of a file that is the index of a checkpoint in several files, and no other kind of checkpoint.
+pub(super) fn recognizes_index(bytes: &[u8]) -> Option<&[u8]> {
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+    text.starts_with(b"{").then_some(text)
 }
 
 /// Reads the files that an index names, which lie beside it.
 pub(super) fn read_index(file: &Path, bytes: &[u8]) -> Result<RawTensors> {
-    let Index { weight_map } = serde_json::from_slice(bytes).map_err(|e| Error::weights(file, e.to_string()))?;
+    let Index { weight_map } = serde_json::from_slice(bytes).map_err(|e| {
+        Error::weights(file, format!("is no index of safetensors files: {e}; was the download complete?"))
+    })?;
     let mut all = RawTensors::new();
     for name in weight_map.values().collect::<BTreeSet<_>>() {
         if Path::new(name).components().count() != 1 {

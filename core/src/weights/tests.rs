@@ -120,7 +120,7 @@ fn entry(path: &str, container: usize, shape: &[usize]) -> entries::Entry<Vec<us
 fn the_place_that_fits_best_is_chosen() {
     let wanted = [("conv.weight".to_string(), vec![2, 1, 1, 1]), ("conv.bias".to_string(), vec![2])];
     let choose = |entries: &[entries::Entry<Vec<usize>>]| {
-        choice::choose(entries, |shape| shape.as_slice(), &wanted, &[KeyMap::identity(), maps()[0].clone()], false)
+        choice::choose(entries, |shape| shape.as_slice(), &wanted, &[KeyMap::identity(), maps()[0].clone()], |_| true)
     };
     for prefix in ["", "module.", "state_dict.module._orig_mod.model.", "net.backbone.", "_orig_mod."] {
         let entries = [
@@ -183,6 +183,15 @@ fn a_place_may_be_named() {
         error.contains("no tensors lie under 'raw'; this network's tensors lie under: ema, no key ('')"),
         "{error}"
     );
+    let broken = names.iter().zip([1.0, 2.0, 3.0, f32::NAN]).map(|(n, v)| {
+        let shape = if n.ends_with("bias") { vec![2] } else { vec![2, 1, 1, 1] };
+        (*n, TensorView::new(Dtype::F32, shape, f32s(&[v, v]).leak()).unwrap())
+    });
+    std::fs::write(&file, safetensors::serialize(broken.collect::<Vec<_>>(), None).unwrap()).unwrap();
+    let error = bias(None).unwrap_err().to_string();
+    let want = "under 'ema', 1 tensors unusable: conv.bias holds NaN at element 0; `model.weights_key` can name \
+                another place that fits: no key ('')";
+    assert!(error.contains(want), "{error}");
     std::fs::write(&file, first).unwrap();
     let error = bias(Some("state_dict")).unwrap_err().to_string();
     assert!(error.contains("no tensors lie under 'state_dict'; this network's tensors lie under: ema, raw"), "{error}");

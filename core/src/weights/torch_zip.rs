@@ -13,7 +13,8 @@ const MOST: u64 = 64;
 pub(super) fn read(bytes: &[u8]) -> Result<Checkpoint, String> {
     let damaged = |e: &dyn std::fmt::Display| format!("not a complete zip archive: {e}");
     let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(|e| damaged(&e))?;
-    let names: Vec<String> = archive.file_names().map(String::from).collect();
+    let names = archive.file_names().map(|name| name.map(String::from));
+    let names: Vec<String> = names.collect::<Result<_, _>>().map_err(|e| damaged(&e))?;
     let pickle = names.iter().find(|n| n.ends_with("/data.pkl") || *n == "data.pkl");
     let pickle = pickle.ok_or("a zip archive without data.pkl; not a PyTorch checkpoint")?;
     let folder = pickle[..pickle.len() - "data.pkl".len()].to_string();

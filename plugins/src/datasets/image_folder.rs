@@ -110,6 +110,8 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
             params.error("resize", format!("{} is smaller than the network's input of {height}", parsed.resize))
         );
     }
+    let side = parsed.resize as u64;
+    pixels::limit::size(side, side).map_err(|e| params.error("resize", e))?;
     if !parsed.std.iter().all(|s| *s > 0.0 && s.is_finite()) {
         return Err(params.error("std", "must be positive"));
     }

@@ -16,7 +16,9 @@ fn seeds() -> Vec<Vec<u8>> {
 /// The pickle of a checkpoint.
 fn pickle(archive: &[u8]) -> Vec<u8> {
     let mut archive = ZipArchive::new(Cursor::new(archive)).unwrap();
-    let name = archive.file_names().find(|name| name.ends_with("data.pkl")).unwrap().to_string();
+    let mut names = archive.file_names().map(|name| name.unwrap().to_string());
+    let name = names.find(|name| name.ends_with("data.pkl")).unwrap();
+    drop(names);
     let mut bytes = Vec::new();
     archive.by_name(&name).unwrap().read_to_end(&mut bytes).unwrap();
     bytes

@@ -6,7 +6,6 @@ use crate::cli::console::Console;
 use crate::recipes::is_built_in;
 use crate::{summary, Evaluation};
 use anyhow::{bail, Result};
-use qdrop_core::run_directory::SUMMARY_FILE;
 use serde_json::Value;
 
 /// Prints the task's measurement.
@@ -14,10 +13,11 @@ pub fn evaluate(arguments: &EvaluateArguments, console: &Console, output: Output
     let target = &arguments.target;
     let dir = target.recipe.as_path();
     let saved = summary(dir)?.is_some();
-    if dir.is_dir() && !saved && !is_built_in(&dir.to_string_lossy()) {
-        bail!("{} holds no saved result: {SUMMARY_FILE} is missing", dir.display());
+    let named = is_built_in(&dir.to_string_lossy());
+    if !saved && !arguments.float && !named && !dir.exists() {
+        bail!("'{}' is neither a folder written by `quantize --out` nor a recipe", dir.display());
     }
-    if !saved && !arguments.float {
+    if !saved && !arguments.float && (named || dir.is_file()) {
         bail!("'{}' is a recipe, nothing is quantized yet; add --float to measure its float network, or give a folder written by `quantize --out`", dir.display());
     }
     if saved && (target.iters.is_some() || target.weights.is_some() || !target.set.is_empty()) {

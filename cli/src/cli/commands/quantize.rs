@@ -6,9 +6,9 @@ use crate::cli::arguments::QuantizeArguments;
 use crate::cli::console::Console;
 use crate::cli::interrupt;
 use crate::error::At;
-use crate::{summary, Outcome, Run, Stage};
+use crate::{summary, Evaluation, Outcome, Run, Stage};
 use anyhow::{Error, Result};
-use qdrop_core::run_directory::RunDirectory;
+use qdrop_core::run_directory::{RunDirectory, SUMMARY_FILE};
 use serde_json::Value;
 use std::path::Path;
 
@@ -38,9 +38,15 @@ pub fn quantize(arguments: &QuantizeArguments, console: &Console, output: Output
 
 /// Resumes an interrupted run.
 pub fn resume(dir: &Path, console: &Console, output: Output) -> Result<Value> {
-    if let Some(summary) = summary(dir)? {
-        output.print(&format!("{} is finished; `qdrop evaluate` measures it\n", dir.display()))?;
-        return Ok(serde_json::to_value(&summary)?);
+    if dir.join(SUMMARY_FILE).exists() {
+        // What was lost or damaged since the run was finished comes from its checkpoints once more.
+        match Evaluation::new(dir).open().and_then(|_| summary(dir)) {
+            Ok(summary) => {
+                output.print(&format!("{} is finished; `qdrop evaluate` measures it\n", dir.display()))?;
+                return Ok(serde_json::to_value(&summary)?);
+            }
+            Err(e) => console.line(&format!("warning: {:#}; it is saved again from the checkpoints", Error::new(e))),
+        }
     }
     interrupt::keep_state_in(dir);
     let run = Run::resume(dir, console)?;

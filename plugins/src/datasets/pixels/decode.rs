@@ -1,9 +1,9 @@
 //! Decodes image files to what Pillow's `Image.open(file).convert("RGB")` gives.
 
 use super::super::formats::{format_of, Format};
-use super::{jpeg, limit, Rgb};
+use super::{complete, jpeg, limit, Rgb};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 use qdrop_core::prelude::*;
 use std::io::Cursor;
 use std::path::Path;
@@ -26,15 +26,16 @@ pub fn decode_bytes(bytes: &[u8]) -> Result<Rgb, String> {
     if bytes.is_empty() {
         return Err("it is empty".into());
     }
-    match format_of(bytes) {
-        Some(Format::Jpeg) => jpeg::decode(bytes),
-        Some(Format::Pnm) => other(bytes, ImageFormat::Pnm, Some(8)),
-        Some(Format::Png) => other(bytes, ImageFormat::Png, None),
-        Some(Format::Bmp) => other(bytes, ImageFormat::Bmp, None),
-        Some(Format::WebP) => other(bytes, ImageFormat::WebP, None),
-        Some(Format::Tiff) => other(bytes, ImageFormat::Tiff, None),
-        Some(Format::Gif) => other(bytes, ImageFormat::Gif, None),
-        None => Err("it is none of JPEG, PNG, BMP, WebP, TIFF, PPM, PGM, PBM and GIF".into()),
+    let format = format_of(bytes).ok_or("it is none of JPEG, PNG, BMP, WebP, TIFF, PPM, PGM, PBM and GIF")?;
+    complete::check(bytes, format)?;
+    match format {
+        Format::Jpeg => jpeg::decode(bytes),
+        Format::Pnm => other(bytes, ImageFormat::Pnm, Some(8)),
+        Format::Png => other(bytes, ImageFormat::Png, None),
+        Format::Bmp => other(bytes, ImageFormat::Bmp, None),
+        Format::WebP => other(bytes, ImageFormat::WebP, None),
+        Format::Tiff => other(bytes, ImageFormat::Tiff, None),
+        Format::Gif => other(bytes, ImageFormat::Gif, None),
     }
 }
 
@@ -53,21 +54,28 @@ fn memory(bytes: u64) -> Limits {
 fn other(bytes: &[u8], format: ImageFormat, most: Option<u64>) -> Result<Rgb, String> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(memory(LARGEST));
-    let mut decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+    let mut decoder = reader.into_decoder().map_err(cause)?;
     let (width, height) = decoder.dimensions();
     limit::check(width.into(), height.into(), bytes.len(), most)?;
     // Decoders need a few copies of the image, but a frame of a GIF could be larger than the image.
-    decoder.set_limits(memory(SOME + 4 * decoder.total_bytes())).map_err(|e| e.to_string())?;
+    decoder.set_limits(memory(SOME + 4 * decoder.total_bytes())).map_err(cause)?;
     // Of the formats with an orientation, Pillow turns only TIFF.
     let orientation = match format {
-        ImageFormat::Tiff => decoder.orientation().map_err(|e| e.to_string())?,
+        ImageFormat::Tiff => decoder.orientation().map_err(cause)?,
         _ => Orientation::NoTransforms,
     };
-    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(cause)?;
     image.apply_orientation(orientation);
     // The colour type of a PNG: grey values, of which one may be transparent, are no grey values with an alpha channel.
     let grey = format == ImageFormat::Png && bytes.get(25) == Some(&0);
     Ok(Rgb { width: image.width() as usize, height: image.height() as usize, data: to_rgb(image, grey) })
+}
+
+fn cause(error: ImageError) -> String {
+    match error {
+        ImageError::Unsupported(_) => format!("{error}; save it with 8 bits of red, green and blue"),
+        _ => error.to_string(),
+    }
 }
 
 /// Converts to 8 bits and 3 channels as Pillow does: an alpha channel is dropped, grey values of 16 bits are

@@ -1,8 +1,9 @@
 //! Decodes and preprocesses images.
 
+mod complete;
 mod decode;
 mod jpeg;
-mod limit;
+pub(super) mod limit;
 
 pub use decode::{decode, decode_bytes};
 
