@@ -64,12 +64,13 @@ fn gif(bytes: &[u8]) -> Option<()> {
             0x2c => at + 11 + colours(*bytes.get(at + 9)?),
             _ => return None,
         };
+        let blocks = at;
         while let Some(length) = bytes.get(at).copied().filter(|n| *n > 0) {
             at += 1 + usize::from(length);
         }
         if kind == 0x2c {
             // The empty block at the end may be missing.
-            return (at <= bytes.len()).then_some(());
+            return (blocks < at && at <= bytes.len()).then_some(());
         }
         at += 1;
     }
