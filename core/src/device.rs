@@ -22,7 +22,7 @@ pub fn open(name: &str) -> Result<Device> {
         return Err(error(message.into()));
     }
     // The CUDA bindings panic when the driver library is missing.
-    match std::panic::catch_unwind(|| Device::new_cuda(index)) {
+    match std::panic::catch_unwind(|| Device::new_cuda_with_stream(index)) {
         Ok(Ok(device)) => Ok(device),
         Ok(Err(e)) => Err(error(format!("{e}; check `nvidia-smi` or use --device cpu"))),
         Err(_) => Err(error("the CUDA driver library is missing; install it or use --device cpu".into())),

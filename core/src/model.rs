@@ -34,13 +34,14 @@ pub struct QuantModel {
     /// Biases that are being learned, by the names of their parameters.
     learned_biases: BTreeMap<String, Var>,
     device: Device,
+    tf32: bool,
 }
 
 impl QuantModel {
     /// A model without quantizers. `parameters` must hold all of the graph's parameters.
     pub fn new(graph: Graph, parameters: HashMap<String, Tensor>, device: Device) -> Self {
         let (weights, activations, learned_biases) = Default::default();
-        Self { graph, parameters, weights, activations, learned_biases, device }
+        Self { graph, parameters, weights, activations, learned_biases, device, tf32: false }
     }
 
     /// The network.
@@ -51,6 +52,16 @@ impl QuantModel {
     /// The device of the model.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Whether a GPU may compute the products of convolutions in TF32, which keeps 10 bits of a number's fraction.
+    pub fn tf32(&self) -> bool {
+        self.tf32
+    }
+
+    /// Allows TF32, or not: see [`tf32`](Self::tf32). By default it is not allowed.
+    pub fn allow_tf32(&mut self, allowed: bool) {
+        self.tf32 = allowed;
     }
 
     /// A parameter by its full name.

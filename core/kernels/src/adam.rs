@@ -33,6 +33,13 @@ pub(crate) struct Rates {
 }
 
 impl AdamStep {
+    /// The factors of the update that all elements share: of the first moment's change, of the squared gradient, of the
+    /// second moment; the reciprocal root of its bias correction, the corrected learning rate, and epsilon.
+    pub fn factors(&self) -> [f32; 6] {
+        let Rates { gain1, gain2, decay2, root, rate, epsilon } = self.rates();
+        [gain1, gain2, decay2, root, rate, epsilon]
+    }
+
     pub(crate) fn rates(&self) -> Rates {
         let correction1 = 1.0 - self.beta1.powi(self.step as i32);
         Rates {

@@ -9,6 +9,7 @@
 mod chain;
 mod checks;
 mod cpu;
+pub mod cuda;
 mod generic;
 mod interface;
 mod memory;
@@ -24,8 +25,10 @@ use crate::graph::Unit;
 use crate::model::QuantModel;
 use chain::{Chain, Rejected};
 use cpu::CpuUnit;
+use cuda::DeviceUnit;
 use generic::GenericUnit;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Which engine reconstructs a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -52,11 +55,12 @@ pub(crate) fn open<'a>(
     unit: &'a Unit,
     samples: &UnitSamples,
     batch: usize,
+    device: Option<&Arc<dyn cuda::Device>>,
 ) -> Result<(Box<dyn UnitEngine + 'a>, Option<Refusal>)> {
     let refusal = match engine {
         Engine::Generic => None,
         Engine::Auto | Engine::Fused => match Chain::of(model, &unit.subgraph) {
-            Ok(chain) => return Ok((Box::new(CpuUnit::new(chain, samples, batch)?), None)),
+            Ok(chain) => return Ok((fused(chain, model, samples, batch, device)?, None)),
             Err(Rejected::Failed(error)) => return Err(error),
             Err(Rejected::Refused(why)) if engine == Engine::Fused => {
                 return Err(Error::graph(
@@ -68,4 +72,24 @@ pub(crate) fn open<'a>(
         },
     };
     Ok((Box::new(GenericUnit::new(model, unit, samples.clone(), batch)?), refusal))
+}
+
+/// The fused engine of the model's device, or of `device`.
+fn fused<'a>(
+    chain: Chain,
+    model: &QuantModel,
+    samples: &UnitSamples,
+    batch: usize,
+    device: Option<&Arc<dyn cuda::Device>>,
+) -> Result<Box<dyn UnitEngine + 'a>> {
+    let own = match model.device() {
+        _ if device.is_some() => device.cloned(),
+        #[cfg(feature = "cuda")]
+        candle_core::Device::Cuda(device) => Some(cuda::Gpu::of(device)? as Arc<dyn cuda::Device>),
+        _ => None,
+    };
+    Ok(match own {
+        Some(device) => Box::new(DeviceUnit::new(device, model.device().clone(), chain, samples, batch, model.tf32())?),
+        None => Box::new(CpuUnit::new(chain, samples, batch)?),
+    })
 }

@@ -216,7 +216,7 @@ impl<'a> Session<'a> {
             }
             note
         });
-        Ok((QuantModel::new(graph, parameters, self.device.clone()), place))
+        Ok((self.model(graph, parameters), place))
     }
 
     /// The network with all parameters zero, after batch-norm folding.
@@ -229,7 +229,13 @@ impl<'a> Session<'a> {
             parameters.insert(name, Tensor::zeros(shape, candle_core::DType::F32, &self.device)?);
         }
         let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
-        Ok(QuantModel::new(graph, parameters, self.device.clone()))
+        Ok(self.model(graph, parameters))
+    }
+
+    fn model(&self, graph: Graph, parameters: HashMap<String, Tensor>) -> QuantModel {
+        let mut model = QuantModel::new(graph, parameters, self.device.clone());
+        model.allow_tf32(self.recipe.tf32);
+        model
     }
 
     /// The network with its quantizers; all parameters are zero, and the quantizers have no ranges.

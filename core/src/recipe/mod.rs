@@ -66,6 +66,10 @@ pub struct Recipe {
     /// The engine that reconstructs a unit: `auto` (fused if it can compute the unit), `generic` or `fused`.
     #[serde(default, skip_serializing_if = "is_auto")]
     pub engine: Engine,
+    /// Whether a GPU may compute the products of convolutions in TF32, which is faster and keeps 10 bits of a number's
+    /// fraction.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tf32: bool,
     /// How the network is evaluated.
     #[serde(default)]
     pub evaluation: EvaluationRecipe,

@@ -1,7 +1,7 @@
 //! The interface between a reconstructor and the unit that it reconstructs.
 
 use super::context::Context;
-use crate::engine::{self, UnitEngine, UnitSamples};
+use crate::engine::{self, cuda, UnitEngine, UnitSamples};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Subgraph, Unit};
 use crate::model::{Precision, QuantModel};
@@ -9,6 +9,7 @@ use crate::ops::Keep;
 use crate::progress::Event;
 use crate::quantizer::{groups, Parameter};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// A unit under reconstruction.
 pub struct UnitTask<'a> {
@@ -20,6 +21,7 @@ pub struct UnitTask<'a> {
     pub samples: UnitSamples,
     model: &'a mut QuantModel,
     unit: &'a Unit,
+    device: Option<Arc<dyn cuda::Device>>,
 }
 
 impl<'a> UnitTask<'a> {
@@ -34,7 +36,12 @@ impl<'a> UnitTask<'a> {
             let message = format!("has {inputs} inputs and {outputs} outputs, but values are cached for {cached:?}");
             return Err(Error::graph(&unit.name, message));
         }
-        Ok(Self { name: &unit.name, index, samples, model, unit })
+        Ok(Self { name: &unit.name, index, samples, model, unit, device: None })
+    }
+
+    /// Computes fused steps on `device` instead of the model's.
+    pub fn on(self, device: Arc<dyn cuda::Device>) -> Self {
+        Self { device: Some(device), ..self }
     }
 
     /// Number of cached samples.
@@ -84,7 +91,8 @@ impl<'a> UnitTask<'a> {
     /// The context's engine is `fused` and the fused engine cannot compute the unit; a step needs more memory than is
     /// free; a quantizer fails.
     pub fn engine(&self, batch: usize, context: &Context<'_>) -> Result<Box<dyn UnitEngine + '_>> {
-        let (engine, refusal) = engine::open(context.engine, self.model, self.unit, &self.samples, batch)?;
+        let (engine, refusal) =
+            engine::open(context.engine, self.model, self.unit, &self.samples, batch, self.device.as_ref())?;
         if let Some(why) = refusal {
             context.progress.event(Event::Generic { unit: self.name, why: &why.to_string() });
         }

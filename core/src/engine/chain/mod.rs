@@ -111,7 +111,7 @@ pub struct ChainQuantizer {
 impl Chain {
     /// Describes a unit whose quantizers have begun to learn.
     pub fn of(model: &QuantModel, unit: &Subgraph) -> Result<Self, Rejected> {
-        if !model.device().is_cpu() {
+        if !model.device().is_cpu() && !model.device().is_cuda() {
             return Err(Refusal::Device.into());
         }
         let parts = Parts::of(model.graph(), unit)?;

@@ -7,7 +7,7 @@ use crate::error::Error;
 #[non_exhaustive]
 pub enum Refusal {
     /// The model is on a device that no fused engine computes on.
-    #[error("the fused engine runs on the CPU only")]
+    #[error("the fused engine runs on the CPU and on CUDA devices only")]
     Device,
     /// The unit has several inputs or outputs.
     #[error("the unit has {inputs} inputs and {outputs} outputs, but the fused engine takes one of each")]

@@ -1,0 +1,185 @@
+//! What kernels take, laid out as in their source (`core/cuda/`).
+
+use crate::engine::interface::Regularizer as RoundingRegularizer;
+use crate::ops::Activation;
+use qdrop_kernels::adam::AdamStep;
+use qdrop_kernels::conv::Conv2dShape;
+use qdrop_kernels::drop::GROUP;
+use qdrop_kernels::random::Stream;
+
+/// A type that a device's memory holds as the CPU's does.
+///
+/// # Safety
+/// Any bytes are a value, and there is no padding.
+pub unsafe trait Plain: Copy {}
+
+/// The choices of drop for 128 values.
+#[repr(C, align(16))]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Choices(pub [u8; 16]);
+
+/// The random numbers of a site in one step.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Draw {
+    seed: [u32; 2],
+    id: [u32; 3],
+    number: u32,
+}
+
+impl Draw {
+    /// Each bit is 1 with this probability.
+    pub fn new(stream: Stream, probability: f32) -> Self {
+        let number = (f64::from(probability) * 65536.0).round() as u32;
+        Self { seed: [stream.seed as u32, (stream.seed >> 32) as u32], id: stream.id, number: number.min(1 << 16) }
+    }
+
+    /// All bits are 1, or none.
+    pub fn constant(one: bool) -> Self {
+        Self { number: if one { 1 << 16 } else { 0 }, ..Self::default() }
+    }
+}
+
+/// What a stage adds to the gradients of scale and zero point, and to the loss.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sums {
+    pub scale: f64,
+    pub zero_point: f64,
+    pub loss: f64,
+}
+
+/// Rows of values that a stage takes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Rows {
+    pub row: u32,
+    pub rows_of_image: u32,
+    pub groups: u32,
+    pub channels: u32,
+}
+
+impl Rows {
+    /// Of `batch` channels-last images (C, H, W).
+    pub fn new(batch: usize, [channels, height, width]: [usize; 3]) -> Self {
+        let groups = batch * height * (width * channels).div_ceil(GROUP);
+        let [row, rows_of_image, groups, channels] = [width * channels, height, groups, channels].map(|n| n as u32);
+        Self { row, rows_of_image, groups, channels }
+    }
+
+    /// Blocks of a stage's grid.
+    pub fn blocks(&self) -> u32 {
+        self.groups.div_ceil(32)
+    }
+}
+
+/// Addresses of what is added to a convolution's output; 0 is nothing.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Added {
+    pub bias: u64,
+    pub shortcut: u64,
+    pub shortcut_bias: u64,
+}
+
+/// The quantizer of an activation, with what is learned of it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Site {
+    pub step_scale: f32,
+    pub step_zero_point: f32,
+    pub qmin: f32,
+    pub qmax: f32,
+    pub scale: [f32; 3],
+    pub zero_point: [f32; 3],
+    pub scale_rates: i32,
+    pub zero_point_rates: i32,
+    pub factor: f64,
+}
+
+/// Adam's factors of one update.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rates([f32; 6]);
+
+impl Rates {
+    pub fn new(step: AdamStep) -> Self {
+        Self(step.factors())
+    }
+}
+
+/// AdaRound's regularizer of one update; a weight of 0 is none.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Regularizer {
+    weight: f32,
+    b: f32,
+}
+
+impl From<Option<RoundingRegularizer>> for Regularizer {
+    fn from(regularizer: Option<RoundingRegularizer>) -> Self {
+        regularizer.map_or(Self::default(), |r| Self { weight: r.weight as f32, b: r.b as f32 })
+    }
+}
+
+/// The grid of a weight: addresses of scales and zero points by output channel, each of which has `len` weights.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct WeightGrid {
+    pub scale: u64,
+    pub zero_point: u64,
+    pub qmin: f32,
+    pub qmax: f32,
+    pub len: u32,
+    pub unused: u32,
+}
+
+/// A convolution's sizes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Geometry([u32; 16]);
+
+impl Geometry {
+    pub fn new(s: &Conv2dShape) -> Self {
+        let sizes = [
+            [s.batch, s.in_channels, s.in_height],
+            [s.in_width, s.out_channels, s.out_height()],
+            [s.out_width(), s.kernel[0], s.kernel[1]],
+            [s.stride[0], s.stride[1], s.padding.top],
+            [s.padding.left, s.dilation[0], s.dilation[1]],
+        ];
+        let mut all = [0; 16];
+        sizes.as_flattened().iter().chain([&s.groups]).zip(&mut all).for_each(|(size, out)| *out = *size as u32);
+        Self(all)
+    }
+}
+
+// SAFETY: numbers and arrays of numbers, without padding.
+unsafe impl Plain for u8 {}
+unsafe impl Plain for u32 {}
+unsafe impl Plain for u64 {}
+unsafe impl Plain for f32 {}
+unsafe impl Plain for f64 {}
+unsafe impl Plain for Choices {}
+unsafe impl Plain for Draw {}
+unsafe impl Plain for Sums {}
+unsafe impl Plain for Rows {}
+unsafe impl Plain for Added {}
+unsafe impl Plain for Site {}
+unsafe impl Plain for Rates {}
+unsafe impl Plain for Regularizer {}
+unsafe impl Plain for WeightGrid {}
+unsafe impl Plain for Geometry {}
+
+/// The part of the kernels' names that stands for an activation function.
+pub fn name(activation: Option<Activation>) -> usize {
+    match activation {
+        None => 0,
+        Some(Activation::Relu) => 1,
+        Some(Activation::Relu6) => 2,
+        Some(Activation::Silu) => 3,
+        Some(Activation::HardSwish) => 4,
+        Some(Activation::HardSigmoid) => 5,
+        Some(Activation::Sigmoid) => 6,
+    }
+}

@@ -1,0 +1,179 @@
+//! What the engine asks of a device: memory, and kernels in one order. A GPU is one; the tests have another one, which runs
+//! the same kernels on the CPU.
+
+use super::abi::Plain;
+use crate::error::Result;
+use crate::ops::host_values;
+use candle_core::Tensor;
+use qdrop_kernels::conv::Conv2dShape;
+use std::any::Any;
+use std::marker::PhantomData;
+
+/// Executes kernels one after the other. A call may return before its work is done; what is read later sees it.
+pub trait Device: Send + Sync {
+    /// Memory of this many bytes, all zero.
+    ///
+    /// # Errors
+    /// There is not enough.
+    fn allocate(&self, bytes: usize) -> Result<Memory>;
+
+    /// Copies bytes to `offset` bytes into the memory.
+    ///
+    /// # Errors
+    /// The copy or earlier work failed.
+    fn write(&self, to: &Memory, offset: usize, bytes: &[u8]) -> Result<()>;
+
+    /// Waits for earlier work, and copies bytes from `offset` bytes into the memory.
+    ///
+    /// # Errors
+    /// The copy or earlier work failed.
+    fn read(&self, from: &Memory, offset: usize, bytes: &mut [u8]) -> Result<()>;
+
+    /// Copies a contiguous tensor of f32 into the memory. The tensor may be on the CPU, or where the model is.
+    ///
+    /// # Errors
+    /// The copy or earlier work failed.
+    fn copy(&self, from: &Tensor, to: &Memory) -> Result<()> {
+        host_values(from, |values| self.write(to, 0, bytes_of(values)))?
+    }
+
+    /// Bytes of memory that are free; `None` if the budget of cached values is to decide what is kept.
+    ///
+    /// # Errors
+    /// The device does not answer.
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// Runs a kernel on a grid of blocks of 256 threads.
+    ///
+    /// # Errors
+    /// The kernel is unknown, or it or earlier work failed.
+    ///
+    /// # Safety
+    /// The arguments are the kernel's, and addresses among them are those of memory as large as the kernel uses.
+    unsafe fn launch(&self, kernel: &'static str, grid: [u32; 3], arguments: &[Argument<'_>]) -> Result<()>;
+
+    /// One pass of a convolution of channels-last images by the device's library, with products in TF32 if that is allowed;
+    /// `None` if it has no deterministic algorithm for it.
+    ///
+    /// # Errors
+    /// The library failed.
+    fn convolution(&self, shape: &Conv2dShape, pass: Pass, tf32: bool) -> Result<Option<Box<dyn LibraryConvolution>>>;
+}
+
+pub(super) fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: any bytes of plain numbers may be read.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// The passes of a convolution y = x * w.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// y from x and w.
+    Forward,
+    /// The gradient of x from that of y, and w.
+    Input,
+    /// The gradient of w from x and that of y.
+    Weight,
+}
+
+/// A pass of a convolution that a library computes.
+pub trait LibraryConvolution: Send {
+    /// Computes the pass: `x`, `w` and `y`, or their gradients, of which the pass writes one.
+    ///
+    /// # Errors
+    /// The library failed.
+    fn run(&self, x: &Buffer<f32>, w: &Buffer<f32>, y: &Buffer<f32>) -> Result<()>;
+}
+
+/// An argument of a kernel.
+#[derive(Clone, Copy)]
+pub struct Argument<'a> {
+    /// The address of its value.
+    pub value: *const u8,
+    lifetime: PhantomData<&'a u8>,
+}
+
+impl<'a, T: Plain> From<&'a T> for Argument<'a> {
+    fn from(value: &'a T) -> Self {
+        Self { value: std::ptr::from_ref(value).cast(), lifetime: PhantomData }
+    }
+}
+
+/// Memory of a device, which is freed with this value.
+pub struct Memory {
+    /// Its address on the device.
+    pub address: u64,
+    /// Its size.
+    pub bytes: usize,
+    /// What frees it when it is dropped.
+    pub owner: Box<dyn Any + Send + Sync>,
+}
+
+/// Numbers in a device's memory.
+pub struct Buffer<T> {
+    memory: Memory,
+    len: usize,
+    numbers: PhantomData<T>,
+}
+
+impl<T: Plain> Buffer<T> {
+    /// Numbers that are all zero; one at least, so that there is an address.
+    pub fn zeros(device: &dyn Device, len: usize) -> Result<Self> {
+        let memory = device.allocate(len.max(1) * size_of::<T>())?;
+        Ok(Self { memory, len, numbers: PhantomData })
+    }
+
+    /// These numbers.
+    pub fn new(device: &dyn Device, values: &[T]) -> Result<Self> {
+        let buffer = Self::zeros(device, values.len())?;
+        buffer.write(device, 0, values)?;
+        Ok(buffer)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The address of the first one.
+    pub fn address(&self) -> u64 {
+        self.memory.address
+    }
+
+    /// The address of an element.
+    pub fn at(&self, index: usize) -> u64 {
+        assert!(index < self.len, "element {index} of {}", self.len);
+        self.memory.address + (index * size_of::<T>()) as u64
+    }
+
+    /// Copies numbers to the device from element `first` on.
+    pub fn write(&self, device: &dyn Device, first: usize, values: &[T]) -> Result<()> {
+        assert!(first + values.len() <= self.len, "{} numbers from {first} on of {}", values.len(), self.len);
+        device.write(&self.memory, first * size_of::<T>(), bytes_of(values))
+    }
+
+    /// Waits, and copies all numbers from the device.
+    pub fn read(&self, device: &dyn Device, values: &mut [T]) -> Result<()> {
+        assert_eq!(values.len(), self.len);
+        // SAFETY: plain numbers may have any bytes.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) };
+        device.read(&self.memory, 0, bytes)
+    }
+}
+
+impl Buffer<f32> {
+    /// Copies a tensor to the first numbers.
+    pub fn copy(&self, device: &dyn Device, from: &Tensor) -> Result<()> {
+        assert!(from.elem_count() <= self.len, "a tensor of {} numbers for {}", from.elem_count(), self.len);
+        device.copy(from, &self.memory)
+    }
+
+    /// All numbers.
+    pub fn to_vec(&self, device: &dyn Device) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; self.len];
+        self.read(device, &mut values)?;
+        Ok(values)
+    }
+}

@@ -1,0 +1,182 @@
+//! A GPU through the CUDA driver, on candle's stream.
+
+mod compile;
+mod cudnn;
+
+use super::device::{bytes_of, Argument, Device, LibraryConvolution, Memory, Pass};
+use super::SOURCE;
+use crate::error::{Error, Result};
+use crate::ops::host_values;
+use candle_core::cuda_backend::cudarc::driver::{result, sys, CudaStream, DevicePtr};
+use candle_core::{CudaDevice, Storage, Tensor};
+use cudnn::Cudnn;
+use qdrop_kernels::conv::Conv2dShape;
+use std::collections::HashMap;
+use std::ffi::{c_void, CString};
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// Threads of a block.
+const THREADS: u32 = 256;
+
+/// A GPU with the engine's kernels.
+pub struct Gpu {
+    stream: Arc<CudaStream>,
+    module: Module,
+    functions: Mutex<HashMap<&'static str, Function>>,
+    cudnn: Option<Arc<Cudnn>>,
+}
+
+/// A loaded module. It lives as long as the process.
+struct Module(sys::CUmodule);
+
+#[derive(Clone, Copy)]
+struct Function(sys::CUfunction);
+
+// SAFETY: the driver's handles may be used by any thread.
+unsafe impl Send for Module {}
+unsafe impl Sync for Module {}
+unsafe impl Send for Function {}
+
+fn failed(doing: &str) -> impl Fn(result::DriverError) -> Error + '_ {
+    move |e| Error::message(format!("the GPU failed while {doing}: {e}"))
+}
+
+impl Gpu {
+    /// The GPU of a candle device, with its kernels compiled and loaded.
+    ///
+    /// # Errors
+    /// The compiler or the driver fails.
+    pub fn of(device: &CudaDevice) -> Result<Arc<Self>> {
+        type Known = Vec<(candle_core::cuda_backend::DeviceId, Arc<Gpu>)>;
+        static KNOWN: OnceLock<Mutex<Known>> = OnceLock::new();
+        let mut known = KNOWN.get_or_init(Mutex::default).lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((_, gpu)) = known.iter().find(|(id, _)| *id == device.id()) {
+            return Ok(gpu.clone());
+        }
+        let gpu = Arc::new(Self::new(device)?);
+        known.push((device.id(), gpu.clone()));
+        Ok(gpu)
+    }
+
+    fn new(device: &CudaDevice) -> Result<Self> {
+        let stream = device.cuda_stream();
+        let context = stream.context();
+        context.bind_to_thread().map_err(failed("its context was bound"))?;
+        let (major, minor) = context.compute_capability().map_err(failed("it was asked for its capability"))?;
+        let code = compile::machine_code(SOURCE, &format!("sm_{major}{minor}"))?;
+        // SAFETY: the code is a whole cubin, which the driver copies.
+        let module = unsafe { result::module::load_data(code.as_ptr().cast()) };
+        let module = Module(module.map_err(failed("the kernels were loaded"))?);
+        let cudnn = Cudnn::open(&stream)?.map(Arc::new);
+        Ok(Self { stream, module, functions: Mutex::default(), cudnn })
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.stream.context().bind_to_thread().map_err(failed("its context was bound"))
+    }
+
+    fn function(&self, name: &'static str) -> Result<sys::CUfunction> {
+        let mut functions = self.functions.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(Function(function)) = functions.get(name) {
+            return Ok(*function);
+        }
+        let text = CString::new(name).map_err(|e| Error::message(e.to_string()))?;
+        // SAFETY: the module is loaded.
+        let function = unsafe { result::module::get_function(self.module.0, text) };
+        let function = function.map_err(failed(name))?;
+        functions.insert(name, Function(function));
+        Ok(function)
+    }
+}
+
+/// Memory that the stream frees once its work is done.
+struct Owned {
+    address: sys::CUdeviceptr,
+    stream: Arc<CudaStream>,
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let _ = self.stream.context().bind_to_thread();
+        // SAFETY: it was allocated on this stream, and nothing else frees it.
+        let _ = unsafe { result::free_async(self.address, self.stream.cu_stream()) };
+    }
+}
+
+/// Memory of a stream, all zero.
+fn allocate(own: &Arc<CudaStream>, bytes: usize) -> Result<Memory> {
+    let stream = own.cu_stream();
+    let failed = |e: result::DriverError| {
+        let gib = bytes as f64 / f64::from(1 << 30);
+        Error::message(format!(
+                "{gib:.2} GiB of GPU memory could not be allocated ({e}); lower cache.limit, batch_size or merge fewer units"
+            ))
+    };
+    // SAFETY: the stream lives, and the memory is owned below.
+    let address = unsafe { result::malloc_async(stream, bytes) }.map_err(failed)?;
+    let owner = Owned { address, stream: own.clone() };
+    // SAFETY: it is as large.
+    unsafe { result::memset_d8_async(address, 0, bytes, stream) }.map_err(failed)?;
+    Ok(Memory { address, bytes, owner: Box::new(owner) })
+}
+
+impl Device for Gpu {
+    fn allocate(&self, bytes: usize) -> Result<Memory> {
+        self.bind()?;
+        allocate(&self.stream, bytes)
+    }
+
+    fn write(&self, to: &Memory, offset: usize, bytes: &[u8]) -> Result<()> {
+        assert!(offset + bytes.len() <= to.bytes, "a copy beyond its memory");
+        self.bind()?;
+        // SAFETY: checked above; the driver has copied pageable memory when the call returns.
+        let copied = unsafe { result::memcpy_htod_async(to.address + offset as u64, bytes, self.stream.cu_stream()) };
+        copied.map_err(failed("memory was copied to it"))
+    }
+
+    fn read(&self, from: &Memory, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        assert!(offset + bytes.len() <= from.bytes, "a copy beyond its memory");
+        self.bind()?;
+        // SAFETY: checked above; the copy is done after the synchronization.
+        let copied = unsafe { result::memcpy_dtoh_async(bytes, from.address + offset as u64, self.stream.cu_stream()) };
+        copied.and_then(|()| self.stream.synchronize()).map_err(failed("memory was copied from it"))
+    }
+
+    fn copy(&self, from: &Tensor, to: &Memory) -> Result<()> {
+        let bytes = from.elem_count() * size_of::<f32>();
+        assert!(bytes <= to.bytes, "a copy beyond its memory");
+        self.bind()?;
+        let (storage, layout) = from.storage_and_layout();
+        let (Storage::Cuda(cuda), Some((first, last))) = (&*storage, layout.contiguous_offsets()) else {
+            return host_values(from, |values| self.write(to, 0, bytes_of(values)))?;
+        };
+        let values = cuda.as_cuda_slice::<f32>()?.slice(first..last);
+        let (address, _reading) = values.device_ptr(&self.stream);
+        // SAFETY: checked above, and the tensor is on the same stream.
+        let copied = unsafe { result::memcpy_dtod_async(to.address, address, bytes, self.stream.cu_stream()) };
+        copied.map_err(failed("memory was copied in it"))
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        self.bind()?;
+        let (free, _) = result::mem_get_info().map_err(failed("it was asked for its free memory"))?;
+        Ok(Some(free as u64))
+    }
+
+    unsafe fn launch(&self, kernel: &'static str, grid: [u32; 3], arguments: &[Argument<'_>]) -> Result<()> {
+        self.bind()?;
+        let function = self.function(kernel)?;
+        let mut values: Vec<*mut c_void> = arguments.iter().map(|a| a.value.cast_mut().cast()).collect();
+        let grid = (grid[0], grid[1], grid[2]);
+        let stream = self.stream.cu_stream();
+        result::launch_kernel(function, grid, (THREADS, 1, 1), 0, stream, &mut values).map_err(failed(kernel))
+    }
+
+    fn convolution(&self, shape: &Conv2dShape, pass: Pass, tf32: bool) -> Result<Option<Box<dyn LibraryConvolution>>> {
+        self.bind()?;
+        match &self.cudnn {
+            Some(cudnn) => cudnn::convolution(cudnn, shape, pass, tf32),
+            None => Ok(None),
+        }
+    }
+}
