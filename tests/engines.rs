@@ -2,7 +2,7 @@
 //! learned biases, resuming, and the rest of the network.
 
 use crate::cosine::{Cosine, CosineParams};
-use crate::fused::{agree, model, model_with, run_with, samples, unit};
+use crate::fused::{agree, model, model_with, run_with, samples, unit, Learned};
 use crate::support::*;
 use qdrop_core::model::{Precision, QuantModel};
 use qdrop_core::ops::Keep;
@@ -14,19 +14,19 @@ use qdrop_plugins::reconstructors::{optimize, QdropParams};
 use std::collections::BTreeMap;
 
 const SMALL: &str = "{image_size: 32}";
-const ENGINES: [Engine; 2] = [Engine::Generic, Engine::Fused];
 
 #[test]
 fn a_loss_of_a_plugin_learns_the_same_on_both_engines() {
     // Batches of several chunks, and shortcuts of all kinds.
     for (network, name) in [("resnet18", "layer2.0"), ("resnet18", "layer1.1"), ("mobilenet_v2", "features.3")] {
-        let [generic, fused] = ENGINES.map(|engine| {
+        let learned = Runs::all().into_iter().map(|engine| {
             let mut model = model(network, SMALL, "lsq");
             let unit = unit(&model, name);
             let samples = samples(&model, &unit);
-            let mut task = UnitTask::new(&mut model, &unit, 3, samples).unwrap();
+            let mut task = engine.place(UnitTask::new(&mut model, &unit, 3, samples).unwrap());
             let random = SeededRandom { seed: 7 };
-            let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
+            let context =
+                Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
             let cosine = Cosine(CosineParams { iters: 20, batch_size: 6, lr: 0.01, drop_prob: 0.5 });
             let report = cosine.reconstruct(&mut task, &context).unwrap();
             drop(task);
@@ -34,22 +34,26 @@ fn a_loss_of_a_plugin_learns_the_same_on_both_engines() {
             let weights = weights.map(|(id, site)| (site.name.clone(), vec(model.weight(id).unwrap()))).collect();
             (report.losses, weights)
         });
-        assert!(fused.0.last().unwrap().reconstruction < fused.0[0].reconstruction, "{name}: {:?}", fused.0);
-        agree(name, &generic, &fused);
+        let learned: Vec<Learned> = learned.collect();
+        for other in &learned[1..] {
+            assert!(other.0.last().unwrap().reconstruction < other.0[0].reconstruction, "{name}: {:?}", other.0);
+            agree(name, &learned[0], other);
+        }
     }
 }
 
 #[test]
 fn a_gradient_of_the_built_in_loss_gives_what_the_built_in_loss_gives() {
-    for engine in ENGINES {
+    for engine in Runs::all() {
         let states = [false, true].map(|own| {
             let mut model = model("mobilenet_v2", SMALL, "lsq_plus");
             let unit = unit(&model, "features.3");
             let samples = samples(&model, &unit);
-            let mut task = UnitTask::new(&mut model, &unit, 0, samples).unwrap();
+            let mut task = engine.place(UnitTask::new(&mut model, &unit, 0, samples).unwrap());
             task.begin(&[groups::ROUNDING, groups::SCALE, groups::ZERO_POINT]).unwrap();
             let random = SeededRandom { seed: 7 };
-            let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
+            let context =
+                Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
             let mut unit = task.engine(6, &context).unwrap();
             let rates = [(groups::ROUNDING, 0.01), (groups::SCALE, 1e-3), (groups::ZERO_POINT, 1e-3)];
             for step in 0..3 {
@@ -86,7 +90,7 @@ fn genie() -> QdropParams {
 fn scales_of_weights_and_biases_learn_the_same_on_both_engines() {
     let params = genie();
     let learn = |network: &str, name: &str, quantizers: [&str; 2]| {
-        let learned = ENGINES.map(|engine| {
+        let learned = Runs::all().into_iter().map(|engine| {
             let mut model = model_with(network, SMALL, quantizers);
             let unit = unit(&model, name);
             let before: BTreeMap<String, Vec<f32>> =
@@ -100,7 +104,8 @@ fn scales_of_weights_and_biases_learn_the_same_on_both_engines() {
             }
             learned
         });
-        agree(&format!("{network} {name}"), &learned[0], &learned[1]);
+        let learned: Vec<Learned> = learned.collect();
+        learned[1..].iter().for_each(|other| agree(&format!("{network} {name}"), &learned[0], other));
         let names = |end: &str| learned[0].1.iter().filter(|(name, _)| name.ends_with(end)).count();
         (names(".weight.scale"), names(".bias"))
     };
@@ -115,16 +120,16 @@ fn scales_of_weights_and_biases_learn_the_same_on_both_engines() {
 
 #[test]
 fn hard_weights_lie_on_the_grid_of_the_learned_scale_and_biases_stay() {
-    for engine in ENGINES {
+    for engine in Runs::all() {
         let params = genie();
         let mut model = model_with("mobilenet_v2", SMALL, ["adaround {learn_scale: true}", "lsq"]);
         let unit = unit(&model, "features.3");
         let before = model.site_scales(&unit);
         let samples = samples(&model, &unit);
-        let mut task = UnitTask::new(&mut model, &unit, 3, samples).unwrap();
+        let mut task = engine.place(UnitTask::new(&mut model, &unit, 3, samples).unwrap());
         task.begin(&params.groups()).unwrap();
         let random = SeededRandom { seed: 7 };
-        let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
+        let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
         optimize(&task, &params, &context).unwrap();
         let biases: Vec<_> =
             task.parameters().unwrap().into_iter().filter(|(name, _)| name.ends_with(".bias")).collect();
@@ -155,17 +160,18 @@ impl Scales for QuantModel {
 
 #[test]
 fn a_kept_state_goes_on_bit_for_bit() {
-    for engine in ENGINES {
+    for engine in Runs::all() {
         let ends = [0, 3].map(|stop| {
             let mut model = model_with("resnet18", SMALL, ["adaround {learn_scale: true}", "lsq_plus"]);
             let unit = unit(&model, "layer2.0");
             let samples = samples(&model, &unit);
-            let mut task = UnitTask::new(&mut model, &unit, 0, samples).unwrap();
+            let mut task = engine.place(UnitTask::new(&mut model, &unit, 0, samples).unwrap());
             let rates = [groups::ROUNDING, groups::SCALE, groups::ZERO_POINT, groups::WEIGHT_SCALE, groups::BIAS];
             task.begin(&rates).unwrap();
             let rates = rates.map(|group| (group, 1e-3));
             let random = SeededRandom { seed: 7 };
-            let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
+            let context =
+                Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
             let mut unit = task.engine(6, &context).unwrap();
             for step in 0..6 {
                 if stop > 0 && step == stop {
@@ -184,11 +190,11 @@ fn a_kept_state_goes_on_bit_for_bit() {
 
 #[test]
 fn misuse_of_an_engine_is_named() {
-    for engine in ENGINES {
+    for engine in Runs::all() {
         let mut model = model("resnet18", SMALL, "lsq");
         let unit = unit(&model, "layer1.0");
         let samples = samples(&model, &unit);
-        let mut task = UnitTask::new(&mut model, &unit, 0, samples).unwrap();
+        let mut task = engine.place(UnitTask::new(&mut model, &unit, 0, samples).unwrap());
         let error = task.begin(&[groups::ROUNDING]).unwrap_err().to_string();
         assert!(
             error.contains("'layer1.0': its parameter 'layer1.0.conv1.activation.scale' is of the group 'scale'"),
@@ -197,7 +203,7 @@ fn misuse_of_an_engine_is_named() {
         assert!(error.contains("it has rates for rounding"), "{error}");
         task.begin(&[groups::ROUNDING, groups::SCALE]).unwrap();
         let random = SeededRandom { seed: 7 };
-        let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
+        let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
         let mut unit = task.engine(4, &context).unwrap();
         let (keep, rates) = (|_| Keep::All, [(groups::ROUNDING, 1e-3), (groups::SCALE, 1e-3)]);
         let error = |result: Result<f64>| result.unwrap_err().to_string();

@@ -81,21 +81,21 @@ pub type Learned = (Vec<LossPoint>, Vec<(String, Vec<f32>)>);
 pub fn run_with(
     model: &mut QuantModel,
     unit: &Unit,
-    engine: Engine,
+    engine: Runs,
     groups: &[&str],
     optimize: impl FnOnce(&UnitTask<'_>, &Context<'_>) -> Result<Vec<LossPoint>>,
 ) -> Learned {
     let samples = samples(model, unit);
-    let mut task = UnitTask::new(model, unit, 3, samples).unwrap();
+    let mut task = engine.place(UnitTask::new(model, unit, 3, samples).unwrap());
     task.begin(groups).unwrap();
     let random = SeededRandom { seed: 7 };
-    let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
+    let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
     let losses = optimize(&task, &context).unwrap();
     let learned = task.parameters().unwrap().into_iter().map(|(name, p)| (name, vec(p.var.as_tensor()))).collect();
     (losses, learned)
 }
 
-fn run(model: &mut QuantModel, unit: &Unit, params: &QdropParams, engine: Engine) -> Learned {
+pub fn run(model: &mut QuantModel, unit: &Unit, params: &QdropParams, engine: Runs) -> Learned {
     run_with(model, unit, engine, &params.groups(), |task, context| optimize(task, params, context))
 }
 
@@ -120,7 +120,7 @@ pub fn agree(what: &str, generic: &Learned, fused: &Learned) {
 }
 
 fn compare(name: &str, params: &str, unit_name: &str, activation: &str, settings: &QdropParams) {
-    let [generic, fused] = [Engine::Generic, Engine::Fused].map(|engine| {
+    let [generic, fused] = [Runs::GENERIC, Runs::FUSED].map(|engine| {
         let mut model = model(name, params, activation);
         let unit = unit(&model, unit_name);
         run(&mut model, &unit, settings, engine)
@@ -192,7 +192,7 @@ fn every_unit_of_the_published_networks_has_a_fused_step() {
         let units = model.graph().units().to_vec();
         // One block of each kind, because later blocks of a stage are like the second one.
         for unit in units.iter().filter(|u| !u.name.contains(".b3") && !u.name.ends_with(".3")) {
-            let (losses, _) = run(&mut model, unit, &settings, Engine::Fused);
+            let (losses, _) = run(&mut model, unit, &settings, Runs::FUSED);
             assert!(losses[0].reconstruction.is_finite(), "{name} {}", unit.name);
         }
     }
@@ -207,7 +207,7 @@ fn threads_do_not_change_a_bit() {
             pool.install(|| {
                 let mut model = model(network, "{image_size: 32}", "lsq");
                 let unit = self::unit(&model, unit);
-                run(&mut model, &unit, &settings, Engine::Fused)
+                run(&mut model, &unit, &settings, Runs::FUSED)
             })
         };
         let one = with(1);

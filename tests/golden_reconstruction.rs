@@ -10,8 +10,10 @@ use qdrop_core::prelude::*;
 use qdrop_core::progress::Silent;
 use qdrop_core::random::RandomSource;
 use qdrop_core::reconstructor::Forget;
+use qdrop_emulation::Emulation;
 use qdrop_plugins::reconstructors::{optimize, QdropParams};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 const TOLERANCE: f32 = 1e-3;
 
@@ -76,7 +78,7 @@ fn activation_key(site: &str) -> String {
     }
 }
 
-fn replay(file: &str, variant: &str, graph: Graph, params: &QdropParams, device: &Device, engine: Engine) {
+fn replay(file: &str, variant: &str, graph: Graph, params: &QdropParams, device: &Device, engine: &Runs) {
     let golden = golden(file);
     let get = |key: &str| golden.get(&format!("{variant}.{key}")).unwrap_or_else(|| panic!("{variant}.{key}")).clone();
     let on_device = |key: &str| get(key).to_device(device).unwrap();
@@ -121,9 +123,10 @@ fn replay(file: &str, variant: &str, graph: Graph, params: &QdropParams, device:
     let data = UnitData::single(on_device("inp_quant"), on_device("inp_fp"), on_device("out_fp"));
     let unit = graph.units()[0].clone();
     let inputs = data.quantized_inputs.clone();
-    let mut task = UnitTask::new(&mut model, &unit, 0, UnitSamples::in_memory(&data).unwrap()).unwrap();
+    let task = UnitTask::new(&mut model, &unit, 0, UnitSamples::in_memory(&data).unwrap()).unwrap();
+    let mut task = engine.place(task);
     task.begin(&params.groups()).unwrap();
-    let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine };
+    let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
     let losses = optimize(&task, params, &context).unwrap();
 
     let want = get("losses").to_vec2::<f32>().unwrap();
@@ -163,19 +166,15 @@ fn blocks_are_reconstructed_as_by_the_reference() {
         for (variant, drop_prob) in [("nodrop", 1.0), ("drop", 0.5)] {
             let params = QdropParams { iters: 40, batch_size: 4, drop_prob, ..Default::default() };
             let inverted = QdropParams { weight: 0.1, ..params.clone() };
-            // The fused engine runs on the CPU only.
-            let engines: &[Engine] =
-                if device.is_cpu() { &[Engine::Generic, Engine::Fused] } else { &[Engine::Generic] };
-            for engine in engines {
-                replay("recon_basic.safetensors", variant, basic_block().unwrap(), &params, &device, *engine);
-                replay(
-                    "recon_inverted.safetensors",
-                    variant,
-                    inverted_residual().unwrap(),
-                    &inverted,
-                    &device,
-                    *engine,
-                );
+            let mut engines = vec![Runs::GENERIC, Runs::FUSED];
+            if device.is_cpu() {
+                // The CUDA engine without a GPU, in both orders of blocks and threads.
+                let emulations = [false, true].map(|backwards| Emulation { backwards });
+                engines.extend(emulations.map(|emulation| Runs::Cuda(Arc::new(emulation))));
+            }
+            for engine in &engines {
+                replay("recon_basic.safetensors", variant, basic_block().unwrap(), &params, &device, engine);
+                replay("recon_inverted.safetensors", variant, inverted_residual().unwrap(), &inverted, &device, engine);
             }
         }
     }

@@ -7,6 +7,7 @@ mod cli;
 mod conformance;
 #[path = "plugins/cosine/src/lib.rs"]
 mod cosine;
+mod cuda_engine;
 mod engines;
 mod folders;
 mod fused;

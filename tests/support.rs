@@ -1,11 +1,13 @@
 //! Helpers of the tests.
 
+use qdrop_core::engine::cuda;
 use qdrop_core::pipeline::Registries;
 use qdrop_core::prelude::*;
 use qdrop_core::progress::{Event, Progress};
+use qdrop_emulation::Emulation;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// A file of this crate.
 pub fn fixture(name: &str) -> PathBuf {
@@ -39,9 +41,65 @@ pub fn registries() -> &'static Registries {
 pub fn devices() -> Vec<Device> {
     let mut devices = vec![Device::Cpu];
     if candle_core::utils::cuda_is_available() {
-        devices.push(Device::new_cuda(0).unwrap());
+        match qdrop_core::device::open("cuda") {
+            Ok(device) => devices.push(device),
+            #[allow(clippy::print_stderr, reason = "a skipped test says so")]
+            Err(error) => eprintln!("SKIPPED on CUDA: {error}"),
+        }
     }
     devices
+}
+
+/// The devices of the CUDA engine: the emulation of its kernels, and a GPU if there is one.
+pub fn cuda_devices() -> Vec<Arc<dyn cuda::Device>> {
+    let mut all: Vec<Arc<dyn cuda::Device>> = vec![Arc::new(Emulation::default())];
+    #[cfg(feature = "cuda")]
+    for device in devices() {
+        if let Device::Cuda(device) = device {
+            all.push(cuda::Gpu::of(&device).unwrap());
+        }
+    }
+    all
+}
+
+/// How a unit's steps are computed: by an engine of a recipe, or by the CUDA engine on a device.
+#[derive(Clone)]
+pub enum Runs {
+    Engine(Engine),
+    Cuda(Arc<dyn cuda::Device>),
+}
+
+impl std::fmt::Debug for Runs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Engine(engine) => engine.fmt(f),
+            Self::Cuda(_) => "Cuda".fmt(f),
+        }
+    }
+}
+
+impl Runs {
+    pub const GENERIC: Self = Self::Engine(Engine::Generic);
+    pub const FUSED: Self = Self::Engine(Engine::Fused);
+
+    /// All engines; the generic one, which the others are compared with, comes first.
+    pub fn all() -> Vec<Self> {
+        [Self::GENERIC, Self::FUSED].into_iter().chain(cuda_devices().into_iter().map(Self::Cuda)).collect()
+    }
+
+    pub fn engine(&self) -> Engine {
+        match self {
+            Self::Engine(engine) => *engine,
+            Self::Cuda(_) => Engine::Fused,
+        }
+    }
+
+    pub fn place<'a>(&self, task: UnitTask<'a>) -> UnitTask<'a> {
+        match self {
+            Self::Engine(_) => task,
+            Self::Cuda(device) => task.on(device.clone()),
+        }
+    }
 }
 
 pub fn vec(x: &Tensor) -> Vec<f32> {

@@ -88,6 +88,12 @@ pub struct BenchArguments {
     /// Number of measurements; the median is printed.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_one())]
     pub iters: usize,
+    /// Device of the blocks: cpu, cuda or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// Allow a GPU to compute products in TF32.
+    #[arg(long)]
+    pub tf32: bool,
     /// Another command that measures the same, such as "python3 cli/examples/torch_block.py": both
     /// run in turn, and the median ratio is printed.
     #[arg(long, value_name = "COMMAND")]

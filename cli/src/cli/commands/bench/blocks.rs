@@ -49,6 +49,12 @@ pub struct Block {
     lambda: f64,
 }
 
+/// Where blocks are computed.
+pub struct On {
+    pub device: Device,
+    pub tf32: bool,
+}
+
 /// The blocks of `torch_block.py`.
 pub fn blocks() -> Vec<Block> {
     let layer = |out, kernel, stride, groups| Layer { out, kernel, stride, groups };
@@ -126,20 +132,21 @@ impl Block {
     }
 
     /// The block with random weights and plausible grids.
-    fn model(&self, registries: &Registries) -> Result<QuantModel> {
+    fn model(&self, registries: &Registries, on: &On) -> Result<QuantModel> {
         let graph = self.graph()?;
         let mut parameters = HashMap::new();
         for (i, (name, shape)) in graph.parameter_shapes().into_iter().enumerate() {
             let fan_in = shape[1..].iter().product::<usize>().max(1);
             let size = if shape.len() > 1 { (2.0 / fan_in as f64).sqrt() } else { 0.0 };
-            parameters.insert(name, (noise(&shape, i as u32)? * size)?);
+            parameters.insert(name, (noise(&shape, i as u32)? * size)?.to_device(&on.device)?);
         }
         let weights = QuantSpec::new(2, false, Granularity::PerAxis(0), "bits")?;
         let activations = QuantSpec::new(4, false, Granularity::PerTensor, "bits")?;
         let build = |name: &str, spec: &QuantSpec| -> Result<Box<dyn Quantizer>> {
             Ok(registries.quantizers.get(name, "bench")?.build(spec, &Params::none("bench"))?)
         };
-        let mut model = QuantModel::new(graph.clone(), parameters, Device::Cpu);
+        let mut model = QuantModel::new(graph.clone(), parameters, on.device.clone());
+        model.allow_tf32(on.tf32);
         let mut sites: Vec<_> = quantization_sites(&graph).into_iter().map(|s| (s.node, s.kind, s.name)).collect();
         let output = graph.outputs()[0];
         sites.push((output, SiteKind::Activation, "output".into()));
@@ -148,13 +155,13 @@ impl Block {
                 let mut quantizer = build("adaround", &weights)?;
                 let rows = model.weight(node)?.flatten_from(1)?;
                 let range = Range { min: (rows.min(1)? * 0.6)?.to_vec1()?, max: (rows.max(1)? * 0.6)?.to_vec1()? };
-                quantizer.set_range(&range, &Device::Cpu)?;
+                quantizer.set_range(&range, &on.device)?;
                 model.set_weight_quantizer(node, QuantSite { name, quantizer });
             } else {
                 let mut quantizer = build("lsq", &activations)?;
                 let signed = node == output && !self.final_relu;
                 let range = if signed { (-2.0, 2.0) } else { (0.0, 4.0) };
-                quantizer.set_range(&Range { min: vec![range.0], max: vec![range.1] }, &Device::Cpu)?;
+                quantizer.set_range(&Range { min: vec![range.0], max: vec![range.1] }, &on.device)?;
                 model.set_activation_quantizer(node, QuantSite { name, quantizer });
             }
         }
@@ -162,10 +169,15 @@ impl Block {
     }
 
     /// Calls `body` with the unit after it has begun to learn, and its samples.
-    fn with_task<R>(&self, registries: &Registries, body: impl FnOnce(&UnitTask<'_>) -> Result<R>) -> Result<R> {
-        let mut model = self.model(registries)?;
+    fn with_task<R>(
+        &self,
+        registries: &Registries,
+        on: &On,
+        body: impl FnOnce(&UnitTask<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let mut model = self.model(registries, on)?;
         let unit = model.graph().units()[0].clone();
-        let float_input = noise(&[SAMPLES, self.channels, self.size, self.size], 1000)?;
+        let float_input = noise(&[SAMPLES, self.channels, self.size, self.size], 1000)?.to_device(&on.device)?;
         let float_outputs = model.forward(&float_input, qdrop_core::model::Precision::Float)?;
         let quantized_input = ((&float_input * 4.0)?.round()? / 4.0)?;
         let data = UnitData { quantized_inputs: vec![quantized_input], float_inputs: vec![float_input], float_outputs };
@@ -175,7 +187,7 @@ impl Block {
     }
 
     /// Median milliseconds of a step of the built-in reconstructor.
-    pub fn step(&self, registries: &Registries, iters: usize, engine: Engine) -> Result<f64> {
+    pub fn step(&self, registries: &Registries, iters: usize, engine: Engine, on: &On) -> Result<f64> {
         // The regularizer is used from the first step on, as in most steps of a run.
         let params = QdropParams {
             iters: iters + WARM_UP,
@@ -186,7 +198,7 @@ impl Block {
         };
         let clock = Clock::default();
         let random = SeededRandom { seed: 1 };
-        self.with_task(registries, |task| {
+        self.with_task(registries, on, |task| {
             let context = Context { random: &random, progress: &clock, interruption: &Forget, engine };
             optimize(task, &params, &context)?;
             Ok(())
@@ -196,10 +208,10 @@ impl Block {
     }
 
     /// Milliseconds of the forward and of the backward pass of one step of the fused engine.
-    pub fn passes(&self, registries: &Registries, iters: usize) -> Result<[f64; 2]> {
+    pub fn passes(&self, registries: &Registries, iters: usize, on: &On) -> Result<[f64; 2]> {
         let random = SeededRandom { seed: 1 };
         let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: Engine::Fused };
-        self.with_task(registries, |task| {
+        self.with_task(registries, on, |task| {
             let mut unit = task.engine(BATCH, &context)?;
             let indices: Vec<usize> = (0..BATCH).collect();
             let rates = [(groups::ROUNDING, 1e-3), (groups::SCALE, 4e-5)];

@@ -9,7 +9,7 @@ use crate::cli::arguments::BenchArguments;
 use crate::report::duration;
 use against::Other;
 use anyhow::{bail, Result};
-use blocks::{blocks, Block, BATCH};
+use blocks::{blocks, Block, On, BATCH};
 use networks::{estimated, evaluated};
 use qdrop_core::engine::Engine;
 use qdrop_core::pipeline::Registries;
@@ -97,13 +97,14 @@ fn measure_block(
     registries: &Registries,
 ) -> Result<(String, Value)> {
     let engine = arguments.engine.map_or(Engine::Auto, Into::into);
-    let own = || block.step(registries, arguments.iters, engine);
+    let on = On { device: qdrop_core::device::open(&arguments.device)?, tf32: arguments.tf32 };
+    let own = || block.step(registries, arguments.iters, engine, &on);
     let (ms, against) = paired(block.name, own, BATCH, arguments.pairs, other)?;
     let gflops = block.operations()? / ms / 1e6;
     let mut value = Value::from_iter([("step_ms", ms), ("gflops", gflops), ("of_peak", gflops / peak)]);
     let mut text = format!("{ms:9.2} ms a step");
     if engine != Engine::Generic {
-        let [forward, backward] = block.passes(registries, arguments.iters)?;
+        let [forward, backward] = block.passes(registries, arguments.iters, &on)?;
         text += &format!(", forward {forward:.2}, backward {backward:.2}");
         value["forward_ms"] = forward.into();
         value["backward_ms"] = backward.into();

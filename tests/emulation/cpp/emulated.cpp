@@ -1,0 +1,31 @@
+// The kernels as C++, launched by name.
+#include "emulation.h"
+
+#include "arithmetic.cuh"
+#include "stage.cu"
+#include "learn.cu"
+#include "convolution.cu"
+#include "depthwise.cu"
+
+#include <map>
+#include <string>
+
+#define KERNEL(NAME) {#NAME, emulation::kernel(NAME)}
+#define STRIPS(NAME) KERNEL(depthwise_##NAME), KERNEL(depthwise_input_##NAME), KERNEL(depthwise_weight_##NAME)
+#define STAGES(NAME) KERNEL(forward_##NAME), KERNEL(backward_##NAME), KERNEL(end_##NAME)
+
+// 0 after success, 1 if no kernel has the name, 2 if threads of a block part at a barrier.
+extern "C" int qdrop_launch_emulated(const char *name, const unsigned *grid, unsigned threads, bool backwards, void **arguments) {
+    static const std::map<std::string, emulation::Launch> kernels = {
+        KERNEL(draw_choices), KERNEL(gather_mix), KERNEL(add_sums), STAGES(none), STAGES(relu), STAGES(relu6), STAGES(silu),
+        STAGES(hard_swish), STAGES(hard_sigmoid), STAGES(sigmoid), KERNEL(prepare_sites), KERNEL(learn_sites),
+        KERNEL(soft_weight), KERNEL(scale_gradient), KERNEL(learn_channels), KERNEL(learn_rounding), KERNEL(add_up),
+        KERNEL(bias_gradient), KERNEL(add_bias_parts), KERNEL(add_parts), KERNEL(transpose), KERNEL(convolve),
+        KERNEL(convolve_input), KERNEL(convolve_weight), KERNEL(depthwise), KERNEL(depthwise_input),
+        KERNEL(depthwise_weight), KERNEL(depthwise_weight_wide), STRIPS(3_1), STRIPS(3_2), STRIPS(5_1), STRIPS(5_2),
+    };
+    auto found = kernels.find(name);
+    if (found == kernels.end()) return 1;
+    emulation::Order order = backwards ? emulation::BACKWARDS : emulation::FORWARDS;
+    return found->second(grid, threads, order, arguments) ? 0 : 2;
+}
