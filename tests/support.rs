@@ -52,14 +52,21 @@ pub fn devices() -> Vec<Device> {
 
 /// The devices of the CUDA engine: the emulation of its kernels, and a GPU if there is one.
 pub fn cuda_devices() -> Vec<Arc<dyn cuda::Device>> {
-    let mut all: Vec<Arc<dyn cuda::Device>> = vec![Arc::new(Emulation::default())];
-    #[cfg(feature = "cuda")]
-    for device in devices() {
-        if let Device::Cuda(device) = device {
-            all.push(cuda::Gpu::of(&device).unwrap());
-        }
-    }
-    all
+    let emulation: Arc<dyn cuda::Device> = Arc::new(Emulation::default());
+    std::iter::once(emulation).chain(gpu()).collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu() -> Option<Arc<dyn cuda::Device>> {
+    None
+}
+
+#[cfg(feature = "cuda")]
+fn gpu() -> Option<Arc<dyn cuda::Device>> {
+    devices().into_iter().find_map(|device| match device {
+        Device::Cuda(device) => Some(cuda::Gpu::of(&device).unwrap() as Arc<dyn cuda::Device>),
+        _ => None,
+    })
 }
 
 /// How a unit's steps are computed: by an engine of a recipe, or by the CUDA engine on a device.

@@ -133,7 +133,7 @@ impl<T: Plain> Buffer<T> {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 
