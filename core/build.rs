@@ -6,8 +6,13 @@ use std::process::Command;
 
 fn main() {
     let core = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
-    let sources =
-        [core.join("src"), core.join("kernels/src"), core.join("Cargo.toml"), core.join("kernels/Cargo.toml")];
+    let sources = [
+        core.join("src"),
+        core.join("cuda"),
+        core.join("kernels/src"),
+        core.join("Cargo.toml"),
+        core.join("kernels/Cargo.toml"),
+    ];
     let mut files = Vec::new();
     for source in sources.iter().filter(|source| source.exists()) {
         println!("cargo:rerun-if-changed={}", source.display());

@@ -13,7 +13,7 @@ use std::sync::Arc;
 struct AnyConvolution;
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 struct AnyParams {
     channels: [usize; 2],
     size: [usize; 2],
@@ -22,6 +22,12 @@ struct AnyParams {
     padding: [usize; 4],
     groups: usize,
     dilation: usize,
+}
+
+impl Default for AnyParams {
+    fn default() -> Self {
+        Self { channels: [4, 4], size: [8, 8], kernel: [3, 3], stride: 1, padding: [1; 4], groups: 1, dilation: 1 }
+    }
 }
 
 impl Architecture for AnyConvolution {

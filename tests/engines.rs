@@ -4,6 +4,7 @@
 use crate::cosine::{Cosine, CosineParams};
 use crate::fused::{agree, model, model_with, run_with, samples, unit, Learned};
 use crate::support::*;
+use qdrop_core::engine::UnitSamples;
 use qdrop_core::model::{Precision, QuantModel};
 use qdrop_core::ops::Keep;
 use qdrop_core::prelude::*;
@@ -194,6 +195,16 @@ fn misuse_of_an_engine_is_named() {
         let mut model = model("resnet18", SMALL, "lsq");
         let unit = unit(&model, "layer1.0");
         let samples = samples(&model, &unit);
+        let mut fewer = samples.clone();
+        fewer.float_inputs = UnitSamples::in_memory(&UnitData::single(
+            noise(&[3, 64, 8, 8], 1),
+            noise(&[3, 64, 8, 8], 2),
+            noise(&[3, 64, 8, 8], 3),
+        ))
+        .unwrap()
+        .float_inputs;
+        let error = UnitTask::new(&mut model, &unit, 0, fewer).err().unwrap().to_string();
+        assert!(error.contains("cached for different numbers of samples: [8, 3, 8]"), "{error}");
         let mut task = engine.place(UnitTask::new(&mut model, &unit, 0, samples).unwrap());
         let error = task.begin(&[groups::ROUNDING]).unwrap_err().to_string();
         assert!(

@@ -88,7 +88,7 @@ pub struct BenchArguments {
     /// Number of measurements; the median is printed.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_one())]
     pub iters: usize,
-    /// Device of the blocks: cpu, cuda or cuda:N.
+    /// Device of the blocks: cpu, cuda or cuda:N. Evaluations and networks are measured on the CPU.
     #[arg(long, default_value = "cpu")]
     pub device: String,
     /// Allow a GPU to compute products in TF32.

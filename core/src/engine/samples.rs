@@ -35,6 +35,16 @@ impl UnitSamples {
         })
     }
 
+    /// Checks that inputs and outputs have equally many samples.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let values = self.quantized_inputs.iter().chain(&self.float_inputs).chain(&self.float_outputs);
+        let counts: Vec<usize> = values.map(|values| values.samples()).collect();
+        match counts.iter().all(|count| *count == self.count()) {
+            true => Ok(()),
+            false => Err(format!("its inputs and outputs are cached for different numbers of samples: {counts:?}")),
+        }
+    }
+
     /// Number of samples.
     pub fn count(&self) -> usize {
         self.float_outputs.first().map_or(0, |values| values.samples())

@@ -28,7 +28,8 @@ impl<'a> UnitTask<'a> {
     /// Makes the task of reconstructing `unit` of `model`.
     ///
     /// # Errors
-    /// The number of cached values differs from that of the unit's inputs and outputs.
+    /// The number of cached values differs from that of the unit's inputs and outputs, or they have different numbers of
+    /// samples.
     pub fn new(model: &'a mut QuantModel, unit: &'a Unit, index: usize, samples: UnitSamples) -> Result<Self> {
         let (inputs, outputs) = (unit.subgraph.inputs().len(), unit.subgraph.outputs().len());
         let cached = [samples.quantized_inputs.len(), samples.float_inputs.len(), samples.float_outputs.len()];
@@ -36,6 +37,7 @@ impl<'a> UnitTask<'a> {
             let message = format!("has {inputs} inputs and {outputs} outputs, but values are cached for {cached:?}");
             return Err(Error::graph(&unit.name, message));
         }
+        samples.check().map_err(|message| Error::graph(&unit.name, message))?;
         Ok(Self { name: &unit.name, index, samples, model, unit, device: None })
     }
 

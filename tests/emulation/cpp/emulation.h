@@ -107,7 +107,11 @@ inline bool run(const unsigned *grid, unsigned threads, Order order, const std::
                 resume(fibers[t]);
                 done += fibers[t].done;
             }
-            if (done != 0 && done != threads) return false;
+            if (done != 0 && done != threads) {
+                // The others are still inside this kernel.
+                fibers.clear();
+                return false;
+            }
         }
     }
     return true;

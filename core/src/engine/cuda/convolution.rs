@@ -40,9 +40,14 @@ impl Convolution {
         Ok(Self { shape, forward, input, weight, parts })
     }
 
+    fn run(&self, library: &dyn LibraryConvolution, [x, w, y]: [&Buffer<f32>; 3]) -> Result<()> {
+        kernels::check(&self.shape, [x, w, y]);
+        library.run(x, w, y)
+    }
+
     pub fn forward(&self, device: &dyn Device, x: &Buffer<f32>, w: &Buffer<f32>, y: &Buffer<f32>) -> Result<()> {
         match &self.forward {
-            Some(library) => library.run(x, w, y),
+            Some(library) => self.run(&**library, [x, w, y]),
             None => kernels::convolve(device, &self.shape, x, w, y),
         }
     }
@@ -55,7 +60,7 @@ impl Convolution {
         gy: &Buffer<f32>,
     ) -> Result<()> {
         match &self.input {
-            Some(library) => library.run(gx, w, gy),
+            Some(library) => self.run(&**library, [gx, w, gy]),
             None => kernels::convolve_input(device, &self.shape, gx, w, gy),
         }
     }
@@ -68,7 +73,7 @@ impl Convolution {
         gy: &Buffer<f32>,
     ) -> Result<()> {
         match (&self.weight, &self.parts) {
-            (Some(library), _) => library.run(x, gw, gy),
+            (Some(library), _) => self.run(&**library, [x, gw, gy]),
             (None, Some(parts)) => kernels::convolve_weight(device, &self.shape, x, gw, gy, parts),
             (None, None) => Ok(()),
         }

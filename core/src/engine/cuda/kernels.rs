@@ -1,4 +1,6 @@
-//! The kernels of `core/cuda/` as functions. Each checks that all that its kernel uses lies inside its buffers.
+//! The kernels of `core/cuda/` as functions. Each checks that all that its kernel uses lies inside its buffers, as far as
+//! sizes say it; numbers of samples, ranges of sums and rows of rates that lie in device memory are checked where they are
+//! written.
 
 use super::abi::{name, Added, Choices, Draw, Geometry, Rates, Regularizer, Rows, Site, Sums, WeightGrid};
 use super::device::{Buffer, Device};
@@ -75,6 +77,14 @@ pub struct Chosen<'a> {
     pub numbers: &'a Buffer<u32>,
 }
 
+impl Chosen<'_> {
+    fn check(&self, rows: &Rows) {
+        let image = (rows.row * rows.rows_of_image) as usize;
+        assert_eq!(self.numbers.len() * image, elements(rows), "numbers of samples");
+        assert!(self.values.len().is_multiple_of(image), "images of samples");
+    }
+}
+
 pub fn gather_mix(
     d: &dyn Device,
     [quantized, full]: [Chosen<'_>; 2],
@@ -83,6 +93,7 @@ pub fn gather_mix(
     rows: Rows,
 ) -> Result<()> {
     assert_eq!((out.len(), kept.len()), (elements(&rows), rows.groups as usize), "a mix");
+    [quantized, full].iter().for_each(|chosen| chosen.check(&rows));
     let (q, f) = (quantized.values.address(), full.values.address());
     let (qn, fn_) = (quantized.numbers.address(), full.numbers.address());
     launch!(d, "gather_mix", [rows.blocks(), 1, 1], q, qn, f, fn_, kept.address(), out.address(), rows)
@@ -143,6 +154,7 @@ pub fn end(
     input.check(&[gradient.len()]);
     assert!(first + input.rows.blocks() as usize <= sums.len(), "sums of a stage");
     let (z, kept, step) = (input.z.address(), input.kept.address(), input.sites.at(input.site));
+    target.check(&input.rows);
     let (values, numbers) = (target.values.address(), target.numbers.address());
     let (kernel, added, gradient) = (NAMES[name(input.activation)], input.added(), gradient.address());
     launch!(
@@ -322,7 +334,8 @@ pub fn transpose(
     launch!(d, "transpose", grid, from.address(), to.at(first), rows as u32, columns as u32)
 }
 
-fn check(s: &Conv2dShape, [x, w, y]: [&Buffer<f32>; 3]) {
+/// Checks the sizes of a convolution's values, or of their gradients.
+pub fn check(s: &Conv2dShape, [x, w, y]: [&Buffer<f32>; 3]) {
     let want = [s.input_len(), s.weight_len(), s.output_len()];
     assert_eq!([x.len(), w.len(), y.len()], want, "a convolution");
 }

@@ -45,6 +45,10 @@ impl Source {
     /// cache's budget, if it has room for a second copy. `size` is channels and pixels of an image.
     fn new(device: &dyn Device, cached: &Arc<CachedValues>, size: [usize; 2], batch: usize) -> Result<Self> {
         let (each, count) = (size[0] * size[1], cached.samples());
+        if cached.shape().iter().product::<usize>() != each {
+            let message = format!("cached values of the shape {:?} for one of {size:?}", cached.shape());
+            return Err(Error::message(message));
+        }
         let room = Room::new(device, batch * each)?;
         let bytes = (count * each * size_of::<f32>()) as u64;
         let reservation = match device.free_memory()? {

@@ -43,16 +43,26 @@ pub fn bench(arguments: &BenchArguments, output: Output) -> Result<Value> {
         let known: Vec<String> = all.iter().map(Subject::name).collect();
         bail!("nothing to measure is called '{name}'; known: {}", known.join(", "));
     }
+    let on = On { device: qdrop_core::device::open(&arguments.device)?, tf32: arguments.tf32 };
+    // Evaluations and estimates are measured on the CPU.
+    let is_wanted = |subject: &&Subject| match (subject, arguments.names.is_empty()) {
+        (Subject::Block(_), true) => true,
+        (_, true) => on.device.is_cpu(),
+        (_, false) => arguments.names.contains(&subject.name()),
+    };
+    let wanted: Vec<&Subject> = all.iter().filter(is_wanted).collect();
+    if let Some(other) = wanted.iter().find(|s| !on.device.is_cpu() && !matches!(s, Subject::Block(_))) {
+        bail!("'{}' is measured on the CPU only; leave it out, or leave out --device", other.name());
+    }
     let other = arguments.against.as_deref().map(|command| Other { command, iters: arguments.iters });
     let peak = qdrop_core::kernels::peak::gigaflops();
     output.print(&format!("{peak:.0} GFLOP/s at most on {} threads\n", rayon::current_num_threads()))?;
     let mut values =
         Value::from_iter([("threads", Value::from(rayon::current_num_threads())), ("peak_gflops", peak.into())]);
-    let wanted = all.iter().filter(|s| arguments.names.is_empty() || arguments.names.contains(&s.name()));
     for subject in wanted {
         let name = subject.name();
         let (text, value) = match subject {
-            Subject::Block(block) => measure_block(block, arguments, other.as_ref(), peak, &registries)?,
+            Subject::Block(block) => measure_block(block, arguments, other.as_ref(), peak, &registries, &on)?,
             Subject::Evaluation(network) => {
                 let own = || evaluated(network, arguments.iters, &registries);
                 let (ms, against) = paired(&name, own, networks::BATCH, arguments.pairs, other.as_ref())?;
@@ -95,21 +105,28 @@ fn measure_block(
     other: Option<&Other<'_>>,
     peak: f64,
     registries: &Registries,
+    on: &On,
 ) -> Result<(String, Value)> {
     let engine = arguments.engine.map_or(Engine::Auto, Into::into);
-    let on = On { device: qdrop_core::device::open(&arguments.device)?, tf32: arguments.tf32 };
-    let own = || block.step(registries, arguments.iters, engine, &on);
+    let own = || block.step(registries, arguments.iters, engine, on);
     let (ms, against) = paired(block.name, own, BATCH, arguments.pairs, other)?;
     let gflops = block.operations()? / ms / 1e6;
-    let mut value = Value::from_iter([("step_ms", ms), ("gflops", gflops), ("of_peak", gflops / peak)]);
+    let mut value = Value::from_iter([("step_ms", ms), ("gflops", gflops)]);
     let mut text = format!("{ms:9.2} ms a step");
-    if engine != Engine::Generic {
-        let [forward, backward] = block.passes(registries, arguments.iters, &on)?;
+    // A GPU computes while the program goes on, so that its passes have no times of their own.
+    let is_cpu = on.device.is_cpu();
+    if engine != Engine::Generic && is_cpu {
+        let [forward, backward] = block.passes(registries, arguments.iters, on)?;
         text += &format!(", forward {forward:.2}, backward {backward:.2}");
         value["forward_ms"] = forward.into();
         value["backward_ms"] = backward.into();
     }
-    text += &format!("; {gflops:.0} GFLOP/s, {:.0} % of the peak{}", 100.0 * gflops / peak, text_of(&against));
+    text += &format!("; {gflops:.0} GFLOP/s");
+    if is_cpu {
+        value["of_peak"] = (gflops / peak).into();
+        text += &format!(", {:.0} % of the peak", 100.0 * gflops / peak);
+    }
+    text += &text_of(&against);
     merge(&mut value, &against);
     Ok((text, value))
 }

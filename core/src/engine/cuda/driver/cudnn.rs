@@ -23,6 +23,8 @@ const CROSS_CORRELATION: c_int = 1;
 const DEFAULT_MATH: c_int = 0;
 const FMA_MATH: c_int = 3;
 const TENSOR_OP_MATH: c_int = 1;
+/// Tensor cores with numbers that may be rounded to fewer than TF32's digits.
+const ALLOW_CONVERSION: c_int = 2;
 const DETERMINISTIC: c_int = 1;
 /// Algorithms that are asked for.
 const ASKED: usize = 12;
@@ -88,27 +90,34 @@ pub struct Cudnn {
     _library: Library,
 }
 
-// SAFETY: calls are made by one thread at a time, under the lock of the workspace or before the value is shared.
+// SAFETY: the handle is used by one thread at a time: under the lock of the workspace, or before the value is shared.
 unsafe impl Send for Cudnn {}
 unsafe impl Sync for Cudnn {}
 
 impl Cudnn {
-    /// Opens the library; `None` if there is none.
+    /// Opens the library; `None` if there is none of version 9.
     ///
     /// # Errors
-    /// The library has another version, or does not start.
+    /// The library lacks a function, or does not start.
     pub fn open(stream: &Arc<CudaStream>) -> Result<Option<Self>> {
         // SAFETY: cuDNN's initialization has no conditions.
         let Some(library) = NAMES.into_iter().find_map(|name| unsafe { Library::new(name) }.ok()) else {
             return Ok(None);
         };
-        let wrong =
-            |e: libloading::Error| Error::message(format!("the cuDNN library that was found is not version 9: {e}"));
+        let wrong = |e: libloading::Error| {
+            Error::message(format!("the cuDNN library that was found lacks a function of version 9: {e}"))
+        };
         macro_rules! get {
             ($name:literal) => {
                 // SAFETY: the function has this type in cuDNN 9's headers.
                 *unsafe { library.get($name) }.map_err(wrong)?
             };
+        }
+        let version: unsafe extern "C" fn() -> usize = get!(b"cudnnGetVersion\0");
+        // SAFETY: the function takes nothing.
+        let version = unsafe { version() };
+        if version / 10_000 != 9 {
+            return Ok(None);
         }
         let create: Create = get!(b"cudnnCreate\0");
         let set_stream: unsafe extern "C" fn(Handle, *mut c_void) -> Status = get!(b"cudnnSetStream\0");
@@ -138,11 +147,21 @@ impl Cudnn {
             ],
         };
         let mut handle = std::ptr::null_mut();
-        // SAFETY: the handle outlives the calls.
-        let started = unsafe { [create(&mut handle), set_stream(handle, stream.cu_stream().cast())] };
+        // SAFETY: the handle outlives the call.
+        let created = unsafe { create(&mut handle) };
+        if created != 0 {
+            return Err(Error::message(format!("cuDNN {version} does not start (status {created})")));
+        }
         let cudnn = Self { handle, functions, stream: stream.clone(), workspace: Mutex::default(), _library: library };
-        started.into_iter().try_for_each(|status| cudnn.check(status, "it was started"))?;
+        // SAFETY: the handle was created, and both live as long as the value.
+        let status = unsafe { set_stream(handle, stream.cu_stream().cast()) };
+        cudnn.check(status, "it was given a stream")?;
         Ok(Some(cudnn))
+    }
+
+    fn bind(&self) -> Result<()> {
+        let bound = self.stream.context().bind_to_thread();
+        bound.map_err(|e| Error::message(format!("the GPU's context could not be bound: {e}")))
     }
 
     fn check(&self, status: Status, doing: &str) -> Result<()> {
@@ -219,6 +238,9 @@ pub fn convolution(
     let math = if tf32 { DEFAULT_MATH } else { FMA_MATH };
     let mut found = [Performance::default(); ASKED];
     let mut count = 0;
+    cudnn.bind()?;
+    // One thread at a time uses the handle.
+    let _workspace = cudnn.workspace.lock().unwrap_or_else(|e| e.into_inner());
     // SAFETY: descriptors are created before they are used, and arrays are as large as they are said to be.
     let (made, asked) = unsafe {
         let made = [
@@ -267,7 +289,8 @@ pub fn convolution(
         return Ok(None);
     }
     let fits = |p: &&Performance| {
-        p.status == 0 && p.determinism == DETERMINISTIC && p.memory <= WORKSPACE && (tf32 || p.math != TENSOR_OP_MATH)
+        let precise = p.math != ALLOW_CONVERSION && (tf32 || p.math != TENSOR_OP_MATH);
+        p.status == 0 && p.determinism == DETERMINISTIC && p.memory <= WORKSPACE && precise
     };
     let Some(best) = found.iter().take(count as usize).find(fits) else { return Ok(None) };
     (planned.algorithm, planned.workspace) = (best.algorithm, best.memory);
@@ -282,6 +305,7 @@ pub fn convolution(
 impl LibraryConvolution for Planned {
     fn run(&self, x: &Buffer<f32>, w: &Buffer<f32>, y: &Buffer<f32>) -> Result<()> {
         let cudnn = &*self.cudnn;
+        cudnn.bind()?;
         let mut workspace = cudnn.workspace.lock().unwrap_or_else(|e| e.into_inner());
         let room = match &*workspace {
             Some(memory) if memory.bytes >= self.workspace => memory.address,
