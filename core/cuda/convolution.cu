@@ -36,6 +36,15 @@ __device__ inline void multiply(unsigned first, unsigned last, A a, B b, float (
     }
 }
 
+// The number of x that output pixel `p` of a group reads at place `k` of its window, (tap, channel); 0 outside the image.
+__device__ inline float read_by(const float *x, const Geometry &g, unsigned group, unsigned p, unsigned k) {
+    unsigned tap = k / g.ig(), n = p / (g.out_height * g.out_width);
+    int iy = (int)(p / g.out_width % g.out_height * g.stride_y + tap / g.kernel_width * g.dilation_y) - (int)g.top;
+    int ix = (int)(p % g.out_width * g.stride_x + tap % g.kernel_width * g.dilation_x) - (int)g.left;
+    if (iy < 0 || ix < 0 || iy >= (int)g.in_height || ix >= (int)g.in_width) return 0.0f;
+    return x[(((size_t)n * g.in_height + iy) * g.in_width + ix) * g.in_channels + group * g.ig() + k % g.ig()];
+}
+
 // y = x * w. Blocks: (tiles of pixels, tiles of a group's output channels, groups).
 extern "C" __global__ void convolve(const float *x, const float *w, float *y, Geometry g) {
     const unsigned pixels = g.batch * g.out_height * g.out_width, group = blockIdx.z, depth = g.taps() * g.ig();
@@ -45,12 +54,7 @@ extern "C" __global__ void convolve(const float *x, const float *w, float *y, Ge
         0, depth,
         [&](unsigned row, unsigned k) {
             unsigned p = first_pixel + row;
-            if (p >= pixels) return 0.0f;
-            unsigned tap = k / g.ig(), n = p / (g.out_height * g.out_width);
-            int iy = (int)(p / g.out_width % g.out_height * g.stride_y + tap / g.kernel_width * g.dilation_y) - (int)g.top;
-            int ix = (int)(p % g.out_width * g.stride_x + tap % g.kernel_width * g.dilation_x) - (int)g.left;
-            if (iy < 0 || ix < 0 || iy >= (int)g.in_height || ix >= (int)g.in_width) return 0.0f;
-            return x[(((size_t)n * g.in_height + iy) * g.in_width + ix) * g.in_channels + group * g.ig() + k % g.ig()];
+            return p < pixels ? read_by(x, g, group, p, k) : 0.0f;
         },
         [&](unsigned k, unsigned column) {
             unsigned o = first_channel + column;
@@ -114,12 +118,7 @@ extern "C" __global__ void convolve_weight(const float *x, const float *gy, floa
         },
         [&](unsigned p, unsigned column) {
             unsigned k = first_column + column;
-            if (k >= depth) return 0.0f;
-            unsigned tap = k / g.ig(), n = p / (g.out_height * g.out_width);
-            int iy = (int)(p / g.out_width % g.out_height * g.stride_y + tap / g.kernel_width * g.dilation_y) - (int)g.top;
-            int ix = (int)(p % g.out_width * g.stride_x + tap % g.kernel_width * g.dilation_x) - (int)g.left;
-            if (iy < 0 || ix < 0 || iy >= (int)g.in_height || ix >= (int)g.in_width) return 0.0f;
-            return x[(((size_t)n * g.in_height + iy) * g.in_width + ix) * g.in_channels + group * g.ig() + k % g.ig()];
+            return k < depth ? read_by(x, g, group, p, k) : 0.0f;
         },
         sums);
     for (unsigned r = 0; r < 4; r++)

@@ -13,12 +13,13 @@ pub fn evaluate(arguments: &EvaluateArguments, console: &Console, output: Output
     let target = &arguments.target;
     let dir = target.recipe.as_path();
     let saved = summary(dir)?.is_some();
-    let named = is_built_in(&dir.to_string_lossy());
-    if !saved && !arguments.float && !named && !dir.exists() {
-        bail!("'{}' is neither a folder written by `quantize --out` nor a recipe", dir.display());
-    }
-    if !saved && !arguments.float && (named || dir.is_file()) {
-        bail!("'{}' is a recipe, nothing is quantized yet; add --float to measure its float network, or give a folder written by `quantize --out`", dir.display());
+    if !saved && !arguments.float {
+        if is_built_in(&dir.to_string_lossy()) || dir.is_file() {
+            bail!("'{}' is a recipe, nothing is quantized yet; add --float to measure its float network, or give a folder written by `quantize --out`", dir.display());
+        }
+        if !dir.exists() {
+            bail!("'{}' is neither a folder written by `quantize --out` nor a recipe", dir.display());
+        }
     }
     if saved && (target.iters.is_some() || target.weights.is_some() || !target.set.is_empty()) {
         bail!("a saved result cannot be changed: --set, --iters and --weights belong to recipes");

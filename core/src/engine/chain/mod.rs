@@ -58,6 +58,18 @@ pub struct ChainConvolution {
     pub bias: Option<ChainBias>,
 }
 
+impl ChainConvolution {
+    /// The same for this many images.
+    pub fn of_batch(self, batch: usize) -> Self {
+        Self { shape: Conv2dShape { batch, ..self.shape }, ..self }
+    }
+
+    /// Channels, height and width of its output.
+    pub fn output(&self) -> [usize; 3] {
+        [self.shape.out_channels, self.shape.out_height(), self.shape.out_width()]
+    }
+}
+
 /// A weight (O, I / groups, KH, KW).
 pub enum ChainWeight {
     /// A weight that is not learned.

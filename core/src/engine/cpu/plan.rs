@@ -5,7 +5,7 @@ use super::samples::Samples;
 use super::shortcut::Shortcut;
 use super::stage::{Layer, Site};
 use super::weight::Weight;
-use crate::engine::chain::{Chain, ChainConvolution, ChainShortcut};
+use crate::engine::chain::{Chain, ChainShortcut};
 use crate::engine::samples::UnitSamples;
 use crate::error::Result;
 use crate::graph::geometry::border;
@@ -33,16 +33,11 @@ fn layout(batch: usize, [channels, height, width]: [usize; 3], border: usize) ->
     Layout { batch, height, width, channels, border }
 }
 
-/// Channels, height and width of a convolution's output.
-fn output(shape: &Conv2dShape) -> [usize; 3] {
-    [shape.out_channels, shape.out_height(), shape.out_width()]
-}
-
 impl Plan {
     /// Makes the plan of a chain for batches of this size.
     pub fn new(chain: Chain, samples: &UnitSamples, batch: usize) -> Result<Self> {
         let size = |image: [usize; 3]| image.iter().product::<usize>();
-        let values: Vec<[usize; 3]> = chain.layers.iter().map(|l| output(&l.convolution.shape)).collect();
+        let values: Vec<[usize; 3]> = chain.layers.iter().map(|l| l.convolution.output()).collect();
         // Elements per image: input and target, and for every layer its output, its stage's output and a gradient.
         let each = 2 * size(chain.input) + 2 * size(chain.output) + values.iter().map(|v| 3 * size(*v)).sum::<usize>();
         let fits = (CACHE / size_of::<f32>() / each.max(1)).clamp(1, batch);
@@ -68,7 +63,7 @@ impl Plan {
                 None => layout(0, values[i], 0),
             };
             layers.push(Layer {
-                weight: Weight::new(layer_of_chunk(layer.convolution, chunk), Layouts { x, z, gz, gx })?,
+                weight: Weight::new(layer.convolution.of_batch(chunk), Layouts { x, z, gz, gx })?,
                 site: Site::new(layer.stage, batch * size(values[i]))?,
                 z: Images::new(z),
                 a: Images::new(a),
@@ -84,9 +79,9 @@ impl Plan {
             ChainShortcut::None => Shortcut::None,
             ChainShortcut::Identity => Shortcut::Identity,
             ChainShortcut::Projection(projection) => {
-                let z = layout(chunk, output(&projection.shape), 0);
+                let z = layout(chunk, projection.output(), 0);
                 let layouts = Layouts { x: x_layout, z, gz: last, gx: None };
-                let weight = Weight::new(layer_of_chunk(*projection, chunk), layouts)?;
+                let weight = Weight::new(projection.of_batch(chunk), layouts)?;
                 Shortcut::Projection(Box::new(weight), Images::new(z))
             }
         };
@@ -97,8 +92,4 @@ impl Plan {
 
 fn of_chunk(shape: &Conv2dShape, chunk: usize) -> Conv2dShape {
     Conv2dShape { batch: chunk, ..*shape }
-}
-
-fn layer_of_chunk(layer: ChainConvolution, chunk: usize) -> ChainConvolution {
-    ChainConvolution { shape: of_chunk(&layer.shape, chunk), ..layer }
 }

@@ -97,6 +97,21 @@ pub struct Site {
     pub factor: f64,
 }
 
+impl Site {
+    /// That of a stage without a quantizer.
+    pub const UNUSED: Self = Self {
+        step_scale: 1.0,
+        step_zero_point: 0.0,
+        qmin: 0.0,
+        qmax: 0.0,
+        scale: [1.0, 0.0, 0.0],
+        zero_point: [0.0; 3],
+        scale_rates: -1,
+        zero_point_rates: -1,
+        factor: 1.0,
+    };
+}
+
 /// Adam's factors of one update.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]

@@ -36,17 +36,7 @@ impl Sites {
         for (stage, elements, blocks) in stages {
             first.push(count);
             count += blocks;
-            let mut site = Site {
-                step_scale: 1.0,
-                step_zero_point: 0.0,
-                qmin: 0.0,
-                qmax: 0.0,
-                scale: [1.0, 0.0, 0.0],
-                zero_point: [0.0; 3],
-                scale_rates: -1,
-                zero_point_rates: -1,
-                factor: 1.0,
-            };
+            let mut site = Site::UNUSED;
             let mut own = Learned::default();
             if let Some(q) = stage.quantizer {
                 let mut value = |variable: &Option<Variable>, fixed: f32| -> Result<(f32, i32)> {
@@ -118,7 +108,7 @@ impl Sites {
 
     /// The sites as they are now.
     fn read(&self, device: &dyn Device) -> Result<Vec<Site>> {
-        let mut sites = vec![EMPTY; self.buffer.len()];
+        let mut sites = vec![Site::UNUSED; self.buffer.len()];
         self.buffer.read(device, &mut sites)?;
         Ok(sites)
     }
@@ -158,19 +148,6 @@ impl Sites {
         Ok(())
     }
 }
-
-/// A site that is read over.
-const EMPTY: Site = Site {
-    step_scale: 0.0,
-    step_zero_point: 0.0,
-    qmin: 0.0,
-    qmax: 0.0,
-    scale: [0.0; 3],
-    zero_point: [0.0; 3],
-    scale_rates: -1,
-    zero_point_rates: -1,
-    factor: 0.0,
-};
 
 fn tensor(variable: &Variable, value: f32) -> Result<Tensor> {
     Ok(Tensor::from_vec(vec![value], variable.var.shape(), variable.var.device())?)

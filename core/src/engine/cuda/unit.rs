@@ -7,7 +7,7 @@ use super::kernels::{self, StageInput};
 use super::samples::Samples;
 use super::sites::Sites;
 use super::weight::Weight;
-use crate::engine::chain::{Chain, ChainConvolution, ChainShortcut};
+use crate::engine::chain::{Chain, ChainShortcut};
 use crate::engine::checks::{check_batch, check_gradients, no_gradients};
 use crate::engine::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
 use crate::engine::samples::UnitSamples;
@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::ops::{host_values, Activation, Keep};
 use crate::optim::finite;
 use candle_core::{DType, Device as TensorDevice, Tensor};
-use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::drop::GROUP;
 use std::sync::Arc;
 use std::time::Instant;
@@ -99,8 +98,8 @@ impl DeviceUnit {
         let mut kept = vec![Buffer::zeros(d, x_rows.groups as usize)?];
         let (mut layers, mut stages) = (Vec::new(), Vec::new());
         for (i, layer) in chain.layers.into_iter().enumerate() {
-            let convolution = of_batch(layer.convolution, batch);
-            let size = output_of(&convolution.shape);
+            let convolution = layer.convolution.of_batch(batch);
+            let size = convolution.output();
             let (rows, len) = (Rows::new(batch, size), convolution.shape.output_len());
             kept.push(Buffer::zeros(d, rows.groups as usize)?);
             layers.push(Layer {
@@ -118,7 +117,7 @@ impl DeviceUnit {
             ChainShortcut::None => Shortcut::None,
             ChainShortcut::Identity => Shortcut::Identity,
             ChainShortcut::Projection(projection) => {
-                let projection = of_batch(*projection, batch);
+                let projection = projection.of_batch(batch);
                 let z = Buffer::zeros(d, projection.shape.output_len())?;
                 Shortcut::Projection(Box::new(Weight::new(d, projection, &mut groups, &mut terms, false, tf32)?), z)
             }
@@ -251,15 +250,6 @@ impl DeviceUnit {
         };
         self.layers.iter().map(|l| &l.weight).chain(projection)
     }
-}
-
-fn of_batch(convolution: ChainConvolution, batch: usize) -> ChainConvolution {
-    ChainConvolution { shape: Conv2dShape { batch, ..convolution.shape }, ..convolution }
-}
-
-/// Channels, height and width of a convolution's output.
-fn output_of(shape: &Conv2dShape) -> [usize; 3] {
-    [shape.out_channels, shape.out_height(), shape.out_width()]
 }
 
 /// The choices that a mask (N, C, ...) gives for these rows.
