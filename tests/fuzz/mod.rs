@@ -57,3 +57,16 @@ macro_rules! fuzz_tests {
 }
 
 fuzz_tests!(class_list, idx, image, pickle, plugin, recipe, run_directory, weights);
+
+/// The program for libFuzzer is a workspace of its own, and is not built here: another version of a crate would be noticed
+/// only by who fuzzes.
+#[test]
+fn the_program_for_libfuzzer_has_the_crates_of_the_tests() {
+    let (workspace, program) = (include_str!("../../Cargo.toml"), include_str!("coverage/Cargo.toml"));
+    let own = program.lines().skip_while(|line| *line != "[dependencies]").skip(1).take_while(|line| !line.is_empty());
+    let shared: Vec<&str> = own.filter(|line| !line.contains("path =") && !line.starts_with("libfuzzer-sys")).collect();
+    assert!(shared.len() > 3, "{shared:?}");
+    for line in shared {
+        assert!(workspace.lines().any(|other| other == line), "the workspace has another version: {line}");
+    }
+}
