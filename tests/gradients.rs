@@ -177,6 +177,37 @@ fn activations_have_pytorchs_gradient_at_their_kinks() {
 }
 
 #[test]
+fn clips_have_a_bound_for_each_channel() {
+    let bound = Tensor::new(&[0.31_f32, 1.02, 6.0, 2.0, 0.7], &Device::Cpu).unwrap();
+    let at = |x: &Tensor| bound.to_device(x.device());
+    for dims in [&[3, 5, 4, 7][..], &[40, 5]] {
+        // Inputs away from the kinks.
+        let apart = |v: f32| [0.0, 0.31, 1.02, 6.0, 2.0, 0.7].iter().all(|k| (v - k).abs() > 0.015);
+        let values = vec(&noise(dims, 9).affine(4.0, 3.0).unwrap());
+        let values: Vec<f32> = values.into_iter().map(|v| if apart(v) { v } else { v + 0.04 }).collect();
+        let x = [Tensor::from_vec(values, dims, &Device::Cpu).unwrap()];
+        check("clip", &|i| ops::clip(&i[0], &bound), &|i| composite::clip(&i[0], &at(&i[0])?), &x);
+    }
+    type Clip = fn(&Tensor, &Tensor) -> candle_core::Result<Tensor>;
+    for function in [ops::clip as Clip, composite::clip as Clip] {
+        // At the kinks the gradient is 0, as that of ReLU6.
+        let x = Var::new(&[[0.0_f32, 1.02, 5.9, 2.1, -0.1], [0.31, 1.0, 6.0, 2.0, 0.1]], &Device::Cpu).unwrap();
+        let value = function(x.as_tensor(), &bound).unwrap();
+        assert_eq!(vec(&value), [0.0, 1.02, 5.9, 2.0, 0.0, 0.31, 1.0, 6.0, 2.0, 0.1]);
+        let grads = value.sum_all().unwrap().backward().unwrap();
+        assert_eq!(vec(grads.get(x.as_tensor()).unwrap()), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0]);
+        let error = function(&noise(&[2, 4, 3], 1), &bound).unwrap_err().to_string();
+        assert!(error.contains("a tensor of shape [2, 4, 3] (N, C, ...) cannot be clipped at 5 bounds"), "{error}");
+    }
+    for wrong in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let bound = Tensor::new(&[1.0, wrong], &Device::Cpu).unwrap();
+        let error = ops::clip(&noise(&[2, 2], 1), &bound).unwrap_err().to_string();
+        let want = format!("the bounds of a clip are positive numbers, but that of channel 1 is {wrong}");
+        assert!(error.contains(&want), "{error}");
+    }
+}
+
+#[test]
 fn fake_quantization_kernel_equals_composition() {
     for granularity in [Granularity::PerTensor, Granularity::PerAxis(1)] {
         let channels = if granularity == Granularity::PerTensor { 1 } else { 3 };
@@ -256,6 +287,7 @@ fn all_other_graph_operations() {
         .iter()
         .enumerate()
         .map(|(i, own)| (format!("bn.{own}"), (noise(&[3], i as u32).abs().unwrap() + 0.5).unwrap()))
+        .chain([("clip.bound".into(), Tensor::new(&[0.305_f32, 0.9, 2.0], &Device::Cpu).unwrap())])
         .collect();
     for (label, (graph, id), inputs) in [
         ("add", node(|b, x| b.add("n", x, x)), vec![image(), noise(&[2, 3, 4, 5], 2)]),
@@ -271,6 +303,8 @@ fn all_other_graph_operations() {
         ("flatten", node(|b, x| b.flatten("n", x)), vec![image()]),
         ("global average", node(pooled), vec![image()]),
         ("batch norm", node(|b, x| b.batch_norm("bn", x, 1e-5)), vec![image()]),
+        // The noise has no value at the kinks of the elements that are moved.
+        ("clip", node(|b, x| b.clip("clip", x)), vec![image()]),
     ] {
         let node = graph.node(id);
         let run = |i: &[Tensor]| {

@@ -1,5 +1,6 @@
 //! Element-wise activation functions.
 
+use crate::clip;
 use crate::math::sigmoid;
 use crate::segments::for_each_piece;
 use crate::simd::vectorize;
@@ -23,12 +24,7 @@ pub enum Activation {
 
 #[inline(always)]
 fn relu6(x: f32) -> f32 {
-    let x = if x < 0.0 { 0.0 } else { x };
-    if x > 6.0 {
-        6.0
-    } else {
-        x
-    }
+    clip::value(x, 6.0)
 }
 
 impl Activation {
@@ -62,13 +58,7 @@ impl Activation {
                     0.0
                 }
             }
-            Self::Relu6 => {
-                if (x > 0.0) & (x < 6.0) {
-                    1.0
-                } else {
-                    0.0
-                }
-            }
+            Self::Relu6 => clip::derivative(x, 6.0),
             Self::Silu => {
                 let s = sigmoid(x);
                 s * (1.0 + x * (1.0 - s))

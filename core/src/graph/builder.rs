@@ -244,6 +244,16 @@ impl GraphBuilder {
         self.activation(name, x, Activation::Relu6)
     }
 
+    /// `min(max(x, 0), bound)` with one bound for each channel (or feature of a flat value); parameter `<name>.bound`, whose
+    /// elements are positive.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn clip(&mut self, name: &str, x: NodeId) -> Result<NodeId> {
+        let shape = self.shape(x).to_vec();
+        self.push(name, Op::Clip, &[x], shape)
+    }
+
     /// Sum of two values.
     ///
     /// # Errors

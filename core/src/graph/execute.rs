@@ -51,6 +51,7 @@ pub fn execute(
             run()?.doing(doing())
         }
         Op::Activation(activation) => ops::activation(input(0)?, *activation).doing(doing()),
+        Op::Clip => ops::clip(input(0)?, parameter("bound")?).doing(doing()),
         Op::Add => input(0)?.add(input(1)?).doing(doing()),
         Op::Mul => input(0)?.broadcast_mul(input(1)?).doing(doing()),
         Op::MaxPool(geometry) => ops::max_pool2d(input(0)?, geometry).doing(doing()),

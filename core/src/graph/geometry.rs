@@ -43,6 +43,7 @@ pub fn convolution(graph: &Graph, id: NodeId, batch: usize) -> Option<Conv2dShap
         Op::Input
         | Op::BatchNorm { .. }
         | Op::Activation(_)
+        | Op::Clip
         | Op::Add
         | Op::Mul
         | Op::MaxPool(_)

@@ -33,6 +33,8 @@ pub enum Op {
     },
     /// Element-wise activation function.
     Activation(Activation),
+    /// `min(max(x, 0), bound)` with one bound for each channel: ReLU6 of a network whose channels were scaled.
+    Clip,
     /// Sum of two values of equal shape.
     Add,
     /// Product of two values, the second of which may be broadcast over height and width.
@@ -78,6 +80,7 @@ impl Op {
                 .into_iter()
                 .map(|name| (name, vec![channels]))
                 .collect(),
+            Self::Clip => vec![("bound", vec![channels])],
             Self::Input
             | Self::Activation(_)
             | Self::Add
@@ -103,6 +106,7 @@ impl Op {
             | Self::Linear { .. }
             | Self::BatchNorm { .. }
             | Self::Activation(_)
+            | Self::Clip
             | Self::MaxPool(_)
             | Self::AveragePool(_)
             | Self::GlobalAveragePool
@@ -114,10 +118,10 @@ impl Op {
     }
 
     /// Whether the operation belongs to the layer whose value it reads, as batch normalization and activation functions
-    /// do. Then the layer is quantized after it.
+    /// (a clip is one) do. Then the layer is quantized after it.
     pub fn completes_layer(&self) -> bool {
         match self {
-            Self::BatchNorm { .. } | Self::Activation(_) => true,
+            Self::BatchNorm { .. } | Self::Activation(_) | Self::Clip => true,
             Self::Input
             | Self::Conv2d { .. }
             | Self::Linear { .. }
@@ -147,6 +151,7 @@ impl Op {
             Self::Activation(Activation::HardSwish) => "hard_swish",
             Self::Activation(Activation::HardSigmoid) => "hard_sigmoid",
             Self::Activation(Activation::Sigmoid) => "sigmoid",
+            Self::Clip => "clip",
             Self::Add => "add",
             Self::Mul => "mul",
             Self::MaxPool(_) => "max_pool",

@@ -66,7 +66,7 @@ fn activation_site(graph: &Graph, head: NodeId) -> Option<NodeId> {
         if !op.completes_layer() {
             break;
         }
-        activated |= matches!(op, Op::Activation(_));
+        activated |= matches!(op, Op::Activation(_) | Op::Clip);
         value = next;
     }
     let is_layer = graph.node(head).op.has_weight();

@@ -85,6 +85,49 @@ fn sites_follow_the_published_rule() {
 }
 
 #[test]
+fn a_clip_completes_its_layer_as_an_activation_function_does() {
+    let mut b = GraphBuilder::new([3, 8, 8]);
+    let x = b.input();
+    let block = b.unit("block", |b| {
+        let y = b.conv2d("a", x, Conv2d::new(3, 3).padding(1))?;
+        let y = b.batch_norm("a_bn", y, 1e-5)?;
+        // Without the clip nothing would be quantized before the addition.
+        let y = b.clip("a_clip", y)?;
+        b.add("sum", y, x)
+    });
+    let x = b.clip("sum_clip", block.unwrap()).unwrap();
+    let x = b.flatten("flat", x).unwrap();
+    let x = b.unit("fc", |b| {
+        let x = b.linear("fc", x, 6)?;
+        b.clip("fc_clip", x)
+    });
+    let x = b.linear("last", x.unwrap(), 2).unwrap();
+    let graph = b.finish(x).unwrap();
+    let bounds: Vec<_> = graph.parameter_shapes().into_iter().filter(|(name, _)| name.ends_with("bound")).collect();
+    let want = [("a_clip.bound", 3), ("sum_clip.bound", 3), ("fc_clip.bound", 6)];
+    assert_eq!(bounds, want.map(|(name, channels)| (name.to_string(), vec![channels])));
+    let sites: Vec<_> = quantization_sites(&graph)
+        .into_iter()
+        .filter(|s| s.kind == SiteKind::Activation)
+        .map(|s| (s.name, graph.node(s.node).name.clone()))
+        .collect();
+    let want = [("a", "a_clip"), ("sum", "sum_clip"), ("fc", "fc_clip")];
+    assert_eq!(sites, want.map(|(name, node)| (name.to_string(), node.to_string())));
+    assert_eq!(layer_units(&graph).unwrap()[0].nodes().len(), 3);
+
+    // The value is that of the definition, and a missing bound is an error that names the node.
+    let mut parameters = random_parameters(&graph);
+    parameters.insert("a_clip.bound".into(), Tensor::new(&[0.5_f32, 1.0, 6.0], &Device::Cpu).unwrap());
+    let (node, x) = (graph.node(graph.find("a_clip").unwrap()), [[[[-1.0_f32, 2.0]], [[0.75, 2.0]], [[5.0, 7.0]]]]);
+    let x = Tensor::new(&x, &Device::Cpu).unwrap();
+    let value = execute(node, &[&x], &parameters, None).unwrap();
+    assert_eq!(value.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [0.0, 0.5, 0.75, 1.0, 5.0, 6.0]);
+    parameters.remove("a_clip.bound");
+    let error = execute(node, &[&x], &parameters, None).unwrap_err().to_string();
+    assert!(error.contains("graph node 'a_clip': has no parameter 'a_clip.bound'"), "{error}");
+}
+
+#[test]
 fn folding_keeps_the_logits() {
     let graph = network();
     let mut parameters = random_parameters(&graph);

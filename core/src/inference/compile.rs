@@ -206,6 +206,7 @@ impl<'a> Builder<'a> {
             (
                 Op::Input
                 | Op::BatchNorm { .. }
+                | Op::Clip
                 | Op::Mul
                 | Op::AveragePool(_)
                 | Op::Pad(_)

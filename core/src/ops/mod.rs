@@ -6,6 +6,7 @@
 
 mod activation;
 mod adaround;
+mod clip;
 pub mod composite;
 mod conv;
 mod drop;
@@ -19,6 +20,7 @@ mod storage;
 
 pub use activation::activation;
 pub use adaround::{adaround, adaround_regularizer, soft_rounding};
+pub use clip::clip;
 pub use conv::conv2d;
 pub use drop::{drop, Keep};
 pub use fake_quantize::fake_quantize;

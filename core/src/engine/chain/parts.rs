@@ -89,6 +89,7 @@ impl Parts {
                 Op::Input
                 | Op::BatchNorm { .. }
                 | Op::Activation(_)
+                | Op::Clip
                 | Op::Mul
                 | Op::MaxPool(_)
                 | Op::AveragePool(_)
