@@ -38,6 +38,11 @@ fn built_in_reconstructors_conform() {
 }
 
 #[test]
+fn built_in_preparations_conform() {
+    all_conform("preparation", names(&registries().preparations));
+}
+
+#[test]
 fn tasks_conform() {
     let names = names(&registries().tasks);
     // The built-in task compares with classes, the one of `tasks.rs` with numbers.

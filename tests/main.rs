@@ -9,6 +9,7 @@ mod conformance;
 mod cosine;
 mod cuda_engine;
 mod engines;
+mod equalize;
 mod folders;
 mod fused;
 mod fuzz;

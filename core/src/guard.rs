@@ -56,10 +56,12 @@ mod tests {
     #[test]
     fn guards_pass_on_every_function_of_their_trait() {
         let task = [include_str!("task/interface.rs"), include_str!("task/guard.rs")];
+        let preparation = [include_str!("preparation/mod.rs"), include_str!("preparation/guard.rs")];
         for (name, [of_trait, of_guard]) in [
             ("Architecture", [include_str!("architecture.rs"); 2]),
             ("Dataset", [include_str!("dataset.rs"); 2]),
             ("Observer", [include_str!("observer.rs"); 2]),
+            ("Preparation", preparation),
             ("Quantizer", [include_str!("quantizer.rs"); 2]),
             ("Reconstructor", [include_str!("reconstructor/mod.rs"); 2]),
             ("Task", task),

@@ -2,7 +2,7 @@
 //!
 //! The crate knows no model, observer, quantizer, reconstructor, dataset or task by name, except the default task of
 //! recipes. It defines the interface of each of them ([`Observer`], [`Quantizer`], [`Reconstructor`],
-//! [`Architecture`], [`Dataset`], [`Task`]), their registration ([`registry`]), the [`graph`] of a network, the
+//! [`Architecture`], [`Dataset`], [`Task`], [`Preparation`]), their registration ([`registry`]), the [`graph`] of a network, the
 //! differentiable [`ops`] with the reference's gradients, and the [`pipeline`] that calibrates, reconstructs,
 //! evaluates and saves what a [`recipe`] describes.
 //!
@@ -26,6 +26,7 @@ pub mod optim;
 pub mod params;
 pub mod pipeline;
 pub mod plugin;
+pub mod preparation;
 pub mod progress;
 pub mod quantizer;
 pub mod random;
@@ -44,6 +45,7 @@ pub use architecture::Architecture;
 pub use dataset::Dataset;
 pub use error::{Error, Result};
 pub use observer::Observer;
+pub use preparation::Preparation;
 pub use quantizer::Quantizer;
 pub use reconstructor::Reconstructor;
 pub use task::Task;
@@ -54,11 +56,13 @@ pub mod prelude {
     pub use crate::dataset::{Dataset, DatasetRequest, Sample, Split};
     pub use crate::engine::{Engine, Regularizer, UnitData, UnitEngine};
     pub use crate::error::{Error, Input, Result};
-    pub use crate::graph::{Conv2d, Graph, GraphBuilder, NodeId, Operator, Pool2d};
+    pub use crate::graph::{channel_groups, ChannelGroup, Conv2d, Graph, GraphBuilder, NodeId, Op, Operator, Pool2d};
     pub use crate::grid::{Granularity, QParams, QuantSpec, Range};
     pub use crate::observer::{Consistency, Observer};
     pub use crate::ops;
+    pub use crate::model::{Precision, QuantModel};
     pub use crate::params::Params;
+    pub use crate::preparation::{clip_scalable_relu6, scale_channels, Change, Preparation, Preparing};
     pub use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel};
     pub use crate::reconstructor::{Context, Grouping, Interrupted, Reconstructor, UnitTask};
     pub use crate::report::{LossPoint, UnitReport};
@@ -66,8 +70,8 @@ pub mod prelude {
     pub use crate::task::{Comparison, Measurement, Meter, Metric, MetricUnit, Task};
     pub use crate::weights::KeyMap;
     pub use crate::{
-        register_architecture, register_dataset, register_observer, register_quantizer, register_recipe,
-        register_reconstructor, register_task,
+        register_architecture, register_dataset, register_observer, register_preparation, register_quantizer,
+        register_recipe, register_reconstructor, register_task,
     };
     pub use candle_core::{self, DType, Device, Tensor, Var};
     pub use serde::{self, Deserialize};

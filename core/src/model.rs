@@ -1,7 +1,7 @@
 //! A network with quantizers at its sites.
 
 use crate::error::{Error, Result, TensorContext};
-use crate::graph::{execute, Graph, NodeId, Subgraph};
+use crate::graph::{execute, Graph, NodeId, Op, Subgraph};
 use crate::grid::QParams;
 use crate::ops::{self, Keep};
 use crate::quantizer::{groups, Parameter, Quantizer};
@@ -122,6 +122,33 @@ impl QuantModel {
             return Err(Error::graph(name, format!("has the shape {old:?}, not {:?}", value.dims())));
         }
         self.parameters.insert(name.into(), value);
+        Ok(())
+    }
+
+    /// Replaces an activation function by another operation on each element, with its parameters: pairs of a name within
+    /// the node and a value. Names and shapes of values stay.
+    ///
+    /// # Errors
+    /// The node or the new operation is something else, or the parameters are not those of the operation.
+    pub fn replace_activation(&mut self, node: NodeId, op: Op, parameters: &[(&str, Tensor)]) -> Result<()> {
+        let old = self.graph.node(node);
+        let replaceable = |op: &Op| matches!(op, Op::Activation(_) | Op::Clip);
+        if !replaceable(&old.op) || !replaceable(&op) {
+            let message = format!("{} cannot be replaced by {}: both must be activation functions", old.op.name(), op.name());
+            return Err(Error::graph(&old.name, message));
+        }
+        let wanted = op.parameters(&old.shape);
+        let given: Vec<(&str, &[usize])> = parameters.iter().map(|(name, value)| (*name, value.dims())).collect();
+        if wanted.len() != given.len() || wanted.iter().zip(&given).any(|(w, g)| w.0 != g.0 || w.1 != g.1) {
+            let message = format!("{} has the parameters {wanted:?}, not {given:?}", op.name());
+            return Err(Error::graph(&old.name, message));
+        }
+        let name = old.name.clone();
+        for (own, _) in old.op.parameters(&old.shape) {
+            self.parameters.remove(&format!("{name}.{own}"));
+        }
+        self.parameters.extend(parameters.iter().map(|(own, value)| (format!("{name}.{own}"), value.clone())));
+        self.graph.set_op(node, op);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Progress events, which the library sends to its caller. The library itself never prints.
 
+use crate::preparation::Change;
 use crate::report::{LossPoint, UnitReport};
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -24,6 +25,13 @@ pub enum Event<'a> {
         step: usize,
         /// Its losses.
         loss: LossPoint,
+    },
+    /// A preparation of the float network is done.
+    Prepared {
+        /// Its name.
+        name: &'a str,
+        /// What it did.
+        changes: &'a [Change],
     },
     /// The reconstruction of a unit is done.
     Unit {

@@ -3,6 +3,7 @@
 
 pub mod datasets;
 pub mod observers;
+pub mod preparations;
 pub mod quantizers;
 pub mod reconstructors;
 pub mod tasks;

@@ -36,6 +36,7 @@ fn quantize(file: &Path, recipe: &str, small: &[&str], more: &[&str]) -> serde_j
 fn a_scaffolded_crate_passes_its_own_tests_and_quantizes_the_demo() {
     let dir = outside();
     for (kind, set) in [
+        ("preparation", "prepare=[my_plugin_of_preparation]"),
         ("observer", "quant.activation.observer=my_plugin_of_observer"),
         ("quantizer", "quant.weight.quantizer=my_plugin_of_quantizer"),
         ("reconstructor", "reconstruction=my_plugin_of_reconstructor"),

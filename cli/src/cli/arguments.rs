@@ -37,7 +37,7 @@ pub enum Command {
     },
     /// Measure a saved result, or the float network of a recipe.
     Evaluate(EvaluateArguments),
-    /// List architectures, observers, quantizers, reconstructors, datasets and tasks.
+    /// List architectures, preparations, observers, quantizers, reconstructors, datasets and tasks.
     List {
         /// Only one kind.
         kind: Option<ListKind>,
@@ -179,6 +179,8 @@ pub struct EvaluateArguments {
 pub enum ListKind {
     /// Networks.
     Architectures,
+    /// Changes of the float network before calibration.
+    Preparations,
     /// Range statistics.
     Observers,
     /// Mappings to the grid.
@@ -196,6 +198,8 @@ pub enum ListKind {
 pub enum PluginKind {
     /// A network.
     Architecture,
+    /// A change of the float network before calibration.
+    Preparation,
     /// Range statistics.
     Observer,
     /// A mapping to the grid.

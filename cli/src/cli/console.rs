@@ -4,6 +4,7 @@ use super::interrupt;
 use super::output::note;
 use crate::report::duration;
 use indicatif::{ProgressBar, ProgressStyle};
+use qdrop_core::preparation::Change;
 use qdrop_core::progress::{Event, Progress};
 use qdrop_core::report::LossPoint;
 use std::io::IsTerminal;
@@ -78,6 +79,12 @@ impl Stage {
     }
 }
 
+/// What a preparation did, in one line.
+fn prepared(name: &str, changes: &[Change]) -> String {
+    let first = changes.iter().take(1).map(|change| format!(", such as {}: {}", change.part, change.what));
+    format!("{name}: {} parts of the network{}", changes.len(), first.collect::<String>())
+}
+
 fn losses(loss: &LossPoint) -> String {
     format!("reconstruction {:.5} rounding {:.4}", loss.reconstruction, loss.rounding)
 }
@@ -91,6 +98,7 @@ impl Progress for Console {
         match &event {
             Event::Warning(text) => return self.line(&format!("warning: {text}")),
             Event::Variant { name } => return self.line(&format!("{name}:")),
+            Event::Prepared { name, changes } => return self.line(&prepared(name, changes)),
             _ => {}
         }
         let mut current = self.current.lock().unwrap_or_else(|e| e.into_inner());
@@ -133,7 +141,7 @@ impl Progress for Console {
                 }
             }
             // Already printed above.
-            Event::Variant { .. } | Event::Warning(_) => {}
+            Event::Variant { .. } | Event::Prepared { .. } | Event::Warning(_) => {}
         }
     }
 }

@@ -28,6 +28,14 @@ fn relu6(x: f32) -> f32 {
 }
 
 impl Activation {
+    /// Whether `value(s * x) == s * value(x)` for every positive s.
+    pub fn is_homogeneous(self) -> bool {
+        match self {
+            Self::Relu => true,
+            Self::Relu6 | Self::Silu | Self::HardSwish | Self::HardSigmoid | Self::Sigmoid => false,
+        }
+    }
+
     /// The value at `x`.
     #[inline(always)]
     pub fn value(self, x: f32) -> f32 {

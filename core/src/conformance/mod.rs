@@ -7,6 +7,7 @@
 mod architecture;
 mod kernel;
 mod observer;
+mod preparation;
 mod quantizer;
 mod reconstructor;
 mod task;
@@ -49,6 +50,7 @@ pub fn check(registries: &Registries, kind: &str, name: &str) -> Result<Vec<Chec
             quantizer::check(entry, &mut report);
             kernel::check(entry, &mut report);
         }
+        "preparation" => preparation::check(registries.preparations.get(name, kind)?, &mut report),
         "architecture" => architecture::check(registries.architectures.get(name, kind)?, &mut report),
         "reconstructor" => reconstructor::check(registries.reconstructors.get(name, kind)?, &mut report),
         "task" => task::check(registries.tasks.get(name, kind)?, &mut report),

@@ -2,6 +2,7 @@
 //! all read it.
 
 mod builder;
+mod channels;
 mod cost;
 mod execute;
 mod fold;
@@ -13,6 +14,7 @@ mod subgraph;
 mod units;
 
 pub use builder::{Conv2d, GraphBuilder, Pool2d};
+pub use channels::{channel_groups, ChannelGroup};
 pub use execute::execute;
 pub use fold::fold_batch_norm;
 pub use op::Op;
@@ -120,6 +122,11 @@ impl Graph {
             }
         }
         shapes
+    }
+
+    /// Replaces the operation of a node. The shape of its value must not change.
+    pub(crate) fn set_op(&mut self, id: NodeId, op: Op) {
+        self.nodes[id.0].op = op;
     }
 
     /// Takes the graph apart: nodes, outputs, and the units as pairs of a name and nodes.

@@ -90,7 +90,7 @@ impl Session<'_> {
         }
         reconstructor.shorten(STEPS.min(steps))?;
         let start = Instant::now();
-        let values = self.prepare(&mut model)?;
+        let values = self.with_noise_ranges(&mut model)?;
         let forward = start.elapsed().as_secs_f64() / IMAGES as f64;
         progress.event(Event::Started { stage: "estimating the time", total: units.len() });
         for (index, unit) in units.iter().enumerate() {
@@ -127,12 +127,12 @@ impl Session<'_> {
     /// As [`zero_model`](Self::zero_model).
     pub fn noise_model(&self) -> Result<QuantModel> {
         let mut model = self.zero_model()?;
-        self.prepare(&mut model)?;
+        self.with_noise_ranges(&mut model)?;
         Ok(model)
     }
 
     /// Gives all quantizers a range and returns the values of all nodes for images of noise.
-    fn prepare(&self, model: &mut QuantModel) -> Result<HashMap<NodeId, Tensor>> {
+    fn with_noise_ranges(&self, model: &mut QuantModel) -> Result<HashMap<NodeId, Tensor>> {
         let plans = self.plans_of(model.graph())?;
         self.place(model, &plans)?;
         let dims = [&[IMAGES], model.graph().input_shape()].concat();

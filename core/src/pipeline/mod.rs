@@ -6,6 +6,7 @@ mod estimate;
 mod evaluate;
 mod load;
 mod plan;
+mod prepare;
 mod published;
 mod reconstruct;
 mod registries;

@@ -4,6 +4,7 @@ use crate::architecture::ArchitectureKind;
 use crate::dataset::DatasetKind;
 use crate::error::Result;
 use crate::observer::ObserverKind;
+use crate::preparation::PreparationKind;
 use crate::quantizer::QuantizerKind;
 use crate::recipe::RecipeKind;
 use crate::reconstructor::ReconstructorKind;
@@ -48,6 +49,8 @@ fn declaration<F: crate::registry::Kind>(entry: &crate::registry::Entry<F>) -> c
 registries! {
     /// Networks.
     architectures: ArchitectureKind,
+    /// What is done to the float network before calibration.
+    preparations: PreparationKind,
     /// Statistics for ranges.
     observers: ObserverKind,
     /// Mappings to the grid.

@@ -12,9 +12,10 @@ use crate::dataset::{Dataset, DatasetRequest, Split};
 use crate::error::{Error, Input, Result};
 use crate::graph::{fold_batch_norm, Graph, NodeId};
 use crate::model::{Precision, QuantModel};
+use crate::preparation::{Change, Preparation};
 use crate::progress::{Event, Progress};
 use crate::random::SeededRandom;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Strategy};
 use crate::reconstructor::Reconstructor;
 use crate::report::UnitReport;
 use crate::target::TargetSpec;
@@ -33,6 +34,7 @@ pub struct Session<'a> {
     device: Device,
     architecture: Box<dyn Architecture>,
     reconstructor: Box<dyn Reconstructor>,
+    preparations: Vec<Box<dyn Preparation>>,
     graph: Graph,
     task: Box<dyn Task>,
     targets: TargetSpec,
@@ -44,7 +46,9 @@ pub struct RunResult {
     pub model: QuantModel,
     /// The report of each unit.
     pub units: Vec<UnitReport>,
-    /// Wall-clock time of calibration and reconstruction.
+    /// What the recipe's preparations did to the float network: the name of each, and its changes.
+    pub prepared: Vec<(String, Vec<Change>)>,
+    /// Wall-clock time of preparation, calibration and reconstruction.
     pub seconds: f64,
 }
 
@@ -62,6 +66,11 @@ impl<'a> Session<'a> {
             other => other,
         })?;
         let reconstructor = build_reconstructor(&recipe, registries)?;
+        let preparation = |(i, strategy): (usize, &Strategy)| {
+            let path = format!("prepare[{i}]");
+            registries.preparations.get(&strategy.name, &path)?.build(&strategy.params_at(&path))
+        };
+        let preparations = recipe.prepare.iter().enumerate().map(preparation).collect::<Result<_>>()?;
         let task = registries.tasks.get(&recipe.task.name, "task")?.build(&recipe.task.params_at("task"))?;
         let outputs: Vec<&[usize]> = graph.outputs().iter().map(|id| graph.node(*id).shape.as_slice()).collect();
         let targets = task.targets(&outputs)?;
@@ -70,7 +79,8 @@ impl<'a> Session<'a> {
         if !recipe.reconstruction.merge.is_empty() {
             units_of(&graph, reconstructor.grouping(), &recipe.reconstruction.merge)?;
         }
-        let session = Self { recipe, registries, device, architecture, reconstructor, graph, task, targets };
+        let session =
+            Self { recipe, registries, device, architecture, reconstructor, preparations, graph, task, targets };
         session.registries.datasets.get(&session.recipe.data.name, "data")?;
         for plan in session.plans()? {
             let (observer, path) = &plan.observer;
@@ -106,6 +116,19 @@ impl<'a> Session<'a> {
         &*self.task
     }
 
+    /// What the recipe's preparations will do to the network, without weights or images: the name of each, and a line for
+    /// each part of the network.
+    ///
+    /// # Errors
+    /// A preparation fails.
+    pub fn outlines(&self) -> Result<Vec<(String, Vec<String>)>> {
+        if self.preparations.is_empty() {
+            return Ok(Vec::new());
+        }
+        let model = self.zero_model()?;
+        self.preparations().map(|(name, p)| Ok((name.into(), p.outline(model.graph())?))).collect()
+    }
+
     /// The reconstructor's warning to the user before the run, such as that results are not comparable.
     pub fn notice(&self) -> Option<String> {
         self.reconstructor.notice()
@@ -122,6 +145,14 @@ impl<'a> Session<'a> {
     /// The planned quantizers for `graph`, which is this network after batch-norm folding.
     pub(super) fn plans_of(&self, graph: &Graph) -> Result<Vec<SitePlan>> {
         plan_sites(graph, &self.recipe.quant)
+    }
+
+    pub(super) fn preparations(&self) -> impl Iterator<Item = (&str, &dyn Preparation)> {
+        self.recipe.prepare.iter().map(|strategy| strategy.name.as_str()).zip(self.preparations.iter().map(|p| &**p))
+    }
+
+    pub(super) fn registries(&self) -> &Registries {
+        self.registries
     }
 
     pub(super) fn place(&self, model: &mut QuantModel, plans: &[SitePlan]) -> Result<()> {
@@ -216,7 +247,7 @@ impl<'a> Session<'a> {
             }
             note
         });
-        Ok((self.model(graph, parameters), place))
+        Ok((self.model(graph, parameters)?, place))
     }
 
     /// The network with all parameters zero, after batch-norm folding.
@@ -229,13 +260,15 @@ impl<'a> Session<'a> {
             parameters.insert(name, Tensor::zeros(shape, candle_core::DType::F32, &self.device)?);
         }
         let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
-        Ok(self.model(graph, parameters))
+        self.model(graph, parameters)
     }
 
-    fn model(&self, graph: Graph, parameters: HashMap<String, Tensor>) -> QuantModel {
+    /// The network with the operations that the recipe's preparations give it; its values are the same.
+    fn model(&self, graph: Graph, parameters: HashMap<String, Tensor>) -> Result<QuantModel> {
         let mut model = QuantModel::new(graph, parameters, self.device.clone());
         model.allow_tf32(self.recipe.tf32);
-        model
+        self.preparations.iter().try_for_each(|preparation| preparation.rewrite(&mut model))?;
+        Ok(model)
     }
 
     /// The network with its quantizers; all parameters are zero, and the quantizers have no ranges.
@@ -306,6 +339,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// Calibration or reconstruction fails, a checkpoint is damaged or cannot be written, or the run was cancelled.
     pub fn quantize(&self, mut model: QuantModel, resources: &Resources<'_>) -> Result<RunResult> {
+        let prepared = self.prepared(&mut model, resources)?;
         let plans = self.plans_of(model.graph())?;
         self.place(&mut model, &plans)?;
         let nodes: Vec<NodeId> = model.graph().nodes().map(|(id, _)| id).collect();
@@ -331,8 +365,8 @@ impl<'a> Session<'a> {
             }
         };
         let units = reconstruct(&mut model, &*self.reconstructor, resources)?;
-        let seconds = seconds + units.iter().map(|u| u.seconds).sum::<f64>();
-        Ok(RunResult { model, units, seconds })
+        let seconds = prepared.seconds + seconds + units.iter().map(|u| u.seconds).sum::<f64>();
+        Ok(RunResult { model, units, seconds, prepared: prepared.changes })
     }
 }
 

@@ -49,6 +49,9 @@ pub struct Recipe {
     /// The dataset's folder; replaces the one in the dataset's own parameters.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "path::option")]
     pub data_root: Option<PathBuf>,
+    /// What is done to the float network before calibration, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prepare: Vec<Strategy>,
     /// Bit widths, observers and quantizers.
     pub quant: QuantRecipe,
     /// The calibration set.
@@ -373,12 +376,15 @@ impl Recipe {
 
     /// Tells each strategy the folders that paths in its parameters start from.
     fn tell_folders(&mut self) {
-        let Self { base_dir, folders, task, model, data, quant, reconstruction, .. } = self;
+        let Self { base_dir, folders, task, model, data, prepare, quant, reconstruction, .. } = self;
         let at = |key: &str| ParamFolders::new(base_dir, folders.below(&join(key, "params")));
         task.folders = at("task");
         model.architecture.folders = at("model.architecture");
         data.folders = at("data");
         reconstruction.folders = at("reconstruction");
+        for (i, strategy) in prepare.iter_mut().enumerate() {
+            strategy.folders = at(&format!("prepare.{i}"));
+        }
         for (key, tensor) in [("quant.weight", &mut quant.weight), ("quant.activation", &mut quant.activation)] {
             tensor.observer.folders = at(&join(key, "observer"));
             tensor.quantizer.folders = at(&join(key, "quantizer"));

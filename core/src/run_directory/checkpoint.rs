@@ -2,6 +2,7 @@
 
 use super::{files, tensor_file};
 use crate::error::{Error, Result};
+use crate::preparation::Prepared;
 use crate::reconstructor::Interrupted;
 use crate::report::{LossPoint, UnitReport};
 use candle_core::{Device, Tensor};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+const PREPARED: &str = "prepared.safetensors";
 const CALIBRATION: &str = "calibration.safetensors";
 const INTERRUPTED: &str = "interrupted.safetensors";
 
@@ -44,6 +46,23 @@ impl CheckpointFolder {
         Self { path }
     }
 
+    /// The parameters that preparations changed, what each of them did, and the seconds that they took.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn prepared(&self, device: &Device) -> Result<Option<(Tensors, Prepared)>> {
+        self.read(PREPARED, device)
+    }
+
+    /// Saves the parameters that preparations changed.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn keep_prepared(&self, tensors: &Tensors, prepared: &Prepared) -> Result<()> {
+        self.create()?;
+        self.write(PREPARED, tensors, prepared)
+    }
+
     /// Scales and zero points of all sites, and the seconds that calibration took.
     ///
     /// # Errors
@@ -57,8 +76,7 @@ impl CheckpointFolder {
     /// # Errors
     /// The file cannot be written.
     pub fn keep_calibration(&self, tensors: &Tensors, seconds: f64) -> Result<()> {
-        // Only this creates the folder; if it disappears later, writing to it is an error.
-        std::fs::create_dir_all(&self.path).map_err(Error::io("create", &self.path))?;
+        self.create()?;
         self.write(CALIBRATION, tensors, &CalibrationText { seconds })
     }
 
@@ -106,6 +124,11 @@ impl CheckpointFolder {
     pub fn keep_interrupted(&self, unit: &str, state: &Interrupted) -> Result<()> {
         let text = InterruptedText { unit: unit.into(), losses: state.losses.clone() };
         self.write(INTERRUPTED, &state.tensors, &text)
+    }
+
+    /// Creates the folder, for the first checkpoints; if it disappears later, writing to it is an error.
+    fn create(&self) -> Result<()> {
+        std::fs::create_dir_all(&self.path).map_err(Error::io("create", &self.path))
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str, device: &Device) -> Result<Option<(Tensors, T)>> {

@@ -89,6 +89,11 @@ impl Progress for EventLog<'_> {
                 let content = Value::from_iter([("stage", state.stage.as_str())]);
                 self.write(&mut state, "finished", Ok(content));
             }
+            Event::Prepared { name, changes } => {
+                let content = serde_json::to_value(changes)
+                    .map(|changes| Value::from_iter([("name", Value::from(*name)), ("changes", changes)]));
+                self.write(&mut state, "prepared", content);
+            }
             Event::Unit { number, of, report } => {
                 let losses = serde_json::to_value([report.mean_losses(false), report.mean_losses(true)]);
                 let content = losses.map(|losses| {

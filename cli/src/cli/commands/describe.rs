@@ -69,6 +69,14 @@ pub fn describe(arguments: &RecipeArguments, console: &Console, output: Output) 
         let layers: Vec<Value> = unit.nodes().iter().map(|id| table.json(*id)).collect();
         units.push(Value::from_iter([("name", Value::from(unit.name.as_str())), ("layers", layers.into())]));
     }
+    let mut prepare = Vec::new();
+    for (name, lines) in session.outlines()? {
+        output.print(&format!("\nprepare: {name}\n"))?;
+        for line in &lines {
+            output.print(&format!("  {line}\n"))?;
+        }
+        prepare.push(Value::from_iter([("name", Value::from(name)), ("parts", lines.into())]));
+    }
     Ok(Value::from_iter([
         ("architecture", Value::from(recipe.model.architecture.name.as_str())),
         ("parameters", parameters.into()),
@@ -76,6 +84,7 @@ pub fn describe(arguments: &RecipeArguments, console: &Console, output: Output) 
         ("input", graph.input_shape().into()),
         ("setting", recipe.quant.setting.to_string().into()),
         ("units", units.into()),
+        ("prepare", prepare.into()),
     ]))
 }
 

@@ -28,6 +28,7 @@ pub fn list(kind: Option<ListKind>, output: Output) -> Result<Value> {
         Ok(())
     };
     section(ListKind::Architectures, "architectures", entries(&registries.architectures))?;
+    section(ListKind::Preparations, "preparations", entries(&registries.preparations))?;
     section(ListKind::Observers, "observers", entries(&registries.observers))?;
     section(ListKind::Quantizers, "quantizers", entries(&registries.quantizers))?;
     section(ListKind::Reconstructors, "reconstructors", entries(&registries.reconstructors))?;

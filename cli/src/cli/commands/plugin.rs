@@ -24,6 +24,11 @@ fn template(kind: PluginKind) -> Template {
             more: &[("recipe.yaml", include_str!("../../../templates/architecture.yaml.txt"))],
             next: "quantize NAME/w4a4 --weights FILE",
         },
+        PluginKind::Preparation => Template {
+            source: include_str!("../../../templates/preparation.rs.txt"),
+            more: &[],
+            next: "quantize demo --set prepare=[NAME]",
+        },
         PluginKind::Observer => Template {
             source: include_str!("../../../templates/observer.rs.txt"),
             more: &[],

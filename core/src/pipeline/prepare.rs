@@ -1,0 +1,124 @@
+//! Prepares the float network as the recipe says, and checks that it still computes the same.
+
+use super::calibrate::place;
+use super::{calibrate, plan_sites, Resources, Session};
+use crate::cache::CachedValues;
+use crate::error::{Error, Result};
+use crate::inference::Inference;
+use crate::model::{Precision, QuantModel};
+use crate::ops::host_values;
+use crate::preparation::{Prepared, Preparing};
+use crate::progress::{Event, Progress, Silent};
+use candle_core::Tensor;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// Images on which the outputs before and after a preparation are compared.
+const COMPARED: usize = 16;
+
+impl Session<'_> {
+    /// Prepares `model`, or restores what an earlier process prepared.
+    pub(super) fn prepared(&self, model: &mut QuantModel, resources: &Resources<'_>) -> Result<Prepared> {
+        if self.recipe().prepare.is_empty() {
+            return Ok(Prepared::default());
+        }
+        let kept = match resources.checkpoints {
+            Some(folder) => folder.prepared(self.device())?,
+            None => None,
+        };
+        if let Some((tensors, prepared)) = kept {
+            for (name, value) in tensors {
+                model.set_parameter(&name, value)?;
+            }
+            return Ok(prepared);
+        }
+        let before = model.parameters().clone();
+        let prepared = self.prepare(model, &resources.images, resources.progress)?;
+        if let Some(folder) = resources.checkpoints {
+            // A parameter that was not set is still the same tensor.
+            let changed = |(name, value): (&String, &Tensor)| {
+                let old = before.get(name).map(Tensor::id);
+                (old != Some(value.id())).then(|| (name.clone(), value.clone()))
+            };
+            let tensors: BTreeMap<String, Tensor> = model.parameters().iter().filter_map(changed).collect();
+            folder.keep_prepared(&tensors, &prepared)?;
+        }
+        Ok(prepared)
+    }
+
+    /// Applies the recipe's preparations to `model`, a float network of the session.
+    ///
+    /// # Errors
+    /// A preparation fails, or changes the network's outputs by more than it states; or the run was cancelled.
+    pub fn prepare(
+        &self,
+        model: &mut QuantModel,
+        images: &CachedValues,
+        progress: &dyn Progress,
+    ) -> Result<Prepared> {
+        let start = Instant::now();
+        let mut changes = Vec::new();
+        progress.event(Event::Started { stage: "preparing", total: self.recipe().prepare.len() });
+        let sample = images.range(0, COMPARED.min(images.samples()))?;
+        let mut before = outputs(model, &sample)?;
+        let calibrated = |model: &QuantModel| self.calibrated(model, images, progress);
+        for (i, (name, preparation)) in self.preparations().enumerate() {
+            let done = preparation.apply(&mut Preparing::new(model, images, &calibrated, progress))?;
+            let after = outputs(model, &sample)?;
+            let change = difference(&before, &after);
+            // Also refuses what is not a number.
+            if !(change <= preparation.tolerance()) {
+                let message = format!(
+                    "'{name}' changed the outputs of the float network by {change:.1e} of the largest one, more than the \
+                     {:.1e} that it states; remove it, or report the network to its author",
+                    preparation.tolerance()
+                );
+                return Err(Error::setting(format!("prepare[{i}]"), message));
+            }
+            before = after;
+            progress.event(Event::Prepared { name, changes: &done });
+            changes.push((name.to_string(), done));
+            progress.event(Event::Advanced(i + 1));
+        }
+        progress.event(Event::Finished);
+        Ok(Prepared { changes, seconds: start.elapsed().as_secs_f64() })
+    }
+
+    /// A copy of a float network, calibrated as the recipe says.
+    fn calibrated(&self, model: &QuantModel, images: &CachedValues, progress: &dyn Progress) -> Result<QuantModel> {
+        if progress.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let mut copy = QuantModel::new(model.graph().clone(), model.parameters().clone(), model.device().clone());
+        copy.allow_tf32(model.tf32());
+        let plans = plan_sites(copy.graph(), &self.recipe().quant)?;
+        place(&mut copy, &plans, self.registries())?;
+        let observed = images.range(0, self.recipe().calibration.observe.min(images.samples()))?;
+        calibrate(&mut copy, &plans, self.registries(), &observed, &Silent)?;
+        Ok(copy)
+    }
+}
+
+/// All float outputs as one vector for each output.
+fn outputs(model: &QuantModel, images: &Tensor) -> Result<Vec<Vec<f32>>> {
+    let all = Inference::of_network(model, Precision::Float)?.forward(images)?;
+    Ok(all.iter().map(|x| host_values(x, <[f32]>::to_vec)).collect::<candle_core::Result<_>>()?)
+}
+
+/// Largest difference of an output, relative to the largest value of that output before; NaN if one is not a number.
+fn difference(before: &[Vec<f32>], after: &[Vec<f32>]) -> f64 {
+    let mut worst = 0.0_f64;
+    for (before, after) in before.iter().zip(after) {
+        let size = before.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+        for (b, a) in before.iter().zip(after) {
+            let change = f64::from((a - b).abs());
+            if change.is_nan() {
+                return f64::NAN;
+            }
+            if change > 0.0 {
+                worst = worst.max(change / f64::from(size));
+            }
+        }
+    }
+    worst
+}

@@ -1,0 +1,106 @@
+//! What a preparation works on.
+
+use crate::cache::CachedValues;
+use crate::error::{Error, Result};
+use crate::graph::{quantization_sites, NodeId, Site};
+use crate::inference::Inference;
+use crate::model::{Precision, QuantModel};
+use crate::progress::Progress;
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// Images that pass through the network at once.
+const BATCH: usize = 16;
+
+/// What a preparation did to a part of the network, for readers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// The part, such as a node's name.
+    pub part: String,
+    /// What was done to it, such as "16 channels divided by 0.02 to 1".
+    pub what: String,
+}
+
+/// What a recipe's preparations did.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// The name of each preparation, and its changes.
+    pub changes: Vec<(String, Vec<Change>)>,
+    /// Wall-clock time of all of them.
+    pub seconds: f64,
+}
+
+/// Makes a calibrated copy of a float network, quantized as the recipe says.
+pub type Calibrated<'a> = &'a dyn Fn(&QuantModel) -> Result<QuantModel>;
+
+/// The float network that a preparation changes, with images to measure it on.
+pub struct Preparing<'a> {
+    /// The float network, without quantizers and with batch normalization folded.
+    pub model: &'a mut QuantModel,
+    images: &'a CachedValues,
+    calibrated: Calibrated<'a>,
+    progress: &'a dyn Progress,
+}
+
+impl<'a> Preparing<'a> {
+    /// Prepares `model` with some calibration images (N, C, H, W).
+    pub fn new(
+        model: &'a mut QuantModel,
+        images: &'a CachedValues,
+        calibrated: Calibrated<'a>,
+        progress: &'a dyn Progress,
+    ) -> Self {
+        Self { model, images, calibrated, progress }
+    }
+
+    /// Number of images.
+    pub fn image_count(&self) -> usize {
+        self.images.samples()
+    }
+
+    /// Where values and weights will be quantized.
+    pub fn sites(&self) -> Vec<Site> {
+        quantization_sites(self.model.graph())
+    }
+
+    /// A copy of the network as it is now, calibrated and rounded to nearest as the recipe says.
+    ///
+    /// # Errors
+    /// A strategy of the recipe fails, or the run was cancelled.
+    pub fn calibrated(&self) -> Result<QuantModel> {
+        (self.calibrated)(self.model)
+    }
+
+    /// Computes values of the network for the first `count` images, batch by batch: `look` gets the values (N, ...) of
+    /// `nodes`, in their order.
+    ///
+    /// # Errors
+    /// An operation fails, `look` fails, or the run was cancelled.
+    pub fn values(&self, nodes: &[NodeId], count: usize, mut look: impl FnMut(&[Tensor]) -> Result<()>) -> Result<()> {
+        let graph = self.model.graph();
+        let part = graph.subgraph_with_outputs(graph.nodes().skip(1).map(|(id, _)| id), nodes.to_vec());
+        let mut inference = Inference::new(self.model, Precision::Float, part)?;
+        let count = count.min(self.image_count());
+        for start in (0..count).step_by(BATCH) {
+            if self.progress.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let images = self.images.range(start, BATCH.min(count - start))?;
+            look(&inference.run(std::slice::from_ref(&images))?)?;
+        }
+        Ok(())
+    }
+
+    /// The first `count` images (N, C, H, W), or all if there are fewer.
+    ///
+    /// # Errors
+    /// They cannot be read from a cache file.
+    pub fn images(&self, count: usize) -> Result<Tensor> {
+        self.images.range(0, count.min(self.image_count()))
+    }
+
+    /// Receives events, and tells whether the run should stop.
+    pub fn progress(&self) -> &dyn Progress {
+        self.progress
+    }
+}

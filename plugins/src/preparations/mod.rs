@@ -1,0 +1,4 @@
+//! Preparations of the float network before calibration.
+
+mod equalize;
+mod percentile;
