@@ -2,7 +2,7 @@
 //! learned biases, resuming, and the rest of the network.
 
 use crate::cosine::{Cosine, CosineParams};
-use crate::fused::{agree, model, model_with, run_with, samples, unit, Learned};
+use crate::fused::{agree, model, model_with, run, run_with, samples, unit, Learned};
 use crate::support::*;
 use qdrop_core::engine::UnitSamples;
 use qdrop_core::model::{Precision, QuantModel};
@@ -12,6 +12,7 @@ use qdrop_core::progress::Silent;
 use qdrop_core::random::{RandomSource, SeededRandom};
 use qdrop_core::reconstructor::Forget;
 use qdrop_plugins::reconstructors::{optimize, QdropParams};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 
 const SMALL: &str = "{image_size: 32}";
@@ -263,4 +264,111 @@ fn the_rest_of_the_network_passes_gradients_to_a_unit() {
     assert!((difference - size).abs() <= 1e-2 * size, "{difference} {size}");
     let error = task.rest().forward(&[], &batch).unwrap_err().to_string();
     assert!(error.contains("0 outputs were given, it has 1"), "{error}");
+}
+
+/// A block of MobileNetV2 with clips, which also has one at its end, and a classifier whose features are clipped.
+struct Clipped;
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ClippedParams {
+    channels: usize,
+    expanded: usize,
+    shortcut: String,
+}
+
+impl Default for ClippedParams {
+    fn default() -> Self {
+        Self { channels: 5, expanded: 17, shortcut: "none".into() }
+    }
+}
+
+impl Architecture for Clipped {
+    fn graph(&self, params: &Params) -> Result<Graph> {
+        let p: ClippedParams = params.parse()?;
+        let mut b = GraphBuilder::new([p.channels, 9, 7]);
+        let x = b.input();
+        let block = b.unit("block", |b| {
+            let y = b.conv2d("expand", x, Conv2d::new(p.expanded, 1).bias())?;
+            let y = b.clip("expand.clip", y)?;
+            let y = b.conv2d("depthwise", y, Conv2d::new(p.expanded, 3).padding(1).groups(p.expanded).bias())?;
+            let y = b.clip("depthwise.clip", y)?;
+            let mut y = b.conv2d("project", y, Conv2d::new(p.channels, 1).bias())?;
+            let shortcut = match p.shortcut.as_str() {
+                "identity" => Some(x),
+                "projection" => Some(b.conv2d("shortcut", x, Conv2d::new(p.channels, 1).bias())?),
+                _ => None,
+            };
+            if let Some(shortcut) = shortcut {
+                y = b.add("sum", y, shortcut)?;
+            }
+            b.clip("end.clip", y)
+        })?;
+        let mean = b.global_average_pool("mean", block)?;
+        let flat = b.flatten("flat", mean)?;
+        let features = b.unit("features", |b| {
+            let y = b.linear("features", flat, 33)?;
+            b.clip("features.clip", y)
+        })?;
+        let logits = b.unit("fc", |b| b.linear("fc", features, 4))?;
+        b.finish(logits)
+    }
+}
+
+register_architecture! {
+    name: "clipped", aliases: [], summary: "a linear bottleneck with a bound for each channel",
+    build: || Box::new(Clipped)
+}
+
+#[test]
+fn clips_learn_the_same_on_all_engines() {
+    let settings = QdropParams { iters: 12, batch_size: 6, weight: 0.1, ..Default::default() };
+    for (params, name) in [
+        ("{channels: 5, expanded: 17}", "block"),
+        ("{channels: 5, expanded: 17, shortcut: identity}", "block"),
+        ("{channels: 17, expanded: 5, shortcut: projection}", "block"),
+        ("{channels: 24, expanded: 144, shortcut: identity}", "block"),
+        ("{channels: 17, expanded: 40}", "features"),
+    ] {
+        let learn = |engine: Runs, wider: f64| {
+            let mut model = model("clipped", params, "lsq");
+            let unit = unit(&model, name);
+            for id in unit.nodes() {
+                let bound = format!("{}.bound", model.graph().node(*id).name);
+                if let Some(value) = model.parameters().get(&bound) {
+                    let value = (value * wider).unwrap();
+                    model.set_parameter(&bound, value).unwrap();
+                }
+            }
+            run(&mut model, &unit, &settings, engine)
+        };
+        let what = format!("{params} {name}");
+        let generic = learn(Runs::GENERIC, 1.0);
+        for engine in &Runs::all()[1..] {
+            agree(&what, &generic, &learn(engine.clone(), 1.0));
+        }
+        // Values do reach their bounds.
+        let [own, wide] = [&generic, &learn(Runs::GENERIC, 100.0)].map(|learned| learned.0[0].reconstruction);
+        assert!((own - wide).abs() > 0.01 * own, "{what}: {own} {wide}");
+    }
+}
+
+#[test]
+fn a_bound_that_is_not_positive_is_named_by_all_engines() {
+    for engine in Runs::all() {
+        let mut model = model("clipped", "{}", "lsq");
+        let unit = unit(&model, "block");
+        let cached = samples(&model, &unit);
+        let mut bounds = vec(model.parameter("depthwise.clip.bound").unwrap());
+        bounds[3] = 0.0;
+        model.set_parameter("depthwise.clip.bound", Tensor::new(bounds, &Device::Cpu).unwrap()).unwrap();
+        let mut task = engine.place(UnitTask::new(&mut model, &unit, 0, cached).unwrap());
+        task.begin(&[groups::ROUNDING, groups::SCALE]).unwrap();
+        let random = SeededRandom { seed: 7 };
+        let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
+        let step = || task.engine(4, &context)?.loss(&[0, 1, 2, 3], &|_| Keep::All);
+        let message = step().unwrap_err().to_string();
+        assert!(message.contains("depthwise.clip"), "{message}");
+        assert!(message.contains("positive numbers, but that of channel 3 is 0"), "{message}");
+    }
 }

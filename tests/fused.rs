@@ -36,6 +36,7 @@ pub fn model_with(name: &str, params: &str, [weight, activation]: [&str; 2]) -> 
         let fan_in: usize = shape[1..].iter().product();
         let x = noise(&shape, i as u32);
         let x = match shape.len() {
+            1 if name.ends_with("bound") => x.affine(1.0, 1.5),
             1 if name.ends_with("weight") || name.ends_with("running_var") => x.affine(0.3, 1.0),
             1 => x.affine(0.1, 0.0),
             _ => x.affine((4.0 / fan_in as f64).sqrt(), 0.0),

@@ -91,3 +91,39 @@ fn odd_graphs_have_the_same_outputs_on_the_kernels() {
     let message = wrong.unwrap_err().to_string();
     assert!(message.contains("[5, 13, 11]"), "{message}");
 }
+
+#[test]
+fn clips_have_the_same_outputs_on_the_kernels() {
+    let mut b = GraphBuilder::new([5, 13, 11]);
+    let x = b.input();
+    let image = b.clip("image", x).unwrap();
+    let y = b
+        .unit("block", |b| {
+            let a = b.conv2d("a", image, Conv2d::new(17, 3).padding(1).bias())?;
+            let a = b.clip("a.clip", a)?;
+            // This value has two readers, so it is not clipped in place.
+            let again = b.clip("again", a)?;
+            let sum = b.add("sum", a, again)?;
+            let sum = b.clip("sum.clip", sum)?;
+            let last = b.conv2d("last", sum, Conv2d::new(40, 3).stride(2).padding(1).bias())?;
+            b.clip("last.clip", last)
+        })
+        .unwrap();
+    let mean = b.global_average_pool("mean", y).unwrap();
+    let flat = b.flatten("flat", mean).unwrap();
+    let features = b.clip("features", flat).unwrap();
+    let out = b.linear("fc", features, 4).unwrap();
+    let graph = b.finish(out).unwrap();
+    let parameters = noise_parameters(&graph);
+    let mut model = QuantModel::new(graph, parameters, Device::Cpu);
+    for node in ["a.clip", "sum.clip", "features"] {
+        let id = model.graph().find(node).unwrap();
+        let mut quantizer = quantizer("lsq", &spec(BITS, false, Granularity::PerTensor));
+        quantizer.set_range(&Range { min: vec![0.0], max: vec![0.9] }, &Device::Cpu).unwrap();
+        model.set_activation_quantizer(id, QuantSite { name: node.into(), quantizer });
+    }
+    check("clips", &model);
+    model.set_parameter("sum.clip.bound", Tensor::zeros(17, DType::F32, &Device::Cpu).unwrap()).unwrap();
+    let error = Inference::of_network(&model, Precision::Float).err().unwrap();
+    assert!(error.to_string().contains("reading 'sum.clip.bound'"), "{error}");
+}

@@ -126,10 +126,12 @@ pub fn noise(dims: &[usize], salt: u32) -> Tensor {
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
 }
 
-/// Noise for every parameter of a graph.
+/// Noise for every parameter of a graph; bounds of clips are positive.
 pub fn noise_parameters(graph: &qdrop_core::graph::Graph) -> std::collections::HashMap<String, Tensor> {
-    let parameter =
-        |(i, (name, shape)): (usize, (String, Vec<usize>))| (name, noise(&shape, i as u32).affine(0.3, 0.0).unwrap());
+    let parameter = |(i, (name, shape)): (usize, (String, Vec<usize>))| {
+        let middle = if name.ends_with(".bound") { 0.5 } else { 0.0 };
+        (name, noise(&shape, i as u32).affine(0.3, middle).unwrap())
+    };
     graph.parameter_shapes().into_iter().enumerate().map(parameter).collect()
 }
 

@@ -1,6 +1,6 @@
 // Arithmetic that is the CPU's bit for bit: every operation is IEEE's, and only fmaf() fuses.
 
-enum Activation { NONE, RELU, RELU6, SILU, HARD_SWISH, HARD_SIGMOID, SIGMOID };
+enum Activation { NONE, RELU, RELU6, SILU, HARD_SWISH, HARD_SIGMOID, SIGMOID, CLIP };
 
 // The grid of an activation's quantizer.
 struct Step {
@@ -62,7 +62,8 @@ __device__ inline float power(float x, float p) {
     return __uint_as_float(__float_as_uint(q) + (__float_as_uint(n) << 23));
 }
 
-template <Activation A> __device__ inline float activate(float x) {
+// Only a clip has a bound.
+template <Activation A> __device__ inline float activate(float x, float bound) {
     switch (A) {
     case RELU: return x < 0.0f ? 0.0f : x;
     case RELU6: return clamp(x, 0.0f, 6.0f);
@@ -70,11 +71,12 @@ template <Activation A> __device__ inline float activate(float x) {
     case HARD_SWISH: return x * clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
     case HARD_SIGMOID: return clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
     case SIGMOID: return sigmoid(x);
+    case CLIP: return clamp(x, 0.0f, bound);
     default: return x;
     }
 }
 
-template <Activation A> __device__ inline float slope(float x) {
+template <Activation A> __device__ inline float slope(float x, float bound) {
     switch (A) {
     case RELU: return x > 0.0f ? 1.0f : 0.0f;
     case RELU6: return x > 0.0f && x < 6.0f ? 1.0f : 0.0f;
@@ -88,6 +90,7 @@ template <Activation A> __device__ inline float slope(float x) {
         float s = sigmoid(x);
         return s * (1.0f - s);
     }
+    case CLIP: return x > 0.0f && x < bound ? 1.0f : 0.0f;
     default: return 1.0f;
     }
 }

@@ -27,10 +27,10 @@ struct Rows {
     unsigned row, rows_of_image, groups, channels;
 };
 
-// What is added to the output of a convolution: its bias, the shortcut, and the bias of the shortcut's convolution. Any may
-// be null.
-struct Added {
-    const float *bias, *shortcut, *shortcut_bias;
+// What a stage reads beside the output of a convolution: what is added to it, its bias, the shortcut, and the bias of the
+// shortcut's convolution; and the bounds of a clip, one for each channel. Any may be null.
+struct Operands {
+    const float *bias, *shortcut, *shortcut_bias, *bounds;
 };
 
 // The choices of all groups of a site.
@@ -89,14 +89,23 @@ struct Part {
     }
 
     // The values before the activation function.
-    __device__ void sum(const float *z, const Added &added, const Rows &rows, float (&values)[4]) const {
+    __device__ void sum(const float *z, const Operands &operands, const Rows &rows, float (&values)[4]) const {
         load(z + line * rows.row, values);
-        if (added.bias) add(added.bias, rows, values);
-        if (added.shortcut) {
+        if (operands.bias) add(operands.bias, rows, values);
+        if (operands.shortcut) {
             float others[4];
-            load(added.shortcut + line * rows.row, others);
-            if (added.shortcut_bias) add(added.shortcut_bias, rows, others);
+            load(operands.shortcut + line * rows.row, others);
+            if (operands.shortcut_bias) add(operands.shortcut_bias, rows, others);
             for (int i = 0; i < 4; i++) values[i] += others[i];
+        }
+    }
+
+    // The bounds of the values' channels.
+    __device__ void load_bounds(const float *bounds, const Rows &rows, float (&values)[4]) const {
+        unsigned c = channel;
+        for (int i = 0; i < 4; i++) {
+            values[i] = bounds[c];
+            c = c + 1 == rows.channels ? 0 : c + 1;
         }
     }
 
@@ -138,15 +147,16 @@ extern "C" __global__ void gather_mix(const float *quantized, const unsigned *qu
 
 // Without a quantizer no bit of `kept` is set.
 template <Activation A>
-__device__ void forward(const float *z, const Added &added, const uint4 *kept, const Step *step, float *out,
+__device__ void forward(const float *z, const Operands &operands, const uint4 *kept, const Step *step, float *out,
                         const Rows &rows) {
     const Grid grid(*step);
     each_group(rows.groups, [&](unsigned group) {
         const Part part(kept, group, rows);
-        float values[4];
-        part.sum(z, added, rows, values);
+        float values[4], bounds[4] = {};
+        part.sum(z, operands, rows, values);
+        if (A == CLIP) part.load_bounds(operands.bounds, rows, bounds);
         for (int k = 0; k < 4; k++) {
-            float x = activate<A>(values[k]);
+            float x = activate<A>(values[k], bounds[k]);
             values[k] = part.keeps(k) ? grid.quantize(x).steps * grid.step.scale : x;
         }
         part.store(out + part.line * rows.row, values);
@@ -156,12 +166,12 @@ __device__ void forward(const float *z, const Added &added, const uint4 *kept, c
 // Backward of one value: the gradient of what the activation function reads; the sums take what it adds to those of scale and
 // zero point.
 template <Activation A>
-__device__ inline float value_backward(const Grid &grid, const OnGrid &q, bool rounded, float z, float g, float &scale,
-                                       float &zero_point) {
+__device__ inline float value_backward(const Grid &grid, const OnGrid &q, bool rounded, float z, float bound, float g,
+                                       float &scale, float &zero_point) {
     float by_scale = g * (q.inside ? q.steps - q.position : q.steps);
     scale += rounded ? by_scale : 0.0f;
     zero_point += rounded && !q.inside ? -g * grid.step.scale : 0.0f;
-    return !rounded || q.inside ? g * slope<A>(z) : 0.0f;
+    return !rounded || q.inside ? g * slope<A>(z, bound) : 0.0f;
 }
 
 __device__ inline void store_sums(Sums *sums, double scale, double zero_point, double loss) {
@@ -171,18 +181,19 @@ __device__ inline void store_sums(Sums *sums, double scale, double zero_point, d
 
 // `gradient` has that of the stage's value and takes that of z. `sums` takes a number for each block.
 template <Activation A>
-__device__ void backward(const float *z, const Added &added, const uint4 *kept, const Step *step, float *gradient,
+__device__ void backward(const float *z, const Operands &operands, const uint4 *kept, const Step *step, float *gradient,
                          Sums *sums, const Rows &rows) {
     const Grid grid(*step);
     double scale = 0.0, zero_point = 0.0;
     each_group(rows.groups, [&](unsigned group) {
         const Part part(kept, group, rows);
-        float values[4], g[4], scale4 = 0.0f, zero_point4 = 0.0f;
-        part.sum(z, added, rows, values);
+        float values[4], bounds[4] = {}, g[4], scale4 = 0.0f, zero_point4 = 0.0f;
+        part.sum(z, operands, rows, values);
+        if (A == CLIP) part.load_bounds(operands.bounds, rows, bounds);
         part.load(gradient + part.line * rows.row, g);
         for (int k = 0; k < 4; k++) {
-            OnGrid q = grid.quantize(activate<A>(values[k]));
-            g[k] = value_backward<A>(grid, q, part.keeps(k), values[k], g[k], scale4, zero_point4);
+            OnGrid q = grid.quantize(activate<A>(values[k], bounds[k]));
+            g[k] = value_backward<A>(grid, q, part.keeps(k), values[k], bounds[k], g[k], scale4, zero_point4);
         }
         scale += scale4;
         zero_point += zero_point4;
@@ -193,22 +204,24 @@ __device__ void backward(const float *z, const Added &added, const uint4 *kept, 
 
 // The end of a unit: the gradient of `factor` times the sum of squared differences to the samples' targets.
 template <Activation A>
-__device__ void end(const float *z, const Added &added, const float *target, const unsigned *samples, const uint4 *kept,
-                    const Step *step, float factor, float *gradient, Sums *sums, const Rows &rows) {
+__device__ void end(const float *z, const Operands &operands, const float *target, const unsigned *samples,
+                    const uint4 *kept, const Step *step, float factor, float *gradient, Sums *sums, const Rows &rows) {
     const Grid grid(*step);
     double scale = 0.0, zero_point = 0.0, loss = 0.0;
     each_group(rows.groups, [&](unsigned group) {
         const Part part(kept, group, rows);
-        float values[4], want[4], g[4], scale4 = 0.0f, zero_point4 = 0.0f, loss4 = 0.0f;
-        part.sum(z, added, rows, values);
+        float values[4], bounds[4] = {}, want[4], g[4], scale4 = 0.0f, zero_point4 = 0.0f, loss4 = 0.0f;
+        part.sum(z, operands, rows, values);
+        if (A == CLIP) part.load_bounds(operands.bounds, rows, bounds);
         part.load(target + row_of_sample(samples, part, rows) * rows.row, want);
         for (int k = 0; k < 4; k++) {
-            float x = activate<A>(values[k]);
+            float x = activate<A>(values[k], bounds[k]);
             OnGrid q = grid.quantize(x);
             float value = part.keeps(k) ? q.steps * grid.step.scale : x;
             float difference = k < part.count ? value - want[k] : 0.0f;
             loss4 += difference * difference;
-            g[k] = value_backward<A>(grid, q, part.keeps(k), values[k], 2.0f * factor * difference, scale4, zero_point4);
+            float by = 2.0f * factor * difference;
+            g[k] = value_backward<A>(grid, q, part.keeps(k), values[k], bounds[k], by, scale4, zero_point4);
         }
         scale += scale4;
         zero_point += zero_point4;
@@ -230,18 +243,18 @@ extern "C" __global__ void add_sums(const Sums *sums, const unsigned *ranges, Su
 }
 
 #define STAGE(NAME, A)                                                                                                  \
-    extern "C" __global__ void forward_##NAME(const float *z, Added added, const uint4 *kept, const Step *step,         \
+    extern "C" __global__ void forward_##NAME(const float *z, Operands operands, const uint4 *kept, const Step *step,   \
                                               float *out, Rows rows) {                                                  \
-        forward<A>(z, added, kept, step, out, rows);                                                                    \
+        forward<A>(z, operands, kept, step, out, rows);                                                                 \
     }                                                                                                                   \
-    extern "C" __global__ void backward_##NAME(const float *z, Added added, const uint4 *kept, const Step *step,        \
+    extern "C" __global__ void backward_##NAME(const float *z, Operands operands, const uint4 *kept, const Step *step,  \
                                                float *gradient, Sums *sums, Rows rows) {                                \
-        backward<A>(z, added, kept, step, gradient, sums, rows);                                                        \
+        backward<A>(z, operands, kept, step, gradient, sums, rows);                                                     \
     }                                                                                                                   \
-    extern "C" __global__ void end_##NAME(const float *z, Added added, const float *target, const unsigned *samples,    \
-                                          const uint4 *kept, const Step *step, float factor, float *gradient,           \
-                                          Sums *sums, Rows rows) {                                                      \
-        end<A>(z, added, target, samples, kept, step, factor, gradient, sums, rows);                                    \
+    extern "C" __global__ void end_##NAME(const float *z, Operands operands, const float *target,                       \
+                                          const unsigned *samples, const uint4 *kept, const Step *step, float factor,   \
+                                          float *gradient, Sums *sums, Rows rows) {                                     \
+        end<A>(z, operands, target, samples, kept, step, factor, gradient, sums, rows);                                 \
     }
 
 STAGE(none, NONE)
@@ -251,3 +264,4 @@ STAGE(silu, SILU)
 STAGE(hard_swish, HARD_SWISH)
 STAGE(hard_sigmoid, HARD_SIGMOID)
 STAGE(sigmoid, SIGMOID)
+STAGE(clip, CLIP)

@@ -104,6 +104,16 @@ impl QuantModel {
         self.parameters.get(&self.bias_name(node))
     }
 
+    /// The bounds of a clip, one for each channel.
+    ///
+    /// # Errors
+    /// The node has no bounds, their number is not that of its channels, or one of them is not a positive number.
+    pub(crate) fn bounds(&self, node: NodeId) -> Result<Vec<f32>> {
+        let node = self.graph.node(node);
+        let name = format!("{}.bound", node.name);
+        ops::bounds(self.parameter(&name)?, node.shape[0]).doing(format!("reading '{name}'"))
+    }
+
     /// Replaces a node's weight.
     ///
     /// # Errors

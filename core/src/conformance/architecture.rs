@@ -82,8 +82,10 @@ fn parameters(graph: &Graph) -> Result<HashMap<String, Tensor>> {
     let mut all = HashMap::new();
     for (i, (name, shape)) in graph.parameter_shapes().into_iter().enumerate() {
         let fan_in = shape.iter().skip(1).product::<usize>().max(1) as f32;
+        // Variances and the bounds of clips must be positive; the factors of batch normalization usually are.
+        let around_one = ["weight", "running_var", "bound"].iter().any(|end| name.ends_with(end));
         let value = |n: f32| match shape.len() {
-            1 if name.ends_with("weight") || name.ends_with("running_var") => 1.0 + 0.3 * n.clamp(-2.0, 2.0),
+            1 if around_one => 1.0 + 0.3 * n.clamp(-2.0, 2.0),
             1 => 0.1 * n,
             _ => n / fan_in.sqrt(),
         };

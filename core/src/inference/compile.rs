@@ -8,7 +8,7 @@ use crate::graph::{Graph, NodeId, Op, Subgraph};
 use crate::grid::Granularity;
 use crate::model::{Precision, QuantModel};
 use crate::quantizer::QuantizerKernel;
-use qdrop_kernels::nhwc::stage::{Stage, TensorGrid};
+use qdrop_kernels::nhwc::stage::{Function, Stage, TensorGrid};
 use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout};
 use std::collections::HashMap;
 
@@ -94,7 +94,7 @@ impl<'a> Builder<'a> {
             let needed = match convolution(graph, *id, batch) {
                 Some(shape) => border(&shape),
                 // These may run in place, on a value whose border their readers need.
-                None if matches!(graph.node(*id).op, Op::Activation(_) | Op::Add | Op::Flatten) => own,
+                None if matches!(graph.node(*id).op, Op::Activation(_) | Op::Clip | Op::Add | Op::Flatten) => own,
                 None => 0,
             };
             for input in &graph.node(*id).inputs {
@@ -152,7 +152,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Changes the last instruction if it is a stage of this slot and `fits`; otherwise adds a stage.
-    fn stage(&mut self, slot: Slot, fits: impl Fn(&Stage) -> bool, change: impl Fn(&mut Stage)) {
+    fn stage(&mut self, slot: Slot, fits: impl Fn(&Stage<NodeId>) -> bool, change: impl Fn(&mut Stage<NodeId>)) {
         match self.instructions.last_mut() {
             Some(Instruction::Stage { stage, slot: last, .. }) if *last == slot && fits(stage) => change(stage),
             _ => {
@@ -161,6 +161,13 @@ impl<'a> Builder<'a> {
                 self.instructions.push(Instruction::Stage { stage, shortcut: None, slot });
             }
         }
+    }
+
+    /// Applies an activation function to a value.
+    fn activation(&mut self, id: NodeId, from: Slot, function: Function<NodeId>) {
+        let slot = self.take(id, from);
+        let free = |stage: &Stage<NodeId>| stage.activation.is_none() && stage.grid.is_none();
+        self.stage(slot, free, |stage| stage.activation = Some(function));
     }
 
     /// Adds the instructions of a node. Returns false if candle has to compute it.
@@ -178,11 +185,8 @@ impl<'a> Builder<'a> {
                 let convolution = Box::new(ForwardConvolution::new(&shape, x, self.layouts[to]));
                 self.instructions.push(Instruction::Convolve { node: id, convolution, from, to });
             }
-            (Op::Activation(activation), &[from]) => {
-                let slot = self.take(id, from);
-                let free = |stage: &Stage| stage.activation.is_none() && stage.grid.is_none();
-                self.stage(slot, free, |stage| stage.activation = Some(*activation));
-            }
+            (Op::Activation(activation), &[from]) => self.activation(id, from, Function::Activation(*activation)),
+            (Op::Clip, &[from]) => self.activation(id, from, Function::Clip(id)),
             (Op::Add, &[a, b]) if a != b => {
                 let (own, other) = if self.reads.get(&a) == Some(&1) { (a, b) } else { (b, a) };
                 let slot = self.take(id, own);
@@ -206,7 +210,6 @@ impl<'a> Builder<'a> {
             (
                 Op::Input
                 | Op::BatchNorm { .. }
-                | Op::Clip
                 | Op::Mul
                 | Op::AveragePool(_)
                 | Op::Pad(_)
@@ -219,6 +222,7 @@ impl<'a> Builder<'a> {
                 Op::Conv2d { .. }
                 | Op::Linear { .. }
                 | Op::Activation(_)
+                | Op::Clip
                 | Op::Add
                 | Op::MaxPool(_)
                 | Op::GlobalAveragePool

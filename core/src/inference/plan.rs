@@ -31,7 +31,8 @@ pub enum Instruction {
     },
     /// Adds a shortcut, applies an activation function and a quantizer, in place. Each is optional.
     Stage {
-        stage: Stage,
+        /// A clip is named by its node.
+        stage: Stage<NodeId>,
         shortcut: Option<Slot>,
         slot: Slot,
     },
@@ -100,13 +101,18 @@ impl Plan {
                     let ([x, z], bias) = (two(buffers, *from, *to)?, layer.bias.as_deref());
                     convolution.run((&x.0, x.1), &layer.value, bias, (&mut z.0, z.1));
                 }
-                Instruction::Stage { stage, shortcut: None, slot } => {
-                    let (values, layout) = &mut buffers[*slot];
-                    apply(*stage, None, (values, *layout));
-                }
-                Instruction::Stage { stage, shortcut: Some(shortcut), slot } => {
-                    let [s, z] = two(buffers, *shortcut, *slot)?;
-                    apply(*stage, Some((&s.0, s.1)), (&mut z.0, z.1));
+                Instruction::Stage { stage, shortcut, slot } => {
+                    let stage = stage.try_map(|node| weights.bounds(node))?;
+                    match shortcut {
+                        None => {
+                            let (values, layout) = &mut buffers[*slot];
+                            apply(stage, None, (values, *layout));
+                        }
+                        Some(shortcut) => {
+                            let [s, z] = two(buffers, *shortcut, *slot)?;
+                            apply(stage, Some((&s.0, s.1)), (&mut z.0, z.1));
+                        }
+                    }
                 }
                 Instruction::Copy { from, to } => {
                     let [x, z] = two(buffers, *from, *to)?;

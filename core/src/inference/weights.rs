@@ -1,10 +1,11 @@
-//! The weights of all layers, packed once.
+//! The parameters of all layers, prepared once.
 
 use crate::error::{Error, Result};
 use crate::graph::geometry::convolution;
-use crate::graph::NodeId;
+use crate::graph::{NodeId, Op};
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
+use qdrop_kernels::nhwc::stage::Bounds;
 use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Packing};
 use std::collections::HashMap;
 
@@ -14,15 +15,21 @@ pub struct LayerWeight {
     pub bias: Option<Buffer>,
 }
 
-/// The weights of all layers.
+/// The weights of all layers, and the bounds of all clips.
 #[derive(Default)]
-pub struct Weights(HashMap<NodeId, LayerWeight>);
+pub struct Weights {
+    layers: HashMap<NodeId, LayerWeight>,
+    bounds: HashMap<NodeId, Bounds>,
+}
 
 impl Weights {
     pub fn new(model: &QuantModel, precision: Precision, nodes: &[NodeId]) -> Result<Self> {
         let graph = model.graph();
-        let mut all = HashMap::new();
+        let (mut layers, mut bounds) = (HashMap::new(), HashMap::new());
         for id in nodes {
+            if graph.node(*id).op == Op::Clip {
+                bounds.insert(*id, Bounds::new(&model.bounds(*id)?));
+            }
             let Some(shape) = convolution(graph, *id, 1) else { continue };
             let weight = model.weight(*id)?;
             let weight = match model.weight_site(*id).filter(|_| precision == Precision::Quantized) {
@@ -32,12 +39,17 @@ impl Weights {
             let value = host_values(&weight, |v| ForwardConvolution::weight(&shape, v))?;
             let packing = Packing::of(&shape);
             let bias = model.bias(*id).map(|b| host_values(b, |v| packing.pack_lanes(v))).transpose()?;
-            all.insert(*id, LayerWeight { value, bias });
+            layers.insert(*id, LayerWeight { value, bias });
         }
-        Ok(Self(all))
+        Ok(Self { layers, bounds })
     }
 
     pub fn get(&self, node: NodeId) -> Result<&LayerWeight> {
-        self.0.get(&node).ok_or_else(|| Error::message("the forward pass: a weight was not prepared"))
+        self.layers.get(&node).ok_or_else(|| Error::message("the forward pass: a weight was not prepared"))
+    }
+
+    /// The bounds of a clip.
+    pub fn bounds(&self, node: NodeId) -> Result<&Bounds> {
+        self.bounds.get(&node).ok_or_else(|| Error::message("the forward pass: a clip was not prepared"))
     }
 }

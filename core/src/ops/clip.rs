@@ -1,6 +1,6 @@
 //! A clip with one bound for each channel.
 
-use super::storage::{f32_values, gradient, output, slice};
+use super::storage::{f32_values, gradient, host_values, output, slice};
 use super::{composite, on_kernels};
 use candle_core::{bail, CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use qdrop_kernels::clip as kernel;
@@ -41,19 +41,27 @@ pub fn clip(x: &Tensor, bound: &Tensor) -> Result<Tensor> {
     if !on_kernels(x) {
         return composite::clip(x, bound);
     }
-    let bound: Vec<f32> = bound.to_vec1()?;
-    if x.dims().get(1) != Some(&bound.len()) {
-        bail!("a tensor of shape {:?} (N, C, ...) cannot be clipped at {} bounds", x.dims(), bound.len());
-    }
-    check_bounds(&bound)?;
-    let channels = Channels::along(x.dims(), 1);
-    x.contiguous()?.apply_op1(ClipOp { bound, channels })
+    let op = ClipOp { bound: bounds(bound, x.dim(1)?)?, channels: Channels::along(x.dims(), 1) };
+    x.contiguous()?.apply_op1(op)
 }
 
-/// Checks that every bound of a clip is a positive number.
-pub(crate) fn check_bounds(bounds: &[f32]) -> Result<()> {
+/// The bounds of a clip of so many channels, on the host.
+///
+/// # Errors
+/// Their number is another one, or one of them is not a positive number.
+pub(crate) fn bounds(bound: &Tensor, channels: usize) -> Result<Vec<f32>> {
+    check_number(bound, channels)?;
+    let bounds = host_values(bound, <[f32]>::to_vec)?;
     match bounds.iter().position(|b| !b.is_finite() || *b <= 0.0) {
         Some(c) => bail!("the bounds of a clip are positive numbers, but that of channel {c} is {}", bounds[c]),
-        None => Ok(()),
+        None => Ok(bounds),
     }
+}
+
+/// Checks that there is one bound for each channel.
+pub(super) fn check_number(bound: &Tensor, channels: usize) -> Result<()> {
+    if bound.elem_count() != channels {
+        bail!("a clip needs a bound for each of {channels} channels, but {} were given", bound.elem_count());
+    }
+    Ok(())
 }

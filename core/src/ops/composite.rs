@@ -128,17 +128,11 @@ pub fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
     with_gradient(&value, &[(x, &derivative)])
 }
 
-/// See [`super::clip`].
+/// See [`super::clip()`].
 pub fn clip(x: &Tensor, bound: &Tensor) -> Result<Tensor> {
     let mut dims = vec![1; x.rank()];
-    match (dims.get_mut(1), x.dims().get(1)) {
-        (Some(own), Some(channels)) if *channels == bound.elem_count() => *own = *channels,
-        _ => candle_core::bail!(
-            "a tensor of shape {:?} (N, C, ...) cannot be clipped at {} bounds",
-            x.dims(),
-            bound.elem_count()
-        ),
-    }
+    super::clip::check_number(bound, x.dim(1)?)?;
+    dims[1] = bound.elem_count();
     let (xd, bound) = (x.detach(), bound.detach().reshape(dims)?);
     let value = xd.relu()?.broadcast_minimum(&bound)?;
     let inside = (indicator(xd.gt(0.0))? * indicator(xd.broadcast_lt(&bound))?)?;

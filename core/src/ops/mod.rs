@@ -20,6 +20,7 @@ mod storage;
 
 pub use activation::activation;
 pub use adaround::{adaround, adaround_regularizer, soft_rounding};
+pub(crate) use clip::bounds;
 pub use clip::clip;
 pub use conv::conv2d;
 pub use drop::{drop, Keep};

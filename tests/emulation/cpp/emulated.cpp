@@ -18,7 +18,7 @@
 extern "C" int qdrop_launch_emulated(const char *name, const unsigned *grid, unsigned threads, bool backwards, void **arguments) {
     static const std::map<std::string, emulation::Launch> kernels = {
         KERNEL(draw_choices), KERNEL(gather_mix), KERNEL(add_sums), STAGES(none), STAGES(relu), STAGES(relu6), STAGES(silu),
-        STAGES(hard_swish), STAGES(hard_sigmoid), STAGES(sigmoid), KERNEL(prepare_sites), KERNEL(learn_sites),
+        STAGES(hard_swish), STAGES(hard_sigmoid), STAGES(sigmoid), STAGES(clip), KERNEL(prepare_sites), KERNEL(learn_sites),
         KERNEL(soft_weight), KERNEL(scale_gradient), KERNEL(learn_channels), KERNEL(learn_rounding), KERNEL(add_up),
         KERNEL(bias_gradient), KERNEL(add_bias_parts), KERNEL(add_parts), KERNEL(transpose), KERNEL(convolve),
         KERNEL(convolve_input), KERNEL(convolve_weight), KERNEL(depthwise), KERNEL(depthwise_input),

@@ -15,11 +15,12 @@ use crate::graph::geometry::{convolution, image};
 use crate::graph::{NodeId, Subgraph};
 use crate::grid::{Granularity, QParams, QuantSpec};
 use crate::model::QuantModel;
-use crate::ops::{host_values, Activation};
+use crate::ops::host_values;
 use crate::quantizer::{Parameter, QuantizerKernel};
 use candle_core::{Tensor, Var};
 use parts::{Link, Parts};
 use qdrop_kernels::conv::Conv2dShape;
+use qdrop_kernels::nhwc::stage::Function;
 use std::collections::HashMap;
 
 /// A unit as a chain of layers.
@@ -103,7 +104,8 @@ pub struct ChainBias {
 
 /// An activation function and a quantizer, both optional.
 pub struct ChainStage {
-    pub activation: Option<Activation>,
+    /// A clip has one bound for each channel.
+    pub activation: Option<Function<Vec<f32>>>,
     pub quantizer: Option<ChainQuantizer>,
     /// The site's number in the order of execution, from 1; 0 without a quantizer.
     pub site: usize,
@@ -253,8 +255,9 @@ impl<'a> Describer<'a> {
     }
 
     fn stage(&mut self, link: &Link) -> Result<ChainStage, Rejected> {
+        let activation = link.activation.map(|f| f.try_map(|node| self.model.bounds(node))).transpose()?;
         let Some(placed) = self.model.activation_site(link.value) else {
-            return Ok(ChainStage { activation: link.activation, quantizer: None, site: 0 });
+            return Ok(ChainStage { activation, quantizer: None, site: 0 });
         };
         let (spec, name) = (*placed.quantizer.spec(), &placed.name);
         if spec.granularity != Granularity::PerTensor {
@@ -277,6 +280,6 @@ impl<'a> Describer<'a> {
             learned_zero_point: zero_point.map(|var| self.variable(&var, name)).transpose()?,
         };
         let site = self.sites.get(&link.value).copied().unwrap_or_default();
-        Ok(ChainStage { activation: link.activation, quantizer: Some(quantizer), site })
+        Ok(ChainStage { activation, quantizer: Some(quantizer), site })
     }
 }

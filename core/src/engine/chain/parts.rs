@@ -2,12 +2,13 @@
 
 use super::refusal::Refusal;
 use crate::graph::{Graph, NodeId, Op, Subgraph};
-use crate::ops::Activation;
+use qdrop_kernels::nhwc::stage::Function;
 
 /// A node of the chain, the activation function after it, and the node whose value both compute.
 pub struct Link {
     pub node: NodeId,
-    pub activation: Option<Activation>,
+    /// A clip is named by its node.
+    pub activation: Option<Function<NodeId>>,
     pub value: NodeId,
 }
 
@@ -51,12 +52,15 @@ impl Reader<'_> {
                 [next] => next,
                 _ => return Err(Refusal::Branch { node: self.name(link.value) }),
             };
-            match self.graph.node(next).op {
-                Op::Activation(activation) if link.activation.is_none() => {
-                    (link.activation, link.value) = (Some(activation), next);
-                }
+            let function = match self.graph.node(next).op {
+                Op::Activation(activation) => Function::Activation(activation),
+                Op::Clip => Function::Clip(next),
                 _ => return Ok((link, Some(next))),
+            };
+            if link.activation.is_some() {
+                return Ok((link, Some(next)));
             }
+            (link.activation, link.value) = (Some(function), next);
         }
     }
 }

@@ -6,14 +6,13 @@ use super::update::Update;
 use super::weight::Weight;
 use crate::engine::chain::ChainStage;
 use crate::error::Result;
-use qdrop_kernels::activation::Activation;
 use qdrop_kernels::drop::Choices;
-use qdrop_kernels::nhwc::stage::{Stage, Sums, TensorGrid};
+use qdrop_kernels::nhwc::stage::{Bounds, Function, Stage, Sums, TensorGrid};
 use qdrop_kernels::rounding::round_half_even;
 
 /// An activation function and a quantizer.
 pub struct Site {
-    activation: Option<Activation>,
+    activation: Option<Function<Bounds>>,
     /// The grid, if there is a quantizer; a learned scale and zero point replace those in it.
     grid: Option<TensorGrid>,
     scale: Option<ChannelVariable>,
@@ -27,7 +26,8 @@ pub struct Site {
 impl Site {
     /// `elements` is the number of elements of a batch's value at this site.
     pub fn new(stage: ChainStage, elements: usize) -> Result<Self> {
-        let (activation, number) = (stage.activation, stage.site);
+        let activation = stage.activation.map(|f| f.map(|bounds| Bounds::new(&bounds)));
+        let number = stage.site;
         let Some(quantizer) = stage.quantizer else {
             return Ok(Self { activation, grid: None, scale: None, zero_point: None, factor: 1.0, number });
         };
@@ -60,8 +60,8 @@ impl Site {
         }
     }
 
-    pub fn stage(&self) -> Stage {
-        Stage { activation: self.activation, grid: self.grid }
+    pub fn stage(&self) -> Stage<&Bounds> {
+        Stage { activation: self.activation.as_ref().map(Function::as_ref), grid: self.grid }
     }
 
     pub fn learn(&mut self, sums: Sums, update: Update<'_>) -> Result<()> {

@@ -5,6 +5,7 @@ use crate::ops::Activation;
 use qdrop_kernels::adam::AdamStep;
 use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::drop::GROUP;
+use qdrop_kernels::nhwc::stage::Function;
 use qdrop_kernels::random::Stream;
 
 /// A type that a device's memory holds as the CPU's does.
@@ -73,13 +74,14 @@ impl Rows {
     }
 }
 
-/// Addresses of what is added to a convolution's output; 0 is nothing.
+/// Addresses of what is added to a convolution's output, and of the bounds of a clip; 0 is nothing.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Added {
+pub struct Operands {
     pub bias: u64,
     pub shortcut: u64,
     pub shortcut_bias: u64,
+    pub bounds: u64,
 }
 
 /// The quantizer of an activation, with what is learned of it.
@@ -179,7 +181,7 @@ unsafe impl Plain for Choices {}
 unsafe impl Plain for Draw {}
 unsafe impl Plain for Sums {}
 unsafe impl Plain for Rows {}
-unsafe impl Plain for Added {}
+unsafe impl Plain for Operands {}
 unsafe impl Plain for Site {}
 unsafe impl Plain for Rates {}
 unsafe impl Plain for Regularizer {}
@@ -187,14 +189,18 @@ unsafe impl Plain for WeightGrid {}
 unsafe impl Plain for Geometry {}
 
 /// The part of the kernels' names that stands for an activation function.
-pub fn name(activation: Option<Activation>) -> usize {
+pub fn name<B>(activation: Option<Function<B>>) -> usize {
+    let activation = match activation {
+        None => return 0,
+        Some(Function::Clip(_)) => return 7,
+        Some(Function::Activation(activation)) => activation,
+    };
     match activation {
-        None => 0,
-        Some(Activation::Relu) => 1,
-        Some(Activation::Relu6) => 2,
-        Some(Activation::Silu) => 3,
-        Some(Activation::HardSwish) => 4,
-        Some(Activation::HardSigmoid) => 5,
-        Some(Activation::Sigmoid) => 6,
+        Activation::Relu => 1,
+        Activation::Relu6 => 2,
+        Activation::Silu => 3,
+        Activation::HardSwish => 4,
+        Activation::HardSigmoid => 5,
+        Activation::Sigmoid => 6,
     }
 }

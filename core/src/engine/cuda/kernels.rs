@@ -2,11 +2,11 @@
 //! sizes say it; numbers of samples, ranges of sums and rows of rates that lie in device memory are checked where they are
 //! written.
 
-use super::abi::{name, Added, Choices, Draw, Geometry, Rates, Regularizer, Rows, Site, Sums, WeightGrid};
+use super::abi::{name, Choices, Draw, Geometry, Operands, Rates, Regularizer, Rows, Site, Sums, WeightGrid};
 use super::device::{Buffer, Device};
 use crate::error::Result;
-use crate::ops::Activation;
 use qdrop_kernels::conv::Conv2dShape;
+use qdrop_kernels::nhwc::stage::Function;
 
 const THREADS: usize = 256;
 /// Rows and columns of a tile of a convolution's product.
@@ -41,7 +41,8 @@ pub struct StageInput<'a> {
     pub sites: &'a Buffer<Site>,
     /// The index of its site.
     pub site: usize,
-    pub activation: Option<Activation>,
+    /// A clip has one bound for each channel.
+    pub activation: Option<Function<&'a Buffer<f32>>>,
     pub rows: Rows,
 }
 
@@ -52,13 +53,26 @@ impl StageInput<'_> {
         assert!(others.iter().all(|len| *len == count), "values of a stage: {others:?} for {count}");
         assert!(self.shortcut.is_none_or(|s| s.len() == count), "values of a shortcut");
         let channels = self.rows.channels as usize;
-        assert!([self.bias, self.shortcut_bias].iter().flatten().all(|b| b.len() == channels), "a bias");
+        let of_channels = [self.bias, self.shortcut_bias, self.bounds()];
+        assert!(of_channels.iter().flatten().all(|b| b.len() == channels), "biases and bounds");
         assert_eq!(self.kept.len(), self.rows.groups as usize, "choices of a stage");
     }
 
-    fn added(&self) -> Added {
+    fn bounds(&self) -> Option<&Buffer<f32>> {
+        match self.activation {
+            Some(Function::Clip(bounds)) => Some(bounds),
+            Some(Function::Activation(_)) | None => None,
+        }
+    }
+
+    fn operands(&self) -> Operands {
         let address = |b: Option<&Buffer<f32>>| b.map_or(0, Buffer::address);
-        Added { bias: address(self.bias), shortcut: address(self.shortcut), shortcut_bias: address(self.shortcut_bias) }
+        Operands {
+            bias: address(self.bias),
+            shortcut: address(self.shortcut),
+            shortcut_bias: address(self.shortcut_bias),
+            bounds: address(self.bounds()),
+        }
     }
 
     fn grid(&self) -> [u32; 3] {
@@ -100,7 +114,7 @@ pub fn gather_mix(
 }
 
 pub fn forward(d: &dyn Device, input: StageInput<'_>, out: &Buffer<f32>) -> Result<()> {
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 8] = [
         "forward_none",
         "forward_relu",
         "forward_relu6",
@@ -108,11 +122,12 @@ pub fn forward(d: &dyn Device, input: StageInput<'_>, out: &Buffer<f32>) -> Resu
         "forward_hard_swish",
         "forward_hard_sigmoid",
         "forward_sigmoid",
+        "forward_clip",
     ];
     input.check(&[out.len()]);
     let (z, kept, step) = (input.z.address(), input.kept.address(), input.sites.at(input.site));
     let kernel = NAMES[name(input.activation)];
-    launch!(d, kernel, input.grid(), z, input.added(), kept, step, out.address(), input.rows)
+    launch!(d, kernel, input.grid(), z, input.operands(), kept, step, out.address(), input.rows)
 }
 
 /// `sums` takes a number for each block, from element `first` on.
@@ -123,7 +138,7 @@ pub fn backward(
     sums: &Buffer<Sums>,
     first: usize,
 ) -> Result<()> {
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 8] = [
         "backward_none",
         "backward_relu",
         "backward_relu6",
@@ -131,12 +146,13 @@ pub fn backward(
         "backward_hard_swish",
         "backward_hard_sigmoid",
         "backward_sigmoid",
+        "backward_clip",
     ];
     input.check(&[gradient.len()]);
     assert!(first + input.rows.blocks() as usize <= sums.len(), "sums of a stage");
     let (z, kept, step) = (input.z.address(), input.kept.address(), input.sites.at(input.site));
     let kernel = NAMES[name(input.activation)];
-    launch!(d, kernel, input.grid(), z, input.added(), kept, step, gradient.address(), sums.at(first), input.rows)
+    launch!(d, kernel, input.grid(), z, input.operands(), kept, step, gradient.address(), sums.at(first), input.rows)
 }
 
 /// As [`backward`], of `factor` times the sum of squared differences to the target.
@@ -149,20 +165,28 @@ pub fn end(
     sums: &Buffer<Sums>,
     first: usize,
 ) -> Result<()> {
-    const NAMES: [&str; 7] =
-        ["end_none", "end_relu", "end_relu6", "end_silu", "end_hard_swish", "end_hard_sigmoid", "end_sigmoid"];
+    const NAMES: [&str; 8] = [
+        "end_none",
+        "end_relu",
+        "end_relu6",
+        "end_silu",
+        "end_hard_swish",
+        "end_hard_sigmoid",
+        "end_sigmoid",
+        "end_clip",
+    ];
     input.check(&[gradient.len()]);
     assert!(first + input.rows.blocks() as usize <= sums.len(), "sums of a stage");
     let (z, kept, step) = (input.z.address(), input.kept.address(), input.sites.at(input.site));
     target.check(&input.rows);
     let (values, numbers) = (target.values.address(), target.numbers.address());
-    let (kernel, added, gradient) = (NAMES[name(input.activation)], input.added(), gradient.address());
+    let (kernel, operands, gradient) = (NAMES[name(input.activation)], input.operands(), gradient.address());
     launch!(
         d,
         kernel,
         input.grid(),
         z,
-        added,
+        operands,
         values,
         numbers,
         kept,

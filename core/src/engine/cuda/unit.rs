@@ -12,10 +12,11 @@ use crate::engine::checks::{check_batch, check_gradients, no_gradients};
 use crate::engine::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
 use crate::engine::samples::UnitSamples;
 use crate::error::{Error, Result};
-use crate::ops::{host_values, Activation, Keep};
+use crate::ops::{host_values, Keep};
 use crate::optim::finite;
 use candle_core::{DType, Device as TensorDevice, Tensor};
 use qdrop_kernels::drop::GROUP;
+use qdrop_kernels::nhwc::stage::Function;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -54,7 +55,8 @@ pub struct DeviceUnit {
 /// A convolution of the chain with the stage after it.
 struct Layer {
     weight: Weight,
-    activation: Option<Activation>,
+    /// A clip has one bound for each channel.
+    activation: Option<Function<Buffer<f32>>>,
     /// The number of its quantizer, from 1; `None` without a quantizer.
     site: Option<usize>,
     rows: Rows,
@@ -97,14 +99,15 @@ impl DeviceUnit {
         let (input, x_rows) = (chain.input, Rows::new(batch, chain.input));
         let mut kept = vec![Buffer::zeros(d, x_rows.groups as usize)?];
         let (mut layers, mut stages) = (Vec::new(), Vec::new());
-        for (i, layer) in chain.layers.into_iter().enumerate() {
+        for (i, mut layer) in chain.layers.into_iter().enumerate() {
             let convolution = layer.convolution.of_batch(batch);
             let size = convolution.output();
             let (rows, len) = (Rows::new(batch, size), convolution.shape.output_len());
             kept.push(Buffer::zeros(d, rows.groups as usize)?);
+            let activation = layer.stage.activation.take();
             layers.push(Layer {
                 weight: Weight::new(d, convolution, &mut groups, &mut terms, i > 0, tf32)?,
-                activation: layer.stage.activation,
+                activation: activation.map(|f| f.try_map(|bounds| Buffer::new(d, &bounds))).transpose()?,
                 site: layer.stage.quantizer.is_some().then_some(layer.stage.site),
                 rows,
                 z: Buffer::zeros(d, len)?,
@@ -202,7 +205,7 @@ impl DeviceUnit {
             kept: &self.kept[layer + 1],
             sites: self.sites.buffer(),
             site: layer,
-            activation: l.activation,
+            activation: l.activation.as_ref().map(Function::as_ref),
             rows: l.rows,
         }
     }

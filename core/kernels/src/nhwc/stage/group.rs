@@ -1,7 +1,8 @@
 //! The arithmetic of a stage on one group of values: loops over whole vectors, without a rest.
 
+use super::function::Function;
 use super::grid::TensorGrid;
-use crate::activation::Activation;
+use crate::clip;
 use crate::drop::{GROUP, LANES};
 use crate::fake_quantize::lsq_gradient;
 use crate::rounding::{clamp, round_half_even};
@@ -73,18 +74,22 @@ impl PreparedGrid {
     }
 }
 
+/// The activation function of value `j` of a group.
 #[inline(always)]
-fn apply_activation(activation: Option<Activation>, z: f32) -> f32 {
+fn activate(activation: Option<Function<&Group>>, j: usize, z: f32) -> f32 {
     match activation {
-        Some(a) => a.value(z),
+        Some(Function::Activation(a)) => a.value(z),
+        Some(Function::Clip(bounds)) => clip::value(z, bounds[j]),
         None => z,
     }
 }
 
+/// The derivative of the activation function of value `j` of a group.
 #[inline(always)]
-fn slope(activation: Option<Activation>, z: f32) -> f32 {
+fn slope(activation: Option<Function<&Group>>, j: usize, z: f32) -> f32 {
     match activation {
-        Some(a) => a.derivative(z),
+        Some(Function::Activation(a)) => a.derivative(z),
+        Some(Function::Clip(bounds)) => clip::derivative(z, bounds[j]),
         None => 1.0,
     }
 }
@@ -108,7 +113,7 @@ fn sum(z: &Group, shortcut: Option<&Group>, j: usize) -> f32 {
 /// The value of a stage. The shortcut is added to z.
 #[inline(always)]
 pub fn forward(
-    activation: Option<Activation>,
+    activation: Option<Function<&Group>>,
     quantized: bool,
     grid: &PreparedGrid,
     kept: &Kept,
@@ -118,7 +123,7 @@ pub fn forward(
     for part in 0..GROUP / LANES {
         for (l, kept) in kept.iter().enumerate() {
             let j = part * LANES + l;
-            let x = apply_activation(activation, sum(z, shortcut, j));
+            let x = activate(activation, j, sum(z, shortcut, j));
             let rounded = quantized & (kept & 1 << part != 0);
             out[j] = either(rounded, grid.fake_quantize(x), x);
         }
@@ -127,26 +132,20 @@ pub fn forward(
 
 /// The value of a stage without drop, in place.
 #[inline(always)]
-pub fn apply(activation: Option<Activation>, quantized: bool, grid: &PreparedGrid, values: &mut Group) {
-    for value in values {
-        let x = apply_activation(activation, *value);
+pub fn apply(activation: Option<Function<&Group>>, quantized: bool, grid: &PreparedGrid, values: &mut Group) {
+    for (j, value) in values.iter_mut().enumerate() {
+        let x = activate(activation, j, *value);
         *value = if quantized { grid.fake_quantize(x) } else { x };
     }
 }
 
-/// Backward of one value: the gradient of z, and what it adds to those of scale and zero point.
+/// Backward of one value whose activation function has this slope: the gradient of z, and what it adds to those of scale
+/// and zero point.
 #[inline(always)]
-fn value_backward(
-    activation: Option<Activation>,
-    rounded: bool,
-    z: f32,
-    x: f32,
-    g: f32,
-    grid: &PreparedGrid,
-) -> [f32; 3] {
+fn value_backward(slope: f32, rounded: bool, x: f32, g: f32, grid: &PreparedGrid) -> [f32; 3] {
     let TensorGrid { scale, zero_point, qmin, qmax } = grid.grid;
     let (inside, of_scale, of_zero_point) = lsq_gradient(grid.divide(x), g, scale, zero_point, [qmin, qmax]);
-    let dz = if !rounded | inside { g * slope(activation, z) } else { 0.0 };
+    let dz = if !rounded | inside { g * slope } else { 0.0 };
     [dz, if rounded { of_scale } else { 0.0 }, if rounded { of_zero_point } else { 0.0 }]
 }
 
@@ -154,7 +153,7 @@ fn value_backward(
 /// the end of a row is zero in both, and adds nothing to the sums.
 #[inline(always)]
 pub fn backward(
-    activation: Option<Activation>,
+    activation: Option<Function<&Group>>,
     quantized: bool,
     grid: &PreparedGrid,
     kept: &Kept,
@@ -168,9 +167,9 @@ pub fn backward(
         for l in 0..LANES {
             let j = part * LANES + l;
             let z = sum(z, shortcut, j);
-            let x = apply_activation(activation, z);
+            let x = activate(activation, j, z);
             let rounded = quantized & (kept[l] & 1 << part != 0);
-            let [dz, scale, zero_point] = value_backward(activation, rounded, z, x, gradient[j], grid);
+            let [dz, scale, zero_point] = value_backward(slope(activation, j, z), rounded, x, gradient[j], grid);
             gradient[j] = dz;
             now[0][l] += scale;
             now[1][l] += zero_point;
@@ -184,7 +183,7 @@ pub fn backward(
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 pub fn end(
-    activation: Option<Activation>,
+    activation: Option<Function<&Group>>,
     quantized: bool,
     grid: &PreparedGrid,
     kept: &Kept,
@@ -199,12 +198,12 @@ pub fn end(
         for l in 0..LANES {
             let j = part * LANES + l;
             let z = sum(z, shortcut, j);
-            let x = apply_activation(activation, z);
+            let x = activate(activation, j, z);
             let rounded = quantized & (kept[l] & 1 << part != 0);
             let value = either(rounded, grid.fake_quantize(x), x);
             let difference = if j < used { value - target[j] } else { 0.0 };
             let g = 2.0 * factor * difference;
-            let [dz, scale, zero_point] = value_backward(activation, rounded, z, x, g, grid);
+            let [dz, scale, zero_point] = value_backward(slope(activation, j, z), rounded, x, g, grid);
             gradient[j] = dz;
             now[0][l] += scale;
             now[1][l] += zero_point;

@@ -1,6 +1,7 @@
 //! What follows a convolution of a unit, in one pass over the values: activation function, quantizer and drop;
 //! also the addition of a shortcut before them, and the loss at the end of a unit.
 
+mod function;
 mod grid;
 mod group;
 #[cfg(test)]
@@ -12,18 +13,40 @@ use super::parts::Parts;
 use crate::activation::Activation;
 use crate::drop::{Choices, Keep, GROUP};
 use crate::simd::vectorize;
+pub use function::{Bounds, Function};
 pub use grid::TensorGrid;
 use group::{Lanes, PreparedGrid};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// The operations after a convolution that gave `z`: `drop(fake_quantize(activation(z + shortcut)))`.
+/// The operations after a convolution that gave `z`: `drop(fake_quantize(activation(z + shortcut)))`. `B` stands for the
+/// bounds of a clip, which the functions below read as [`Bounds`].
 #[derive(Debug, Clone, Copy)]
-pub struct Stage {
+pub struct Stage<B> {
     /// The activation function, if there is one.
-    pub activation: Option<Activation>,
+    pub activation: Option<Function<B>>,
     /// The quantizer's grid, if there is one.
     pub grid: Option<TensorGrid>,
+}
+
+impl<B> Stage<B> {
+    /// The same stage with the bounds of its clip as another type.
+    ///
+    /// # Errors
+    /// Those of `bounds`.
+    pub fn try_map<C, E>(self, bounds: impl FnOnce(B) -> Result<C, E>) -> Result<Stage<C>, E> {
+        let activation = self.activation.map(|function| function.try_map(bounds)).transpose()?;
+        Ok(Stage { activation, grid: self.grid })
+    }
+}
+
+impl Stage<&Bounds> {
+    /// Checks that a clip has a bound for each channel of what it is applied to.
+    fn check(&self, values: Layout) {
+        if let Some(Function::Clip(bounds)) = self.activation {
+            assert_eq!(bounds.channels(), values.channels, "bounds of a clip");
+        }
+    }
 }
 
 /// What the rows of a stage add to the gradients of scale and zero point, and to the loss.
@@ -52,27 +75,35 @@ impl std::ops::Add for Sums {
 /// The target values of each image, laid out as a batch of one image.
 pub type Targets<'a> = (&'a (dyn Fn(usize) -> &'a [f32] + Sync), Layout);
 
-/// Evaluates `body` with activation function and quantizer as constants where they are common, so that the loops
-/// do not branch on them.
+/// Evaluates `body` for the widest vectors, with activation function and quantizer as constants where they are common, so
+/// that the loops do not branch on them.
 macro_rules! specialize {
     ($stage:expr, $activation:ident, $quantized:ident => $body:expr) => {
         match ($stage.activation, $stage.grid.is_some()) {
-            (None, true) => specialize!(@ $activation, $quantized, None, true, $body),
-            (None, false) => specialize!(@ $activation, $quantized, None, false, $body),
-            (Some(Activation::Relu), true) => specialize!(@ $activation, $quantized, Some(Activation::Relu), true, $body),
-            (Some(Activation::Relu6), true) => specialize!(@ $activation, $quantized, Some(Activation::Relu6), true, $body),
-            (activation, quantized) => {
-                #[allow(non_snake_case)]
-                let ($activation, $quantized) = (activation, quantized);
-                $body
+            (None, true) => specialize!(@ $activation = None, $quantized = true, $body),
+            (None, false) => specialize!(@ $activation = None, $quantized = false, $body),
+            (Some(Function::Activation(Activation::Relu)), true) => {
+                specialize!(@ $activation = Some(Function::Activation(Activation::Relu)), $quantized = true, $body)
             }
+            (Some(Function::Activation(Activation::Relu6)), true) => {
+                specialize!(@ $activation = Some(Function::Activation(Activation::Relu6)), $quantized = true, $body)
+            }
+            (Some(Function::Clip(bounds)), true) => {
+                specialize!(@ $activation = Some(Function::Clip(bounds)), $quantized = true, $body)
+            }
+            (activation, quantized) => specialize!(@ $activation = activation, $quantized = quantized, $body),
         }
     };
-    (@ $activation:ident, $quantized:ident, $a:expr, $q:expr, $body:expr) => {{
-        const $activation: Option<Activation> = $a;
-        const $quantized: bool = $q;
-        $body
-    }};
+    // The values are named inside of the closure: what a closure captures is not a constant in it.
+    (@ $activation:ident = $f:expr, $quantized:ident = $q:expr, $body:expr) => {
+        vectorize(
+            #[inline(always)]
+            || {
+                let ($activation, $quantized): (Option<Function<&Bounds>>, bool) = ($f, $q);
+                $body
+            },
+        )
+    };
 }
 
 /// Number of groups in a row of images of this layout; each has its [`Choices`].
@@ -87,6 +118,15 @@ fn choose(keep: Keep<'_>, row: usize, group: usize, len: usize) -> (Choices, std
     (keep.group(row * len.div_ceil(GROUP) + group, row * len + values.start, values.len()), values)
 }
 
+/// The activation function of the values of group `group` of a row.
+#[inline(always)]
+fn of_group(activation: Option<Function<&Bounds>>, group: usize) -> Option<Function<&group::Group>> {
+    Some(match activation? {
+        Function::Activation(activation) => Function::Activation(activation),
+        Function::Clip(bounds) => Function::Clip(bounds.group(group)),
+    })
+}
+
 fn sums_of(lanes: Lanes) -> Sums {
     let [scale, zero_point, loss] = lanes.map(|lanes| lanes.iter().map(|v| f64::from(*v)).sum());
     Sums { scale, zero_point, loss }
@@ -95,7 +135,7 @@ fn sums_of(lanes: Lanes) -> Sums {
 /// The stage's value at `z`, to which the shortcut is added. `first_row` counts the rows of the images before
 /// these; `kept` takes the choices, row by row.
 pub fn forward(
-    stage: Stage,
+    stage: Stage<&Bounds>,
     z: Read<'_>,
     shortcut: Option<Read<'_>>,
     keep: Keep<'_>,
@@ -104,6 +144,7 @@ pub fn forward(
     kept: &mut [Choices],
 ) {
     let (layout, rows) = (z.1, z.1.height);
+    stage.check(layout);
     let groups = groups_of_row(layout);
     let target = Parts::new(out.0);
     let grid = PreparedGrid::new(stage.grid);
@@ -114,14 +155,11 @@ pub fn forward(
             let shortcut = shortcut.map(|s| row_of(s, image, row));
             // SAFETY: every task writes a row of its own.
             let out = unsafe { target.take(out.1.offset(image, row), out.1.values()) };
-            specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
-                #[inline(always)]
-                // Two calls, so that the loops do not branch on the shortcut.
-                || match shortcut {
-                    Some(_) => forward_row(ACTIVATION, QUANTIZED, &grid, (z, shortcut), keep, first_row + i, out, kept),
-                    None => forward_row(ACTIVATION, QUANTIZED, &grid, (z, None), keep, first_row + i, out, kept),
-                }
-            ));
+            // Two calls, so that the loops do not branch on the shortcut.
+            specialize!(stage, activation, quantized => match shortcut {
+                Some(_) => forward_row(activation, quantized, &grid, (z, shortcut), keep, first_row + i, out, kept),
+                None => forward_row(activation, quantized, &grid, (z, None), keep, first_row + i, out, kept),
+            });
         },
     );
 }
@@ -135,7 +173,7 @@ fn row_of((values, layout): Read<'_>, image: usize, row: usize) -> &[f32] {
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 fn forward_row(
-    activation: Option<Activation>,
+    activation: Option<Function<&Bounds>>,
     quantized: bool,
     grid: &PreparedGrid,
     (z, shortcut): (&[f32], Option<&[f32]>),
@@ -153,13 +191,14 @@ fn forward_row(
         group::in_place(
             &mut out[values],
             #[inline(always)]
-            |out| group::forward(activation, quantized, grid, &choices.lanes(), (z, shortcut), out),
+            |out| group::forward(of_group(activation, group), quantized, grid, &choices.lanes(), (z, shortcut), out),
         );
     }
 }
 
 /// The stage's value without drop, in place. The shortcut is added to `values` first.
-pub fn apply(stage: Stage, shortcut: Option<Read<'_>>, (values, layout): Written<'_>) {
+pub fn apply(stage: Stage<&Bounds>, shortcut: Option<Read<'_>>, (values, layout): Written<'_>) {
+    stage.check(layout);
     let rows = layout.height;
     let target = Parts::new(values);
     let grid = PreparedGrid::new(stage.grid);
@@ -168,16 +207,13 @@ pub fn apply(stage: Stage, shortcut: Option<Read<'_>>, (values, layout): Written
         let shortcut = shortcut.map(|s| row_of(s, image, row));
         // SAFETY: every task writes a row of its own.
         let values = unsafe { target.take(layout.offset(image, row), layout.values()) };
-        specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
-            #[inline(always)]
-            || apply_row(ACTIVATION, QUANTIZED, &grid, shortcut, values)
-        ));
+        specialize!(stage, activation, quantized => apply_row(activation, quantized, &grid, shortcut, values));
     });
 }
 
 #[inline(always)]
 fn apply_row(
-    activation: Option<Activation>,
+    activation: Option<Function<&Bounds>>,
     quantized: bool,
     grid: &PreparedGrid,
     shortcut: Option<&[f32]>,
@@ -188,11 +224,11 @@ fn apply_row(
             *v += s;
         }
     }
-    for values in values.chunks_mut(GROUP) {
+    for (group, values) in values.chunks_mut(GROUP).enumerate() {
         group::in_place(
             values,
             #[inline(always)]
-            |values| group::apply(activation, quantized, grid, values),
+            |values| group::apply(of_group(activation, group), quantized, grid, values),
         );
     }
 }
@@ -200,7 +236,7 @@ fn apply_row(
 /// The gradient with respect to z, which is that of the shortcut too: `gradient` has that of the stage's value,
 /// and takes it. `kept` has what [`forward`] chose, and `sums` has room for all rows.
 pub fn backward(
-    stage: Stage,
+    stage: Stage<&Bounds>,
     z: Read<'_>,
     shortcut: Option<Read<'_>>,
     kept: &[Choices],
@@ -208,6 +244,7 @@ pub fn backward(
     sums: &mut [Sums],
 ) {
     let (layout, rows) = (z.1, z.1.height);
+    stage.check(layout);
     let groups = groups_of_row(layout);
     let target = Parts::new(gradient.0);
     let grid = PreparedGrid::new(stage.grid);
@@ -218,20 +255,17 @@ pub fn backward(
         let kept = &kept[i * groups..][..groups];
         // SAFETY: every task writes a row of its own.
         let gradient = unsafe { target.take(gradient.1.offset(image, row), gradient.1.values()) };
-        *sums = sums_of(specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
-            #[inline(always)]
-            // Two calls, so that the loops do not branch on the shortcut.
-            || match shortcut {
-                Some(_) => backward_row(ACTIVATION, QUANTIZED, &grid, (z, shortcut), kept, gradient),
-                None => backward_row(ACTIVATION, QUANTIZED, &grid, (z, None), kept, gradient),
-            }
-        )));
+        // Two calls, so that the loops do not branch on the shortcut.
+        *sums = sums_of(specialize!(stage, activation, quantized => match shortcut {
+            Some(_) => backward_row(activation, quantized, &grid, (z, shortcut), kept, gradient),
+            None => backward_row(activation, quantized, &grid, (z, None), kept, gradient),
+        }));
     });
 }
 
 #[inline(always)]
 fn backward_row(
-    activation: Option<Activation>,
+    activation: Option<Function<&Bounds>>,
     quantized: bool,
     grid: &PreparedGrid,
     (z, shortcut): (&[f32], Option<&[f32]>),
@@ -246,7 +280,9 @@ fn backward_row(
         group::in_place(
             gradient,
             #[inline(always)]
-            |gradient| group::backward(activation, quantized, grid, &kept.lanes(), z, gradient, &mut lanes),
+            |gradient| {
+                group::backward(of_group(activation, group), quantized, grid, &kept.lanes(), z, gradient, &mut lanes)
+            },
         );
     }
     lanes
@@ -256,7 +292,7 @@ fn backward_row(
 /// sum of squared errors with respect to `z + shortcut`. `sums` has room for all rows.
 #[allow(clippy::too_many_arguments)]
 pub fn end(
-    stage: Stage,
+    stage: Stage<&Bounds>,
     z: Read<'_>,
     shortcut: Option<Read<'_>>,
     (target, target_layout): Targets<'_>,
@@ -267,6 +303,7 @@ pub fn end(
     sums: &mut [Sums],
 ) {
     let (layout, rows) = (z.1, z.1.height);
+    stage.check(layout);
     let written = Parts::new(out.0);
     let grid = PreparedGrid::new(stage.grid);
     sums[..layout.batch * rows].par_iter_mut().with_min_len(4).enumerate().for_each(|(i, sums)| {
@@ -276,17 +313,16 @@ pub fn end(
         let want = &target(image)[target_layout.offset(0, row)..][..layout.values()];
         // SAFETY: every task writes a row of its own.
         let out = unsafe { written.take(out.1.offset(image, row), out.1.values()) };
-        *sums = sums_of(specialize!(stage, ACTIVATION, QUANTIZED => vectorize(
-            #[inline(always)]
-            || end_row(ACTIVATION, QUANTIZED, &grid, (z, shortcut, want), factor, keep, first_row + i, out)
-        )));
+        *sums = sums_of(specialize!(stage, activation, quantized => {
+            end_row(activation, quantized, &grid, (z, shortcut, want), factor, keep, first_row + i, out)
+        }));
     });
 }
 
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 fn end_row(
-    activation: Option<Activation>,
+    activation: Option<Function<&Bounds>>,
     quantized: bool,
     grid: &PreparedGrid,
     (z, shortcut, target): (&[f32], Option<&[f32]>, &[f32]),
@@ -308,7 +344,7 @@ fn end_row(
             &mut out[values],
             #[inline(always)]
             |out| {
-                let kept = choices.lanes();
+                let (kept, activation) = (choices.lanes(), of_group(activation, group));
                 // Two calls, so that the loops do not branch on the shortcut.
                 match own {
                     Some(_) => {

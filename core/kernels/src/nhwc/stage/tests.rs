@@ -7,20 +7,39 @@ use crate::rounding::round_half_even;
 use crate::testing;
 use proptest::prelude::*;
 
-const ACTIVATIONS: [Option<Activation>; 7] = [
+const ACTIVATIONS: [Option<Function<()>>; 8] = [
     None,
-    Some(Activation::Relu),
-    Some(Activation::Relu6),
-    Some(Activation::Silu),
-    Some(Activation::HardSwish),
-    Some(Activation::HardSigmoid),
-    Some(Activation::Sigmoid),
+    Some(Function::Activation(Activation::Relu)),
+    Some(Function::Activation(Activation::Relu6)),
+    Some(Function::Activation(Activation::Silu)),
+    Some(Function::Activation(Activation::HardSwish)),
+    Some(Function::Activation(Activation::HardSigmoid)),
+    Some(Function::Activation(Activation::Sigmoid)),
+    Some(Function::Clip(())),
 ];
 
-impl Stage {
+/// A stage whose clip has one bound for each channel.
+struct Definition {
+    activation: Option<Function<Vec<f32>>>,
+    grid: Option<TensorGrid>,
+}
+
+impl Definition {
+    /// Value of the activation function at `z`, and its derivative.
+    fn activated(&self, z: f32, channel: usize) -> (f32, f32) {
+        match &self.activation {
+            None => (z, 1.0),
+            Some(Function::Activation(a)) => (a.value(z), a.derivative(z)),
+            Some(Function::Clip(bounds)) => {
+                let inside = z > 0.0 && z < bounds[channel];
+                (z.clamp(0.0, bounds[channel]), if inside { 1.0 } else { 0.0 })
+            }
+        }
+    }
+
     /// Value at `z`; where the quantized value is kept, LSQ's equations 1 and 2.
-    fn value(&self, z: f32, kept: bool) -> f32 {
-        let x = self.activation.map_or(z, |a| a.value(z));
+    fn value(&self, z: f32, channel: usize, kept: bool) -> f32 {
+        let (x, _) = self.activated(z, channel);
         match self.grid {
             Some(s) if kept => {
                 let q = round_half_even(x / s.scale) + s.zero_point;
@@ -32,8 +51,8 @@ impl Stage {
 
     /// Derivatives of the value with respect to z, scale and zero point (LSQ, equation 3; LSQ+, equations 4
     /// and 5). What lies on a bound counts as inside.
-    fn derivatives(&self, z: f32, kept: bool) -> [f32; 3] {
-        let (x, slope) = self.activation.map_or((z, 1.0), |a| (a.value(z), a.derivative(z)));
+    fn derivatives(&self, z: f32, channel: usize, kept: bool) -> [f32; 3] {
+        let (x, slope) = self.activated(z, channel);
         let Some(s) = self.grid.filter(|_| kept) else { return [slope, 0.0, 0.0] };
         let q = round_half_even(x / s.scale) + s.zero_point;
         if q < s.qmin {
@@ -110,7 +129,9 @@ fn check_border(buffer: &[f32], layout: Layout) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn check(stage: Stage, keep: Keep<'_>, first_row: usize, z: Layout, a: Layout) -> Result<(), TestCaseError> {
+fn check(definition: &Definition, keep: Keep<'_>, first_row: usize, z: Layout, a: Layout) -> Result<(), TestCaseError> {
+    let activation = definition.activation.as_ref().map(|f| f.as_ref().map(|bounds| Bounds::new(bounds)));
+    let stage = Stage { activation: activation.as_ref().map(Function::as_ref), grid: definition.grid };
     let scale = stage.grid.map_or(0.3, |s| s.scale);
     let zs = values(z, scale, 1);
     let (row, rows) = (z.values(), z.batch * z.height);
@@ -127,14 +148,16 @@ fn check(stage: Stage, keep: Keep<'_>, first_row: usize, z: Layout, a: Layout) -
         choices.fill(Choices::default());
         forward(stage, (&zs, z), added, keep, first_row, (&mut out, a), &mut choices);
         let mut want = Buffer::zeros(a.len());
-        for_values(z, |at, r, i| want[place(a, r, i)] = stage.value(sum(at, place(a, r, i)), kept(r, i)));
+        for_values(z, |at, r, i| {
+            want[place(a, r, i)] = definition.value(sum(at, place(a, r, i)), i % z.channels, kept(r, i))
+        });
         prop_assert_eq!(&out[..], &want[..]);
 
         let mut gradient = values(a, 1.0, 2);
         let (mut want, mut wanted) = (Buffer::zeros(a.len()), Wanted::default());
         for_values(z, |at, r, i| {
             let at_a = place(a, r, i);
-            let [dz, ds, dzp] = stage.derivatives(sum(at, at_a), kept(r, i));
+            let [dz, ds, dzp] = definition.derivatives(sum(at, at_a), i % z.channels, kept(r, i));
             want[at_a] = gradient[at_a] * dz;
             wanted.add([gradient[at_a] * ds, gradient[at_a] * dzp, 0.0]);
         });
@@ -148,10 +171,10 @@ fn check(stage: Stage, keep: Keep<'_>, first_row: usize, z: Layout, a: Layout) -
         let (mut want, mut wanted) = (Buffer::zeros(a.len()), Wanted::default());
         for_values(z, |at, r, i| {
             let at_a = place(a, r, i);
-            let z = sum(at, at_a);
-            let error = stage.value(z, kept(r, i)) - target[at_a];
+            let (z, channel) = (sum(at, at_a), i % z.channels);
+            let error = definition.value(z, channel, kept(r, i)) - target[at_a];
             let g = 2.0 * factor * error;
-            let [dz, ds, dzp] = stage.derivatives(z, kept(r, i));
+            let [dz, ds, dzp] = definition.derivatives(z, channel, kept(r, i));
             want[at_a] = g * dz;
             wanted.add([g * ds, g * dzp, error * error]);
         });
@@ -163,7 +186,7 @@ fn check(stage: Stage, keep: Keep<'_>, first_row: usize, z: Layout, a: Layout) -
         apply(stage, added, (&mut out, z));
         let mut want = Buffer::zeros(z.len());
         for_values(z, |at, r, i| {
-            want[at] = stage.value(sum(at, place(a, r, i)), true);
+            want[at] = definition.value(sum(at, place(a, r, i)), i % z.channels, true);
         });
         prop_assert_eq!(&out[..], &want[..]);
     }
@@ -184,7 +207,7 @@ proptest! {
         activation in prop::sample::select(ACTIVATIONS.to_vec()),
         grid in prop::option::of((0.01_f32..2.0, 0_u8..16, 2_i32..5)),
         batch in 1_usize..4, height in 1_usize..5, width in 1_usize..9,
-        channels in prop::sample::select(vec![1_usize, 3, 16, 17, 40, 130]),
+        channels in prop::sample::select(vec![1_usize, 3, 5, 16, 17, 40, 130]),
         borders in [0_usize..3, 0_usize..3], first_row in 0_usize..3, way in 0_u8..4,
     ) {
         let grid = grid.map(|(scale, zero_point, bits)| {
@@ -200,6 +223,9 @@ proptest! {
             2 => Keep::Random { stream, probability: 0.5 },
             _ => Keep::Random { stream, probability: 0.3 },
         };
-        check(Stage { activation, grid }, keep, first_row, layout(borders[0]), layout(borders[1]))?;
+        // Bounds of which some are values that z takes too: there the derivative is 0.
+        let bounds = (0..channels).map(|c| 0.5 * (1 + c % 9) as f32 * grid.map_or(0.3, |s| s.scale)).collect();
+        let definition = Definition { activation: activation.map(|f| f.map(|()| bounds)), grid };
+        check(&definition, keep, first_row, layout(borders[0]), layout(borders[1]))?;
     }
 }
