@@ -59,7 +59,7 @@ pub(crate) fn open<'a>(
 ) -> Result<(Box<dyn UnitEngine + 'a>, Option<Refusal>)> {
     let refusal = match engine {
         Engine::Generic => None,
-        Engine::Auto | Engine::Fused => match Chain::of(model, &unit.subgraph) {
+        Engine::Auto | Engine::Fused => match chain_for(model, unit, device) {
             Ok(chain) => return Ok((fused(chain, model, samples, batch, device)?, None)),
             Err(Rejected::Failed(error)) => return Err(error),
             Err(Rejected::Refused(why)) if engine == Engine::Fused => {
@@ -72,6 +72,19 @@ pub(crate) fn open<'a>(
         },
     };
     Ok((Box::new(GenericUnit::new(model, unit, samples.clone(), batch)?), refusal))
+}
+
+/// Describes a unit as a chain that the fused engine of the model's device, or of `device`, computes.
+fn chain_for(
+    model: &QuantModel,
+    unit: &Unit,
+    device: Option<&Arc<dyn cuda::Device>>,
+) -> std::result::Result<Chain, Rejected> {
+    let chain = Chain::of(model, &unit.subgraph)?;
+    if (device.is_some() || model.device().is_cuda()) && !chain.is_block() {
+        return Err(Refusal::Blocks.into());
+    }
+    Ok(chain)
 }
 
 /// The fused engine of the model's device, or of `device`.

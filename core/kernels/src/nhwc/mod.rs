@@ -5,6 +5,7 @@
 //! in memory ([`Packing`]); alphas, Adam's moments and gradients of weights have the same layout. Vector instructions
 //! run along channels, whose number need not be a multiple of the vector width.
 
+mod accumulate;
 mod bias;
 mod buffer;
 mod convolution;
@@ -23,6 +24,7 @@ mod transpose;
 mod weight;
 mod winograd;
 
+pub use accumulate::accumulate;
 pub use bias::bias_gradient;
 pub use buffer::Buffer;
 pub use convolution::{Convolution, ForwardConvolution, Layouts};

@@ -66,6 +66,24 @@ pub fn mean((x, x_layout): Read<'_>, (out, layout): Written<'_>) {
     }
 }
 
+/// The gradient of what [`mean`] reads, from that of its value, which has one pixel.
+pub fn mean_backward((gradient, one): Read<'_>, (out, layout): Written<'_>) {
+    let (rows, channels) = (layout.height, layout.channels);
+    let factor = 1.0 / (layout.height * layout.width) as f32;
+    let out = Parts::new(out);
+    (0..layout.batch * rows).into_par_iter().with_min_len(4).for_each(|i| {
+        let (image, row) = (i / rows, i % rows);
+        // SAFETY: every task writes a row of its own.
+        let line = unsafe { out.take(layout.offset(image, row), layout.values()) };
+        let gradient = &gradient[one.offset(image, 0)..][..channels];
+        for pixel in line.chunks_exact_mut(channels) {
+            for (o, g) in pixel.iter_mut().zip(gradient) {
+                *o = g * factor;
+            }
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{from_planes, to_planes, Buffer, Layout};
@@ -108,6 +126,15 @@ mod tests {
             for (plane, mean) in planes.chunks(size * size).zip(means.iter()) {
                 let want = plane.iter().sum::<f32>() / plane.len() as f32;
                 assert!((mean - want).abs() < 1e-2, "{mean} {want}");
+            }
+            let mut spread = Buffer::zeros(x.len());
+            mean_backward((&means, one), (&mut spread, x));
+            let mut got = vec![0.0; planes.len()];
+            for (p, image) in got.chunks_mut(channels * size * size).zip(spread.chunks_exact(x.image())) {
+                to_planes(image, x, p);
+            }
+            for (plane, mean) in got.chunks(size * size).zip(means.iter()) {
+                assert!(plane.iter().all(|g| *g == mean * (1.0 / plane.len() as f32)));
             }
         }
     }

@@ -1,8 +1,8 @@
 //! A unit as a chain of layers, described independently of a device: the input of every fused engine.
 //!
-//! A chain begins with the unit's input. Each layer (convolution or fully connected layer) is followed by its stage:
-//! activation function, quantizer and drop. At the end the unit's input, or a layer of it, may be added before the last
-//! stage.
+//! A chain begins with the unit's input. Each layer (convolution or fully connected layer) reads the value of the one
+//! before it, or the mean over its pixels, and is followed by its stage: activation function, quantizer and drop. Before
+//! the stage an earlier value of the chain, or a layer of it, may be added.
 
 mod parts;
 mod refusal;
@@ -31,23 +31,24 @@ pub struct Chain {
     pub output: [usize; 3],
     /// Whether the output is an image (N, C, H, W); otherwise it is flat (N, features).
     pub output_is_image: bool,
-    /// Its layers, one at least. With a shortcut, the stage of the last one comes after the addition.
+    /// Its layers, one at least.
     pub layers: Vec<ChainLayer>,
-    pub shortcut: ChainShortcut,
 }
 
-/// What is added to the last layer's output.
-pub enum ChainShortcut {
-    None,
-    /// The unit's input itself.
-    Identity,
-    /// A convolution of the unit's input.
-    Projection(Box<ChainConvolution>),
+/// What is added to a layer's output.
+pub struct ChainAddition {
+    /// The layer whose value it is; `None` for the unit's input.
+    pub from: Option<usize>,
+    /// A convolution of that value, if it is not the value itself that is added.
+    pub projection: Option<Box<ChainConvolution>>,
 }
 
-/// A layer and the stage after it.
+/// A layer and what comes after it.
 pub struct ChainLayer {
+    /// Whether it reads the mean over all pixels of the value before it.
+    pub reads_mean: bool,
     pub convolution: ChainConvolution,
+    pub added: Option<ChainAddition>,
     pub stage: ChainStage,
 }
 
@@ -123,6 +124,15 @@ pub struct ChainQuantizer {
 }
 
 impl Chain {
+    /// Whether there is one addition at most: at the end, and of the unit's input or a convolution of it.
+    pub fn is_block(&self) -> bool {
+        let last = self.layers.len().saturating_sub(1);
+        self.layers.iter().enumerate().all(|(i, layer)| {
+            let added = layer.added.as_ref().is_none_or(|added| i == last && added.from.is_none());
+            added && !layer.reads_mean
+        })
+    }
+
     /// Describes a unit whose quantizers have begun to learn.
     pub fn of(model: &QuantModel, unit: &Subgraph) -> Result<Self, Rejected> {
         if !model.device().is_cpu() && !model.device().is_cuda() {
@@ -176,36 +186,28 @@ impl<'a> Describer<'a> {
     fn chain(&mut self, parts: &Parts) -> Result<Chain, Rejected> {
         let graph = self.model.graph();
         let mut layers = Vec::new();
-        for (i, link) in parts.chain.iter().enumerate() {
+        for link in &parts.links {
             let convolution = self.convolution(link.node)?;
-            // With an addition, the stage of the last layer comes after the addition.
-            let own = match &parts.end {
-                Some(end) if i + 1 == parts.chain.len() => {
-                    if link.activation.is_some() || self.model.activation_site(link.value).is_some() {
-                        return Err(Refusal::BeforeAddition { node: self.name(link.node) }.into());
+            let added = match &link.added {
+                None => None,
+                Some(added) => {
+                    let operands = std::iter::once(link.node).chain(added.projection);
+                    for node in operands {
+                        if self.model.activation_site(node).is_some() {
+                            return Err(Refusal::BeforeAddition { node: self.name(node) }.into());
+                        }
                     }
-                    end
+                    let projection = added.projection.map(|node| self.convolution(node)).transpose()?;
+                    Some(ChainAddition { from: added.from, projection: projection.map(Box::new) })
                 }
-                _ => link,
             };
-            layers.push(ChainLayer { convolution, stage: self.stage(own)? });
+            layers.push(ChainLayer { reads_mean: link.reads_mean, convolution, added, stage: self.stage(link)? });
         }
-        let shortcut = match parts.projection {
-            Some(node) => {
-                if self.model.activation_site(node).is_some() {
-                    return Err(Refusal::BeforeAddition { node: self.name(node) }.into());
-                }
-                ChainShortcut::Projection(Box::new(self.convolution(node)?))
-            }
-            None if parts.identity => ChainShortcut::Identity,
-            None => ChainShortcut::None,
-        };
         Ok(Chain {
             input: image(graph, parts.input),
             output: image(graph, parts.output),
             output_is_image: graph.node(parts.output).shape.len() == 3,
             layers,
-            shortcut,
         })
     }
 

@@ -26,18 +26,15 @@ pub enum Refusal {
         /// The node, with its operation.
         node: String,
     },
-    /// A shortcut that does not come from the unit's input.
-    #[error("{node} adds something other than the unit's input or a layer of it")]
+    /// A shortcut that does not come from the unit's main path.
+    #[error("{node} adds something other than an earlier value of the unit or a layer of it")]
     Addition {
         /// The addition.
         node: String,
     },
-    /// The unit computes more after an addition.
-    #[error("{node} is not at the unit's end")]
-    NotTheEnd {
-        /// The addition.
-        node: String,
-    },
+    /// The GPU's engine takes a chain with one addition, at its end.
+    #[error("the fused engine of a GPU computes one block at a time, and this unit has several")]
+    Blocks,
     /// An operation that is not a layer, an addition or an activation function.
     #[error("{node} is an operation that the fused engine does not support")]
     Operation {
@@ -45,7 +42,7 @@ pub enum Refusal {
         node: String,
     },
     /// Nodes that belong neither to the chain nor to its shortcut.
-    #[error("the unit is not a chain of layers with at most one shortcut")]
+    #[error("the unit is not a chain of layers with shortcuts")]
     Shape,
     /// A kernel larger than the convolution kernels support.
     #[error("the kernel of '{node}' is larger than 7 x 7")]

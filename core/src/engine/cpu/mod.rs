@@ -5,12 +5,12 @@
 //! processed in chunks that stay in the cache. [`plan`] turns a [`Chain`](super::chain::Chain) into a plan, and
 //! [`unit`] executes it.
 
+mod addition;
 mod channel_variable;
 mod images;
 mod plan;
 mod rounding;
 mod samples;
-mod shortcut;
 mod stage;
 mod unit;
 mod update;

@@ -1,11 +1,11 @@
 //! From a chain to buffers and plans: the size of chunks, memory layouts and borders.
 
+use super::addition::{Addition, Projection};
 use super::images::Images;
 use super::samples::Samples;
-use super::shortcut::Shortcut;
 use super::stage::{Layer, Site};
 use super::weight::Weight;
-use crate::engine::chain::{Chain, ChainShortcut};
+use crate::engine::chain::{Chain, ChainAddition};
 use crate::engine::samples::UnitSamples;
 use crate::error::Result;
 use crate::graph::geometry::border;
@@ -25,7 +25,6 @@ pub struct Plan {
     /// The unit's input.
     pub x: Images,
     pub layers: Vec<Layer>,
-    pub shortcut: Shortcut,
 }
 
 /// Layout of images (C, H, W) with a border.
@@ -33,60 +32,112 @@ fn layout(batch: usize, [channels, height, width]: [usize; 3], border: usize) ->
     Layout { batch, height, width, channels, border }
 }
 
+/// Elements of an image.
+fn size(image: [usize; 3]) -> usize {
+    image.iter().product()
+}
+
 impl Plan {
     /// Makes the plan of a chain for batches of this size.
     pub fn new(chain: Chain, samples: &UnitSamples, batch: usize) -> Result<Self> {
-        let size = |image: [usize; 3]| image.iter().product::<usize>();
+        let chunk = chunk(&chain, batch);
         let values: Vec<[usize; 3]> = chain.layers.iter().map(|l| l.convolution.output()).collect();
-        // Elements per image: input and target, and for every layer its output, its stage's output and a gradient.
-        let each = 2 * size(chain.input) + 2 * size(chain.output) + values.iter().map(|v| 3 * size(*v)).sum::<usize>();
-        let fits = (CACHE / size_of::<f32>() / each.max(1)).clamp(1, batch);
-        let chunk = (1..=fits).rev().find(|c| batch.is_multiple_of(*c)).unwrap_or(1);
-
         let shapes: Vec<Conv2dShape> = chain.layers.iter().map(|l| of_chunk(&l.convolution.shape, chunk)).collect();
-        let projection = match &chain.shortcut {
-            ChainShortcut::Projection(projection) => Some(of_chunk(&projection.shape, chunk)),
-            ChainShortcut::None | ChainShortcut::Identity => None,
-        };
-        let x_border = shapes.first().into_iter().chain(&projection).map(border).max().unwrap_or(0);
-        let x_layout = layout(chunk, chain.input, x_border);
+        let borders = Borders::of(&chain, &shapes);
+        let x_layout = layout(chunk, chain.input, borders.values[0]);
+        let last = values.len() - 1;
+        // Empty for the last layer, whose value nothing in the unit reads.
+        let value = |i: usize| layout(if i < last { chunk } else { 0 }, values[i], borders.values[i + 1]);
+        let gradient = |i: usize| layout(chunk, values[i], borders.gradients[i]);
         let mut layers: Vec<Layer> = Vec::new();
-        let mut x = x_layout;
         for (i, layer) in chain.layers.into_iter().enumerate() {
-            let z = layout(chunk, values[i], 0);
-            // A projection reads the last layer's gradient too.
-            let projection = projection.as_ref().filter(|_| i + 1 == values.len()).map_or(0, border_of_gradient);
-            let gz = layout(chunk, values[i], projection.max(border_of_gradient(&shapes[i])));
-            let gx = layers.last().map(|l| l.gz.layout);
-            let a = match shapes.get(i + 1) {
-                Some(next) => layout(chunk, values[i], border(next)),
-                None => layout(0, values[i], 0),
+            let (z, gz) = (layout(chunk, values[i], 0), gradient(i));
+            let before = i.checked_sub(1).map(|before| (value(before), gradient(before)));
+            let mean = match before {
+                Some((a, _)) if layer.reads_mean => {
+                    let pixel = layout(chunk, [a.channels, 1, 1], border(&shapes[i]));
+                    Some([Images::new(pixel), Images::new(Layout { border: 0, ..pixel })])
+                }
+                _ => None,
+            };
+            let layouts = match (&mean, before) {
+                (Some([mean, gradient]), _) => Layouts { x: mean.layout, z, gz, gx: Some(gradient.layout) },
+                (None, Some((a, gx))) => Layouts { x: a, z, gz, gx: Some(gx) },
+                (None, None) => Layouts { x: x_layout, z, gz, gx: None },
+            };
+            let addition = |added: ChainAddition| -> Result<Addition> {
+                let (x, gx) = match added.from {
+                    None => (x_layout, None),
+                    Some(from) => (value(from), Some(gradient(from))),
+                };
+                let project = |projection| -> Result<Projection> {
+                    let weight = Weight::new(projection, Layouts { x, z, gz, gx })?;
+                    Ok(Projection { weight, z: Images::new(z), gx: gx.map(Images::new) })
+                };
+                let projection = added.projection.map(|projection| project(projection.of_batch(chunk)));
+                Ok(Addition { from: added.from, projection: projection.transpose()? })
             };
             layers.push(Layer {
-                weight: Weight::new(layer.convolution.of_batch(chunk), Layouts { x, z, gz, gx })?,
+                mean,
+                weight: Weight::new(layer.convolution.of_batch(chunk), layouts)?,
+                added: layer.added.map(addition).transpose()?,
                 site: Site::new(layer.stage, batch * size(values[i]))?,
                 z: Images::new(z),
-                a: Images::new(a),
+                a: Images::new(value(i)),
                 gz: Images::new(gz),
                 kept: vec![Choices::default(); chunk * z.height * groups_of_row(z)],
                 rows: vec![Sums::default(); chunk * z.height],
                 sums: Sums::default(),
             });
-            x = a;
         }
-        let last = layers.last().map_or(x_layout, |l| l.gz.layout);
-        let shortcut = match chain.shortcut {
-            ChainShortcut::None => Shortcut::None,
-            ChainShortcut::Identity => Shortcut::Identity,
-            ChainShortcut::Projection(projection) => {
-                let z = layout(chunk, projection.output(), 0);
-                let layouts = Layouts { x: x_layout, z, gz: last, gx: None };
-                let weight = Weight::new(projection.of_batch(chunk), layouts)?;
-                Shortcut::Projection(Box::new(weight), Images::new(z))
-            }
-        };
         let samples = Samples::new(samples, x_layout, layout(chunk, chain.output, 0))?;
-        Ok(Self { chunk, samples, x: Images::new(x_layout), layers, shortcut })
+        Ok(Self { chunk, samples, x: Images::new(x_layout), layers })
+    }
+}
+
+/// The number of images that pass through the unit together: a divisor of the batch, such that what they need at a time
+/// stays in the cache. That is one block's buffers: the layers up to an addition.
+fn chunk(chain: &Chain, batch: usize) -> usize {
+    let ends = 2 * size(chain.input) + 2 * size(chain.output);
+    let (mut largest, mut block) = (0, 0);
+    for layer in &chain.layers {
+        // For every layer its output, its stage's output and a gradient.
+        block += 3 * size(layer.convolution.output());
+        largest = largest.max(block);
+        if layer.added.is_some() {
+            block = 0;
+        }
+    }
+    let each = ends + largest;
+    let fits = (CACHE / size_of::<f32>() / each.max(1)).clamp(1, batch);
+    (1..=fits).rev().find(|c| batch.is_multiple_of(*c)).unwrap_or(1)
+}
+
+/// Widths of the zero borders that convolutions read.
+struct Borders {
+    /// Of the unit's input and of each layer's value.
+    values: Vec<usize>,
+    /// Of the gradient of each layer's output.
+    gradients: Vec<usize>,
+}
+
+impl Borders {
+    fn of(chain: &Chain, shapes: &[Conv2dShape]) -> Self {
+        let mut values = vec![0; shapes.len() + 1];
+        let mut gradients: Vec<usize> = shapes.iter().map(border_of_gradient).collect();
+        for (i, (layer, shape)) in chain.layers.iter().zip(shapes).enumerate() {
+            if !layer.reads_mean {
+                values[i] = values[i].max(border(shape));
+            }
+            let Some(added) = &layer.added else { continue };
+            if let Some(projection) = &added.projection {
+                let read = added.from.map_or(0, |from| from + 1);
+                values[read] = values[read].max(border(&projection.shape));
+                // The projection reads the gradient too.
+                gradients[i] = gradients[i].max(border_of_gradient(&projection.shape));
+            }
+        }
+        Self { values, gradients }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The stage after a convolution or at the unit's end, and a layer with its buffers.
 
+use super::addition::Addition;
 use super::channel_variable::ChannelVariable;
 use super::images::Images;
 use super::update::Update;
@@ -86,14 +87,17 @@ impl Site {
     }
 }
 
-/// A convolution of the chain with the stage after it.
+/// A convolution of the chain with what follows it.
 pub struct Layer {
+    /// The mean over all pixels of the value before it, if that is what the convolution reads, and its gradient.
+    pub mean: Option<[Images; 2]>,
     pub weight: Weight,
-    /// The stage; that of the last layer comes after the addition of the shortcut.
+    pub added: Option<Addition>,
+    /// The stage, after the addition.
     pub site: Site,
     /// The convolution's output.
     pub z: Images,
-    /// The stage's output, which the next layer reads; empty for the last layer.
+    /// The stage's output, which later layers read; empty for the last layer.
     pub a: Images,
     /// The gradient with respect to `a`, then that with respect to `z`.
     pub gz: Images,

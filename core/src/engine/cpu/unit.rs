@@ -1,9 +1,9 @@
 //! Computes the steps of a unit from its plan.
 
+use super::addition::{Addition, Projection};
 use super::images::Images;
 use super::plan::Plan;
 use super::samples::Samples;
-use super::shortcut::Shortcut;
 use super::stage::Layer;
 use super::update::Update;
 use super::weight::Weight;
@@ -17,8 +17,8 @@ use crate::optim::finite;
 use candle_core::{DType, Device, Tensor};
 use qdrop_kernels::drop as kernel;
 use qdrop_kernels::in_pool;
-use qdrop_kernels::nhwc::stage::{self, Sums};
-use qdrop_kernels::nhwc::{from_planes, rounding, to_planes, Layout};
+use qdrop_kernels::nhwc::stage::{self, Read, Sums};
+use qdrop_kernels::nhwc::{accumulate, from_planes, pool, rounding, to_planes, Layout};
 use std::time::Instant;
 
 /// A unit on the fused CPU engine, for one batch size.
@@ -30,7 +30,6 @@ pub struct CpuUnit {
     samples: Samples,
     x: Images,
     layers: Vec<Layer>,
-    shortcut: Shortcut,
     /// What each site keeps in this step: first the input, then every layer.
     choices: Vec<Choice>,
     /// Samples of a forward pass that waits for the caller's gradient, and a buffer for the output of a chunk.
@@ -59,7 +58,7 @@ impl CpuUnit {
     pub fn new(chain: Chain, samples: &UnitSamples, batch: usize) -> Result<Self> {
         let dims = if chain.output_is_image { &chain.output[..] } else { &chain.output[..1] };
         let output = [&[batch], dims].concat();
-        let Plan { chunk, samples, x, layers, shortcut } = Plan::new(chain, samples, batch)?;
+        let Plan { chunk, samples, x, layers } = Plan::new(chain, samples, batch)?;
         if layers.is_empty() {
             return Err(Error::message("a chain without layers cannot be computed"));
         }
@@ -71,7 +70,6 @@ impl CpuUnit {
             x,
             choices: Vec::with_capacity(layers.len() + 1),
             layers,
-            shortcut,
             pending: None,
             value: None,
             has_gradients: false,
@@ -107,22 +105,28 @@ impl CpuUnit {
 
     /// Computes a chunk up to the values that the end of the unit reads; `first` is the number of images before it.
     fn chunk_forward(&mut self, indices: &[usize], first: usize) -> Result<()> {
-        let Self { samples, x, layers, shortcut, choices, .. } = self;
+        let Self { samples, x, layers, choices, .. } = self;
         samples.mixed_input(indices, choices[0].keep(), first, x)?;
         let last = layers.len() - 1;
         for i in 0..=last {
             let (before, rest) = layers.split_at_mut(i);
-            let layer = &mut rest[0];
-            layer.weight.forward(before.last().map_or(x.read(), |l| l.a.read()), layer.z.write());
-            if i < last {
-                let keep = choices[i + 1].keep();
-                let first_row = first * layer.z.layout.height;
-                let Layer { site, z, a, kept, .. } = layer;
-                stage::forward(site.stage(), z.read(), None, keep, first_row, a.write(), kept);
+            let Layer { mean, weight, added, site, z, a, kept, .. } = &mut rest[0];
+            let read = value(before, i.checked_sub(1), x);
+            match mean {
+                None => weight.forward(read, z.write()),
+                Some([pixel, _]) => {
+                    pool::mean(read, pixel.write());
+                    weight.forward(pixel.read(), z.write());
+                }
             }
-        }
-        if let Shortcut::Projection(weight, z) = shortcut {
-            weight.forward(x.read(), z.write());
+            if let Some(Addition { from, projection: Some(projection) }) = added {
+                projection.weight.forward(value(before, *from, x), projection.z.write());
+            }
+            if i < last {
+                let (keep, first_row) = (choices[i + 1].keep(), first * z.layout.height);
+                let added = added.as_ref().map(|added| added.value(value(before, added.from, x)));
+                stage::forward(site.stage(), z.read(), added, keep, first_row, a.write(), kept);
+            }
         }
         Ok(())
     }
@@ -136,10 +140,11 @@ impl CpuUnit {
             self.chunk_forward(indices, first)?;
         }
         let factor = self.factor();
-        let Self { samples, x, layers, shortcut, choices, value, times, .. } = self;
+        let Self { samples, x, layers, choices, value: output, times, .. } = self;
         let last = layers.len() - 1;
-        let end = &mut layers[last];
-        let added = shortcut.value(x);
+        let (before, end) = layers.split_at_mut(last);
+        let end = &mut end[0];
+        let added = end.added.as_ref().map(|added| added.value(value(before, added.from, x)));
         let rows = first * end.z.layout.height;
         match ending {
             Ending::Loss => {
@@ -163,31 +168,16 @@ impl CpuUnit {
                 for (planes, image) in planes.zip(end.gz.values.chunks_exact_mut(layout.image())) {
                     from_planes(planes, Layout { batch: 1, ..layout }, image);
                 }
-                if let (false, Some(value)) = (computed, value) {
+                if let (false, Some(output)) = (computed, output) {
                     let keep = choices[last + 1].keep();
-                    stage::forward(end.site.stage(), end.z.read(), added, keep, rows, value.write(), &mut end.kept);
+                    stage::forward(end.site.stage(), end.z.read(), added, keep, rows, output.write(), &mut end.kept);
                 }
                 stage::backward(end.site.stage(), end.z.read(), added, &end.kept, end.gz.write(), &mut end.rows);
             }
         }
         end.add_up();
         let middle = Instant::now();
-        let replace = first == 0;
-        if let Shortcut::Projection(weight, _) = shortcut {
-            weight.backward_weight(x.read(), end.gz.read(), replace);
-        }
-        for i in (0..=last).rev() {
-            let (before, rest) = layers.split_at_mut(i);
-            let layer = &mut rest[0];
-            let read = before.last().map_or(x.read(), |l| l.a.read());
-            layer.weight.backward_weight(read, layer.gz.read(), replace);
-            if let Some(previous) = before.last_mut() {
-                layer.weight.backward_input(layer.gz.read(), previous.gz.write());
-                let Layer { site, z, gz, kept, rows, .. } = previous;
-                stage::backward(site.stage(), z.read(), None, kept, gz.write(), rows);
-                previous.add_up();
-            }
-        }
+        backward(x, layers, first == 0);
         times.forward += middle - start;
         times.backward += middle.elapsed();
         Ok(())
@@ -204,19 +194,59 @@ impl CpuUnit {
     }
 
     fn weights(&self) -> impl Iterator<Item = &Weight> {
-        let projection = match &self.shortcut {
-            Shortcut::Projection(weight, _) => Some(&**weight),
-            Shortcut::None | Shortcut::Identity => None,
-        };
-        self.layers.iter().map(|l| &l.weight).chain(projection)
+        let projections = self.layers.iter().filter_map(|l| Some(&l.added.as_ref()?.projection.as_ref()?.weight));
+        self.layers.iter().map(|l| &l.weight).chain(projections)
     }
 
-    fn weights_mut(&mut self) -> impl Iterator<Item = &mut Weight> {
-        let projection = match &mut self.shortcut {
-            Shortcut::Projection(weight, _) => Some(&mut **weight),
-            Shortcut::None | Shortcut::Identity => None,
-        };
-        self.layers.iter_mut().map(|l| &mut l.weight).chain(projection)
+    /// Calls `body` with each weight, in the order of [`weights`](Self::weights).
+    fn each_weight(&mut self, mut body: impl FnMut(&mut Weight) -> Result<()>) -> Result<()> {
+        self.layers.iter_mut().try_for_each(|l| body(&mut l.weight))?;
+        let projections = self.layers.iter_mut().filter_map(|l| l.added.as_mut()?.projection.as_mut());
+        projections.map(|p| &mut p.weight).try_for_each(body)
+    }
+}
+
+/// The value of an earlier layer, or the unit's input.
+fn value<'a>(before: &'a [Layer], from: Option<usize>, x: &'a Images) -> Read<'a> {
+    from.map_or(x.read(), |from| before[from].a.read())
+}
+
+/// The backward pass of a chunk from the gradient of the last layer's output: adds to the gradients of all weights, or
+/// replaces them.
+fn backward(x: &Images, layers: &mut [Layer], replace: bool) {
+    for i in (0..layers.len()).rev() {
+        let (before, after) = layers.split_at_mut(i);
+        let Layer { mean, weight, added, gz, .. } = &mut after[0];
+        let read = mean.as_ref().map_or(value(before, i.checked_sub(1), x), |[pixel, _]| pixel.read());
+        weight.backward_weight(read, gz.read(), replace);
+        if let Some(Addition { from, projection: Some(projection) }) = added {
+            projection.weight.backward_weight(value(before, *from, x), gz.read(), replace);
+        }
+        let Some((previous, earlier)) = before.split_last_mut() else { return };
+        match mean {
+            None => weight.backward_input(gz.read(), previous.gz.write()),
+            Some([_, gradient]) => {
+                weight.backward_input(gz.read(), gradient.write());
+                pool::mean_backward(gradient.read(), previous.gz.write());
+            }
+        }
+        // Later layers, of which all gradients are known, may have added the value too.
+        for Layer { added, gz, .. } in after {
+            let Some(added) = added.as_mut().filter(|added| added.from == Some(i - 1)) else { continue };
+            match &mut added.projection {
+                None => accumulate(gz.read(), previous.gz.write()),
+                Some(Projection { weight, gx: Some(gx), .. }) => {
+                    weight.backward_input(gz.read(), gx.write());
+                    accumulate(gx.read(), previous.gz.write());
+                }
+                // Reads the unit's input, which needs no gradient.
+                Some(Projection { gx: None, .. }) => {}
+            }
+        }
+        let Layer { added, site, z, gz, kept, rows, .. } = previous;
+        let added = added.as_ref().map(|added| added.value(value(earlier, added.from, x)));
+        stage::backward(site.stage(), z.read(), added, kept, gz.write(), rows);
+        previous.add_up();
     }
 }
 
@@ -224,11 +254,11 @@ impl UnitEngine for CpuUnit {
     fn forward(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<Vec<Tensor>> {
         let start = Instant::now();
         self.begin(samples, keep)?;
-        let mut value = self.value.take().unwrap_or_else(|| {
+        let mut output = self.value.take().unwrap_or_else(|| {
             let layout = self.layers.last().map_or(self.x.layout, |l| l.z.layout);
             Images::new(layout)
         });
-        let each = value.layout.height * value.layout.values();
+        let each = output.layout.height * output.layout.values();
         let mut planes = vec![0.0; self.batch * each];
         let run = || {
             self.prepare();
@@ -236,19 +266,22 @@ impl UnitEngine for CpuUnit {
             {
                 let first = i * self.chunk;
                 self.chunk_forward(indices, first)?;
-                let (Some(end), Some(choice)) = (self.layers.last_mut(), self.choices.last()) else { continue };
-                let (stage, rows) = (end.site.stage(), first * end.z.layout.height);
-                let (added, keep) = (self.shortcut.value(&self.x), choice.keep());
-                stage::forward(stage, end.z.read(), added, keep, rows, value.write(), &mut end.kept);
-                let one = Layout { batch: 1, ..value.layout };
-                for (image, planes) in value.values.chunks_exact(one.image()).zip(out.chunks_exact_mut(each)) {
+                let (Some((end, before)), Some(choice)) = (self.layers.split_last_mut(), self.choices.last()) else {
+                    continue;
+                };
+                let Layer { added, site, z, kept, .. } = end;
+                let added = added.as_ref().map(|added| added.value(value(before, added.from, &self.x)));
+                let rows = first * z.layout.height;
+                stage::forward(site.stage(), z.read(), added, choice.keep(), rows, output.write(), kept);
+                let one = Layout { batch: 1, ..output.layout };
+                for (image, planes) in output.values.chunks_exact(one.image()).zip(out.chunks_exact_mut(each)) {
                     to_planes(image, one, planes);
                 }
             }
             Ok::<(), Error>(())
         };
         in_pool(run)?;
-        (self.value, self.pending) = (Some(value), Some(samples.to_vec()));
+        (self.value, self.pending) = (Some(output), Some(samples.to_vec()));
         self.times.forward += start.elapsed();
         Ok(vec![Tensor::from_vec(planes, self.output.as_slice(), &Device::Cpu)?])
     }
@@ -283,7 +316,12 @@ impl UnitEngine for CpuUnit {
             for layer in &mut self.layers {
                 layer.site.learn(layer.sums, update)?;
             }
-            self.weights_mut().map(|w| w.learn(regularizer, update)).sum()
+            let mut sum = 0.0;
+            self.each_weight(|w| {
+                sum += w.learn(regularizer, update)?;
+                Ok(())
+            })?;
+            Ok(sum)
         })
     }
 
@@ -295,7 +333,7 @@ impl UnitEngine for CpuUnit {
     }
 
     fn restore(&mut self, updates: usize, state: &EngineState) -> Result<()> {
-        self.weights_mut().try_for_each(|w| w.restore(state))?;
+        self.each_weight(|w| w.restore(state))?;
         self.layers.iter_mut().flat_map(|l| l.site.variables_mut()).try_for_each(|v| v.restore(state))?;
         self.updates = updates;
         Ok(())

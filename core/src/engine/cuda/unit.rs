@@ -7,7 +7,7 @@ use super::kernels::{self, StageInput};
 use super::samples::Samples;
 use super::sites::Sites;
 use super::weight::Weight;
-use crate::engine::chain::{Chain, ChainShortcut};
+use crate::engine::chain::Chain;
 use crate::engine::checks::{check_batch, check_gradients, no_gradients};
 use crate::engine::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
 use crate::engine::samples::UnitSamples;
@@ -84,7 +84,7 @@ impl DeviceUnit {
     pub fn new(
         device: Arc<dyn Device>,
         tensors: TensorDevice,
-        chain: Chain,
+        mut chain: Chain,
         samples: &UnitSamples,
         batch: usize,
         tf32: bool,
@@ -95,6 +95,7 @@ impl DeviceUnit {
         if chain.layers.is_empty() {
             return Err(Error::message("a chain without layers cannot be computed"));
         }
+        let added = chain.layers.last_mut().and_then(|last| last.added.take());
         let (mut groups, mut terms) = (Groups::default(), 0);
         let (input, x_rows) = (chain.input, Rows::new(batch, chain.input));
         let mut kept = vec![Buffer::zeros(d, x_rows.groups as usize)?];
@@ -116,10 +117,10 @@ impl DeviceUnit {
             });
             stages.push((layer.stage, len, rows.blocks() as usize));
         }
-        let shortcut = match chain.shortcut {
-            ChainShortcut::None => Shortcut::None,
-            ChainShortcut::Identity => Shortcut::Identity,
-            ChainShortcut::Projection(projection) => {
+        let shortcut = match added.map(|added| added.projection) {
+            None => Shortcut::None,
+            Some(None) => Shortcut::Identity,
+            Some(Some(projection)) => {
                 let projection = projection.of_batch(batch);
                 let z = Buffer::zeros(d, projection.shape.output_len())?;
                 Shortcut::Projection(Box::new(Weight::new(d, projection, &mut groups, &mut terms, false, tf32)?), z)
