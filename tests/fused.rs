@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use qdrop_core::engine::UnitSamples;
-use qdrop_core::graph::{fold_batch_norm, quantization_sites, Graph, SiteKind, Unit};
+use qdrop_core::graph::{fold_batch_norm, merge_units, quantization_sites, Graph, SiteKind, Unit};
 use qdrop_core::model::{Precision, QuantModel, QuantSite};
 use qdrop_core::prelude::*;
 use qdrop_core::progress::{Event, Progress, Silent};
@@ -185,6 +185,37 @@ fn a_projection_may_be_wider_than_the_layer_before_the_addition() {
     compare("wide_projection", "null", "block", "lsq", &settings);
 }
 
+/// Neighbouring units as one.
+fn merged(model: &QuantModel, names: &[&str]) -> Unit {
+    let groups = [names.iter().map(ToString::to_string).collect()];
+    let units = merge_units(model.graph(), model.graph().units().to_vec(), &groups, "merge").unwrap();
+    units.into_iter().find(|u| u.name.contains('+')).unwrap()
+}
+
+/// Additions of the unit's input, of values inside the unit and of convolutions of both, and a classifier after a mean.
+#[test]
+fn merged_units_and_a_whole_network_learn_the_same_both_ways() {
+    let settings = QdropParams { iters: 12, batch_size: 6, weight: 0.1, ..Default::default() };
+    for (name, units) in [
+        ("mobilenet_v2", &["features.2", "features.3", "features.4"][..]),
+        ("mobilenet_v2", &["features.15", "features.16"]),
+        ("mobilenet_v2", &["features.18", "classifier"]),
+        ("mobilenet_v2", &["features.*", "classifier"]),
+        ("resnet18", &["layer1.0", "layer1.1", "layer2.0"]),
+        ("resnet18", &["layer2.0", "layer2.1"]),
+        ("resnet50", &["layer2.0", "layer2.1"]),
+        ("regnetx_600m", &["s2.b1", "s2.b2"]),
+        ("mnasnet", &["layers.3", "layers.6", "layers.8.0", "layers.8.1"]),
+    ] {
+        let [generic, fused] = [Runs::GENERIC, Runs::FUSED].map(|engine| {
+            let mut model = model(name, "{image_size: 32}", "lsq");
+            let unit = merged(&model, units);
+            run(&mut model, &unit, &settings, engine)
+        });
+        agree(&format!("{name} {units:?}"), &generic, &fused);
+    }
+}
+
 #[test]
 fn every_unit_of_the_published_networks_has_a_fused_step() {
     let settings = QdropParams { iters: 1, batch_size: 2, ..Default::default() };
@@ -242,7 +273,7 @@ fn other_units_go_the_generic_way_and_say_why() {
     optimize(&task, &settings, &context).unwrap();
     let said = reasons.0.lock().unwrap().clone();
     assert_eq!(said.len(), 1);
-    assert!(said[0].contains("is read more than once"), "{said:?}");
+    assert!(said[0].contains("(mul) is an operation that the fused engine does not support"), "{said:?}");
     context.engine = Engine::Fused;
     let error = optimize(&task, &settings, &context).unwrap_err().to_string();
     assert!(
