@@ -309,7 +309,7 @@ fn all_other_graph_operations() {
         let node = graph.node(id);
         let run = |i: &[Tensor]| {
             let inputs: Vec<&Tensor> = i.iter().collect();
-            execute(node, &inputs, &statistics, None).map_err(candle_core::Error::wrap)
+            execute(node, &inputs, &statistics, Default::default()).map_err(candle_core::Error::wrap)
         };
         assert_eq!(run(&inputs).unwrap().dims()[1..], node.shape, "{label}");
         check_differences(label, &run, &inputs);

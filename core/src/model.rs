@@ -1,7 +1,7 @@
 //! A network with quantizers at its sites.
 
 use crate::error::{Error, Result, TensorContext};
-use crate::graph::{execute, Graph, NodeId, Op, Subgraph};
+use crate::graph::{execute, Graph, NodeId, Op, Replaced, Subgraph};
 use crate::grid::QParams;
 use crate::ops::{self, Keep};
 use crate::quantizer::{groups, Parameter, Quantizer};
@@ -31,6 +31,8 @@ pub struct QuantModel {
     parameters: HashMap<String, Tensor>,
     weights: BTreeMap<NodeId, QuantSite>,
     activations: BTreeMap<NodeId, QuantSite>,
+    /// Biases of the quantized network that differ from those of the float network.
+    corrected_biases: BTreeMap<NodeId, Tensor>,
     /// Biases that are being learned, by the names of their parameters.
     learned_biases: BTreeMap<String, Var>,
     device: Device,
@@ -40,8 +42,8 @@ pub struct QuantModel {
 impl QuantModel {
     /// A model without quantizers. `parameters` must hold all of the graph's parameters.
     pub fn new(graph: Graph, parameters: HashMap<String, Tensor>, device: Device) -> Self {
-        let (weights, activations, learned_biases) = Default::default();
-        Self { graph, parameters, weights, activations, learned_biases, device, tf32: false }
+        let (weights, activations, corrected_biases, learned_biases) = Default::default();
+        Self { graph, parameters, weights, activations, corrected_biases, learned_biases, device, tf32: false }
     }
 
     /// The network.
@@ -112,6 +114,40 @@ impl QuantModel {
         let node = self.graph.node(node);
         let name = format!("{}.bound", node.name);
         ops::bounds(self.parameter(&name)?, node.shape[0]).doing(format!("reading '{name}'"))
+    }
+
+    /// The bias of a node in the network of this precision, if it has one.
+    pub fn bias_at(&self, node: NodeId, precision: Precision) -> Option<&Tensor> {
+        let corrected = self.corrected_biases.get(&node).filter(|_| precision == Precision::Quantized);
+        corrected.or_else(|| self.bias(node))
+    }
+
+    /// Gives a layer another bias in the quantized network; the float network keeps its own. When the layer's unit begins
+    /// to learn, and at the end of quantization, it becomes the layer's parameter.
+    ///
+    /// # Errors
+    /// The layer has no bias, or the shape differs.
+    pub fn correct_bias(&mut self, node: NodeId, bias: Tensor) -> Result<()> {
+        let old = self.parameter(&self.bias_name(node))?.dims();
+        if old != bias.dims() {
+            return Err(Error::graph(self.bias_name(node), format!("has the shape {old:?}, not {:?}", bias.dims())));
+        }
+        self.corrected_biases.insert(node, bias);
+        Ok(())
+    }
+
+    /// The biases of the quantized network that differ from those of the float network.
+    pub fn corrected_biases(&self) -> impl Iterator<Item = (NodeId, &Tensor)> {
+        self.corrected_biases.iter().map(|(node, bias)| (*node, bias))
+    }
+
+    /// Makes corrected biases the parameters of their layers, where the float network is not needed any more.
+    pub(crate) fn settle_biases(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        for node in nodes {
+            if let Some(bias) = self.corrected_biases.remove(&node) {
+                self.parameters.insert(self.bias_name(node), bias);
+            }
+        }
     }
 
     /// Replaces a node's weight.
@@ -200,15 +236,19 @@ impl QuantModel {
         self.activations.get_mut(&node)
     }
 
-    /// The value of one node, before its activation quantizer.
-    fn raw_value(&self, id: NodeId, inputs: &[&Tensor], precision: Precision) -> Result<Tensor> {
+    /// The value of one node from the values of its inputs, before its activation quantizer.
+    ///
+    /// # Errors
+    /// Those of [`node_value`](Self::node_value).
+    pub fn raw_value(&self, id: NodeId, inputs: &[&Tensor], precision: Precision) -> Result<Tensor> {
         let node = self.graph.node(id);
         let site = self.weights.get(&id).filter(|_| precision == Precision::Quantized);
         let weight = match site {
             Some(site) => Some(site.quantizer.fake_quantize(self.weight(id)?)?),
             None => None,
         };
-        execute(node, inputs, &self.parameters, weight.as_ref())
+        let corrected = self.corrected_biases.get(&id).filter(|_| precision == Precision::Quantized);
+        execute(node, inputs, &self.parameters, Replaced { weight: weight.as_ref(), bias: corrected })
     }
 
     /// Computes the value of one node from the values of its inputs.
@@ -276,6 +316,7 @@ impl QuantModel {
     /// Makes the quantizers of `nodes` begin to learn. With `learn_bias` the biases of their layers become
     /// variables too.
     pub(crate) fn begin_reconstruction(&mut self, nodes: &[NodeId], learn_bias: bool) -> Result<()> {
+        self.settle_biases(nodes.iter().copied());
         for id in nodes {
             let weight = self.parameters.get(&self.weight_name(*id));
             if let (Some(site), Some(weight)) = (self.weights.get_mut(id), weight) {

@@ -6,8 +6,16 @@ use crate::ops;
 use candle_core::Tensor;
 use std::collections::HashMap;
 
-/// Computes a node's value from its inputs. `weight` replaces the node's own weight, for instance by its
-/// quantized form.
+/// What takes the place of a node's own parameters.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Replaced<'a> {
+    /// Another weight, for instance the quantized one.
+    pub weight: Option<&'a Tensor>,
+    /// Another bias.
+    pub bias: Option<&'a Tensor>,
+}
+
+/// Computes a node's value from its inputs, with some of its parameters replaced.
 ///
 /// # Errors
 /// A parameter is missing, shapes do not fit each other, or an operation of candle fails.
@@ -15,7 +23,7 @@ pub fn execute(
     node: &Node,
     inputs: &[&Tensor],
     parameters: &HashMap<String, Tensor>,
-    weight: Option<&Tensor>,
+    replaced: Replaced<'_>,
 ) -> Result<Tensor> {
     let parameter = |name: &str| {
         let key = format!("{}.{name}", node.name);
@@ -24,17 +32,16 @@ pub fn execute(
     let input = |i: usize| {
         inputs.get(i).copied().ok_or_else(|| Error::graph(&node.name, format!("{} needs more inputs", node.op.name())))
     };
-    let weight = || weight.map_or_else(|| parameter("weight"), Ok);
+    let weight = || replaced.weight.map_or_else(|| parameter("weight"), Ok);
+    let own_bias = |there: bool| there.then(|| replaced.bias.map_or_else(|| parameter("bias"), Ok)).transpose();
     let doing = || format!("computing {} '{}'", node.op.name(), node.name);
     match &node.op {
         Op::Input => Err(Error::graph(&node.name, "the network's input has no value")),
         Op::Conv2d { geometry, bias, .. } => {
-            let bias = if *bias { Some(parameter("bias")?) } else { None };
-            ops::conv2d(input(0)?, weight()?, bias, geometry).doing(doing())
+            ops::conv2d(input(0)?, weight()?, own_bias(*bias)?, geometry).doing(doing())
         }
         Op::Linear { bias, .. } => {
-            let bias = if *bias { Some(parameter("bias")?) } else { None };
-            ops::linear(input(0)?, weight()?, bias).doing(doing())
+            ops::linear(input(0)?, weight()?, own_bias(*bias)?).doing(doing())
         }
         Op::BatchNorm { eps } => {
             let column = |t: Tensor| t.reshape((1, t.elem_count(), 1, 1));

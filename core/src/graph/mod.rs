@@ -15,7 +15,7 @@ mod units;
 
 pub use builder::{Conv2d, GraphBuilder, Pool2d};
 pub use channels::{channel_groups, ChannelGroup};
-pub use execute::execute;
+pub use execute::{execute, Replaced};
 pub use fold::fold_batch_norm;
 pub use op::Op;
 pub use operator::{CustomOperator, Operator};

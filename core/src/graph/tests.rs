@@ -64,7 +64,7 @@ fn run(graph: &Graph, parameters: &HashMap<String, Tensor>, x: &Tensor) -> Vec<f
     let mut values = vec![x.clone()];
     for (_, node) in graph.nodes().skip(1) {
         let inputs: Vec<&Tensor> = node.inputs.iter().map(|i| &values[i.index()]).collect();
-        let value = execute(node, &inputs, parameters, None).unwrap();
+        let value = execute(node, &inputs, parameters, Default::default()).unwrap();
         assert_eq!(value.dims()[1..], node.shape);
         values.push(value);
     }
@@ -120,10 +120,10 @@ fn a_clip_completes_its_layer_as_an_activation_function_does() {
     parameters.insert("a_clip.bound".into(), Tensor::new(&[0.5_f32, 1.0, 6.0], &Device::Cpu).unwrap());
     let (node, x) = (graph.node(graph.find("a_clip").unwrap()), [[[[-1.0_f32, 2.0]], [[0.75, 2.0]], [[5.0, 7.0]]]]);
     let x = Tensor::new(&x, &Device::Cpu).unwrap();
-    let value = execute(node, &[&x], &parameters, None).unwrap();
+    let value = execute(node, &[&x], &parameters, Default::default()).unwrap();
     assert_eq!(value.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [0.0, 0.5, 0.75, 1.0, 5.0, 6.0]);
     parameters.remove("a_clip.bound");
-    let error = execute(node, &[&x], &parameters, None).unwrap_err().to_string();
+    let error = execute(node, &[&x], &parameters, Default::default()).unwrap_err().to_string();
     assert!(error.contains("graph node 'a_clip': has no parameter 'a_clip.bound'"), "{error}");
 }
 
@@ -205,7 +205,7 @@ fn subgraphs_compute_what_the_network_computes() {
     let parameters = random_parameters(&graph);
     let x = Tensor::from_vec((0..2 * 3 * 64).map(|i| (i as f32 * 0.31).cos()).collect(), (2, 3, 8, 8), &Device::Cpu)
         .unwrap();
-    let compute = |id: NodeId, inputs: &[&Tensor]| execute(graph.node(id), inputs, &parameters, None);
+    let compute = |id: NodeId, inputs: &[&Tensor]| execute(graph.node(id), inputs, &parameters, Default::default());
     let want = graph.whole().run(&graph, std::slice::from_ref(&x), compute).unwrap();
     let unit = &graph.units()[2].subgraph;
     let before = graph.subgraph_with_outputs(graph.nodes().skip(1).take(2).map(|(id, _)| id), unit.inputs().to_vec());

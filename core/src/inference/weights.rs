@@ -38,7 +38,7 @@ impl Weights {
             };
             let value = host_values(&weight, |v| ForwardConvolution::weight(&shape, v))?;
             let packing = Packing::of(&shape);
-            let bias = model.bias(*id).map(|b| host_values(b, |v| packing.pack_lanes(v))).transpose()?;
+            let bias = model.bias_at(*id, precision).map(|b| host_values(b, |v| packing.pack_lanes(v))).transpose()?;
             layers.insert(*id, LayerWeight { value, bias });
         }
         Ok(Self { layers, bounds })

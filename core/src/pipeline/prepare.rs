@@ -16,6 +16,9 @@ use std::time::Instant;
 /// Images on which the outputs before and after a preparation are compared.
 const COMPARED: usize = 16;
 
+/// Ending of the checkpoint's names of corrected biases; before it stands the layer.
+const CORRECTED: &str = ".bias_of_quantized";
+
 impl Session<'_> {
     /// Prepares `model`, or restores what an earlier process prepared.
     pub(super) fn prepared(&self, model: &mut QuantModel, resources: &Resources<'_>) -> Result<Prepared> {
@@ -28,7 +31,10 @@ impl Session<'_> {
         };
         if let Some((tensors, prepared)) = kept {
             for (name, value) in tensors {
-                model.set_parameter(&name, value)?;
+                match name.strip_suffix(CORRECTED).and_then(|layer| model.graph().find(layer)) {
+                    Some(layer) => model.correct_bias(layer, value)?,
+                    None => model.set_parameter(&name, value)?,
+                }
             }
             return Ok(prepared);
         }
@@ -40,7 +46,9 @@ impl Session<'_> {
                 let old = before.get(name).map(Tensor::id);
                 (old != Some(value.id())).then(|| (name.clone(), value.clone()))
             };
-            let tensors: BTreeMap<String, Tensor> = model.parameters().iter().filter_map(changed).collect();
+            let mut tensors: BTreeMap<String, Tensor> = model.parameters().iter().filter_map(changed).collect();
+            let corrected = model.corrected_biases().map(|(layer, bias)| (layer, bias.clone()));
+            tensors.extend(corrected.map(|(layer, bias)| (format!("{}{CORRECTED}", model.graph().node(layer).name), bias)));
             folder.keep_prepared(&tensors, &prepared)?;
         }
         Ok(prepared)

@@ -365,6 +365,7 @@ impl<'a> Session<'a> {
             }
         };
         let units = reconstruct(&mut model, &*self.reconstructor, resources)?;
+        model.settle_biases(nodes);
         let seconds = prepared.seconds + seconds + units.iter().map(|u| u.seconds).sum::<f64>();
         Ok(RunResult { model, units, seconds, prepared: prepared.changes })
     }

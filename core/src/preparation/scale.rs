@@ -47,6 +47,10 @@ pub fn scale_channels(model: &mut QuantModel, group: &ChannelGroup, factors: &[f
                 if bias {
                     multiply(model, &format!("{}.bias", node.name), |i, _| divided[i])?;
                 }
+                let corrected = model.corrected_biases().find(|(layer, _)| layer == id).map(|(_, bias)| bias.clone());
+                if let Some(bias) = corrected {
+                    model.correct_bias(*id, multiplied(&bias, |i, _| divided[i])?)?;
+                }
             }
             Op::BatchNorm { .. } => {
                 for own in ["weight", "bias"] {
@@ -103,9 +107,13 @@ fn inner(shape: &[usize]) -> usize {
 
 /// Multiplies each element of a parameter by a factor of its index, in f64.
 fn multiply(model: &mut QuantModel, name: &str, factor: impl Fn(usize, &[usize]) -> f64) -> Result<()> {
-    let old = model.parameter(name)?;
-    let (shape, device) = (old.dims().to_vec(), old.device().clone());
+    let new = multiplied(model.parameter(name)?, factor)?;
+    model.set_parameter(name, new)
+}
+
+fn multiplied(old: &Tensor, factor: impl Fn(usize, &[usize]) -> f64) -> Result<Tensor> {
+    let shape = old.dims();
     let values: Vec<f64> = old.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
-    let values = values.iter().enumerate().map(|(i, v)| (v * factor(i, &shape)) as f32).collect();
-    model.set_parameter(name, Tensor::from_vec(values, shape, &device)?)
+    let values: Vec<f32> = values.iter().enumerate().map(|(i, v)| (v * factor(i, shape)) as f32).collect();
+    Ok(Tensor::from_vec(values, shape, old.device())?)
 }
