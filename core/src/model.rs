@@ -46,6 +46,13 @@ impl QuantModel {
         Self { graph, parameters, weights, activations, corrected_biases, learned_biases, device, tf32: false }
     }
 
+    /// A copy without quantizers. Tensors are shared.
+    pub fn float_copy(&self) -> Self {
+        let mut copy = Self::new(self.graph.clone(), self.parameters.clone(), self.device.clone());
+        copy.tf32 = self.tf32;
+        copy
+    }
+
     /// The network.
     pub fn graph(&self) -> &Graph {
         &self.graph

@@ -97,8 +97,7 @@ impl Session<'_> {
         if progress.cancelled() {
             return Err(Error::Cancelled);
         }
-        let mut copy = QuantModel::new(model.graph().clone(), model.parameters().clone(), model.device().clone());
-        copy.allow_tf32(model.tf32());
+        let mut copy = model.float_copy();
         let plans = plan_sites(copy.graph(), &self.recipe().quant)?;
         place(&mut copy, &plans, self.registries())?;
         let observed = images.range(0, self.recipe().calibration.observe.min(images.samples()))?;

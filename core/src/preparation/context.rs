@@ -71,6 +71,19 @@ impl<'a> Preparing<'a> {
         (self.calibrated)(self.model)
     }
 
+    /// A copy of the float network, to try something on.
+    pub fn copy(&self) -> QuantModel {
+        self.model.float_copy()
+    }
+
+    /// A copy of `model`, which is such a [copy](Self::copy), calibrated and rounded to nearest as the recipe says.
+    ///
+    /// # Errors
+    /// Those of [`calibrated`](Self::calibrated).
+    pub fn calibrated_copy(&self, model: &QuantModel) -> Result<QuantModel> {
+        (self.calibrated)(model)
+    }
+
     /// Computes values of the network for the first `count` images, batch by batch: `look` gets the values (N, ...) of
     /// `nodes`, in their order.
     ///

@@ -7,7 +7,12 @@ use super::percentile::ChannelPercentiles;
 use qdrop_core::graph::SiteKind;
 use qdrop_core::ops::host_values;
 use qdrop_core::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+
+/// Exponents that are tried.
+const CANDIDATES: [f64; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];
+/// Images on which they are compared.
+const MEASURED: usize = 32;
 
 /// Parameters: `prepare: [{name: equalize, params: {exponent: 0.5}}]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -17,18 +22,30 @@ struct EqualizeParams {
     percentile: f64,
     /// Images on which ranges are measured.
     images: usize,
-    /// Which part of the differences between channels is removed: factors are `(range / largest range) ^ exponent`. Where
-    /// only depthwise convolutions read a value, each channel's weight has a scale of its own and all differences are
-    /// removed.
-    exponent: f64,
+    /// Which part of the differences between channels is removed: factors are `(range / largest range) ^ exponent`; or
+    /// `auto`, which measures for each group of channels which of several exponents gives the layers that read it the
+    /// smallest error. Where only depthwise convolutions read a value, each channel's weight has a scale of its own and all
+    /// differences are removed.
+    exponent: Exponent,
     /// Largest ratio between two factors.
     limit: f64,
 }
 
 impl Default for EqualizeParams {
     fn default() -> Self {
-        Self { percentile: 99.99, images: 128, exponent: 0.5, limit: 64.0 }
+        Self { percentile: 99.99, images: 128, exponent: Exponent::Auto, limit: 64.0 }
     }
+}
+
+/// How much of the differences between channels is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Exponent {
+    /// Measured for each group.
+    Auto,
+    /// The same for all groups.
+    #[serde(untagged)]
+    Fixed(f64),
 }
 
 struct Equalize(EqualizeParams);
@@ -53,12 +70,55 @@ fn name(graph: &Graph, group: &ChannelGroup) -> String {
 }
 
 impl Equalize {
-    fn exponent(&self, graph: &Graph, group: &ChannelGroup) -> f64 {
-        if only_depthwise(graph, group) {
-            1.0
-        } else {
-            self.0.exponent
+    /// The exponent of a group; `None` if it is to be measured.
+    fn exponent(&self, graph: &Graph, group: &ChannelGroup) -> Option<f64> {
+        match self.0.exponent {
+            _ if only_depthwise(graph, group) => Some(1.0),
+            Exponent::Fixed(exponent) => Some(exponent),
+            Exponent::Auto => None,
         }
+    }
+
+    /// The factors of a group whose channels have these ranges; `None` if all of them are zero.
+    fn factors(&self, ranges: &[f64], exponent: f64) -> Option<Vec<f64>> {
+        let largest = ranges.iter().copied().fold(0.0, f64::max);
+        let factor = |range: &f64| (range / largest).powf(exponent).max(1.0 / self.0.limit);
+        (largest > 0.0).then(|| ranges.iter().map(factor).collect())
+    }
+
+    /// Scales all groups of a copy of the network.
+    fn scaled(&self, network: &Preparing<'_>, groups: &[ChannelGroup], exponents: &[f64], ranges: &[Vec<f64>]) -> Result<QuantModel> {
+        let mut copy = network.copy();
+        for ((group, exponent), ranges) in groups.iter().zip(exponents).zip(ranges) {
+            if let Some(factors) = self.factors(ranges, *exponent) {
+                scale_channels(&mut copy, group, &factors)?;
+            }
+        }
+        Ok(copy)
+    }
+
+    /// The exponent of each group. Where it is measured, all groups of a copy of the network are scaled with one candidate
+    /// after the other. Groups can be judged side by side: the scale of a weight's row follows its factor, so the error of a
+    /// layer depends only on the factors of what it reads.
+    fn exponents(&self, network: &Preparing<'_>, groups: &[ChannelGroup], ranges: &[Vec<f64>]) -> Result<Vec<f64>> {
+        let graph = network.model.graph();
+        let fixed: Vec<Option<f64>> = groups.iter().map(|group| self.exponent(graph, group)).collect();
+        let mut best: Vec<(f64, f64)> = fixed.iter().map(|fixed| (f64::INFINITY, fixed.unwrap_or(0.0))).collect();
+        if fixed.iter().all(Option::is_some) {
+            return Ok(best.into_iter().map(|(_, exponent)| exponent).collect());
+        }
+        for candidate in CANDIDATES {
+            let exponents: Vec<f64> = fixed.iter().map(|fixed| fixed.unwrap_or(candidate)).collect();
+            let scaled = self.scaled(network, groups, &exponents, ranges)?;
+            let errors = layer_errors(network, &scaled, &network.calibrated_copy(&scaled)?)?;
+            for ((group, best), fixed) in groups.iter().zip(&mut best).zip(&fixed) {
+                let error: f64 = group.consumers.iter().filter_map(|layer| errors.get(layer)).sum();
+                if fixed.is_none() && error < best.0 {
+                    *best = (error, candidate);
+                }
+            }
+        }
+        Ok(best.into_iter().map(|(_, exponent)| exponent).collect())
     }
 
     /// The range of each factor of each group: the largest of its channels, in quantized values.
@@ -105,6 +165,54 @@ impl Equalize {
     }
 }
 
+/// The error of each layer when its weight and what it reads are rounded, and nothing else: the sum of squares relative
+/// to that of the layer's output, with all output channels weighing equally whatever their scale.
+fn layer_errors(network: &Preparing<'_>, float: &QuantModel, quantized: &QuantModel) -> Result<BTreeMap<NodeId, f64>> {
+    let graph = float.graph();
+    let images = network.images(MEASURED)?;
+    // Each value in full precision, and as the next layer reads it: rounded once, at its site.
+    let mut values = HashMap::from([(graph.input(), [images.clone(), images])]);
+    let mut errors = BTreeMap::new();
+    for (id, node) in graph.nodes().skip(1) {
+        if network.progress().cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let read = |side: usize| -> Vec<&Tensor> {
+            node.inputs.iter().filter_map(|input| values.get(input).map(|value| &value[side])).collect()
+        };
+        let value = float.raw_value(id, &read(0), Precision::Float)?;
+        if node.op.has_weight() {
+            let own = quantized.raw_value(id, &read(1), Precision::Quantized)?.detach();
+            errors.insert(id, relative_error(&value, &own)?);
+        }
+        let rounded = match quantized.activation_site(id) {
+            Some(site) => site.quantizer.fake_quantize(&value)?.detach(),
+            None if node.op.has_weight() => value.clone(),
+            None => float.raw_value(id, &read(1), Precision::Float)?,
+        };
+        values.insert(id, [value, rounded]);
+        values.retain(|value, _| graph.consumers(*value).iter().any(|reader| *reader > id));
+    }
+    Ok(errors)
+}
+
+/// The mean over channels of the squared error of each, relative to the square of its values.
+fn relative_error(float: &Tensor, quantized: &Tensor) -> Result<f64> {
+    let channels = float.dim(1)?;
+    let pixels = float.elem_count() / float.dim(0)? / channels;
+    let (mut error, mut size) = (vec![0.0; channels], vec![0.0; channels]);
+    host_values(float, |f| {
+        host_values(quantized, |q| {
+            for (i, (f, q)) in f.chunks_exact(pixels).zip(q.chunks_exact(pixels)).enumerate() {
+                error[i % channels] += f.iter().zip(q).map(|(f, q)| f64::from((f - q) * (f - q))).sum::<f64>();
+                size[i % channels] += f.iter().map(|f| f64::from(f * f)).sum::<f64>();
+            }
+        })
+    })??;
+    let share = |(error, size): (&f64, &f64)| if *size > 0.0 { error / size } else { 0.0 };
+    Ok(error.iter().zip(&size).map(share).sum::<f64>() / channels as f64)
+}
+
 impl Preparation for Equalize {
     /// Only rounding errors.
     fn tolerance(&self) -> f64 {
@@ -118,8 +226,8 @@ impl Preparation for Equalize {
 
     fn outline(&self, graph: &Graph) -> Result<Vec<String>> {
         let line = |group: &ChannelGroup| {
-            let (channels, exponent) = (group.factors, self.exponent(graph, group));
-            format!("{}: {channels} channels, exponent {exponent}", name(graph, group))
+            let exponent = self.exponent(graph, group).map_or("measured".into(), |exponent| exponent.to_string());
+            format!("{}: {} channels, exponent {exponent}", name(graph, group), group.factors)
         };
         Ok(channel_groups(graph).iter().map(line).collect())
     }
@@ -127,15 +235,10 @@ impl Preparation for Equalize {
     fn apply(&self, network: &mut Preparing<'_>) -> Result<Vec<Change>> {
         let groups = channel_groups(network.model.graph());
         let ranges = self.ranges(network, &groups)?;
+        let exponents = self.exponents(network, &groups, &ranges)?;
         let mut changes = Vec::new();
-        for (group, ranges) in groups.iter().zip(ranges) {
-            let largest = ranges.iter().copied().fold(0.0, f64::max);
-            if largest == 0.0 {
-                continue;
-            }
-            let exponent = self.exponent(network.model.graph(), group);
-            let factors: Vec<f64> =
-                ranges.iter().map(|range| (range / largest).powf(exponent).max(1.0 / self.0.limit)).collect();
+        for ((group, exponent), ranges) in groups.iter().zip(exponents).zip(ranges) {
+            let Some(factors) = self.factors(&ranges, exponent) else { continue };
             scale_channels(network.model, group, &factors)?;
             let least = factors.iter().copied().fold(1.0, f64::min);
             let what = format!("{} channels divided by {least:.3} to 1, exponent {exponent}", group.factors);
@@ -152,7 +255,7 @@ register_preparation! {
         let checks = [
             ("percentile", parsed.percentile > 0.0 && parsed.percentile <= 100.0, "is a percentage above 0"),
             ("images", parsed.images >= 1, "must be at least 1"),
-            ("exponent", (0.0..=1.0).contains(&parsed.exponent), "lies between 0 and 1"),
+            ("exponent", !matches!(parsed.exponent, Exponent::Fixed(e) if !(0.0..=1.0).contains(&e)), "is `auto` or lies between 0 and 1"),
             ("limit", parsed.limit >= 1.0 && parsed.limit.is_finite(), "must be at least 1"),
         ];
         match checks.into_iter().find(|(_, ok, _)| !ok) {
