@@ -29,6 +29,10 @@ impl RandomSource for Replay {
         self.batches[step].iter().map(|i| *i as usize).collect()
     }
 
+    fn permutation(&self, _unit: usize, _epoch: usize, _samples: usize) -> Vec<usize> {
+        panic!("the reference draws its batches")
+    }
+
     fn keep(&self, _unit: usize, step: usize, site: usize, probability: f32) -> Keep {
         match self.masks.get(&(step, site)) {
             Some(mask) => Keep::Mask(mask.clone()),
@@ -127,7 +131,7 @@ fn replay(file: &str, variant: &str, graph: Graph, params: &QdropParams, device:
     let mut task = engine.place(task);
     task.begin(&params.groups()).unwrap();
     let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
-    let losses = optimize(&task, params, &context).unwrap();
+    let losses = optimize(&task, params, &context).unwrap().losses;
 
     let want = get("losses").to_vec2::<f32>().unwrap();
     assert_eq!(losses.len(), want.len());

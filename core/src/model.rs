@@ -4,8 +4,9 @@ use crate::error::{Error, Result, TensorContext};
 use crate::graph::{execute, Graph, NodeId, Op, Replaced, Subgraph};
 use crate::grid::QParams;
 use crate::ops::{self, Keep};
-use crate::quantizer::{groups, Parameter, Quantizer};
+use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel};
 use candle_core::{Device, Tensor, Var};
+use qdrop_kernels::adaround;
 use std::collections::{BTreeMap, HashMap};
 
 /// The precision of a forward pass.
@@ -318,6 +319,33 @@ impl QuantModel {
             let quantized = quantizer.quantizer.fake_quantize(&value)?;
             ops::drop(&quantized, &value, &keep(site)).doing(format!("drop at '{}'", quantizer.name))
         })
+    }
+
+    /// The outputs of a unit that learns as they would be if learning ended here, without gradients.
+    pub(crate) fn unit_hard_forward(&self, unit: &Subgraph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        unit.run(&self.graph, inputs, |id, read| {
+            let weight = match self.weights.get(&id) {
+                Some(site) => Some(site.quantizer.hard_weight(self.weight(id)?)?),
+                None => None,
+            };
+            let value = execute(self.graph.node(id), read, &self.parameters, weight.as_ref())?.detach();
+            match self.activations.get(&id) {
+                Some(site) => Ok(site.quantizer.fake_quantize(&value)?.detach()),
+                None => Ok(value),
+            }
+        })
+    }
+
+    /// The share of the learned roundings of `nodes` that are neither up nor down yet; `None` if none is learned.
+    pub(crate) fn unit_soft_share(&self, nodes: &[NodeId]) -> Result<Option<f64>> {
+        let (mut soft, mut count) = (0, 0);
+        for (_, site) in self.unit_sites(nodes) {
+            if let Some(QuantizerKernel::SoftRounding { alpha, .. }) = site.quantizer.kernel()? {
+                count += alpha.elem_count();
+                soft += ops::host_values(alpha.as_tensor(), adaround::unsettled)?;
+            }
+        }
+        Ok((count > 0).then(|| soft as f64 / count as f64))
     }
 
     /// Makes the quantizers of `nodes` begin to learn. With `learn_bias` the biases of their layers become

@@ -145,6 +145,15 @@ pub trait Quantizer: Send + Sync {
         Ok(None)
     }
 
+    /// The hard weight that [`finish_reconstruction`](Self::finish_reconstruction) would return if learning ended here.
+    /// `weight` is the float weight. The default is for quantizers whose roundings are hard while they learn.
+    ///
+    /// # Errors
+    /// No range was set yet, or an operation of candle fails.
+    fn hard_weight(&self, weight: &Tensor) -> Result<Tensor> {
+        Ok(self.fake_quantize(weight)?.detach())
+    }
+
     /// Ends learning. A weight quantizer returns the hard weight, which replaces the float one. From then on
     /// [`fake_quantize`](Self::fake_quantize) must return that weight unchanged.
     ///
@@ -205,6 +214,10 @@ impl Quantizer for GuardedQuantizer {
 
     fn kernel(&self) -> Result<Option<QuantizerKernel>> {
         self.origin.call("kernel", || self.inner.kernel())
+    }
+
+    fn hard_weight(&self, weight: &Tensor) -> Result<Tensor> {
+        self.origin.call("hard_weight", || self.inner.hard_weight(weight))
     }
 
     fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {

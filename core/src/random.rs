@@ -17,6 +17,8 @@ pub enum Purpose {
     Drop = 4,
     /// Choice of the images for the check of the float network.
     Sample = 5,
+    /// Order of the samples in an epoch.
+    Epoch = 6,
 }
 
 /// The random stream for a purpose; `a` and `b` distinguish its uses.
@@ -38,6 +40,9 @@ pub trait RandomSource: Send + Sync {
     /// Draws `size` indices in `0..samples`, with replacement.
     fn batch(&self, unit: usize, step: usize, size: usize, samples: usize) -> Vec<usize>;
 
+    /// Draws the order of the samples `0..samples` in an epoch.
+    fn permutation(&self, unit: usize, epoch: usize, samples: usize) -> Vec<usize>;
+
     /// Draws which elements keep their quantized value at a site of the unit: site 0 is the unit's input, sites from 1
     /// on are its activation quantizers in the order of execution.
     fn keep(&self, unit: usize, step: usize, site: usize, probability: f32) -> Keep;
@@ -54,6 +59,10 @@ impl RandomSource for SeededRandom {
     fn batch(&self, unit: usize, step: usize, size: usize, samples: usize) -> Vec<usize> {
         let stream = stream(self.seed, Purpose::Batch, unit as u32, step as u32);
         (0..size).map(|i| stream.below(i, samples)).collect()
+    }
+
+    fn permutation(&self, unit: usize, epoch: usize, samples: usize) -> Vec<usize> {
+        permutation(stream(self.seed, Purpose::Epoch, unit as u32, epoch as u32), samples)
     }
 
     fn keep(&self, unit: usize, step: usize, site: usize, probability: f32) -> Keep {

@@ -13,8 +13,17 @@ pub struct LossPoint {
     pub b: f64,
 }
 
-/// The report of a unit.
+/// The state that a reconstructor kept as the best one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeptState {
+    /// Number of steps after which it was reached.
+    pub step: usize,
+    /// Its reconstruction loss with hard roundings and without drop.
+    pub loss: f32,
+}
+
+/// The report of a unit.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct UnitReport {
     /// Name of the unit.
     pub name: String,
@@ -22,6 +31,13 @@ pub struct UnitReport {
     pub losses: Vec<LossPoint>,
     /// Wall-clock time in seconds.
     pub seconds: f64,
+    /// The best state, if the reconstructor keeps it rather than the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeptState>,
+    /// Share of the learned roundings that were not settled at the end. The pipeline fills it in: see
+    /// [`UnitTask::soft_share`](crate::reconstructor::UnitTask::soft_share).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soft_share: Option<f64>,
 }
 
 impl UnitReport {

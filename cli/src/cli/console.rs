@@ -126,8 +126,15 @@ impl Progress for Console {
                 let first = report.mean_losses(false).map_or(0.0, |l| l.reconstruction);
                 let last = report.mean_losses(true).unwrap_or(LossPoint { reconstruction: 0.0, rounding: 0.0, b: 0.0 });
                 let (last, rounding, time) = (last.reconstruction, last.rounding, duration(report.seconds));
+                let kept = report.kept.as_ref().map_or_else(String::new, |kept| {
+                    format!(", kept that of step {} with {:.5}", kept.step, kept.loss)
+                });
+                let soft = report
+                    .soft_share
+                    .map_or_else(String::new, |share| format!(", {:.1} % of the roundings unsettled", 100.0 * share));
                 note(&format!(
-                    "unit {number}/{of} {}: reconstruction {first:.5} -> {last:.5}, rounding {rounding:.4} ({time})\n",
+                    "unit {number}/{of} {}: reconstruction {first:.5} -> {last:.5}, rounding {rounding:.4}{soft}{kept} \
+                     ({time})\n",
                     report.name
                 ));
                 interrupt::checkpoint();

@@ -86,6 +86,21 @@ pub fn backward(alpha: &[f32], floor: &[f32], grad: &[f32], grid: Grid<'_>, out:
     });
 }
 
+/// The number of roundings that are neither up nor down yet: `h(alpha)` lies between 0.05 and 0.95.
+pub fn unsettled(alpha: &[f32]) -> usize {
+    map_pieces(alpha.len(), |start, end| {
+        alpha[start..end].iter().filter(|a| (0.05..=0.95).contains(&rectified_sigmoid(**a).2)).count()
+    })
+    .into_iter()
+    .sum()
+}
+
+/// Alphas whose soft rounding is what it becomes when learning ends: 1 where `h(alpha)` is at least 0.5, else 0.
+pub fn harden(alpha: &[f32]) -> Vec<f32> {
+    // Any size from 2.4 on, where the clamp holds, would do.
+    alpha.iter().map(|a| if *a >= 0.0 { 8.0 } else { -8.0 }).collect()
+}
+
 /// The rounding regularizer: the sum over all elements of `1 - |2h - 1|^beta`, in f64.
 pub fn regularizer(alpha: &[f32], beta: f32) -> f64 {
     map_pieces(alpha.len(), |start, end| {
@@ -144,6 +159,17 @@ mod tests {
         for (h, r) in h.iter().zip(&rest) {
             assert!((h - r).abs() < 1e-6, "{h} {r}");
         }
+    }
+
+    #[test]
+    fn hard_roundings_are_up_or_down() {
+        let alpha = [-9.0, -2.3, -0.1, 0.0, 0.1, 2.3, 9.0];
+        let (mut soft, mut hard) = ([0.0; 7], [0.0; 7]);
+        soft_rounding(&alpha, &mut soft);
+        soft_rounding(&harden(&alpha), &mut hard);
+        assert_eq!(hard, soft.map(|h| if h >= 0.5 { 1.0 } else { 0.0 }));
+        // Of -2.3 and 2.3, h is 0.009 and 0.991.
+        assert_eq!(unsettled(&alpha), 3);
     }
 
     #[test]

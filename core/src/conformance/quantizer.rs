@@ -104,6 +104,22 @@ pub fn check(entry: &'static Entry<QuantizerKind>, report: &mut Report) {
                 unchanged(&value, &quantizer.fake_quantize(&value)?)
             })
         });
+        if is_weight {
+            report.run("weights: the hard value is known while learning", || {
+                subject.for_each_spec(|spec| {
+                    let mut quantizer = subject.ready(spec)?;
+                    let weight = signal()?;
+                    quantizer.begin_reconstruction(Some(&weight))?;
+                    disturb(&quantizer.parameters()?)?;
+                    let [hard, again] = [quantizer.hard_weight(&weight)?, quantizer.hard_weight(&weight)?];
+                    unchanged(&hard, &again)?;
+                    match quantizer.finish_reconstruction(Some(&weight))? {
+                        Some(finished) => unchanged(&finished, &hard),
+                        None => Ok(()),
+                    }
+                })
+            });
+        }
     }
 }
 

@@ -194,12 +194,25 @@ impl Quantizer for ToyQuantizer {
         }))
     }
 
+    fn hard_weight(&self, weight: &Tensor) -> Result<Tensor> {
+        let (scale, zero_point) = self.grid()?;
+        let rounded = match &self.learned {
+            Some((alpha, floor)) => {
+                let up = alpha.as_detached_tensor().ge(0.0)?.to_dtype(floor.dtype())?;
+                ((floor + up)? * f64::from(self.qparams()?.scale[0]))?
+            }
+            None => weight.clone(),
+        };
+        let scale = scale.as_detached_tensor();
+        Ok(ops::fake_quantize(&rounded, &scale, zero_point, &(&self.spec).into())?.detach())
+    }
+
     fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {
-        self.learning = false;
-        let Some((alpha, floor)) = self.learned.take() else { return Ok(None) };
-        let scale = f64::from(self.qparams()?.scale[0]);
-        let up = alpha.as_detached_tensor().ge(0.0)?.to_dtype(floor.dtype())?;
-        let rounded = ((floor + up)? * scale)?;
-        weight.map(|_| Ok(self.fake_quantize(&rounded)?.detach())).transpose()
+        let hard = match (&self.learned, weight) {
+            (Some(_), Some(weight)) => Some(self.hard_weight(weight)?),
+            _ => None,
+        };
+        (self.learned, self.learning) = (None, false);
+        Ok(hard)
     }
 }

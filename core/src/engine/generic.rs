@@ -106,6 +106,19 @@ impl UnitEngine for GenericUnit<'_> {
         Ok(value)
     }
 
+    fn hard_loss(&mut self, samples: &[usize]) -> Result<f64> {
+        check_batch(samples, self.batch)?;
+        let start = Instant::now();
+        (self.outputs, self.gradients) = (Vec::new(), None);
+        let inputs = self.samples.quantized_inputs.iter().map(|values| values.gather(samples));
+        let outputs = self.model.unit_hard_forward(&self.unit.subgraph, &inputs.collect::<Result<Vec<_>>>()?)?;
+        let pairs = outputs.iter().zip(self.samples.targets(samples)?);
+        let loss = ops::total(pairs.map(|(output, target)| Ok(ops::reconstruction_loss(output, &target)?)))?;
+        let loss = loss.ok_or_else(|| Error::graph(&self.unit.name, "has no output"))?;
+        self.times.forward += start.elapsed();
+        finite_scalar(&loss, "reconstruction loss")
+    }
+
     fn update(&mut self, rates: &[(&str, f64)], regularizer: Option<Regularizer>) -> Result<f64> {
         let mut gradients = self.gradients.take().ok_or_else(no_gradients)?;
         let mut value = 0.0;

@@ -59,6 +59,14 @@ pub trait UnitEngine: Send {
     /// Those of [`forward`](Self::forward), and a loss that is not finite.
     fn loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64>;
 
+    /// The built-in loss as it would be if learning ended here: roundings are hard, and every value is quantized. Computes
+    /// no gradients and discards earlier ones. Learned variables do not change, except that values outside of their valid
+    /// range are projected onto it, as in every pass.
+    ///
+    /// # Errors
+    /// Those of [`loss`](Self::loss).
+    fn hard_loss(&mut self, samples: &[usize]) -> Result<f64>;
+
     /// One Adam update of all learned variables. `rates` are the learning rates by parameter group. Returns the
     /// weighted regularizer before the update, or 0 without a regularizer.
     ///

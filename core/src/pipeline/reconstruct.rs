@@ -142,7 +142,8 @@ fn reconstruct_unit(
     let keeper = checkpoints.map(|folder| Keeper { folder, unit: &unit.name, device: model.device().clone() });
     let interruption = keeper.as_ref().map_or(&Forget as &dyn Interruption, |k| k);
     let mut task = UnitTask::new(model, unit, index, samples)?;
-    reconstructor.reconstruct(&mut task, &Context { random, progress, interruption, engine })
+    let report = reconstructor.reconstruct(&mut task, &Context { random, progress, interruption, engine })?;
+    Ok(UnitReport { soft_share: task.soft_share(), ..report })
 }
 
 /// Saves the state of an interrupted unit in the checkpoint folder.

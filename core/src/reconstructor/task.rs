@@ -22,6 +22,7 @@ pub struct UnitTask<'a> {
     model: &'a mut QuantModel,
     unit: &'a Unit,
     device: Option<Arc<dyn cuda::Device>>,
+    soft_share: Option<f64>,
 }
 
 impl<'a> UnitTask<'a> {
@@ -38,7 +39,7 @@ impl<'a> UnitTask<'a> {
             return Err(Error::graph(&unit.name, message));
         }
         samples.check().map_err(|message| Error::graph(&unit.name, message))?;
-        Ok(Self { name: &unit.name, index, samples, model, unit, device: None })
+        Ok(Self { name: &unit.name, index, samples, model, unit, device: None, soft_share: None })
     }
 
     /// Computes fused steps on `device` instead of the model's.
@@ -119,7 +120,14 @@ impl<'a> UnitTask<'a> {
     /// # Errors
     /// A quantizer's operation fails.
     pub fn finish(&mut self) -> Result<()> {
+        self.soft_share = self.model.unit_soft_share(self.unit.nodes())?;
         self.model.finish_reconstruction(self.unit.nodes())
+    }
+
+    /// The share of the roundings learned as AdaRound does whose `h(alpha)` lay between 0.05 and 0.95 when learning
+    /// [ended](Self::finish): hard rounding changes these weights noticeably. `None` if there are no such roundings.
+    pub fn soft_share(&self) -> Option<f64> {
+        self.soft_share
     }
 
     /// An error that names the unit.

@@ -104,6 +104,9 @@ impl Progress for EventLog<'_> {
                         ("seconds", report.seconds.into()),
                         ("first", losses[0].clone()),
                         ("last", losses[1].clone()),
+                        ("soft_share", report.soft_share.into()),
+                        ("kept_step", report.kept.as_ref().map(|kept| kept.step).into()),
+                        ("kept_loss", report.kept.as_ref().map(|kept| kept.loss).into()),
                     ])
                 });
                 self.write(&mut state, "unit", content);

@@ -95,7 +95,7 @@ fn checkpoints_come_back_exactly_and_damage_is_named() {
     folder.keep_interrupted("u", &state).unwrap();
     assert!(folder.interrupted("v", &device).unwrap().is_none());
     assert_eq!(folder.interrupted("u", &device).unwrap().unwrap().losses, [loss]);
-    let report = UnitReport { name: "u".into(), losses: vec![loss], seconds: 1.0 };
+    let report = UnitReport { name: "u".into(), losses: vec![loss], seconds: 1.0, ..Default::default() };
     folder.keep_unit(0, &tensors, &report).unwrap();
     assert!(folder.interrupted("u", &device).unwrap().is_none());
     assert_eq!(folder.unit(0, "u", &device).unwrap().unwrap().1, report);

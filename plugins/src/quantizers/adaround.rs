@@ -113,8 +113,8 @@ impl Quantizer for AdaRound {
         Ok(Some(QuantizerKernel::SoftRounding { alpha: alpha.clone(), floor: floor.clone(), scale }))
     }
 
-    fn finish_reconstruction(&mut self, _weight: Option<&Tensor>) -> Result<Option<Tensor>> {
-        let Some(Learned { alpha, floor }) = self.learned.take() else { return Ok(None) };
+    fn hard_weight(&self, weight: &Tensor) -> Result<Tensor> {
+        let Some(Learned { alpha, floor }) = &self.learned else { return Ok(self.fake_quantize(weight)?.detach()) };
         if self.learn_scale {
             self.project()?;
         }
@@ -123,7 +123,16 @@ impl Quantizer for AdaRound {
         let scale = self.broadcast(&scale, floor.rank())?;
         // These values are on the grid already, so the fake quantization only clamps them.
         let rounded = (floor + up)?.broadcast_mul(&scale)?;
-        Ok(Some(self.grid.fake_quantize(&rounded, &self.spec)?.detach()))
+        Ok(self.grid.fake_quantize(&rounded, &self.spec)?.detach())
+    }
+
+    fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let hard = match (&self.learned, weight) {
+            (Some(_), Some(weight)) => Some(self.hard_weight(weight)?),
+            _ => None,
+        };
+        self.learned = None;
+        Ok(hard)
     }
 }
 

@@ -10,7 +10,7 @@ impl Reconstructor for NoReconstruction {
     }
 
     fn reconstruct(&self, unit: &mut UnitTask<'_>, _context: &Context<'_>) -> Result<UnitReport> {
-        Ok(UnitReport { name: unit.name.into(), losses: Vec::new(), seconds: 0.0 })
+        Ok(UnitReport { name: unit.name.into(), ..Default::default() })
     }
 }
 

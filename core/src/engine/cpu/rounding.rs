@@ -8,6 +8,7 @@ use crate::engine::variable::Variable;
 use crate::error::Result;
 use crate::ops::host_values;
 use candle_core::Tensor;
+use qdrop_kernels::adaround::harden;
 use qdrop_kernels::nhwc::rounding::{self, LaneGrid, Learned, Regularizer};
 use qdrop_kernels::nhwc::{Buffer, Packing};
 
@@ -73,6 +74,12 @@ impl Rounding {
     pub fn soft_weight(&self, out: &mut [f32]) {
         let grid = grid(&self.scale, &self.zero_point, self.bounds);
         rounding::soft_weight(self.packing.lane_shape(), &self.alpha, &self.floor, grid, out);
+    }
+
+    /// The weight with hard roundings.
+    pub fn hard_weight(&self, out: &mut [f32]) {
+        let (alpha, grid) = (harden(&self.alpha), grid(&self.scale, &self.zero_point, self.bounds));
+        rounding::soft_weight(self.packing.lane_shape(), &alpha, &self.floor, grid, out);
     }
 
     /// One update from `weight`, the gradient of the soft weight. Returns the regularizer before the update.

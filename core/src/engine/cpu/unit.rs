@@ -84,6 +84,12 @@ impl CpuUnit {
         (1.0 / (self.batch * layout.height * layout.width) as f64) as f32
     }
 
+    /// The loss of the last pass.
+    fn summed_loss(&self) -> Result<f64> {
+        let sum = self.layers.last().map_or(0.0, |l| l.sums.loss);
+        finite(sum * f64::from(self.factor()), "reconstruction loss")
+    }
+
     /// Begins a step: draws what its sites keep, projects learned values onto their valid ranges and clears sums.
     fn begin(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<()> {
         check_batch(samples, self.batch)?;
@@ -131,16 +137,15 @@ impl CpuUnit {
         Ok(())
     }
 
-    /// Computes the end of the unit and the backward pass of a chunk.
-    fn chunk_backward(&mut self, indices: &[usize], first: usize, ending: &Ending<'_>) -> Result<()> {
-        let start = Instant::now();
+    /// Computes a chunk up to the gradient of its last layer's output, and adds up the loss.
+    fn chunk_end(&mut self, indices: &[usize], first: usize, ending: &Ending<'_>) -> Result<()> {
         // If the forward pass computed the whole batch as one chunk, its values are still in the buffers.
         let computed = matches!(ending, Ending::Given(_)) && self.chunk == self.batch;
         if !computed {
             self.chunk_forward(indices, first)?;
         }
         let factor = self.factor();
-        let Self { samples, x, layers, choices, value: output, times, .. } = self;
+        let Self { samples, x, layers, choices, value: output, .. } = self;
         let last = layers.len() - 1;
         let (before, end) = layers.split_at_mut(last);
         let end = &mut end[0];
@@ -176,7 +181,15 @@ impl CpuUnit {
             }
         }
         end.add_up();
+        Ok(())
+    }
+
+    /// Computes a chunk and its backward pass.
+    fn chunk_backward(&mut self, indices: &[usize], first: usize, ending: &Ending<'_>) -> Result<()> {
+        let start = Instant::now();
+        self.chunk_end(indices, first, ending)?;
         let middle = Instant::now();
+        let Self { x, layers, times, .. } = self;
         backward(x, layers, first == 0);
         times.forward += middle - start;
         times.backward += middle.elapsed();
@@ -299,10 +312,32 @@ impl UnitEngine for CpuUnit {
     fn loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64> {
         self.begin(samples, keep)?;
         self.pass(samples, &Ending::Loss)?;
-        let sum = self.layers.last().map_or(0.0, |l| l.sums.loss);
-        let loss = finite(sum * f64::from(self.factor()), "reconstruction loss")?;
+        let loss = self.summed_loss()?;
         self.has_gradients = true;
         Ok(loss)
+    }
+
+    fn hard_loss(&mut self, samples: &[usize]) -> Result<f64> {
+        let start = Instant::now();
+        self.begin(samples, &|_| Keep::All)?;
+        self.has_gradients = false;
+        in_pool(|| {
+            self.prepare();
+            self.each_weight(|w| {
+                w.harden();
+                Ok(())
+            })?;
+            let size = self.chunk;
+            let mut chunks = samples.chunks(size).enumerate();
+            let computed = chunks.try_for_each(|(i, chunk)| self.chunk_end(chunk, i * size, &Ending::Loss));
+            self.each_weight(|w| {
+                w.prepare();
+                Ok(())
+            })?;
+            computed
+        })?;
+        self.times.forward += start.elapsed();
+        self.summed_loss()
     }
 
     fn update(&mut self, rates: &[(&str, f64)], regularizer: Option<Regularizer>) -> Result<f64> {

@@ -48,8 +48,16 @@ impl Weight {
         Ok(weight)
     }
 
+    /// Makes roundings hard, until [`prepare`](Self::prepare) makes them soft again.
+    pub fn harden(&mut self) {
+        if let Some(rounding) = &self.rounding {
+            rounding.hard_weight(&mut self.value);
+            self.convolution.prepare(&self.value);
+        }
+    }
+
     /// Computes the weight and the bias from their learned variables.
-    fn prepare(&mut self) {
+    pub fn prepare(&mut self) {
         if let Some(rounding) = &self.rounding {
             rounding.soft_weight(&mut self.value);
         }

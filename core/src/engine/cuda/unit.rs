@@ -229,6 +229,17 @@ impl DeviceUnit {
         }
     }
 
+    /// Computes the batch up to the gradient of the last layer's `z`. Returns the factor of the sum of squared errors in
+    /// the loss.
+    fn end_pass(&self, samples: &[usize]) -> Result<f32> {
+        self.forward_pass()?;
+        let (d, last, [_, pixels]) = (&*self.device, self.layers.len() - 1, self.size());
+        let factor = (1.0 / (self.batch * pixels) as f64) as f32;
+        let target = self.samples.targets(d, samples)?;
+        self.sites.end(d, last, self.stage(last), target, factor, &self.layers[last].gz)?;
+        Ok(factor)
+    }
+
     /// Computes the gradients from that of the last layer's `z`.
     fn backward_pass(&self) -> Result<()> {
         let d = &*self.device;
@@ -312,14 +323,24 @@ impl UnitEngine for DeviceUnit {
     fn loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64> {
         let start = Instant::now();
         self.begin(samples, keep)?;
-        self.forward_pass()?;
-        let (d, last, [_, pixels]) = (&*self.device, self.layers.len() - 1, self.size());
-        let factor = (1.0 / (self.batch * pixels) as f64) as f32;
-        let target = self.samples.targets(d, samples)?;
-        self.sites.end(d, last, self.stage(last), target, factor, &self.layers[last].gz)?;
+        let factor = self.end_pass(samples)?;
         self.backward_pass()?;
-        let loss = finite(self.sites.loss(d)? * f64::from(factor), "reconstruction loss")?;
+        let loss = finite(self.sites.loss(&*self.device)? * f64::from(factor), "reconstruction loss")?;
         self.has_gradients = true;
+        self.times.forward += start.elapsed();
+        Ok(loss)
+    }
+
+    fn hard_loss(&mut self, samples: &[usize]) -> Result<f64> {
+        let start = Instant::now();
+        self.begin(samples, &|_| Keep::All)?;
+        self.has_gradients = false;
+        let d = &*self.device;
+        self.weights().try_for_each(|w| w.harden(d))?;
+        let factor = self.end_pass(samples);
+        self.weights().try_for_each(|w| w.prepare(d))?;
+        self.sites.add_up(d)?;
+        let loss = finite(self.sites.loss(d)? * f64::from(factor?), "reconstruction loss")?;
         self.times.forward += start.elapsed();
         Ok(loss)
     }

@@ -12,6 +12,7 @@ use crate::engine::variable::Variable;
 use crate::error::Result;
 use crate::ops::host_values;
 use candle_core::Tensor;
+use qdrop_kernels::adaround::harden;
 use qdrop_kernels::conv::Conv2dShape;
 
 /// Partial sums of a bias's gradient for each channel.
@@ -150,8 +151,16 @@ impl Weight {
         Ok(weight)
     }
 
+    /// Makes roundings hard, until [`prepare`](Self::prepare) makes them soft again.
+    pub fn harden(&self, device: &dyn Device) -> Result<()> {
+        let Some(rounding) = &self.rounding else { return Ok(()) };
+        // On the host, because it is done a few times for each unit only.
+        let alpha = Buffer::new(device, &harden(&rounding.alpha.to_vec(device)?))?;
+        soft_weight(device, &kernels::Rounding { alpha: &alpha, ..rounding.numbers() }, &self.value)
+    }
+
     /// Computes the weight from its learned variables.
-    fn prepare(&self, device: &dyn Device) -> Result<()> {
+    pub fn prepare(&self, device: &dyn Device) -> Result<()> {
         self.rounding.as_ref().map_or(Ok(()), |r| soft_weight(device, &r.numbers(), &self.value))
     }
 

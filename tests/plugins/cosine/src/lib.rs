@@ -98,7 +98,8 @@ impl Reconstructor for Cosine {
         drop(engine);
         context.progress.event(Event::Finished);
         unit.finish()?;
-        Ok(UnitReport { name: unit.name.into(), losses, seconds: start.elapsed().as_secs_f64() })
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(UnitReport { name: unit.name.into(), losses, seconds, ..Default::default() })
     }
 }
 

@@ -138,7 +138,7 @@ impl Reconstructor for PanickingReconstructor {
         }
         unit.begin(&[groups::ROUNDING, groups::SCALE])?;
         unit.finish()?;
-        Ok(UnitReport { name: unit.name.into(), losses: Vec::new(), seconds: 0.0 })
+        Ok(UnitReport { name: unit.name.into(), ..Default::default() })
     }
 }
 

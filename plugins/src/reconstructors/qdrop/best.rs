@@ -1,0 +1,127 @@
+//! The best state of a unit's optimization: the loss with noise, drop and soft roundings says little about the result,
+//! so it is measured from time to time as it would be if learning ended there.
+
+use super::params::QdropParams;
+use qdrop_core::engine::EngineState;
+use qdrop_core::prelude::*;
+use qdrop_core::report::KeptState;
+
+/// Batches on which the loss is measured: the first samples, so that no random numbers are drawn.
+const BATCHES: usize = 4;
+/// In a saved state, the tensor that holds loss and step of the best state.
+const KEPT: &str = "best";
+/// In a saved state, what the names of the best state's tensors begin with.
+const PREFIX: &str = "best/";
+
+/// Measures the loss at some steps, and keeps the state with the smallest one.
+pub struct Best {
+    /// Numbers of finished steps after which the loss is measured, in ascending order.
+    due: Vec<usize>,
+    batches: Vec<Vec<usize>>,
+    kept: Option<(KeptState, EngineState)>,
+}
+
+impl Best {
+    /// Nothing is kept yet. There are `samples` cached samples.
+    pub fn new(params: &QdropParams, samples: usize) -> Self {
+        let size = params.batch_size;
+        let count = (samples / size).clamp(1, BATCHES);
+        // Before a run, units are tried out with fewer samples than a batch has.
+        let batch = |i: usize| (i * size..(i + 1) * size).map(|sample| sample % samples).collect();
+        Self { due: due(params), batches: (0..count).map(batch).collect(), kept: None }
+    }
+
+    /// Measures the loss after `step` steps, if it is due.
+    pub fn check(&mut self, step: usize, engine: &mut dyn UnitEngine) -> Result<()> {
+        if self.due.binary_search(&step).is_err() {
+            return Ok(());
+        }
+        let losses = self.batches.iter().map(|batch| engine.hard_loss(batch));
+        let sum: f64 = losses.sum::<Result<f64>>()?;
+        // Rounded as in a saved state.
+        let loss = (sum / self.batches.len() as f64) as f32;
+        if self.kept.as_ref().is_none_or(|(kept, _)| loss < kept.loss) {
+            self.kept = Some((KeptState { step, loss }, engine.state()?));
+        }
+        Ok(())
+    }
+
+    /// Adds the best state to the state of an interrupted optimization.
+    pub fn keep(&self, tensors: &mut EngineState) -> Result<()> {
+        if let Some((kept, state)) = &self.kept {
+            tensors.insert(KEPT.into(), Tensor::new(&[kept.loss, kept.step as f32], &Device::Cpu)?);
+            tensors.extend(state.iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor.clone())));
+        }
+        Ok(())
+    }
+
+    /// Takes what [`keep`](Self::keep) added.
+    pub fn resume(&mut self, tensors: &mut EngineState) -> Result<()> {
+        let Some(kept) = tensors.remove(KEPT) else { return Ok(()) };
+        let [loss, step] = kept.to_vec1::<f32>()?[..] else {
+            return Err(Error::message(format!("'{KEPT}' of the saved state does not hold two numbers")));
+        };
+        let state = std::mem::take(tensors).into_iter().fold(EngineState::new(), |mut state, (name, tensor)| {
+            match name.strip_prefix(PREFIX) {
+                Some(name) => state.insert(name.into(), tensor),
+                None => tensors.insert(name, tensor),
+            };
+            state
+        });
+        self.kept = Some((KeptState { step: step as usize, loss }, state));
+        Ok(())
+    }
+
+    /// Brings the engine to the best state, if one was measured.
+    pub fn restore(self, steps: usize, engine: &mut dyn UnitEngine) -> Result<Option<KeptState>> {
+        let Some((kept, state)) = self.kept else { return Ok(None) };
+        if kept.step != steps {
+            engine.restore(kept.step, &state)?;
+        }
+        Ok(Some(kept))
+    }
+}
+
+/// The numbers of finished steps after which the loss is measured: not after every one, because a measurement takes longer
+/// than a step. Warm-up is left out, where the regularizer does not settle the roundings yet.
+fn due(params: &QdropParams) -> Vec<usize> {
+    let steps = params.steps();
+    let times = params.keep_best.min((steps / 2).max(1));
+    let mut due: Vec<usize> = (1..=times).map(|i| (i * steps).div_ceil(times)).collect();
+    due.retain(|step| params.sharpness(*step).is_some());
+    due
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loss_is_measured_evenly_after_warm_up_and_at_the_end() {
+        let due = |iters, keep_best| due(&QdropParams { iters, keep_best, ..Default::default() });
+        assert!(due(20_000, 0).is_empty());
+        assert_eq!(due(20_000, 1), [20_000]);
+        assert_eq!(due(100, 10), [20, 30, 40, 50, 60, 70, 80, 90, 100]);
+        assert_eq!(due(7, 3), [3, 5, 7]);
+        assert_eq!(due(6, 20), [2, 4, 6]);
+        assert_eq!(due(1, 20), [1]);
+    }
+
+    #[test]
+    fn the_best_state_survives_an_interruption() {
+        let tensor = |value: f32| Tensor::new(&[value], &Device::Cpu).unwrap();
+        let params = QdropParams { iters: 10, keep_best: 5, ..Default::default() };
+        let mut best = Best::new(&params, 64);
+        let kept = KeptState { step: 6, loss: 0.1 };
+        best.kept = Some((kept.clone(), EngineState::from([("a.alpha".into(), tensor(1.0))])));
+        let mut saved = EngineState::from([("a.alpha".into(), tensor(2.0))]);
+        best.keep(&mut saved).unwrap();
+        let mut again = Best::new(&params, 64);
+        again.resume(&mut saved).unwrap();
+        assert_eq!(saved.keys().collect::<Vec<_>>(), ["a.alpha"]);
+        assert_eq!(saved["a.alpha"].to_vec1::<f32>().unwrap(), [2.0]);
+        let (resumed, state) = again.kept.unwrap();
+        assert_eq!(resumed, kept);
+        assert_eq!(state["a.alpha"].to_vec1::<f32>().unwrap(), [1.0]);
+    }
+}

@@ -1,0 +1,79 @@
+//! QDrop's reconstruction (arXiv 2203.05740, algorithm 1), block by block or layer by layer.
+
+mod batches;
+mod best;
+mod optimize;
+mod params;
+
+pub use batches::Batches;
+pub use optimize::optimize;
+pub use params::{Decay, QdropParams};
+
+use qdrop_core::prelude::*;
+use std::time::Instant;
+
+struct Qdrop {
+    params: QdropParams,
+    grouping: Grouping,
+    path: String,
+}
+
+impl Reconstructor for Qdrop {
+    fn grouping(&self) -> Grouping {
+        self.grouping
+    }
+
+    fn check_samples(&self, samples: usize) -> Result<()> {
+        let batch = self.params.batch_size;
+        if samples < batch {
+            let message = format!(
+                "the calibration set has {samples} images, fewer than a batch of {batch}; add images or lower it"
+            );
+            return Err(Error::setting(format!("{}.batch_size", self.path), message));
+        }
+        Ok(())
+    }
+
+    fn shorten(&mut self, iters: usize) -> Result<()> {
+        if iters == 0 {
+            return Err(Error::setting("run_iters", "must be at least 1"));
+        }
+        self.params.run_iters = Some(iters);
+        Ok(())
+    }
+
+    fn steps(&self) -> usize {
+        self.params.steps()
+    }
+
+    fn notice(&self) -> Option<String> {
+        let steps = self.params.run_iters?;
+        let (iters, factor) = (self.params.iters, self.params.rate_factor());
+        Some(format!(
+            "{steps} iterations instead of {iters}, learning rates x {factor}: the result is not comparable with published ones"
+        ))
+    }
+
+    fn reconstruct(&self, unit: &mut UnitTask<'_>, context: &Context<'_>) -> Result<UnitReport> {
+        let start = Instant::now();
+        unit.begin(&self.params.groups())?;
+        let report = optimize(unit, &self.params, context)?;
+        unit.finish()?;
+        Ok(UnitReport { seconds: start.elapsed().as_secs_f64(), ..report })
+    }
+}
+
+fn build(params: &Params, grouping: Grouping) -> Result<Box<dyn Reconstructor>> {
+    let parsed = params.parse::<QdropParams>()?.validate(params)?;
+    Ok(Box::new(Qdrop { params: parsed, grouping, path: params.path().into() }))
+}
+
+register_reconstructor! {
+    name: "qdrop", aliases: [], summary: "block by block, dropping activation quantization at random (QDrop); drop_prob 1.0: BRECQ",
+    build: |params| build(params, Grouping::Block)
+}
+
+register_reconstructor! {
+    name: "layerwise", aliases: [], summary: "every layer its own unit (AdaRound), with the same optimization",
+    build: |params| build(params, Grouping::Layer)
+}

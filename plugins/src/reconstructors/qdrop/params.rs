@@ -1,0 +1,198 @@
+//! The parameters of the optimization, and what follows from them for each step.
+
+use super::batches::Batches;
+use qdrop_core::prelude::*;
+use qdrop_core::registry::nearest;
+use std::collections::BTreeMap;
+
+/// Parameters of the optimization; the defaults are those of the published recipes.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QdropParams {
+    /// Steps for each unit. The learning rates are meant for this number.
+    pub iters: usize,
+    /// Runs only this number of steps and scales the learning rates up, so that steps times learning rate stays the
+    /// same: an alpha changes by at most about its learning rate in each step. See [`Reconstructor::shorten`].
+    #[serde(skip)]
+    pub run_iters: Option<usize>,
+    /// Samples in each step.
+    pub batch_size: usize,
+    /// How the samples of a step are chosen.
+    pub batches: Batches,
+    /// Probability of keeping an element's quantized value; 1.0 means no drop (BRECQ).
+    pub drop_prob: f32,
+    /// Learning rate of rounding variables.
+    pub lr: f64,
+    /// How the learning rate of rounding variables changes over the steps.
+    pub lr_decay: Decay,
+    /// Initial learning rate of scales, and of zero points unless `rates` has one for them; it decays to 0 along a
+    /// cosine.
+    pub scale_lr: f64,
+    /// Initial learning rates of further parameter groups, which decay in the same way: `weight_scale`, `zero_point`,
+    /// groups of a plugin's quantizer, and `bias`, which makes the biases of layers learned.
+    pub rates: BTreeMap<String, f64>,
+    /// Weight of the rounding regularizer (lambda).
+    pub weight: f64,
+    /// Share of the steps before the regularizer begins.
+    pub warm_up: f64,
+    /// Exponent of the regularizer at the end of warm-up and at the last step.
+    pub b_range: [f64; 2],
+    /// How often, evenly over the steps, the loss is measured with hard roundings and without drop; the state with the
+    /// smallest loss becomes the result. With 0 the result is the state after the last step. AutoRound (arXiv 2309.05516,
+    /// section 3.2) keeps the best state too.
+    pub keep_best: usize,
+}
+
+/// How a learning rate changes over the steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// It stays the same.
+    #[default]
+    None,
+    /// It decays to 0 along a cosine, as in Genie-M (arXiv 2212.04780).
+    Cosine,
+}
+
+impl Default for QdropParams {
+    fn default() -> Self {
+        Self {
+            iters: 20_000,
+            run_iters: None,
+            batch_size: 32,
+            batches: Batches::default(),
+            drop_prob: 0.5,
+            lr: 1e-3,
+            lr_decay: Decay::default(),
+            scale_lr: 4e-5,
+            rates: BTreeMap::new(),
+            weight: 0.01,
+            warm_up: 0.2,
+            b_range: [20.0, 2.0],
+            keep_best: 0,
+        }
+    }
+}
+
+impl QdropParams {
+    pub(super) fn validate(self, params: &Params) -> Result<Self> {
+        let checks = [
+            ("iters", self.iters >= 1, "must be at least 1"),
+            ("batch_size", self.batch_size >= 1, "must be at least 1"),
+            ("drop_prob", (0.0..=1.0).contains(&self.drop_prob), "is a probability between 0 and 1"),
+            ("lr", self.lr >= 0.0 && self.lr.is_finite(), "must not be negative"),
+            ("scale_lr", self.scale_lr >= 0.0 && self.scale_lr.is_finite(), "must not be negative"),
+            ("rates", self.rates.values().all(|r| *r >= 0.0 && r.is_finite()), "must not be negative"),
+            ("weight", self.weight >= 0.0 && self.weight.is_finite(), "must not be negative"),
+            ("warm_up", (0.0..1.0).contains(&self.warm_up), "is a share between 0 and 1"),
+            ("b_range", self.b_range.iter().all(|b| *b > 0.0 && b.is_finite()), "must be positive"),
+        ];
+        if let Some((key, _, message)) = checks.into_iter().find(|(_, ok, _)| !ok) {
+            return Err(params.error(key, message));
+        }
+        self.rates.keys().try_for_each(|group| check_group(group).map_err(|why| params.error("rates", why)))?;
+        Ok(self)
+    }
+
+    /// Number of steps that are run.
+    pub(super) fn steps(&self) -> usize {
+        self.run_iters.unwrap_or(self.iters)
+    }
+
+    /// Factor on the learning rates of a shortened run.
+    pub(super) fn rate_factor(&self) -> f64 {
+        self.iters as f64 / self.steps() as f64
+    }
+
+    /// Exponent of the regularizer at a step (counted from 1); `None` during warm-up.
+    pub(super) fn sharpness(&self, step: usize) -> Option<f64> {
+        let (steps, step) = (self.steps() as f64, step as f64);
+        let start = self.warm_up * steps;
+        let progress = (step - start) / (steps - start);
+        let [first, last] = self.b_range;
+        (step >= start).then(|| last + (first - last) * (1.0 - progress).max(0.0))
+    }
+
+    /// The parameter groups that have learning rates.
+    pub fn groups(&self) -> Vec<&str> {
+        let own = [groups::ROUNDING, groups::SCALE, groups::ZERO_POINT];
+        let further = self.rates.keys().map(String::as_str).filter(|group| !own.contains(group));
+        own.into_iter().chain(further).collect()
+    }
+
+    /// Writes the learning rates of a step (counted from 0) to `rates`, group by group.
+    pub(super) fn rates_at(&self, step: usize, rates: &mut [(&str, f64)]) {
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / self.steps() as f64).cos());
+        for (group, rate) in rates {
+            let (initial, decay) = match *group {
+                groups::ROUNDING => (self.lr, self.lr_decay),
+                other => (*self.rates.get(other).unwrap_or(&self.scale_lr), Decay::Cosine),
+            };
+            *rate = initial * self.rate_factor();
+            if decay == Decay::Cosine {
+                *rate *= cosine;
+            }
+        }
+    }
+}
+
+/// Refuses names that `rates` cannot hold. A name that no built-in quantizer knows may be a plugin's, but not if it is
+/// all but one of the built-in ones: a slip of the pen would leave, say, the biases as they are.
+fn check_group(group: &str) -> Result<(), String> {
+    let known = [groups::ZERO_POINT, groups::WEIGHT_SCALE, groups::BIAS];
+    match group {
+        groups::ROUNDING => Err("the rate of the group 'rounding' is `lr`".into()),
+        groups::SCALE => Err("the rate of the group 'scale' is `scale_lr`".into()),
+        known_or_own => match nearest(known_or_own, known).filter(|near| near != known_or_own) {
+            Some(near) => Err(format!(
+                "no parameters are of the group '{group}', did you mean '{near}'? Known groups: {}",
+                known.join(", ")
+            )),
+            None => Ok(()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sharpness_follows_the_schedule() {
+        let params = QdropParams { iters: 100, ..Default::default() };
+        assert_eq!(params.sharpness(19), None);
+        assert_eq!(params.sharpness(20), Some(20.0));
+        assert_eq!(params.sharpness(60), Some(11.0));
+        assert_eq!(params.sharpness(100), Some(2.0));
+    }
+
+    #[test]
+    fn shorter_runs_scale_the_rates() {
+        let params = QdropParams { run_iters: Some(200), ..Default::default() };
+        assert_eq!((params.steps(), params.rate_factor()), (200, 100.0));
+    }
+
+    #[test]
+    fn rates_decay_as_they_should() {
+        let mut rates = [(groups::ROUNDING, 0.0), (groups::SCALE, 0.0)];
+        let mut params = QdropParams { iters: 100, lr: 0.5, scale_lr: 0.25, ..Default::default() };
+        params.rates_at(50, &mut rates);
+        assert!(rates[0].1 == 0.5 && (rates[1].1 - 0.125).abs() < 1e-12, "{rates:?}");
+        params.lr_decay = Decay::Cosine;
+        for (step, share) in [(0, 1.0), (25, 0.5 + 0.125_f64.sqrt()), (50, 0.5), (75, 0.5 - 0.125_f64.sqrt())] {
+            params.rates_at(step, &mut rates);
+            assert!((rates[0].1 - 0.5 * share).abs() < 1e-12 && (rates[1].1 - 0.25 * share).abs() < 1e-12, "{rates:?}");
+        }
+    }
+
+    #[test]
+    fn groups_that_are_misspelt_or_have_a_rate_already_are_refused() {
+        for known in ["weight_scale", "zero_point", "bias", "temperature_of_mine"] {
+            assert_eq!(check_group(known), Ok(()));
+        }
+        let refused = |group: &str| check_group(group).unwrap_err();
+        assert!(refused("biases").contains("did you mean 'bias'?"));
+        assert!(refused("weight_scales").contains("did you mean 'weight_scale'?"));
+        assert!(refused("rounding").contains("`lr`") && refused("scale").contains("`scale_lr`"));
+    }
+}
