@@ -32,8 +32,7 @@ pub fn calibrate(
         }
         Ok(())
     };
-    let of_kind = |kind| plans.iter().filter(move |p| p.site.kind == kind);
-    for plan in of_kind(SiteKind::Weight) {
+    for plan in plans.iter().filter(|p| p.site.kind == SiteKind::Weight) {
         let range = observe(plan, registries, model.weight(plan.site.node)?)?;
         let device = model.device().clone();
         if let Some(site) = model.weight_site_mut(plan.site.node) {
@@ -41,11 +40,12 @@ pub fn calibrate(
         }
         finished(progress)?;
     }
-    let by_node: HashMap<NodeId, &SitePlan> = of_kind(SiteKind::Activation).map(|p| (p.site.node, p)).collect();
+    let by_node = activations(plans);
     let mut ranges = Vec::new();
     model.check_input(images)?;
     let mut values = HashMap::from([(model.graph().input(), images.clone())]);
-    for segment in segments(model.graph(), |id| by_node.contains_key(&id)) {
+    let nodes = model.graph().nodes().skip(1).map(|(id, _)| id);
+    for segment in segments(model.graph(), nodes, |id| by_node.contains_key(&id)) {
         let Some(site) = segment.nodes().last() else { continue };
         compute(model, &segment, &mut values)?;
         if let (Some(plan), Some(value)) = (by_node.get(site), values.get(site)) {
@@ -63,10 +63,59 @@ pub fn calibrate(
     Ok(())
 }
 
-/// Cuts the network after each node for which `is_end` holds. The value of a segment's last node is among its outputs.
-fn segments(graph: &Graph, is_end: impl Fn(NodeId) -> bool) -> Vec<Subgraph> {
+/// What ranges are observed with.
+pub struct Observers<'a> {
+    /// The planned quantizers.
+    pub plans: &'a [SitePlan],
+    /// Where their observers are found.
+    pub registries: &'a Registries,
+    /// Number of samples that they observe.
+    pub samples: usize,
+}
+
+/// Observes and sets the ranges of a unit's activations again, from its inputs in the network quantized so far. Weights
+/// are in full precision. In the order of execution, each quantizer gets its new range at once, and later values of the
+/// unit are computed from what it quantizes.
+///
+/// # Errors
+/// An observer fails, a range is not finite, or the run was cancelled.
+pub(super) fn calibrate_unit(
+    model: &mut QuantModel,
+    unit: &Subgraph,
+    inputs: Vec<Tensor>,
+    observers: &Observers<'_>,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let by_node = activations(observers.plans);
+    let mut values: HashMap<NodeId, Tensor> = unit.inputs().iter().copied().zip(inputs).collect();
+    for segment in segments(model.graph(), unit.nodes().iter().copied(), |id| by_node.contains_key(&id)) {
+        if progress.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let Some(plan) = segment.nodes().last().and_then(|last| by_node.get(last)) else { continue };
+        compute(model, &segment, &mut values)?;
+        let Some(value) = values.get(&plan.site.node) else { continue };
+        let range = observe(plan, observers.registries, value)?;
+        let device = model.device().clone();
+        if let Some(site) = model.activation_site_mut(plan.site.node) {
+            let set = site.quantizer.set_range(&range, &device);
+            let quantized = set.and_then(|()| site.quantizer.fake_quantize(value)).map_err(|e| at_site(plan, e))?;
+            values.insert(plan.site.node, quantized.detach());
+        }
+    }
+    Ok(())
+}
+
+/// The planned quantizers of activations, by node.
+fn activations(plans: &[SitePlan]) -> HashMap<NodeId, &SitePlan> {
+    plans.iter().filter(|p| p.site.kind == SiteKind::Activation).map(|p| (p.site.node, p)).collect()
+}
+
+/// Cuts a part of the network after each node for which `is_end` holds. The value of a segment's last node is among its
+/// outputs.
+fn segments(graph: &Graph, nodes: impl Iterator<Item = NodeId>, is_end: impl Fn(NodeId) -> bool) -> Vec<Subgraph> {
     let mut all = vec![Vec::new()];
-    for (id, _) in graph.nodes().skip(1) {
+    for id in nodes {
         if let Some(last) = all.last_mut() {
             last.push(id);
         }

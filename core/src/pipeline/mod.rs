@@ -15,7 +15,7 @@ mod sanity;
 mod saved;
 mod session;
 
-pub use calibrate::calibrate;
+pub use calibrate::{calibrate, Observers};
 pub use estimate::Estimate;
 pub use evaluate::evaluate;
 pub use load::{calibration_images, load_ahead, load_batch, too_few_images, Batch, CalibrationSet};

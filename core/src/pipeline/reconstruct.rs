@@ -1,5 +1,6 @@
 //! Reconstructs unit by unit. Cached values advance through the network with the finished units.
 
+use super::calibrate::{calibrate_unit, Observers};
 use crate::cache::{CacheBudget, CachedValues, CACHED_BATCH};
 use crate::engine::{Engine, UnitSamples};
 use crate::error::{Error, Result};
@@ -50,14 +51,17 @@ pub(super) fn units_of(graph: &Graph, grouping: Grouping, merge: &[Vec<String>])
     merge_units(graph, units, merge, "reconstruction.merge")
 }
 
-/// Reconstructs every unit of the calibrated model in network order, from the calibration images.
+/// Reconstructs every unit of the calibrated model in network order, from the calibration images. With `observers`, the
+/// ranges of a unit's activations are observed again just before it is reconstructed, from its inputs in the network
+/// quantized so far.
 ///
 /// # Errors
-/// The reconstructor fails; a checkpoint is damaged or cannot be written; the run was cancelled.
+/// The reconstructor or an observer fails; a checkpoint is damaged or cannot be written; the run was cancelled.
 pub fn reconstruct(
     model: &mut QuantModel,
     reconstructor: &dyn Reconstructor,
     resources: &Resources<'_>,
+    observers: Option<&Observers<'_>>,
 ) -> Result<Vec<UnitReport>> {
     let units = units_of(model.graph(), reconstructor.grouping(), resources.merge)?;
     let progress = resources.progress;
@@ -93,7 +97,7 @@ pub fn reconstruct(
                 report
             }
             None => {
-                let mut report = reconstruct_unit(model, reconstructor, &mut values, unit, index)?;
+                let mut report = reconstruct_unit(model, reconstructor, &mut values, unit, index, observers)?;
                 // The report includes the time to advance the cached values.
                 report.seconds = start.elapsed().as_secs_f64();
                 report
@@ -122,6 +126,7 @@ fn reconstruct_unit(
     values: &mut MovingValues<'_>,
     unit: &Unit,
     index: usize,
+    observers: Option<&Observers<'_>>,
 ) -> Result<UnitReport> {
     let get = |values: &HashMap<NodeId, Arc<CachedValues>>, ids: &[NodeId]| -> Result<Vec<_>> {
         let missing = || Error::graph(&unit.name, "a cached value is missing");
@@ -139,6 +144,11 @@ fn reconstruct_unit(
         passing: passing.filter_map(|id| Some((*id, values.float.get(id)?.clone()))).collect(),
     };
     let Resources { random, progress, checkpoints, engine, .. } = *values.resources;
+    if let Some(observers) = observers {
+        // Also where an interrupted unit is resumed: the same inputs give the same ranges.
+        let observed = samples.quantized_inputs.iter().map(|all| all.range(0, observers.samples.min(all.samples())));
+        calibrate_unit(model, part, observed.collect::<Result<_>>()?, observers, progress)?;
+    }
     let keeper = checkpoints.map(|folder| Keeper { folder, unit: &unit.name, device: model.device().clone() });
     let interruption = keeper.as_ref().map_or(&Forget as &dyn Interruption, |k| k);
     let mut task = UnitTask::new(model, unit, index, samples)?;

@@ -4,7 +4,8 @@ use super::calibrate::place;
 use super::published::check_published;
 use super::reconstruct::units_of;
 use super::{
-    calibrate, calibration_images, evaluate, plan_sites, reconstruct, CalibrationSet, Registries, Resources, SitePlan,
+    calibrate, calibration_images, evaluate, plan_sites, reconstruct, CalibrationSet, Observers, Registries, Resources,
+    SitePlan,
 };
 use crate::architecture::Architecture;
 use crate::cache::{CacheBudget, CachedValues};
@@ -15,8 +16,8 @@ use crate::model::{Precision, QuantModel};
 use crate::preparation::{Change, Preparation};
 use crate::progress::{Event, Progress};
 use crate::random::SeededRandom;
-use crate::recipe::{Recipe, Strategy};
-use crate::reconstructor::Reconstructor;
+use crate::recipe::{CalibrationInputs, Recipe, Strategy};
+use crate::reconstructor::{Grouping, Reconstructor};
 use crate::report::UnitReport;
 use crate::target::TargetSpec;
 use crate::task::{Measurement, Task};
@@ -75,6 +76,14 @@ impl<'a> Session<'a> {
         let outputs: Vec<&[usize]> = graph.outputs().iter().map(|id| graph.node(*id).shape.as_slice()).collect();
         let targets = task.targets(&outputs)?;
         check_published(&recipe, &*task)?;
+        if recipe.calibration.inputs == CalibrationInputs::Quantized && reconstructor.grouping() == Grouping::None {
+            let name = &recipe.reconstruction.name;
+            let message = format!(
+                "`quantized` observes the ranges of each unit before its reconstruction, but the reconstruction '{name}' has \
+                 no units; use `float` with it"
+            );
+            return Err(Error::setting("calibration.inputs", message));
+        }
         // Without groups, a network without units can still be measured.
         if !recipe.reconstruction.merge.is_empty() {
             units_of(&graph, reconstructor.grouping(), &recipe.reconstruction.merge)?;
@@ -364,7 +373,10 @@ impl<'a> Session<'a> {
                 seconds
             }
         };
-        let units = reconstruct(&mut model, &*self.reconstructor, resources)?;
+        let samples = self.recipe.calibration.observe;
+        let observers = Observers { plans: &plans, registries: self.registries, samples };
+        let observers = (self.recipe.calibration.inputs == CalibrationInputs::Quantized).then_some(&observers);
+        let units = reconstruct(&mut model, &*self.reconstructor, resources, observers)?;
         model.settle_biases(nodes);
         let seconds = prepared.seconds + seconds + units.iter().map(|u| u.seconds).sum::<f64>();
         Ok(RunResult { model, units, seconds, prepared: prepared.changes })

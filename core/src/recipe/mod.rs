@@ -1,5 +1,6 @@
 //! The recipe: the content of a YAML file. Only this module knows the layout of the file.
 
+mod calibration;
 mod edit;
 mod folders;
 mod path;
@@ -7,6 +8,7 @@ mod registered;
 mod strategy;
 mod text;
 
+pub use calibration::CalibrationInputs;
 pub use edit::{apply_set, merge};
 pub use folders::Folders;
 pub use path::RecipePath;
@@ -247,6 +249,9 @@ pub struct CalibrationRecipe {
     /// Number of these images, in one batch, that the activation observers observe.
     #[serde(default = "default_observe")]
     pub observe: usize,
+    /// From which inputs these images' values in a unit are computed: `float`, or `quantized` (needs a reconstruction).
+    #[serde(default, skip_serializing_if = "CalibrationInputs::is_float")]
+    pub inputs: CalibrationInputs,
     /// Share of the images, in percent, that may be broken. They are reported and left out; more of them are an error.
     #[serde(default = "default_broken", skip_serializing_if = "is_default_broken")]
     pub max_broken_percent: f64,
@@ -270,7 +275,12 @@ fn default_observe() -> usize {
 
 impl Default for CalibrationRecipe {
     fn default() -> Self {
-        Self { images: default_images(), observe: default_observe(), max_broken_percent: default_broken() }
+        Self {
+            images: default_images(),
+            observe: default_observe(),
+            inputs: CalibrationInputs::default(),
+            max_broken_percent: default_broken(),
+        }
     }
 }
 
