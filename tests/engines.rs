@@ -99,8 +99,9 @@ fn scales_of_weights_and_biases_learn_the_same_on_both_engines() {
             let unit = unit(&model, name);
             let before: BTreeMap<String, Vec<f32>> =
                 model.parameters().iter().map(|(name, x)| (name.clone(), vec(x))).collect();
-            let learned =
-                run_with(&mut model, &unit, engine, &params.groups(), |task, context| optimize(task, &params, context).map(|report| report.losses));
+            let learned = run_with(&mut model, &unit, engine, &params.groups(), |task, context| {
+                optimize(task, &params, context).map(|report| report.losses)
+            });
             for (parameter, values) in &learned.1 {
                 if parameter.ends_with(".bias") {
                     assert!(before[parameter] != *values, "{parameter} was not learned");

@@ -97,7 +97,9 @@ pub fn run_with(
 }
 
 pub fn run(model: &mut QuantModel, unit: &Unit, params: &QdropParams, engine: Runs) -> Learned {
-    run_with(model, unit, engine, &params.groups(), |task, context| optimize(task, params, context).map(|report| report.losses))
+    run_with(model, unit, engine, &params.groups(), |task, context| {
+        optimize(task, params, context).map(|report| report.losses)
+    })
 }
 
 /// The unit of this name.

@@ -33,6 +33,10 @@ impl RandomSource for Replay {
         panic!("the reference draws its batches")
     }
 
+    fn mixed(&self, _unit: usize, _step: usize, _site: usize) -> Keep {
+        panic!("the reference mixes nothing")
+    }
+
     fn keep(&self, _unit: usize, step: usize, site: usize, probability: f32) -> Keep {
         match self.masks.get(&(step, site)) {
             Some(mask) => Keep::Mask(mask.clone()),

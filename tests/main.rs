@@ -26,6 +26,7 @@ mod output;
 mod recipe_files;
 mod recipes;
 mod resume;
+mod strategies;
 mod subgraphs;
 mod support;
 mod tasks;

@@ -52,8 +52,12 @@ fn end(child: Child) -> (Option<i32>, String) {
 
 /// The model of an uninterrupted run.
 fn uninterrupted(dir: &Path) -> Vec<u8> {
+    uninterrupted_with(dir, &[])
+}
+
+fn uninterrupted_with(dir: &Path, more: &[&str]) -> Vec<u8> {
     let out = dir.join("uninterrupted");
-    let run = qdrop(&arguments(&out, &[]));
+    let run = qdrop(&arguments(&out, more));
     assert!(run.ok, "{}", run.stderr);
     model(&out)
 }
@@ -133,10 +137,30 @@ fn dir_file(out: &Path, name: &str) -> PathBuf {
 
 #[test]
 fn ctrl_c_keeps_the_state_within_a_unit() {
+    ctrl_c_within_a_unit(&[]);
+}
+
+#[test]
+fn strategies_that_begin_and_end_a_unit_are_resumed() {
+    ctrl_c_within_a_unit(&[
+        "--set",
+        "compare=[]",
+        "--set",
+        "calibration.inputs=quantized",
+        "--set",
+        "reconstruction.params.start=gptq",
+        "--set",
+        "reconstruction.params.batches=permutation",
+        "--set",
+        "reconstruction.params.keep_best=4",
+    ]);
+}
+
+fn ctrl_c_within_a_unit(more: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
-    let want = uninterrupted(dir.path());
+    let want = uninterrupted_with(dir.path(), more);
     let out = dir.path().join("out");
-    let mut child = start(&arguments(&out, &[]));
+    let mut child = start(&arguments(&out, more));
     wait_for(&out.join("checkpoints/unit-002.safetensors"), &mut child);
     // Before the steps of the third unit, its cached values are computed.
     let log = out.join("events.jsonl");

@@ -321,6 +321,27 @@ impl QuantModel {
         })
     }
 
+    /// Calls `visit` with each layer of a unit and its input, where weights are in full precision and activations are
+    /// quantized.
+    pub(crate) fn unit_layer_inputs(
+        &self,
+        unit: &Subgraph,
+        inputs: &[Tensor],
+        visit: &mut dyn FnMut(NodeId, &Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let run = unit.run(&self.graph, inputs, |id, read| {
+            if let (true, Some(input)) = (self.graph.node(id).op.has_weight(), read.first()) {
+                visit(id, input)?;
+            }
+            let value = self.raw_value(id, read, Precision::Float)?;
+            match self.activations.get(&id) {
+                Some(site) => Ok(site.quantizer.fake_quantize(&value)?.detach()),
+                None => Ok(value),
+            }
+        });
+        run.map(|_| ())
+    }
+
     /// The outputs of a unit that learns as they would be if learning ended here, without gradients.
     pub(crate) fn unit_hard_forward(&self, unit: &Subgraph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         unit.run(&self.graph, inputs, |id, read| {

@@ -46,6 +46,10 @@ pub trait RandomSource: Send + Sync {
     /// Draws which elements keep their quantized value at a site of the unit: site 0 is the unit's input, sites from 1
     /// on are its activation quantizers in the order of execution.
     fn keep(&self, unit: usize, step: usize, site: usize, probability: f32) -> Keep;
+
+    /// Draws with which weights quantized and float values are mixed at a site of the unit; sites as for
+    /// [`keep`](Self::keep).
+    fn mixed(&self, unit: usize, step: usize, site: usize) -> Keep;
 }
 
 /// Counter-based random numbers from a seed.
@@ -66,9 +70,19 @@ impl RandomSource for SeededRandom {
     }
 
     fn keep(&self, unit: usize, step: usize, site: usize, probability: f32) -> Keep {
+        Keep::Random { stream: self.at_site(unit, step, site), probability }
+    }
+
+    fn mixed(&self, unit: usize, step: usize, site: usize) -> Keep {
+        Keep::Mixed { stream: self.at_site(unit, step, site) }
+    }
+}
+
+impl SeededRandom {
+    fn at_site(&self, unit: usize, step: usize, site: usize) -> Stream {
         // No network has as many as 2^16 units, or 2^16 sites in a unit.
         let place = (unit as u32) << 16 | site as u32;
-        Keep::Random { stream: stream(self.seed, Purpose::Drop, place, step as u32), probability }
+        stream(self.seed, Purpose::Drop, place, step as u32)
     }
 }
 

@@ -123,6 +123,27 @@ pub fn mask_of_planes(keep: Keep<'_>, [images, channels, height, width]: [usize;
     mask
 }
 
+/// Random weights of quantized values for images of planes (N, C, H, W), in that order: uniform in [0, 1) with 24 binary
+/// digits. Values are counted as by [`Keep::Random`].
+pub fn weights_of_planes(stream: Stream, [images, channels, height, width]: [usize; 4]) -> Vec<f32> {
+    let row = width * channels;
+    let groups = row.div_ceil(GROUP);
+    let mut weights = vec![0.0; images * channels * height * width];
+    weights.par_chunks_mut((channels * height * width).max(1)).enumerate().for_each(|(n, weights)| {
+        for y in 0..height {
+            let first = (n * height + y) * groups * GROUP;
+            for four in (0..row).step_by(4) {
+                let numbers = stream.block(((first + four) / 4) as u32);
+                for (at, number) in (four..row.min(four + 4)).zip(numbers) {
+                    let (x, c) = (at / channels, at % channels);
+                    weights[(c * height + y) * width + x] = (number >> 8) as f32 / (1 << 24) as f32;
+                }
+            }
+        }
+    });
+    weights
+}
+
 /// `out = where(mask, quantized, full)`.
 pub fn mix(quantized: &[f32], full: &[f32], mask: &[u8], out: &mut [f32]) {
     for_each_piece(out, |first, out| {
@@ -186,6 +207,26 @@ mod tests {
         assert!(dq.iter().zip(&df).all(|(a, b)| a + b == 2.0));
         assert!(mask_of_planes(random(1.0), dims).iter().all(|m| *m == 1));
         assert!(mask_of_planes(random(0.0), dims).iter().all(|m| *m == 0));
+    }
+
+    #[test]
+    fn weights_are_uniform_and_those_of_their_pixels() {
+        let (images, channels, height, width) = (2, 5, 3, 29);
+        let stream = Stream { seed: 3, id: [0, 1, 2] };
+        let weights = weights_of_planes(stream, [images, channels, height, width]);
+        let groups = (width * channels).div_ceil(GROUP);
+        for (i, weight) in weights.iter().enumerate() {
+            let (n, c, y, x) =
+                (i / (channels * height * width), i / (height * width) % channels, i / width % height, i % width);
+            let number = stream.u32((n * height + y) * groups * GROUP + x * channels + c);
+            assert_eq!(f64::from(*weight), f64::from(number >> 8) / f64::from(1 << 24));
+        }
+        let many = weights_of_planes(stream, [4, 16, 40, 40]);
+        let mean = |f: &dyn Fn(f64) -> f64| many.iter().map(|w| f(f64::from(*w))).sum::<f64>() / many.len() as f64;
+        assert!(many.iter().all(|w| (0.0..1.0).contains(w)));
+        // Bounds of five standard deviations.
+        assert!((mean(&|w| w) - 0.5).abs() < 5.0 * (1.0_f64 / 12.0 / many.len() as f64).sqrt());
+        assert!((mean(&|w| (w - 0.5).powi(2)) - 1.0 / 12.0).abs() < 5.0 * (1.0_f64 / 180.0 / many.len() as f64).sqrt());
     }
 
     #[test]

@@ -76,8 +76,9 @@ fn comparison(entry: &'static Entry<QuantizerKind>, kind: SiteKind) -> Result<Co
     let rates: Vec<(&str, f64)> =
         parameters.iter().map(|(_, p)| (p.group, if p.group == groups::ROUNDING { 1e-2 } else { 1e-3 })).collect();
     let [generic, fused] = &toys;
-    let (mut generic, _) = engine::open(Engine::Generic, &generic.model, &unit, &generic.samples, BATCH, None)?;
-    let opened = engine::open(Engine::Auto, &fused.model, &unit, &fused.samples, BATCH, None)?;
+    let (mut generic, _) =
+        engine::open(Engine::Generic, &generic.model, &unit, &generic.samples, (BATCH, false), None)?;
+    let opened = engine::open(Engine::Auto, &fused.model, &unit, &fused.samples, (BATCH, false), None)?;
     match opened {
         (mut fused, None) => Ok(Comparison::Compared(compare(&mut *generic, &mut *fused, &rates))),
         // A parameter that the kernel omits would never be learned.

@@ -40,6 +40,11 @@ pub fn check_gradients<'a>(
     }
 }
 
+/// The error of a step of a fused engine that mixes values.
+pub fn no_mixing() -> Error {
+    Error::message("the fused engine mixes no values; open the engine with `UnitTask::mixing_engine`")
+}
+
 /// The error of an update that no gradients precede.
 pub fn no_gradients() -> Error {
     Error::message("an update without gradients: call `loss`, or `forward` and `backward`, before it")

@@ -43,7 +43,8 @@ pub enum Engine {
     Fused,
 }
 
-/// An engine for a unit whose quantizers have begun to learn. For [`Engine::Auto`] also why the fused engine cannot
+/// An engine for a unit whose quantizers have begun to learn, for batches of this size, and perhaps for steps that mix values
+/// ([`Keep::Mixed`](crate::ops::Keep::Mixed)). For [`Engine::Auto`] also why the fused engine cannot
 /// compute the unit, if it cannot.
 ///
 /// # Errors
@@ -54,12 +55,12 @@ pub(crate) fn open<'a>(
     model: &'a QuantModel,
     unit: &'a Unit,
     samples: &UnitSamples,
-    batch: usize,
+    (batch, mixing): (usize, bool),
     device: Option<&Arc<dyn cuda::Device>>,
 ) -> Result<(Box<dyn UnitEngine + 'a>, Option<Refusal>)> {
     let refusal = match engine {
         Engine::Generic => None,
-        Engine::Auto | Engine::Fused => match chain_for(model, unit, device) {
+        Engine::Auto | Engine::Fused => match chain(model, unit, mixing, device) {
             Ok(chain) => return Ok((fused(chain, model, samples, batch, device)?, None)),
             Err(Rejected::Failed(error)) => return Err(error),
             Err(Rejected::Refused(why)) if engine == Engine::Fused => {
@@ -74,12 +75,16 @@ pub(crate) fn open<'a>(
     Ok((Box::new(GenericUnit::new(model, unit, samples.clone(), batch)?), refusal))
 }
 
-/// Describes a unit as a chain that the fused engine of the model's device, or of `device`, computes.
-fn chain_for(
+/// What the fused engine of the model's device, or of `device`, computes of a unit.
+fn chain(
     model: &QuantModel,
     unit: &Unit,
+    mixing: bool,
     device: Option<&Arc<dyn cuda::Device>>,
-) -> std::result::Result<Chain, Rejected> {
+) -> Result<Chain, Rejected> {
+    if mixing {
+        return Err(Refusal::Mixing.into());
+    }
     let chain = Chain::of(model, &unit.subgraph)?;
     if (device.is_some() || model.device().is_cuda()) && !chain.is_block() {
         return Err(Refusal::Blocks.into());

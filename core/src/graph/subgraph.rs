@@ -28,10 +28,12 @@ impl Graph {
         self.subgraph_with_outputs(inside, outputs)
     }
 
-    /// The subgraph of `nodes` with the given outputs, in this order.
+    /// The subgraph of `nodes` with the given outputs, in this order. An output that is not the value of one of the nodes is
+    /// an input too, and passes through.
     pub fn subgraph_with_outputs(&self, nodes: impl IntoIterator<Item = NodeId>, outputs: Vec<NodeId>) -> Subgraph {
         let inside: BTreeSet<NodeId> = nodes.into_iter().collect();
-        let read: BTreeSet<NodeId> = inside.iter().flat_map(|id| &self.node(*id).inputs).copied().collect();
+        let read = inside.iter().flat_map(|id| &self.node(*id).inputs);
+        let read: BTreeSet<NodeId> = read.chain(&outputs).copied().collect();
         let inputs = read.difference(&inside).copied().collect();
         Subgraph { nodes: inside.into_iter().collect(), inputs, outputs }
     }

@@ -18,6 +18,12 @@ pub enum Keep {
         /// Probability of keeping the quantized value.
         probability: f32,
     },
+    /// None alone: every element is `u * quantized + (1 - u) * full` with an own u, uniform in [0, 1) (the randomly weighted
+    /// activations of AE-QDrop, Electronics 2024, 13, 644).
+    Mixed {
+        /// Source of the random numbers, which are numbered as for `Random`.
+        stream: Stream,
+    },
     /// Those where this tensor of the same shape is not zero.
     Mask(Tensor),
 }
@@ -46,7 +52,8 @@ impl CustomOp2 for DropOp {
     }
 }
 
-/// `where(keep, quantized, full)`, element by element (QDrop, arXiv 2203.05740, section 4.2).
+/// `where(keep, quantized, full)`, element by element (QDrop, arXiv 2203.05740, section 4.2), or the [mix](Keep::Mixed) of
+/// both.
 ///
 /// # Errors
 /// The shapes differ.
@@ -57,6 +64,12 @@ pub fn drop(quantized: &Tensor, full: &Tensor, keep: &Keep) -> Result<Tensor> {
     match keep {
         Keep::All => Ok(quantized.clone()),
         Keep::Random { probability, .. } if *probability >= 1.0 => Ok(quantized.clone()),
+        Keep::Mixed { stream } => {
+            // Drawn on the host, so that the weights are the same on every device.
+            let weights = kernel::weights_of_planes(*stream, planes(quantized)?);
+            let weights = Tensor::from_vec(weights, quantized.shape(), quantized.device())?;
+            full + ((quantized - full)? * weights)?
+        }
         keep if on_kernels(quantized) => {
             quantized.contiguous()?.apply_op2(&full.contiguous()?, DropOp(mask(keep, quantized)?))
         }
@@ -76,14 +89,19 @@ fn mask(keep: &Keep, like: &Tensor) -> Result<Vec<u8>> {
         Keep::Mask(mask) => {
             candle_core::bail!("drop: the mask has the shape {:?}, the values {:?}", mask.dims(), like.dims())
         }
+        Keep::Mixed { .. } => candle_core::bail!("drop: mixed values are not chosen by a mask"),
         Keep::Random { stream, probability } => {
-            let dims = match *like.dims() {
-                [n, c] => [n, c, 1, 1],
-                [n, c, h, w] => [n, c, h, w],
-                _ => candle_core::bail!("drop: values of shape {:?} are neither (N, C) nor (N, C, H, W)", like.dims()),
-            };
             let keep = kernel::Keep::Random { stream: *stream, probability: *probability };
-            Ok(kernel::mask_of_planes(keep, dims))
+            Ok(kernel::mask_of_planes(keep, planes(like)?))
         }
+    }
+}
+
+/// The dimensions (N, C, H, W) of a tensor (N, C) or (N, C, H, W).
+fn planes(x: &Tensor) -> Result<[usize; 4]> {
+    match *x.dims() {
+        [n, c] => Ok([n, c, 1, 1]),
+        [n, c, h, w] => Ok([n, c, h, w]),
+        _ => candle_core::bail!("drop: values of shape {:?} are neither (N, C) nor (N, C, H, W)", x.dims()),
     }
 }

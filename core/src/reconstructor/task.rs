@@ -60,6 +60,39 @@ impl<'a> UnitTask<'a> {
         self.samples.targets(samples)
     }
 
+    /// The network that the unit belongs to.
+    pub fn model(&self) -> &QuantModel {
+        self.model
+    }
+
+    /// The unit's nodes in the order of execution.
+    pub fn nodes(&self) -> &[NodeId] {
+        self.unit.nodes()
+    }
+
+    /// Calls `visit` with each layer of the unit and its input (N, ...) for the given samples. The unit reads its inputs in
+    /// the network quantized so far; weights are in full precision, activations are quantized.
+    ///
+    /// # Errors
+    /// A sample does not exist, cached values cannot be read, an operation fails, or `visit` does.
+    pub fn layer_inputs(&self, samples: &[usize], visit: &mut dyn FnMut(NodeId, &Tensor) -> Result<()>) -> Result<()> {
+        let inputs = self.samples.quantized_inputs.iter().map(|values| values.gather(samples));
+        self.model.unit_layer_inputs(&self.unit.subgraph, &inputs.collect::<Result<Vec<_>>>()?, visit)
+    }
+
+    /// Replaces the float weight of a layer, from which [learning](Self::begin) starts. The targets of the loss stay those
+    /// of the original weight.
+    ///
+    /// # Errors
+    /// The node is no layer of the unit, or the shape differs from that of the old weight.
+    pub fn set_weight(&mut self, node: NodeId, weight: Tensor) -> Result<()> {
+        if !self.unit.subgraph.contains(node) {
+            let name = &self.model.graph().node(node).name;
+            return Err(self.error(format!("'{name}', whose weight should be replaced, is not part of it")));
+        }
+        self.model.set_weight(node, weight)
+    }
+
     /// The unit's outputs with quantized weights and activations. `keep(i)` says which elements of
     /// activation site `i` (from 1, in the order of execution) keep their quantized value.
     ///
@@ -94,8 +127,21 @@ impl<'a> UnitTask<'a> {
     /// The context's engine is `fused` and the fused engine cannot compute the unit; a step needs more memory than is
     /// free; a quantizer fails.
     pub fn engine(&self, batch: usize, context: &Context<'_>) -> Result<Box<dyn UnitEngine + '_>> {
-        let (engine, refusal) =
-            engine::open(context.engine, self.model, self.unit, &self.samples, batch, self.device.as_ref())?;
+        self.open_engine((batch, false), context)
+    }
+
+    /// As [`engine`](Self::engine), for steps in which `keep` mixes quantized and float values
+    /// ([`Keep::Mixed`]). The fused engine does not support them.
+    ///
+    /// # Errors
+    /// Those of [`engine`](Self::engine).
+    pub fn mixing_engine(&self, batch: usize, context: &Context<'_>) -> Result<Box<dyn UnitEngine + '_>> {
+        self.open_engine((batch, true), context)
+    }
+
+    fn open_engine(&self, steps: (usize, bool), context: &Context<'_>) -> Result<Box<dyn UnitEngine + '_>> {
+        let device = self.device.as_ref();
+        let (engine, refusal) = engine::open(context.engine, self.model, self.unit, &self.samples, steps, device)?;
         if let Some(why) = refusal {
             context.progress.event(Event::Generic { unit: self.name, why: &why.to_string() });
         }

@@ -80,6 +80,9 @@ pub enum Refusal {
         /// The site.
         node: String,
     },
+    /// The reconstructor mixes quantized and float values with random weights.
+    #[error("quantized and float values are mixed with random weights, which the fused engine does not support")]
+    Mixing,
     /// A quantizer learns a parameter that its kernel does not include.
     #[error("'{parameter}' is learned, but it is not part of what the quantizer says that it computes")]
     UnknownParameter {

@@ -8,7 +8,7 @@ use super::stage::Layer;
 use super::update::Update;
 use super::weight::Weight;
 use crate::engine::chain::Chain;
-use crate::engine::checks::{check_batch, check_gradients, no_gradients};
+use crate::engine::checks::{check_batch, check_gradients, no_gradients, no_mixing};
 use crate::engine::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
 use crate::engine::samples::UnitSamples;
 use crate::error::{Error, Result};
@@ -398,6 +398,7 @@ impl Choice {
             Keep::All => Self::All,
             Keep::Random { probability, .. } if probability >= 1.0 => Self::All,
             Keep::Random { stream, probability } => Self::Random(stream, probability),
+            Keep::Mixed { .. } => return Err(no_mixing()),
             Keep::Mask(mask) => {
                 let planes = mask.dims().iter().skip(2).product::<usize>();
                 let mask: Vec<u8> = mask.to_dtype(DType::U8)?.flatten_all()?.to_vec1()?;

@@ -8,7 +8,7 @@ use super::samples::Samples;
 use super::sites::Sites;
 use super::weight::Weight;
 use crate::engine::chain::Chain;
-use crate::engine::checks::{check_batch, check_gradients, no_gradients};
+use crate::engine::checks::{check_batch, check_gradients, no_gradients, no_mixing};
 use crate::engine::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
 use crate::engine::samples::UnitSamples;
 use crate::error::{Error, Result};
@@ -172,6 +172,7 @@ impl DeviceUnit {
                 None => Some(Draw::constant(false)),
                 Some(Keep::All) => Some(Draw::constant(true)),
                 Some(Keep::Random { stream, probability }) => Some(Draw::new(stream, probability)),
+                Some(Keep::Mixed { .. }) => return Err(no_mixing()),
                 Some(Keep::Mask(mask)) => {
                     self.kept[i].write(d, 0, &choices_of(&mask, rows)?)?;
                     None

@@ -2,12 +2,16 @@
 
 mod batches;
 mod best;
+mod gptq;
 mod optimize;
 mod params;
+mod prediction;
 
 pub use batches::Batches;
+pub use gptq::Start;
 pub use optimize::optimize;
-pub use params::{Decay, QdropParams};
+pub use params::{Decay, Drop, QdropParams};
+pub use prediction::PredictionDifference;
 
 use qdrop_core::prelude::*;
 use std::time::Instant;
@@ -56,6 +60,10 @@ impl Reconstructor for Qdrop {
 
     fn reconstruct(&self, unit: &mut UnitTask<'_>, context: &Context<'_>) -> Result<UnitReport> {
         let start = Instant::now();
+        match self.params.start {
+            Start::Nearest => {}
+            Start::Gptq => gptq::start(unit)?,
+        }
         unit.begin(&self.params.groups())?;
         let report = optimize(unit, &self.params, context)?;
         unit.finish()?;

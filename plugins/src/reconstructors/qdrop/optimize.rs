@@ -1,7 +1,8 @@
 //! The steps of a unit's optimization.
 
 use super::best::Best;
-use super::params::QdropParams;
+use super::params::{Drop, QdropParams};
+use super::prediction::Prediction;
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Event;
 
@@ -11,7 +12,10 @@ use qdrop_core::progress::Event;
 /// # Errors
 /// The losses diverged, or the run was cancelled.
 pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>) -> Result<UnitReport> {
-    let mut engine = unit.engine(params.batch_size, context)?;
+    let mut engine = match params.drop {
+        Drop::Coin => unit.engine(params.batch_size, context)?,
+        Drop::Mix => unit.mixing_engine(params.batch_size, context)?,
+    };
     let steps = params.steps();
     let mut losses = Vec::with_capacity(steps);
     let mut best = Best::new(params, unit.sample_count());
@@ -22,6 +26,7 @@ pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>
     }
     let mut rates: Vec<(&str, f64)> = params.groups().into_iter().map(|group| (group, 0.0)).collect();
     let random = context.random;
+    let mut prediction = None;
     context.progress.event(Event::Started { stage: unit.name, total: steps });
     for step in losses.len()..steps {
         if context.progress.cancelled() {
@@ -33,13 +38,26 @@ pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>
         params.rates_at(step, &mut rates);
         let sharpness = params.sharpness(step + 1);
         let samples = params.batches.of_step(random, unit.index, step, params.batch_size, unit.sample_count());
-        let keep = |site| random.keep(unit.index, step, site, params.drop_prob);
-        let reconstruction = engine.loss(&samples, &keep)?;
+        let keep = |site| match params.drop {
+            Drop::Coin => random.keep(unit.index, step, site, params.drop_prob),
+            Drop::Mix => random.mixed(unit.index, step, site),
+        };
+        let reconstruction = match params.prediction_difference {
+            None => engine.loss(&samples, &keep)?,
+            Some(difference) => {
+                let prediction = match &mut prediction {
+                    Some(prediction) => prediction,
+                    // Not before the first step, before which runs are tried out.
+                    none => none.insert(Prediction::new(difference, unit)?),
+                };
+                prediction.loss(&mut *engine, &samples, &keep)?
+            }
+        };
         let rounding = engine.update(&rates, sharpness.map(|b| Regularizer { weight: params.weight, b }))?;
         let point = LossPoint { reconstruction, rounding, b: sharpness.unwrap_or(params.b_range[0]) };
         losses.push(point);
-        best.check(step + 1, &mut *engine)?;
         context.progress.event(Event::Step { step: step + 1, loss: point });
+        best.check(step + 1, &mut *engine)?;
     }
     let kept = best.restore(steps, &mut *engine)?;
     engine.finish()?;

@@ -1,6 +1,8 @@
 //! The parameters of the optimization, and what follows from them for each step.
 
 use super::batches::Batches;
+use super::gptq::Start;
+use super::prediction::PredictionDifference;
 use qdrop_core::prelude::*;
 use qdrop_core::registry::nearest;
 use std::collections::BTreeMap;
@@ -15,11 +17,15 @@ pub struct QdropParams {
     /// same: an alpha changes by at most about its learning rate in each step. See [`Reconstructor::shorten`].
     #[serde(skip)]
     pub run_iters: Option<usize>,
+    /// From which weights learning begins.
+    pub start: Start,
     /// Samples in each step.
     pub batch_size: usize,
     /// How the samples of a step are chosen.
     pub batches: Batches,
-    /// Probability of keeping an element's quantized value; 1.0 means no drop (BRECQ).
+    /// How quantized and float values are combined in a step.
+    pub drop: Drop,
+    /// Probability of keeping an element's quantized value; 1.0 means no drop (BRECQ). `drop: mix` does not use it.
     pub drop_prob: f32,
     /// Learning rate of rounding variables.
     pub lr: f64,
@@ -37,10 +43,25 @@ pub struct QdropParams {
     pub warm_up: f64,
     /// Exponent of the regularizer at the end of warm-up and at the last step.
     pub b_range: [f64; 2],
-    /// How often, evenly over the steps, the loss is measured with hard roundings and without drop; the state with the
-    /// smallest loss becomes the result. With 0 the result is the state after the last step. AutoRound (arXiv 2309.05516,
-    /// section 3.2) keeps the best state too.
+    /// How often, evenly over the steps and at most after every second one, the loss is measured with hard roundings and
+    /// without drop, on the first four batches of samples. The result is the state with the smallest loss of those after
+    /// warm-up. With 0 it is the state after the last step. AutoRound (arXiv 2309.05516) keeps the best state too.
     pub keep_best: usize,
+    /// Adds the difference of the network's predictions to the loss (PD-Quant, arXiv 2212.07048). The reported reconstruction
+    /// loss contains it.
+    pub prediction_difference: Option<PredictionDifference>,
+}
+
+/// How quantized and float values of activations, and of the unit's inputs, are combined in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Drop {
+    /// Each element is one of both, by `drop_prob` (QDrop).
+    #[default]
+    Coin,
+    /// Each element is `u * quantized + (1 - u) * float` with an own u, uniform in [0, 1) (AE-QDrop, Electronics 2024, 13,
+    /// 644). Only the generic engine computes it.
+    Mix,
 }
 
 /// How a learning rate changes over the steps.
@@ -59,8 +80,10 @@ impl Default for QdropParams {
         Self {
             iters: 20_000,
             run_iters: None,
+            start: Start::default(),
             batch_size: 32,
             batches: Batches::default(),
+            drop: Drop::default(),
             drop_prob: 0.5,
             lr: 1e-3,
             lr_decay: Decay::default(),
@@ -70,6 +93,7 @@ impl Default for QdropParams {
             warm_up: 0.2,
             b_range: [20.0, 2.0],
             keep_best: 0,
+            prediction_difference: None,
         }
     }
 }
@@ -89,6 +113,15 @@ impl QdropParams {
         ];
         if let Some((key, _, message)) = checks.into_iter().find(|(_, ok, _)| !ok) {
             return Err(params.error(key, message));
+        }
+        if let Some(PredictionDifference { weight, temperature }) = self.prediction_difference {
+            let checks = [
+                ("weight", weight >= 0.0 && weight.is_finite(), "must not be negative"),
+                ("temperature", temperature > 0.0 && temperature.is_finite(), "must be positive"),
+            ];
+            if let Some((key, _, message)) = checks.into_iter().find(|(_, ok, _)| !ok) {
+                return Err(params.error(&format!("prediction_difference.{key}"), message));
+            }
         }
         self.rates.keys().try_for_each(|group| check_group(group).map_err(|why| params.error("rates", why)))?;
         Ok(self)
