@@ -2,7 +2,6 @@
 
 use crate::support::*;
 use qdrop_core::cache::{CacheBudget, CachedValues};
-use qdrop_core::dataset::Split;
 use qdrop_core::kernels::random::Stream;
 use qdrop_core::pipeline::{Resources, Session};
 use qdrop_core::prelude::*;
@@ -42,8 +41,8 @@ fn uneven(session: &Session<'_>) -> QuantModel {
     let random = Stream { seed: 3, id: [0; 3] };
     let mut drawn = 0;
     for group in channel_groups(model.graph()) {
-        let factors: Vec<f64> = (0..group.factors as u64).map(|c| 30.0_f64.powf(random.uniform(drawn + c))).collect();
-        drawn += group.factors as u64;
+        let factors: Vec<f64> = (0..group.factors).map(|c| 30.0_f64.powf(random.uniform(drawn + c))).collect();
+        drawn += group.factors;
         scale_channels(&mut model, &group, &factors).unwrap();
     }
     model

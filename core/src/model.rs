@@ -349,7 +349,8 @@ impl QuantModel {
                 Some(site) => Some(site.quantizer.hard_weight(self.weight(id)?)?),
                 None => None,
             };
-            let value = execute(self.graph.node(id), read, &self.parameters, weight.as_ref())?.detach();
+            let replaced = Replaced { weight: weight.as_ref(), bias: self.corrected_biases.get(&id) };
+            let value = execute(self.graph.node(id), read, &self.parameters, replaced)?.detach();
             match self.activations.get(&id) {
                 Some(site) => Ok(site.quantizer.fake_quantize(&value)?.detach()),
                 None => Ok(value),
