@@ -35,6 +35,17 @@ impl Unit {
     }
 }
 
+/// Name of the unit that is the whole network.
+pub const NETWORK: &str = "network";
+
+/// Makes the whole network one unit.
+///
+/// # Errors
+/// The network has no node besides its input.
+pub fn network_unit(graph: &Graph) -> Result<Unit> {
+    Unit::new(graph, NETWORK.into(), graph.nodes().skip(1).map(|(id, _)| id))
+}
+
 /// Makes every layer (a convolution or linear layer, with the activation function if that is its only reader) a
 /// unit of its own, as AdaRound does (arXiv 2004.10568).
 ///

@@ -4,7 +4,7 @@ use super::reconstruct::units_of;
 use super::Session;
 use crate::engine::{UnitData, UnitSamples};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, NodeId, Unit};
+use crate::graph::{network_unit, Graph, NodeId, Unit};
 use crate::grid::Range;
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
@@ -88,12 +88,16 @@ impl Session<'_> {
         if steps == 0 {
             return Ok(estimate);
         }
+        let network_steps = reconstructor.network_steps();
+        let network = (network_steps > 0).then(|| network_unit(model.graph())).transpose()?;
         reconstructor.shorten(STEPS.min(steps))?;
         let start = Instant::now();
         let values = self.with_noise_ranges(&mut model)?;
         let forward = start.elapsed().as_secs_f64() / IMAGES as f64;
-        progress.event(Event::Started { stage: "estimating the time", total: units.len() });
-        for (index, unit) in units.iter().enumerate() {
+        let total = units.len() + network.iter().len();
+        progress.event(Event::Started { stage: "estimating the time", total });
+        for (index, unit) in units.iter().chain(&network).enumerate() {
+            let whole = index == units.len();
             let of = |ids: &[NodeId]| -> Result<Vec<Tensor>> {
                 let missing = || Error::graph(&unit.name, "a value of it was not computed");
                 ids.iter().map(|id| values.get(id).cloned().ok_or_else(missing)).collect()
@@ -109,9 +113,14 @@ impl Session<'_> {
                 interruption: &Forget,
                 engine: self.recipe().engine,
             };
-            let report = reconstructor.reconstruct(&mut task, &context)?;
-            let step = clock.last_step().unwrap_or(report.seconds / STEPS.min(steps) as f64);
-            estimate.seconds += step * steps as f64;
+            let begin = Instant::now();
+            let report = match whole {
+                true => reconstructor.reconstruct_network(&mut task, &context)?,
+                false => reconstructor.reconstruct(&mut task, &context)?,
+            };
+            let mean = || begin.elapsed().as_secs_f64() / report.losses.len().max(1) as f64;
+            let step = clock.last_step().unwrap_or_else(mean);
+            estimate.seconds += step * if whole { network_steps } else { steps } as f64;
             progress.event(Event::Advanced(index + 1));
         }
         progress.event(Event::Finished);

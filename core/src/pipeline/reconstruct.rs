@@ -4,7 +4,7 @@ use super::calibrate::{calibrate_unit, Observers};
 use crate::cache::{CacheBudget, CachedValues, CACHED_BATCH};
 use crate::engine::{Engine, UnitSamples};
 use crate::error::{Error, Result};
-use crate::graph::{layer_units, merge_units, Graph, NodeId, Subgraph, Unit};
+use crate::graph::{layer_units, merge_units, network_unit, Graph, NodeId, Subgraph, Unit};
 use crate::inference::Inference;
 use crate::model::{Precision, QuantModel};
 use crate::progress::{Event, Progress};
@@ -65,6 +65,9 @@ pub fn reconstruct(
 ) -> Result<Vec<UnitReport>> {
     let units = units_of(model.graph(), reconstructor.grouping(), resources.merge)?;
     let progress = resources.progress;
+    let whole = usize::from(reconstructor.network_steps() > 0);
+    // Hard weights replace those of the model, but not these.
+    let float = model.float_copy();
     let input = model.graph().input();
     let mut values = MovingValues {
         float: HashMap::from([(input, resources.images.clone())]),
@@ -83,33 +86,31 @@ pub fn reconstruct(
         let (last, was_kept) = (index + 1 == units.len(), kept.is_some());
         if !(last && was_kept) {
             let between = model.graph().subgraph(values.pending_before(model, *first));
-            values.advance(model, &between, Precision::Float)?;
+            values.advance(&float, &between, Precision::Float)?;
             values.advance(model, &between, Precision::Quantized)?;
             values.forget_unread(model);
         }
         let report = match kept {
             Some((tensors, report)) => {
-                // This must come before the hard weights replace the float ones.
                 if !last {
-                    values.advance(model, &unit.subgraph, Precision::Float)?;
+                    values.advance(&float, &unit.subgraph, Precision::Float)?;
                 }
                 model.restore(unit.nodes(), &tensors).map_err(|e| Error::graph(&unit.name, e))?;
                 report
             }
             None => {
-                let mut report = reconstruct_unit(model, reconstructor, &mut values, unit, index, observers)?;
+                let models = (&mut *model, &float);
+                let mut report = reconstruct_unit(models, reconstructor, &mut values, unit, index, observers)?;
                 // The report includes the time to advance the cached values.
                 report.seconds = start.elapsed().as_secs_f64();
                 report
             }
         };
         start = Instant::now();
-        if let (Some(folder), false) = (resources.checkpoints, was_kept) {
-            let mut tensors = model.grids(unit.nodes())?;
-            tensors.extend(model.learned_parameters(unit.nodes()));
-            folder.keep_unit(index, &tensors, &report)?;
+        if !was_kept {
+            keep(model, unit, index, &report, resources)?;
         }
-        progress.event(Event::Unit { number: index + 1, of: units.len(), report: &report });
+        progress.event(Event::Unit { number: index + 1, of: units.len() + whole, report: &report });
         reports.push(report);
         if !last {
             values.advance(model, &unit.subgraph, Precision::Quantized)?;
@@ -117,11 +118,73 @@ pub fn reconstruct(
             values.forget_unread(model);
         }
     }
+    drop(values);
+    if whole > 0 {
+        let report = reconstruct_network((model, &float), reconstructor, units.len(), resources)?;
+        progress.event(Event::Unit { number: units.len() + 1, of: units.len() + 1, report: &report });
+        reports.push(report);
+    }
     Ok(reports)
 }
 
+/// Saves a finished unit.
+fn keep(model: &QuantModel, unit: &Unit, index: usize, report: &UnitReport, resources: &Resources<'_>) -> Result<()> {
+    let Some(folder) = resources.checkpoints else { return Ok(()) };
+    let mut tensors = model.grids(unit.nodes())?;
+    tensors.extend(model.learned_parameters(unit.nodes()));
+    folder.keep_unit(index, &tensors, report)
+}
+
+/// The last stage: the whole network as one unit, numbered after the others.
+fn reconstruct_network(
+    (model, float): (&mut QuantModel, &QuantModel),
+    reconstructor: &dyn Reconstructor,
+    index: usize,
+    resources: &Resources<'_>,
+) -> Result<UnitReport> {
+    let start = Instant::now();
+    let unit = network_unit(model.graph())?;
+    let part = &unit.subgraph;
+    if let Some(folder) = resources.checkpoints {
+        if let Some((tensors, report)) = folder.unit(index, &unit.name, model.device())? {
+            model.restore(unit.nodes(), &tensors).map_err(|e| Error::graph(&unit.name, e))?;
+            return Ok(report);
+        }
+    }
+    let mut values = HashMap::from([(model.graph().input(), resources.images.clone())]);
+    advance(float, part, &mut values, Precision::Float, resources)?;
+    let missing = || Error::graph(&unit.name, "an output of the network was not computed");
+    let outputs = part.outputs().iter().map(|id| values.get(id).cloned().ok_or_else(missing));
+    let samples = UnitSamples {
+        quantized_inputs: vec![resources.images.clone()],
+        float_inputs: vec![resources.images.clone()],
+        float_outputs: outputs.collect::<Result<_>>()?,
+        passing: Vec::new(),
+    };
+    let task = UnitTask::new(model, &unit, index, samples)?.of_float(float);
+    let reconstruct = |task: &mut UnitTask<'_>, context: &Context<'_>| reconstructor.reconstruct_network(task, context);
+    let report = with_context(task, resources, reconstruct)?;
+    let report = UnitReport { seconds: start.elapsed().as_secs_f64(), ..report };
+    keep(model, &unit, index, &report, resources)?;
+    Ok(report)
+}
+
+/// Lets a reconstructor work on a unit, and saves its state if it is interrupted.
+fn with_context(
+    mut task: UnitTask<'_>,
+    resources: &Resources<'_>,
+    reconstruct: impl FnOnce(&mut UnitTask<'_>, &Context<'_>) -> Result<UnitReport>,
+) -> Result<UnitReport> {
+    let Resources { random, progress, checkpoints, engine, .. } = *resources;
+    let device = task.model().device().clone();
+    let keeper = checkpoints.map(|folder| Keeper { folder, unit: task.name, device });
+    let interruption = keeper.as_ref().map_or(&Forget as &dyn Interruption, |k| k);
+    let report = reconstruct(&mut task, &Context { random, progress, interruption, engine })?;
+    Ok(UnitReport { soft_share: task.soft_share(), ..report })
+}
+
 fn reconstruct_unit(
-    model: &mut QuantModel,
+    (model, float): (&mut QuantModel, &QuantModel),
     reconstructor: &dyn Reconstructor,
     values: &mut MovingValues<'_>,
     unit: &Unit,
@@ -134,7 +197,7 @@ fn reconstruct_unit(
     };
     let part = &unit.subgraph;
     let float_inputs = get(&values.float, part.inputs())?;
-    values.advance(model, part, Precision::Float)?;
+    values.advance(float, part, Precision::Float)?;
     let rest = model.graph().after(part);
     let passing = rest.inputs().iter().filter(|id| !part.outputs().contains(id));
     let samples = UnitSamples {
@@ -143,17 +206,13 @@ fn reconstruct_unit(
         float_outputs: get(&values.float, part.outputs())?,
         passing: passing.filter_map(|id| Some((*id, values.float.get(id)?.clone()))).collect(),
     };
-    let Resources { random, progress, checkpoints, engine, .. } = *values.resources;
     if let Some(observers) = observers {
         // Also where an interrupted unit is resumed: the same inputs give the same ranges.
         let observed = samples.quantized_inputs.iter().map(|all| all.range(0, observers.samples.min(all.samples())));
-        calibrate_unit(model, part, observed.collect::<Result<_>>()?, observers, progress)?;
+        calibrate_unit(model, part, observed.collect::<Result<_>>()?, observers, values.resources.progress)?;
     }
-    let keeper = checkpoints.map(|folder| Keeper { folder, unit: &unit.name, device: model.device().clone() });
-    let interruption = keeper.as_ref().map_or(&Forget as &dyn Interruption, |k| k);
-    let mut task = UnitTask::new(model, unit, index, samples)?;
-    let report = reconstructor.reconstruct(&mut task, &Context { random, progress, interruption, engine })?;
-    Ok(UnitReport { soft_share: task.soft_share(), ..report })
+    let task = UnitTask::new(model, unit, index, samples)?.of_float(float);
+    with_context(task, values.resources, |task, context| reconstructor.reconstruct(task, context))
 }
 
 /// Saves the state of an interrupted unit in the checkpoint folder.

@@ -4,7 +4,7 @@ use super::reconstruct::units_of;
 use super::Session;
 use crate::engine::{UnitData, UnitSamples};
 use crate::error::{Error, Result};
-use crate::graph::{NodeId, Unit};
+use crate::graph::{network_unit, NodeId, Unit};
 use crate::grid::Range;
 use crate::model::QuantModel;
 use crate::progress::{Event, Progress};
@@ -42,11 +42,12 @@ impl Session<'_> {
         let plans = self.plans_of(model.graph())?;
         self.place(&mut model, &plans)?;
         set_any_ranges(&mut model)?;
-        for (index, unit) in units.iter().enumerate() {
+        let network = (reconstructor.network_steps() > 0).then(|| network_unit(model.graph())).transpose()?;
+        for (index, unit) in units.iter().chain(&network).enumerate() {
             if progress.cancelled() {
                 return Err(Error::Cancelled);
             }
-            match self.begin(&mut model, &*reconstructor, unit, index) {
+            match self.begin(&mut model, &*reconstructor, unit, (index, index == units.len())) {
                 Ok(()) | Err(Error::Cancelled) => {}
                 Err(error) => return Err(error),
             }
@@ -54,13 +55,13 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Lets the reconstructor begin a unit on one made-up image.
+    /// Lets the reconstructor begin a unit, or the whole network as one, on one made-up image.
     fn begin(
         &self,
         model: &mut QuantModel,
         reconstructor: &dyn Reconstructor,
         unit: &Unit,
-        index: usize,
+        (index, whole): (usize, bool),
     ) -> Result<()> {
         let device = model.device().clone();
         let graph = model.graph();
@@ -80,7 +81,11 @@ impl Session<'_> {
         let engine = self.recipe().engine;
         let random = self.random();
         let context = Context { random: &random, progress: &BeforeFirstStep, interruption: &Forget, engine };
-        reconstructor.reconstruct(&mut task, &context).map(|_| ())
+        match whole {
+            true => reconstructor.reconstruct_network(&mut task, &context),
+            false => reconstructor.reconstruct(&mut task, &context),
+        }
+        .map(|_| ())
     }
 }
 

@@ -62,6 +62,21 @@ pub trait Reconstructor: Send + Sync {
     /// # Errors
     /// The optimization diverged, or the run was cancelled.
     fn reconstruct(&self, unit: &mut UnitTask<'_>, context: &Context<'_>) -> Result<UnitReport>;
+
+    /// Steps of [`reconstruct_network`](Self::reconstruct_network); 0, the default, if there is no such stage.
+    fn network_steps(&self) -> usize {
+        0
+    }
+
+    /// Reconstructs the whole network as one unit, after all of its units: a last stage, in which layers make up for each
+    /// other's errors. It is called only if there are [`network_steps`](Self::network_steps).
+    ///
+    /// # Errors
+    /// Those of [`reconstruct`](Self::reconstruct).
+    fn reconstruct_network(&self, network: &mut UnitTask<'_>, context: &Context<'_>) -> Result<UnitReport> {
+        let _ = context;
+        Err(network.error("the reconstructor has steps for the whole network, but does not reconstruct it"))
+    }
 }
 
 /// Wraps the reconstructor of a registry entry, so that its panics become errors. Its constants are read once.
@@ -69,13 +84,14 @@ struct GuardedReconstructor {
     origin: Origin,
     grouping: Grouping,
     steps: usize,
+    network_steps: usize,
     notice: Option<String>,
     inner: Box<dyn Reconstructor>,
 }
 
 impl GuardedReconstructor {
     fn new(origin: Origin, inner: Box<dyn Reconstructor>) -> Result<Self> {
-        let mut guarded = Self { origin, grouping: Grouping::None, steps: 0, notice: None, inner };
+        let mut guarded = Self { origin, grouping: Grouping::None, steps: 0, network_steps: 0, notice: None, inner };
         guarded.ask_again()?;
         Ok(guarded)
     }
@@ -83,6 +99,7 @@ impl GuardedReconstructor {
     fn ask_again(&mut self) -> Result<()> {
         self.grouping = self.origin.ask("grouping", || self.inner.grouping())?;
         self.steps = self.origin.ask("steps", || self.inner.steps())?;
+        self.network_steps = self.origin.ask("network_steps", || self.inner.network_steps())?;
         self.notice = self.origin.ask("notice", || self.inner.notice())?;
         Ok(())
     }
@@ -112,6 +129,14 @@ impl Reconstructor for GuardedReconstructor {
 
     fn reconstruct(&self, unit: &mut UnitTask<'_>, context: &Context<'_>) -> Result<UnitReport> {
         self.origin.call("reconstruct", || self.inner.reconstruct(unit, context))
+    }
+
+    fn network_steps(&self) -> usize {
+        self.network_steps
+    }
+
+    fn reconstruct_network(&self, network: &mut UnitTask<'_>, context: &Context<'_>) -> Result<UnitReport> {
+        self.origin.call("reconstruct_network", || self.inner.reconstruct_network(network, context))
     }
 }
 

@@ -21,6 +21,7 @@ pub struct UnitTask<'a> {
     pub samples: UnitSamples,
     model: &'a mut QuantModel,
     unit: &'a Unit,
+    float: Option<&'a QuantModel>,
     device: Option<Arc<dyn cuda::Device>>,
     soft_share: Option<f64>,
 }
@@ -39,7 +40,20 @@ impl<'a> UnitTask<'a> {
             return Err(Error::graph(&unit.name, message));
         }
         samples.check().map_err(|message| Error::graph(&unit.name, message))?;
-        Ok(Self { name: &unit.name, index, samples, model, unit, device: None, soft_share: None })
+        Ok(Self { name: &unit.name, index, samples, model, unit, float: None, device: None, soft_share: None })
+    }
+
+    /// Tells the float network, whose weights are those before any reconstruction.
+    pub fn of_float(self, float: &'a QuantModel) -> Self {
+        Self { float: Some(float), ..self }
+    }
+
+    /// The weight of a layer in the float network, before any reconstruction.
+    ///
+    /// # Errors
+    /// The node has no weight.
+    pub fn float_weight(&self, node: NodeId) -> Result<&Tensor> {
+        self.float.unwrap_or(self.model).weight(node)
     }
 
     /// Computes fused steps on `device` instead of the model's.
@@ -197,6 +211,10 @@ impl Rest<'_> {
     /// The outputs do not match the unit, a value that bypasses the unit is not cached, or an operation fails.
     pub fn forward(&self, outputs: &[Tensor], samples: &[usize]) -> Result<Vec<Tensor>> {
         let own = self.task.unit.subgraph.outputs();
+        if self.part.nodes().is_empty() {
+            // The unit ends with the network.
+            return Ok(outputs.to_vec());
+        }
         let input = |id: &NodeId| match own.iter().position(|output| output == id) {
             Some(place) => outputs
                 .get(place)
@@ -205,6 +223,6 @@ impl Rest<'_> {
             None => self.task.samples.passing(*id, samples).map_err(|e| self.task.error(e)),
         };
         let inputs = self.part.inputs().iter().map(input).collect::<Result<Vec<_>>>()?;
-        self.task.model.run(&self.part, &inputs, Precision::Float)
+        self.task.float.unwrap_or(self.task.model).run(&self.part, &inputs, Precision::Float)
     }
 }

@@ -3,4 +3,4 @@
 mod none;
 mod qdrop;
 
-pub use qdrop::{optimize, Batches, Decay, Drop, PredictionDifference, QdropParams, Start};
+pub use qdrop::{optimize, Batches, Decay, Drop, NetworkParams, PredictionDifference, QdropParams, Start};

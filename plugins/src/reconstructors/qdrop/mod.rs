@@ -3,16 +3,19 @@
 mod batches;
 mod best;
 mod gptq;
+mod network;
 mod optimize;
 mod params;
 mod prediction;
 
 pub use batches::Batches;
 pub use gptq::Start;
+pub use network::NetworkParams;
 pub use optimize::optimize;
 pub use params::{Decay, Drop, QdropParams};
 pub use prediction::PredictionDifference;
 
+use network::open_roundings;
 use qdrop_core::prelude::*;
 use std::time::Instant;
 
@@ -42,6 +45,9 @@ impl Reconstructor for Qdrop {
         if iters == 0 {
             return Err(Error::setting("run_iters", "must be at least 1"));
         }
+        if let Some(network) = &mut self.params.network {
+            network.iters = (network.iters * iters).div_ceil(self.params.iters).max(1);
+        }
         self.params.run_iters = Some(iters);
         Ok(())
     }
@@ -68,6 +74,22 @@ impl Reconstructor for Qdrop {
         let report = optimize(unit, &self.params, context)?;
         unit.finish()?;
         Ok(UnitReport { seconds: start.elapsed().as_secs_f64(), ..report })
+    }
+
+    fn network_steps(&self) -> usize {
+        self.params.network.as_ref().map_or(0, |network| network.iters)
+    }
+
+    fn reconstruct_network(&self, network: &mut UnitTask<'_>, context: &Context<'_>) -> Result<UnitReport> {
+        let Some(params) = &self.params.network else {
+            return Err(network.error("the recipe has no parameters for this stage"));
+        };
+        open_roundings(network, params.open)?;
+        let optimization = params.optimization();
+        network.begin(&optimization.groups())?;
+        let report = optimize(network, &optimization, context)?;
+        network.finish()?;
+        Ok(report)
     }
 }
 

@@ -39,7 +39,7 @@ pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>
         let sharpness = params.sharpness(step + 1);
         let samples = params.batches.of_step(random, unit.index, step, params.batch_size, unit.sample_count());
         let keep = |site| match params.drop {
-            Drop::Coin => random.keep(unit.index, step, site, params.drop_prob),
+            Drop::Coin => random.keep(unit.index, step, site, params.keep_probability(step)),
             Drop::Mix => random.mixed(unit.index, step, site),
         };
         let reconstruction = match params.prediction_difference {
@@ -48,7 +48,7 @@ pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>
                 let prediction = match &mut prediction {
                     Some(prediction) => prediction,
                     // Not before the first step, before which runs are tried out.
-                    none => none.insert(Prediction::new(difference, unit)?),
+                    none => none.insert(Prediction::new(difference, params.only_prediction, unit)?),
                 };
                 prediction.loss(&mut *engine, &samples, &keep)?
             }

@@ -2,6 +2,7 @@
 
 use super::batches::Batches;
 use super::gptq::Start;
+use super::network::NetworkParams;
 use super::prediction::PredictionDifference;
 use qdrop_core::prelude::*;
 use qdrop_core::registry::nearest;
@@ -50,6 +51,14 @@ pub struct QdropParams {
     /// Adds the difference of the network's predictions to the loss (PD-Quant, arXiv 2212.07048). The reported reconstruction
     /// loss contains it.
     pub prediction_difference: Option<PredictionDifference>,
+    /// Whether the prediction difference is the whole loss.
+    #[serde(skip)]
+    pub only_prediction: bool,
+    /// The probability of keeping an element's quantized value at the last step, to which `drop_prob` changes evenly.
+    #[serde(skip)]
+    pub last_drop_prob: Option<f32>,
+    /// A last stage in which the whole network learns as one unit.
+    pub network: Option<NetworkParams>,
 }
 
 /// How quantized and float values of activations, and of the unit's inputs, are combined in a step.
@@ -94,12 +103,16 @@ impl Default for QdropParams {
             b_range: [20.0, 2.0],
             keep_best: 0,
             prediction_difference: None,
+            only_prediction: false,
+            last_drop_prob: None,
+            network: None,
         }
     }
 }
 
 impl QdropParams {
-    pub(super) fn validate(self, params: &Params) -> Result<Self> {
+    /// The key of an impossible value and what is wrong with it, if there is one.
+    pub(super) fn checked(&self) -> Result<(), (&'static str, String)> {
         let checks = [
             ("iters", self.iters >= 1, "must be at least 1"),
             ("batch_size", self.batch_size >= 1, "must be at least 1"),
@@ -112,8 +125,13 @@ impl QdropParams {
             ("b_range", self.b_range.iter().all(|b| *b > 0.0 && b.is_finite()), "must be positive"),
         ];
         if let Some((key, _, message)) = checks.into_iter().find(|(_, ok, _)| !ok) {
-            return Err(params.error(key, message));
+            return Err((key, message.into()));
         }
+        self.rates.keys().try_for_each(|group| check_group(group).map_err(|why| ("rates", why)))
+    }
+
+    pub(super) fn validate(self, params: &Params) -> Result<Self> {
+        self.checked().map_err(|(key, message)| params.error(key, message))?;
         if let Some(PredictionDifference { weight, temperature }) = self.prediction_difference {
             let checks = [
                 ("weight", weight >= 0.0 && weight.is_finite(), "must not be negative"),
@@ -123,7 +141,9 @@ impl QdropParams {
                 return Err(params.error(&format!("prediction_difference.{key}"), message));
             }
         }
-        self.rates.keys().try_for_each(|group| check_group(group).map_err(|why| params.error("rates", why)))?;
+        if let Some(network) = &self.network {
+            network.validate(params)?;
+        }
         Ok(self)
     }
 
@@ -144,6 +164,13 @@ impl QdropParams {
         let progress = (step - start) / (steps - start);
         let [first, last] = self.b_range;
         (step >= start).then(|| last + (first - last) * (1.0 - progress).max(0.0))
+    }
+
+    /// The probability of keeping an element's quantized value at a step (counted from 0).
+    pub(super) fn keep_probability(&self, step: usize) -> f32 {
+        let last = self.last_drop_prob.unwrap_or(self.drop_prob);
+        let share = step as f32 / (self.steps().max(2) - 1) as f32;
+        self.drop_prob + (last - self.drop_prob) * share
     }
 
     /// The parameter groups that have learning rates.

@@ -27,6 +27,8 @@ impl Default for PredictionDifference {
 /// The loss of a unit with the prediction difference.
 pub struct Prediction<'a> {
     params: PredictionDifference,
+    /// Whether the reconstruction loss is left out.
+    alone: bool,
     unit: &'a UnitTask<'a>,
     /// The float network's outputs for all samples.
     float: Vec<Tensor>,
@@ -34,7 +36,7 @@ pub struct Prediction<'a> {
 
 impl<'a> Prediction<'a> {
     /// Computes the float network's outputs for all samples.
-    pub fn new(params: PredictionDifference, unit: &'a UnitTask<'a>) -> Result<Self> {
+    pub fn new(params: PredictionDifference, alone: bool, unit: &'a UnitTask<'a>) -> Result<Self> {
         let mut parts: Vec<Vec<Tensor>> = Vec::new();
         let count = unit.sample_count();
         for first in (0..count).step_by(TOGETHER) {
@@ -44,7 +46,7 @@ impl<'a> Prediction<'a> {
             parts.iter_mut().zip(outputs).for_each(|(part, output)| part.push(output.detach()));
         }
         let float = parts.iter().map(|part| Ok(Tensor::cat(part, 0)?)).collect::<Result<_>>()?;
-        Ok(Self { params, unit, float })
+        Ok(Self { params, alone, unit, float })
     }
 
     /// The reconstruction loss of a step plus the weighted prediction difference, with their gradients.
@@ -54,8 +56,10 @@ impl<'a> Prediction<'a> {
         let tensors: Vec<Tensor> = outputs.iter().map(|var| var.as_tensor().clone()).collect();
         let rows = Tensor::new(samples.iter().map(|s| *s as u32).collect::<Vec<_>>(), tensors[0].device())?;
         let mut loss = Tensor::zeros((), DType::F32, tensors[0].device())?;
-        for (output, target) in tensors.iter().zip(self.unit.targets(samples)?) {
-            loss = (loss + ops::reconstruction_loss(output, &target)?)?;
+        if !self.alone {
+            for (output, target) in tensors.iter().zip(self.unit.targets(samples)?) {
+                loss = (loss + ops::reconstruction_loss(output, &target)?)?;
+            }
         }
         for (quantized, float) in self.unit.rest().forward(&tensors, samples)?.iter().zip(&self.float) {
             let difference = divergence(&float.index_select(&rows, 0)?, quantized, self.params.temperature)?;
