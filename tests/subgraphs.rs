@@ -187,3 +187,42 @@ fn merged_blocks_are_one_unit() {
         "{error}"
     );
 }
+
+#[test]
+fn the_whole_network_learns_last_and_predicts_what_the_float_network_predicts() {
+    let recipe = |steps: usize| {
+        small()
+            .set("reconstruction.params.iters=12")
+            .set(format!("reconstruction.params.network={{iters: {steps}, batch_size: 16, rates: {{bias: 1.0e-3}}}}"))
+    };
+    let units =
+        ["conv1", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1", "layer4.0", "layer4.1", "fc"];
+    let all = [&units[..], &["network"]].concat();
+    let of = |steps| move || recipe(steps);
+    // Stops in the last stage.
+    stopped_equals_whole(&of(16), &all, 10 * 12 + 7);
+    let outcome = Run::new(recipe(60).load().unwrap()).unwrap().quantize().unwrap();
+    let report = &outcome.units[units.len()];
+    let (first, last) = (report.mean_losses(false).unwrap(), report.mean_losses(true).unwrap());
+    assert!(last.reconstruction < 0.8 * first.reconstruction, "{first:?} {last:?}");
+    // No weight is left between two integers.
+    assert_eq!(report.soft_share.map(|share| share < 1.0), Some(true));
+    let plan = Run::new(recipe(16).load().unwrap()).unwrap().plan().unwrap();
+    assert_eq!(plan.units, 10);
+    let error = Run::new(small().set("reconstruction.params.network={open: 0.5}").load().unwrap()).unwrap().check();
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("reconstruction.params.network.open: lies between 0 and 0.5"), "{error}");
+}
+
+#[test]
+fn prepared_networks_are_saved_resumed_and_evaluated() {
+    let recipe = || small().set("prepare=[equalize, bias_correction]");
+    let units =
+        ["conv1", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1", "layer4.0", "layer4.1", "fc"];
+    stopped_equals_whole(&recipe, &units, 12 + 5);
+    // Without a reconstruction, the corrected biases are saved too.
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = recipe().set("reconstruction=none").load().unwrap();
+    let outcome = Run::new(recipe).unwrap().out(dir.path().join("out")).unwrap().quantize().unwrap();
+    assert_eq!(qdrop::evaluate(dir.path().join("out")).unwrap(), outcome.summary.quantized);
+}
