@@ -11,7 +11,7 @@ use crate::architecture::Architecture;
 use crate::cache::{CacheBudget, CachedValues};
 use crate::dataset::{Dataset, DatasetRequest, Split};
 use crate::error::{Error, Input, Result};
-use crate::graph::{fold_batch_norm, Graph, NodeId};
+use crate::graph::{fold_batch_norm, Graph, NodeId, Op};
 use crate::model::{Precision, QuantModel};
 use crate::preparation::{Change, Preparation};
 use crate::progress::{Event, Progress};
@@ -259,7 +259,7 @@ impl<'a> Session<'a> {
         Ok((self.model(graph, parameters)?, place))
     }
 
-    /// The network with all parameters zero, after batch-norm folding.
+    /// The network with all parameters zero (the bounds of clips 1), after batch-norm folding.
     ///
     /// # Errors
     /// A tensor cannot be made on the device.
@@ -267,6 +267,11 @@ impl<'a> Session<'a> {
         let mut parameters = HashMap::new();
         for (name, shape) in self.graph.parameter_shapes() {
             parameters.insert(name, Tensor::zeros(shape, candle_core::DType::F32, &self.device)?);
+        }
+        for (_, node) in self.graph.nodes().filter(|(_, node)| node.op == Op::Clip) {
+            // A bound is a positive number.
+            let bound = Tensor::ones(node.shape[0], candle_core::DType::F32, &self.device)?;
+            parameters.insert(format!("{}.bound", node.name), bound);
         }
         let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
         self.model(graph, parameters)
