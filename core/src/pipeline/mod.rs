@@ -14,6 +14,7 @@ mod rehearse;
 mod sanity;
 mod saved;
 mod session;
+mod uneven;
 
 pub use calibrate::{calibrate, Observers};
 pub use estimate::Estimate;

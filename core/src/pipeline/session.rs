@@ -367,6 +367,9 @@ impl<'a> Session<'a> {
                 seconds
             }
             None => {
+                if let Some(warning) = self.uneven_channels(&model, &resources.images)? {
+                    resources.progress.event(Event::Warning(warning));
+                }
                 let start = Instant::now();
                 let count = self.recipe.calibration.observe.min(resources.images.samples());
                 let observed = resources.images.range(0, count)?;
