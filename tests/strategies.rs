@@ -359,7 +359,7 @@ fn ranges_from_quantized_inputs_are_those_of_the_finished_network() {
         let image = if before.inputs().is_empty() { vec![] } else { vec![observed.clone()] };
         let inputs = model.run(&before, &image, Precision::Quantized).unwrap();
         let ran = unit.subgraph.run(model.graph(), &inputs, |id, read| {
-            let value = qdrop_core::graph::execute(model.graph().node(id), read, &float, None).unwrap();
+            let value = qdrop_core::graph::execute(model.graph().node(id), read, &float, Default::default()).unwrap();
             let Some(site) = model.activation_site(id) else { return Ok(value) };
             let values = vec(&value);
             let (min, max) = values.iter().fold((0.0_f32, 0.0_f32), |(a, b), v| (a.min(*v), b.max(*v)));
