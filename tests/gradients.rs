@@ -287,7 +287,7 @@ fn all_other_graph_operations() {
         .iter()
         .enumerate()
         .map(|(i, own)| (format!("bn.{own}"), (noise(&[3], i as u32).abs().unwrap() + 0.5).unwrap()))
-        .chain([("clip.bound".into(), Tensor::new(&[0.305_f32, 0.9, 2.0], &Device::Cpu).unwrap())])
+        .chain([("clip.bound".into(), Tensor::new(&[0.305_f32, 0.92, 2.0], &Device::Cpu).unwrap())])
         .collect();
     for (label, (graph, id), inputs) in [
         ("add", node(|b, x| b.add("n", x, x)), vec![image(), noise(&[2, 3, 4, 5], 2)]),
