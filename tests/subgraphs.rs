@@ -191,9 +191,8 @@ fn merged_blocks_are_one_unit() {
 #[test]
 fn the_whole_network_learns_last_and_predicts_what_the_float_network_predicts() {
     let recipe = |steps: usize| {
-        small()
-            .set("reconstruction.params.iters=12")
-            .set(format!("reconstruction.params.network={{iters: {steps}, batch_size: 16, rates: {{bias: 1.0e-3}}}}"))
+        let network = format!("{{iters: {steps}, batch_size: 16, lr: 0.1, weight: 1.0e-3, rates: {{bias: 1.0e-3}}}}");
+        small().set("reconstruction.params.iters=12").set(format!("reconstruction.params.network={network}"))
     };
     let units =
         ["conv1", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1", "layer4.0", "layer4.1", "fc"];
@@ -205,8 +204,8 @@ fn the_whole_network_learns_last_and_predicts_what_the_float_network_predicts() 
     let report = &outcome.units[units.len()];
     let (first, last) = (report.mean_losses(false).unwrap(), report.mean_losses(true).unwrap());
     assert!(last.reconstruction < 0.8 * first.reconstruction, "{first:?} {last:?}");
-    // No weight is left between two integers.
-    assert_eq!(report.soft_share.map(|share| share < 1.0), Some(true));
+    // Roundings settle, some of them elsewhere than before.
+    assert!(report.soft_share.unwrap() < 0.5, "{:?}", report.soft_share);
     let plan = Run::new(recipe(16).load().unwrap()).unwrap().plan().unwrap();
     assert_eq!(plan.units, 10);
     let error = Run::new(small().set("reconstruction.params.network={open: 0.5}").load().unwrap()).unwrap().check();

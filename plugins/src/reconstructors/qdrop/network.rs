@@ -44,7 +44,7 @@ impl Default for NetworkParams {
             temperature: 1.0,
             drop_prob: 0.5,
             open: 0.2,
-            lr: 5e-3,
+            lr: 2e-2,
             scale_lr: 2e-4,
             rates: BTreeMap::new(),
             weight: 1e-4,
