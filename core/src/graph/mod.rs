@@ -21,7 +21,7 @@ pub use op::Op;
 pub use operator::{CustomOperator, Operator};
 pub use sites::{quantization_sites, Site, SiteKind};
 pub use subgraph::Subgraph;
-pub use units::{layer_units, merge_units, network_unit, Unit};
+pub use units::{layer_units, merge_units, network_unit, unit_costs, Unit};
 
 use crate::error::{Error, Result};
 

@@ -46,6 +46,14 @@ pub fn network_unit(graph: &Graph) -> Result<Unit> {
     Unit::new(graph, NETWORK.into(), graph.nodes().skip(1).map(|(id, _)| id))
 }
 
+/// Multiply-accumulates of each unit, relative to their mean.
+pub fn unit_costs(graph: &Graph, units: &[Unit]) -> Vec<f64> {
+    let macs = |unit: &Unit| unit.nodes().iter().map(|id| graph.macs(*id)).sum::<u64>() as f64;
+    let macs: Vec<f64> = units.iter().map(macs).collect();
+    let mean = macs.iter().sum::<f64>() / macs.len().max(1) as f64;
+    macs.iter().map(|macs| if mean > 0.0 { macs / mean } else { 1.0 }).collect()
+}
+
 /// Makes every layer (a convolution or linear layer, with the activation function if that is its only reader) a
 /// unit of its own, as AdaRound does (arXiv 2004.10568).
 ///

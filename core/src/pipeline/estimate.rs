@@ -4,7 +4,7 @@ use super::reconstruct::units_of;
 use super::Session;
 use crate::engine::{UnitData, UnitSamples};
 use crate::error::{Error, Result};
-use crate::graph::{network_unit, Graph, NodeId, Unit};
+use crate::graph::{network_unit, unit_costs, Graph, NodeId, Unit};
 use crate::grid::Range;
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
@@ -89,6 +89,8 @@ impl Session<'_> {
             return Ok(estimate);
         }
         let network_steps = reconstructor.network_steps();
+        let steps_of: Vec<usize> =
+            unit_costs(model.graph(), &units).into_iter().map(|cost| reconstructor.steps_at(cost)).collect();
         let network = (network_steps > 0).then(|| network_unit(model.graph())).transpose()?;
         reconstructor.shorten(STEPS.min(steps))?;
         let start = Instant::now();
@@ -120,7 +122,7 @@ impl Session<'_> {
             };
             let mean = || begin.elapsed().as_secs_f64() / report.losses.len().max(1) as f64;
             let step = clock.last_step().unwrap_or_else(mean);
-            estimate.seconds += step * if whole { network_steps } else { steps } as f64;
+            estimate.seconds += step * if whole { network_steps } else { steps_of[index] } as f64;
             progress.event(Event::Advanced(index + 1));
         }
         progress.event(Event::Finished);

@@ -4,7 +4,7 @@ use super::calibrate::{calibrate_unit, Observers};
 use crate::cache::{CacheBudget, CachedValues, CACHED_BATCH};
 use crate::engine::{Engine, UnitSamples};
 use crate::error::{Error, Result};
-use crate::graph::{layer_units, merge_units, network_unit, Graph, NodeId, Subgraph, Unit};
+use crate::graph::{layer_units, merge_units, network_unit, unit_costs, Graph, NodeId, Subgraph, Unit};
 use crate::inference::Inference;
 use crate::model::{Precision, QuantModel};
 use crate::progress::{Event, Progress};
@@ -66,6 +66,7 @@ pub fn reconstruct(
     let units = units_of(model.graph(), reconstructor.grouping(), resources.merge)?;
     let progress = resources.progress;
     let whole = usize::from(reconstructor.network_steps() > 0);
+    let costs = unit_costs(model.graph(), &units);
     // Hard weights replace those of the model, but not these.
     let float = model.float_copy();
     let input = model.graph().input();
@@ -100,7 +101,7 @@ pub fn reconstruct(
             }
             None => {
                 let models = (&mut *model, &float);
-                let mut report = reconstruct_unit(models, reconstructor, &mut values, unit, index, observers)?;
+                let mut report = reconstruct_unit(models, reconstructor, &mut values, unit, (index, costs[index]), observers)?;
                 // The report includes the time to advance the cached values.
                 report.seconds = start.elapsed().as_secs_f64();
                 report
@@ -188,7 +189,7 @@ fn reconstruct_unit(
     reconstructor: &dyn Reconstructor,
     values: &mut MovingValues<'_>,
     unit: &Unit,
-    index: usize,
+    (index, cost): (usize, f64),
     observers: Option<&Observers<'_>>,
 ) -> Result<UnitReport> {
     let get = |values: &HashMap<NodeId, Arc<CachedValues>>, ids: &[NodeId]| -> Result<Vec<_>> {
@@ -211,7 +212,7 @@ fn reconstruct_unit(
         let observed = samples.quantized_inputs.iter().map(|all| all.range(0, observers.samples.min(all.samples())));
         calibrate_unit(model, part, observed.collect::<Result<_>>()?, observers, values.resources.progress)?;
     }
-    let task = UnitTask::new(model, unit, index, samples)?.of_float(float);
+    let task = UnitTask::new(model, unit, index, samples)?.of_float(float).of_cost(cost);
     with_context(task, values.resources, |task, context| reconstructor.reconstruct(task, context))
 }
 

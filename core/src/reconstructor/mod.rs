@@ -52,6 +52,13 @@ pub trait Reconstructor: Send + Sync {
         0
     }
 
+    /// Steps for a unit of this [cost](UnitTask::cost), for the estimate of the time. The default is that all units take
+    /// equally many.
+    fn steps_at(&self, cost: f64) -> usize {
+        let _ = cost;
+        self.steps()
+    }
+
     /// A warning to the user before the run, such as that results are not comparable.
     fn notice(&self) -> Option<String> {
         None
@@ -121,6 +128,10 @@ impl Reconstructor for GuardedReconstructor {
 
     fn steps(&self) -> usize {
         self.steps
+    }
+
+    fn steps_at(&self, cost: f64) -> usize {
+        self.origin.ask("steps_at", || self.inner.steps_at(cost)).unwrap_or(self.steps)
     }
 
     fn notice(&self) -> Option<String> {

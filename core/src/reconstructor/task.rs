@@ -22,6 +22,7 @@ pub struct UnitTask<'a> {
     model: &'a mut QuantModel,
     unit: &'a Unit,
     float: Option<&'a QuantModel>,
+    cost: f64,
     device: Option<Arc<dyn cuda::Device>>,
     soft_share: Option<f64>,
 }
@@ -40,7 +41,17 @@ impl<'a> UnitTask<'a> {
             return Err(Error::graph(&unit.name, message));
         }
         samples.check().map_err(|message| Error::graph(&unit.name, message))?;
-        Ok(Self { name: &unit.name, index, samples, model, unit, float: None, device: None, soft_share: None })
+        Ok(Self { name: &unit.name, index, samples, model, unit, float: None, cost: 1.0, device: None, soft_share: None })
+    }
+
+    /// Tells what a step of the unit costs, compared with the mean of all units.
+    pub fn of_cost(self, cost: f64) -> Self {
+        Self { cost, ..self }
+    }
+
+    /// Multiply-accumulates of the unit, relative to the mean of all units that are reconstructed; 1 where only one is.
+    pub fn cost(&self) -> f64 {
+        self.cost
     }
 
     /// Tells the float network, whose weights are those before any reconstruction.

@@ -56,6 +56,10 @@ impl Reconstructor for Qdrop {
         self.params.steps()
     }
 
+    fn steps_at(&self, cost: f64) -> usize {
+        self.params.steps_at(cost)
+    }
+
     fn notice(&self) -> Option<String> {
         let steps = self.params.run_iters?;
         let (iters, factor) = (self.params.iters, self.params.rate_factor());
@@ -71,7 +75,8 @@ impl Reconstructor for Qdrop {
             Start::Gptq => gptq::start(unit)?,
         }
         unit.begin(&self.params.groups())?;
-        let report = optimize(unit, &self.params, context)?;
+        let params = QdropParams { run_iters: Some(self.params.steps_at(unit.cost())), ..self.params.clone() };
+        let report = optimize(unit, &params, context)?;
         unit.finish()?;
         Ok(UnitReport { seconds: start.elapsed().as_secs_f64(), ..report })
     }

@@ -18,6 +18,10 @@ pub struct QdropParams {
     /// same: an alpha changes by at most about its learning rate in each step. See [`Reconstructor::shorten`].
     #[serde(skip)]
     pub run_iters: Option<usize>,
+    /// Gives units that cost much fewer steps, and the others more: a unit takes `iters * cost^-balance` steps, at least a
+    /// quarter and at most four times `iters`, where the mean cost is 1. Its learning rates change so that steps times
+    /// rate stays the same. 0: equally many.
+    pub balance: f64,
     /// From which weights learning begins.
     pub start: Start,
     /// Samples in each step.
@@ -89,6 +93,7 @@ impl Default for QdropParams {
         Self {
             iters: 20_000,
             run_iters: None,
+            balance: 0.0,
             start: Start::default(),
             batch_size: 32,
             batches: Batches::default(),
@@ -115,6 +120,7 @@ impl QdropParams {
     pub(super) fn checked(&self) -> Result<(), (&'static str, String)> {
         let checks = [
             ("iters", self.iters >= 1, "must be at least 1"),
+            ("balance", (0.0..=1.0).contains(&self.balance), "lies between 0 and 1"),
             ("batch_size", self.batch_size >= 1, "must be at least 1"),
             ("drop_prob", (0.0..=1.0).contains(&self.drop_prob), "is a probability between 0 and 1"),
             ("lr", self.lr >= 0.0 && self.lr.is_finite(), "must not be negative"),
@@ -150,6 +156,12 @@ impl QdropParams {
     /// Number of steps that are run.
     pub(super) fn steps(&self) -> usize {
         self.run_iters.unwrap_or(self.iters)
+    }
+
+    /// Number of steps of a unit of this cost.
+    pub(super) fn steps_at(&self, cost: f64) -> usize {
+        let factor = if self.balance > 0.0 { cost.powf(-self.balance).clamp(0.25, 4.0) } else { 1.0 };
+        ((self.steps() as f64 * factor).round() as usize).max(1)
     }
 
     /// Factor on the learning rates of a shortened run.
