@@ -47,7 +47,16 @@ fn a_run_is_saved_and_evaluates_to_the_same_accuracy() {
     assert_eq!(again["top5"], saved["quantized"]["top5"]);
     assert_eq!((&again["images"], &again["broken"]), (&200.into(), &0.into()));
     let percent = |key: &str| again[key].as_f64().unwrap();
-    let line = format!("top-1 {:.2} %, top-5 {:.2} % of 200 images\n", percent("top1"), percent("top5"));
+    for metric in ["top1", "top5"] {
+        // sqrt(p (1 - p) / n)
+        let (share, error) = (percent(metric) / 100.0, percent(&format!("{metric}_standard_error")));
+        assert!((error - 100.0 * (share * (1.0 - share) / 200.0).sqrt()).abs() < 1e-9, "{metric}: {error}");
+    }
+    let shown = |title: &str, metric: &str| {
+        let error = percent(&format!("{metric}_standard_error"));
+        format!("{title} {:.2} % (standard error {error:.2})", percent(metric))
+    };
+    let line = format!("{}, {} of 200 images\n", shown("top-1", "top1"), shown("top-5", "top5"));
     assert_eq!(qdrop(&["evaluate", text(&out)]).stdout, line);
     // Weights are saved as integers.
     let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
@@ -329,6 +338,7 @@ fn every_command_has_a_manual_page() {
     let commands = [
         "bench",
         "check",
+        "compare",
         "completions",
         "describe",
         "evaluate",

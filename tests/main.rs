@@ -4,6 +4,7 @@ mod architectures;
 mod bad_input;
 mod checks;
 mod cli;
+mod compare;
 mod conformance;
 #[path = "plugins/cosine/src/lib.rs"]
 mod cosine;

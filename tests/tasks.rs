@@ -32,10 +32,6 @@ impl Task for MeanAbsoluteError {
         Ok(Box::<ErrorMeter>::default())
     }
 
-    fn standard_error(&self, measurement: &Measurement) -> Result<Option<f64>> {
-        measurement.value(&Metric::number("mae_error", "standard error")).map(Some)
-    }
-
     fn comparison(&self, published: f64) -> Result<Option<Box<dyn Comparison>>> {
         if published < 0.0 {
             return Err(Error::message("an error is not negative"));
@@ -69,7 +65,7 @@ impl Meter for ErrorMeter {
         }
         let mean = self.0.iter().sum::<f64>() / n;
         let variance = self.0.iter().map(|e| (e - mean).powi(2)).sum::<f64>() / n;
-        Ok(Measurement::new(self.0.len(), [("mae", mean), ("mae_error", (variance / n).sqrt())]))
+        Ok(Measurement::new(self.0.len(), [("mae", mean), ("mae_standard_error", (variance / n).sqrt())]))
     }
 }
 
@@ -169,7 +165,7 @@ reconstruction: none
 ";
 
 /// A recipe whose weights are in `dir`.
-fn recipe(dir: &Path, changes: &[&str]) -> Recipe {
+pub fn recipe(dir: &Path, changes: &[&str]) -> Recipe {
     let graph = Regression.graph(&Params::none("p")).unwrap();
     let tensors: HashMap<String, Tensor> =
         graph.parameter_shapes().into_iter().enumerate().map(|(i, (n, s))| (n, noise(&s, i as u32))).collect();
@@ -203,7 +199,7 @@ fn expected(model: &QuantModel, precision: Precision) -> (f64, f64) {
 fn is_as_expected(measured: &Measurement, model: &QuantModel, precision: Precision) {
     let (mean, error) = expected(model, precision);
     assert!((measured.values["mae"] - mean).abs() < 1e-6, "{measured:?}, {mean} is expected");
-    assert!((measured.values["mae_error"] - error).abs() < 1e-6, "{measured:?}, {error} is expected");
+    assert!((measured.values["mae_standard_error"] - error).abs() < 1e-6, "{measured:?}, {error} is expected");
     assert_eq!((measured.images, measured.broken), (IMAGES - 1, 1));
 }
 
@@ -231,9 +227,11 @@ fn another_task_goes_the_whole_way() {
     assert_ne!(quantized.values["mae"], float.values["mae"]);
 
     let metrics = session.task().metrics();
-    let text = format!("mean absolute error {:.4} of 23 images (1 more could not be read)", quantized.values["mae"]);
+    let text = format!(
+        "mean absolute error {:.4} (standard error {:.4}) of 23 images (1 more could not be read)",
+        quantized.values["mae"], quantized.values["mae_standard_error"]
+    );
     assert_eq!(quantized.text(&metrics).unwrap(), text);
-    assert_eq!(session.task().standard_error(&quantized).unwrap(), Some(quantized.values["mae_error"]));
 
     let out = dir.path().join("out");
     let manifest = Manifest::new(session.recipe().to_yaml().unwrap(), &session.weights_file().unwrap(), "cpu").unwrap();
@@ -265,7 +263,7 @@ fn another_task_goes_the_whole_way() {
     std::fs::write(&file, text.replace("\"mae\"", "\"top1\"")).unwrap();
     let error = load_saved(&out, registries(), &Device::Cpu).err().unwrap().to_string();
     let want =
-        "summary.json: there is no 'mae' among the measured values (mae_error, top1): it is not a result of the \
+        "summary.json: there is no 'mae' among the measured values (mae_standard_error, top1): it is not a result of the \
                 recipe's task 'mean_absolute_error'";
     assert!(error.contains(want), "{error}");
 }
@@ -309,4 +307,17 @@ fn a_dataset_and_a_task_that_do_not_fit_are_named() {
     let want = "data: the dataset 'waves' gives 3 numbers with each image, but the task 'classification' compares the \
                 outputs of this network with one of 3 classes; choose a dataset and a task that fit each other";
     assert_eq!(error, want);
+}
+
+#[test]
+fn a_task_that_compares_no_networks_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let asked = recipe(dir.path(), &["evaluation.against_float=true"]);
+    let error = Session::new(asked, registries(), Device::Cpu).err().unwrap();
+    let Error::Setting { path, message } = &error else { panic!("{error}") };
+    assert_eq!(path, "evaluation.against_float");
+    assert_eq!(message, "the task 'mean_absolute_error' does not compare networks image by image");
+    let session = Session::new(recipe(dir.path(), &[]), registries(), Device::Cpu).unwrap();
+    let error = session.evaluate_pairs(&[], &Silent).unwrap_err().to_string();
+    assert_eq!(error, "task: the task 'mean_absolute_error' does not compare networks image by image");
 }

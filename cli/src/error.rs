@@ -136,6 +136,8 @@ pub enum Stage {
     Saving,
     /// Loading a saved result.
     SavedResult,
+    /// Comparing two saved results.
+    Comparison,
 }
 
 impl Display for Stage {
@@ -156,6 +158,7 @@ impl Display for Stage {
             Self::Evaluation => "evaluating the quantized network",
             Self::Saving => "saving the result",
             Self::SavedResult => "loading the saved result",
+            Self::Comparison => "comparing the results",
         })
     }
 }

@@ -6,8 +6,8 @@ use qdrop_core::model::Precision;
 use qdrop_core::pipeline::{load_saved, Registries, SavedModel, Session, Summary};
 use qdrop_core::progress::{Progress, Silent};
 use qdrop_core::recipe::Recipe;
-use qdrop_core::run_directory::{MANIFEST_FILE, RECIPE_FILE, SUMMARY_FILE};
-use qdrop_core::task::{Measurement, Task};
+use qdrop_core::run_directory::{Manifest, MANIFEST_FILE, RECIPE_FILE, SUMMARY_FILE};
+use qdrop_core::task::{shown_metrics, Measurement, Task};
 use qdrop_core::{device, Error as Core};
 use std::path::{Path, PathBuf};
 
@@ -49,7 +49,7 @@ pub struct Evaluated {
 
 impl Evaluated {
     pub(crate) fn new(measured: Measurement, task: &dyn Task) -> Result<Self> {
-        let text = measured.text(&task.metrics()).at(Stage::Evaluation)?;
+        let text = measured.text(&shown_metrics(task, &measured)).at(Stage::Evaluation)?;
         Ok(Self { measured, text })
     }
 }
@@ -60,13 +60,14 @@ pub struct Evaluation<'a> {
     dir: PathBuf,
     data: Option<PathBuf>,
     device: String,
+    against_float: bool,
     progress: &'a dyn Progress,
 }
 
 impl Evaluation<'_> {
     /// For the result in the folder `dir`, on the CPU.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), data: None, device: "cpu".into(), progress: &Silent }
+        Self { dir: dir.into(), data: None, device: "cpu".into(), against_float: false, progress: &Silent }
     }
 
     /// Sets the folder with the images, if it differs from the run's.
@@ -78,6 +79,14 @@ impl Evaluation<'_> {
     /// Sets the device: `cpu`, `cuda` or `cuda:N`.
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.device = name.into();
+        self
+    }
+
+    /// Also compares the network's outputs with those of the float network on the same images, as the recipe's task says;
+    /// for classification these are the agreement of the predictions and KL(float || quantized). The recipe's
+    /// `evaluation.against_float` does the same.
+    pub fn against_float(mut self) -> Self {
+        self.against_float = true;
         self
     }
 }
@@ -92,10 +101,15 @@ impl<'a> Evaluation<'a> {
     ///
     /// # Errors
     /// The folder holds no saved result or a damaged one, a plugin cannot be loaded, the device cannot be used, the
-    /// images cannot be read, or the work was cancelled.
+    /// images cannot be read, or the work was cancelled; the float network is to be compared with, and its checkpoint is not
+    /// that of the run, or the task does not compare networks.
     pub fn run(&self) -> Result<Evaluated> {
-        let (recipe, registries, saved) = self.open()?;
+        let (mut recipe, registries, saved) = self.open()?;
+        recipe.evaluation.against_float |= self.against_float;
         let session = Session::new(recipe, &registries, saved.model.device().clone()).at(Stage::Setup)?;
+        if session.recipe().evaluation.against_float {
+            float_weights(&self.dir, &session)?;
+        }
         let measured = session.evaluate(&saved.model, Precision::Quantized, self.progress).at(Stage::Evaluation)?;
         Evaluated::new(measured, session.task())
     }
@@ -129,4 +143,13 @@ impl<'a> Evaluation<'a> {
         }
         Ok(recipe)
     }
+}
+
+/// Checks that the checkpoint with the float weights is still the one that the run in the folder `dir` began with, and
+/// returns its SHA-256.
+pub(crate) fn float_weights(dir: &Path, session: &Session<'_>) -> Result<String> {
+    let manifest = Manifest::read(dir).at(Stage::SavedResult)?;
+    let file = session.weights_file().at(Stage::FloatNetwork)?;
+    manifest.check_weights(&file).at(Stage::FloatNetwork)?;
+    Ok(manifest.weights)
 }

@@ -30,6 +30,7 @@
 //! | for | see |
 //! | --- | --- |
 //! | progress, and stopping on request | [`Run::progress`], [`Evaluation::progress`] |
+//! | two saved results on the same images | [`compare`], [`Comparison`] |
 //! | resuming after an interruption | [`resume`], [`Run::resume`] |
 //! | the time and memory of a run, and checks before it | [`Run::plan`], [`Run::check`], [`Run::check_float`] |
 //! | adding architectures, observers, quantizers, reconstructors and datasets | [`core`] |
@@ -45,6 +46,7 @@
 
 #[cfg(feature = "cli")]
 pub mod cli;
+mod comparison;
 mod error;
 mod evaluation;
 mod memory;
@@ -53,6 +55,7 @@ pub mod recipes;
 pub mod report;
 mod run;
 
+pub use comparison::{compare, Compared, ComparedResult, Comparison};
 pub use error::{Error, Result, Stage};
 pub use evaluation::{evaluate, summary, Evaluated, Evaluation};
 #[doc(inline)]

@@ -1,7 +1,7 @@
 //! The final table of results, as text.
 
 use qdrop_core::pipeline::Summary;
-use qdrop_core::task::{Measurement, Task};
+use qdrop_core::task::{shown_metrics, Measurement, Metric, Task};
 use qdrop_core::Result;
 use serde::{Deserialize, Serialize};
 
@@ -19,28 +19,32 @@ pub struct Row {
     pub seconds: Option<f64>,
 }
 
-/// The table as text, with the conditions of the run.
+/// The table as text, with the conditions of the run. Standard errors that are known stand in parentheses.
 ///
 /// # Errors
 /// Another task measured a row.
 pub fn table(rows: &[Row], summary: &Summary, task: &dyn Task) -> Result<String> {
-    let metrics = task.metrics();
-    let width = rows.iter().map(|r| r.name.len()).max().unwrap_or(0).max(8);
-    let columns: Vec<String> = metrics.iter().map(|m| format!("  {:>7}", m.heading())).collect();
-    let mut text = format!("{:width$}  {:>6}{}  {:>12}\n", "", "bits", columns.concat(), "time");
+    let metrics = shown_metrics(task, &summary.quantized);
+    let mut lines = vec![vec![String::new(), "bits".into()]];
+    lines[0].extend(metrics.iter().map(Metric::heading));
+    lines[0].push("time".into());
     for row in rows {
-        let time = row.seconds.map(duration).unwrap_or_default();
-        text += &format!("{:width$}  {:>6}", row.name, row.bits);
-        for (metric, column) in metrics.iter().zip(&columns) {
-            let (width, digits) = (column.len() - 2, metric.unit.digits());
-            text += &format!("  {:>width$.digits$}", row.measured.value(metric)?);
+        let mut line = vec![row.name.clone(), row.bits.clone()];
+        for (i, metric) in metrics.iter().enumerate() {
+            // The float network is not compared with itself.
+            let missing = i >= task.metrics().len() && !row.measured.values.contains_key(&metric.key);
+            line.push(if missing {
+                String::new()
+            } else {
+                cell(metric, row.measured.value(metric)?, row.measured.standard_error(metric))
+            });
         }
-        text += &format!("  {time:>12}\n");
+        line.push(row.seconds.map(duration).unwrap_or_default());
+        lines.push(line);
     }
-    let error = match (metrics.first(), task.standard_error(&summary.quantized)?) {
-        (Some(metric), Some(error)) => format!(" (standard error {})", metric.unit.difference(error)),
-        _ => String::new(),
-    };
+    let mut text = aligned(&lines);
+    let known = metrics.iter().any(|metric| summary.quantized.standard_error(metric).is_some());
+    let error = if known { " (standard errors in parentheses)" } else { "" };
     text += &format!(
         "recipe {}, setting {}, seed {}, {} images{error}, peak memory {:.2} GiB\n",
         summary.recipe,
@@ -59,6 +63,30 @@ pub fn table(rows: &[Row], summary: &Summary, task: &dyn Task) -> Result<String>
         text += &format!("note: {notice}\n");
     }
     Ok(text)
+}
+
+/// A value in a table, with its standard error if it is known: `93.28 (0.50)`.
+pub(crate) fn cell(metric: &Metric, value: f64, standard_error: Option<f64>) -> String {
+    let digits = metric.unit.digits();
+    let error = standard_error.map(|error| format!(" ({error:.digits$})")).unwrap_or_default();
+    format!("{value:.digits$}{error}")
+}
+
+/// Lines of a table: the first column to the left, the others to the right, with two spaces between them. All lines have as
+/// many cells as the first one.
+pub(crate) fn aligned(lines: &[Vec<String>]) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
+    let width = |i: usize| lines.iter().filter_map(|line| line.get(i)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|i| width(i).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for line in lines {
+        let cells = line.iter().zip(&widths).enumerate();
+        let cells =
+            cells.map(|(i, (cell, width))| if i == 0 { format!("{cell:width$}") } else { format!("{cell:>width$}") });
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text += "\n";
+    }
+    text
 }
 
 /// A duration as text, such as `2 min 05 s`.
@@ -104,16 +132,31 @@ mod tests {
         let task = Registries::collect().unwrap().tasks.get("classification", "task").unwrap();
         let task = task.build(&Params::none("task")).unwrap();
         let float = Measurement::new(2500, [("top1", 93.28), ("top5", 99.92)]);
-        let quantized = Measurement { broken: 2, ..Measurement::new(2500, [("top1", 92.68), ("top5", 100.0)]) };
-        let rows = [row("float", float, None), row("nearest rounding", quantized.clone(), Some(8.9))];
-        let want = "                    bits  top-1 %  top-5 %          time
-float               w2a4    93.28    99.92              
-nearest rounding    w2a4    92.68   100.00         8.9 s
-recipe demo, setting qdrop, seed 1005, 2500 images (standard error 0.52 points), peak memory 0.45 GiB
+        let values = [("top1", 92.68), ("top1_standard_error", 0.5209), ("top5", 100.0)];
+        let mut quantized = Measurement { broken: 2, ..Measurement::new(2500, values) };
+        let rows = [row("float", float.clone(), None), row("nearest rounding", quantized.clone(), Some(8.9))];
+        let want = "                  bits       top-1 %  top-5 %   time
+float             w2a4         93.28    99.92
+nearest rounding  w2a4  92.68 (0.52)   100.00  8.9 s
+recipe demo, setting qdrop, seed 1005, 2500 images (standard errors in parentheses), peak memory 0.45 GiB
 2 images could not be read and do not count
 note: shortened
 ";
-        assert_eq!(table(&rows, &summary(quantized), &*task).unwrap(), want);
+        assert_eq!(table(&rows, &summary(quantized.clone()), &*task).unwrap(), want);
+
+        // What was compared with the float network stands in columns of its own, which are empty for the float network.
+        quantized.values.extend([
+            ("kl".into(), 0.02134),
+            ("kl_standard_error".into(), 0.0009),
+            ("agreement".into(), 96.4),
+        ]);
+        let rows = [row("float", float, None), row("qdrop", quantized.clone(), Some(8.9))];
+        let want = "       bits       top-1 %  top-5 %  agreement %        KL (nats)   time
+float  w2a4         93.28    99.92
+qdrop  w2a4  92.68 (0.52)   100.00        96.40  0.0213 (0.0009)  8.9 s
+";
+        let text = table(&rows, &summary(quantized), &*task).unwrap();
+        assert!(text.starts_with(want), "{text}");
     }
 
     /// A task with one long title and no standard error.
@@ -138,8 +181,8 @@ note: shortened
         let measured = Measurement::new(10, [("distance", 0.01234)]);
         let text = table(&[row("qdrop", measured.clone(), None)], &summary(measured), &Distance).unwrap();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "            bits  mean distance          time");
-        assert_eq!(lines[1].trim_end(), "qdrop       w2a4         0.0123");
+        assert_eq!(lines[0], "       bits  mean distance  time");
+        assert_eq!(lines[1], "qdrop  w2a4         0.0123");
         assert!(lines[2].contains("seed 1005, 10 images, peak memory"), "{text}");
         let accuracy = Measurement::new(10, [("top1", 50.0)]);
         let error = table(&[row("float", accuracy.clone(), None)], &summary(accuracy), &Distance).unwrap_err();

@@ -190,13 +190,14 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ),
     (
         "task 'panicking_task'",
-        "task={name: panicking_task, params: {call: CALL}} & published={float: 3.0}",
+        "task={name: panicking_task, params: {call: CALL}} & published={float: 3.0} & evaluation.against_float=true",
         &[
             "build",
             "targets",
             "metrics",
             "meter",
-            "standard_error",
+            "image_metrics",
+            "image_values",
             "comparison",
             "update",
             "compute",

@@ -11,7 +11,7 @@ pub const SMALL: &[&str] = &[
     "--set",
     "calibration={images: 32, observe: 32}",
     "--set",
-    "evaluation={images: 100}",
+    "evaluation.images=100",
     "--iters",
     "5",
 ];

@@ -37,6 +37,8 @@ pub enum Command {
     },
     /// Measure a saved result, or the float network of a recipe.
     Evaluate(EvaluateArguments),
+    /// Compare two saved results on the same images, with paired standard errors and McNemar's test.
+    Compare(CompareArguments),
     /// List architectures, preparations, observers, quantizers, reconstructors, datasets and tasks.
     List {
         /// Only one kind.
@@ -172,6 +174,24 @@ pub struct EvaluateArguments {
     /// Measure the float network.
     #[arg(long)]
     pub float: bool,
+    /// Also compare a saved result with the float network of its recipe: agreement and KL divergence.
+    #[arg(long, conflicts_with = "float")]
+    pub against_float: bool,
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArguments {
+    /// A folder that `quantize --out` wrote.
+    pub a: PathBuf,
+    /// Another one, whose differences from A are shown.
+    pub b: PathBuf,
+    /// Data folder for both, if it is not that of the runs.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Device: cpu, cuda or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
 }
 
 /// A kind of strategy.

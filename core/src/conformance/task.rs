@@ -32,12 +32,11 @@ pub fn check(entry: &'static Entry<TaskKind>, report: &mut Report) {
     report.run("every image counts once, and every value is there", || {
         let measured = measure(task, &examples.guesses, &examples.targets, IMAGES)?;
         require(measured.images == IMAGES, || format!("{} of {IMAGES} images were counted", measured.images))?;
-        match task.standard_error(&measured)? {
-            Some(error) if !(error.is_finite() && error >= 0.0) => {
-                Err(Error::message(format!("the standard error is {error}")))
-            }
-            _ => Ok(()),
+        for metric in task.metrics() {
+            let error = measured.standard_error(&metric).unwrap_or(0.0);
+            require(error >= 0.0, || format!("the standard error of '{}' is {error}", metric.key))?;
         }
+        Ok(())
     });
     report.run("the measurement does not depend on how images are divided into batches", || {
         let whole = measure(task, &examples.guesses, &examples.targets, IMAGES)?;
@@ -58,6 +57,11 @@ pub fn check(entry: &'static Entry<TaskKind>, report: &mut Report) {
         }
         Ok(())
     });
+    if task.image_metrics().is_empty() {
+        report.skip("compares networks image by image", "it has no image metrics");
+    } else {
+        report.run("compares networks image by image", || check_images(task, &examples));
+    }
     report.run("perfect outputs measure better than guesses", || {
         let perfect = measure(task, &examples.perfect, &examples.targets, IMAGES)?;
         let guessed = measure(task, &examples.guesses, &examples.targets, IMAGES)?;
@@ -122,6 +126,36 @@ fn close(a: &Measurement, b: &Measurement, size: usize) -> Result<()> {
         && a.values.keys().eq(b.values.keys())
         && a.values.values().zip(b.values.values()).all(equal);
     require(same, || format!("{:?} at once, {:?} in batches of {size}", a.values, b.values))
+}
+
+/// Checks the values of single images: they fit the measurement, do not depend on the division into batches, and need
+/// outputs and targets that fit each other.
+fn check_images(task: &dyn Task, examples: &Examples) -> Result<()> {
+    let Examples { targets, perfect, guesses } = examples;
+    let rows = |size: usize| -> Result<Vec<Vec<f64>>> {
+        let mut rows = Vec::new();
+        for (i, targets) in targets.chunks(size).enumerate() {
+            let part = |outputs: &Tensor| outputs.narrow(0, i * size, targets.len());
+            rows.extend(task.image_values(&[part(guesses)?], &[part(perfect)?], targets)?);
+        }
+        Ok(rows)
+    };
+    let whole = rows(IMAGES)?;
+    for size in [1, 7] {
+        require(rows(size)? == whole, || format!("batches of {size} give other values than all images at once"))?;
+    }
+    let measured = measure(task, guesses, targets, IMAGES)?;
+    for (i, metric) in task.image_metrics().iter().enumerate() {
+        let mean = whole.iter().map(|row| row[i]).sum::<f64>() / IMAGES as f64;
+        if let Some(value) = measured.values.get(&metric.key) {
+            require((mean - value).abs() <= TOLERANCE * value.abs().max(1.0), || {
+                format!("the mean of '{}' over the images is {mean}, but {value} was measured", metric.key)
+            })?;
+        }
+    }
+    let fewer = [perfect.narrow(0, 1, IMAGES - 1)?];
+    let accepted = task.image_values(std::slice::from_ref(guesses), &fewer, targets).is_ok();
+    require(!accepted, || "outputs for fewer images by the float network were accepted".into())
 }
 
 /// Checks that both measurements differ and, if the task compares with published values, that the comparison

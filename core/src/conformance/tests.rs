@@ -223,6 +223,15 @@ impl Task for WrongTask {
         Ok(Box::new(WrongMeter(Vec::new())))
     }
 
+    /// Another mean than the metric.
+    fn image_metrics(&self) -> Vec<Metric> {
+        self.metrics()
+    }
+
+    fn image_values(&self, _: &[Tensor], _: &[Tensor], targets: &[Target]) -> Result<Vec<Vec<f64>>> {
+        Ok(vec![vec![100.0]; targets.len()])
+    }
+
     fn comparison(&self, published: f64) -> Result<Option<Box<dyn Comparison>>> {
         Ok(Some(Box::new(WrongComparison(published))))
     }
@@ -267,6 +276,7 @@ fn a_wrong_task_fails() {
             "every image counts once, and every value is there",
             "the measurement does not depend on how images are divided into batches",
             "outputs and targets that do not fit each other are errors",
+            "compares networks image by image",
             "perfect outputs measure better than guesses",
         ]
     );

@@ -24,26 +24,36 @@ pub fn evaluate(
     settings: &EvaluationRecipe,
     progress: &dyn Progress,
 ) -> Result<Measurement> {
-    if settings.images == Some(0) {
-        return Err(Error::setting("evaluation.images", "must be at least 1"));
-    }
-    let total = settings.images.map_or(dataset.len(), |limit| limit.min(dataset.len()));
+    let indices = indices(dataset, settings)?;
     let stage = match precision {
         Precision::Float => "evaluating float",
         Precision::Quantized => "evaluating quantized",
     };
-    let indices: Vec<usize> = (0..total).collect();
-    let EvaluationRecipe { batch_size, max_broken_percent, .. } = *settings;
-    let pass = Pass { model, dataset, task, precision, batch_size, max_broken_percent, stage, progress };
-    pass.measure(&indices, |_, _| Ok(()))
+    let pass = Pass::new(dataset, settings, stage, progress);
+    pass.measure(Network { model, precision }, task, &indices, |_, _| Ok(()))
 }
 
-/// A forward pass of some images through a network, and its measurement.
-pub(super) struct Pass<'a> {
+/// The images to evaluate.
+///
+/// # Errors
+/// There are none.
+pub(super) fn indices(dataset: &dyn Dataset, settings: &EvaluationRecipe) -> Result<Vec<usize>> {
+    if settings.images == Some(0) {
+        return Err(Error::setting("evaluation.images", "must be at least 1"));
+    }
+    Ok((0..settings.images.map_or(dataset.len(), |limit| limit.min(dataset.len()))).collect())
+}
+
+/// A network as it computes in a pass.
+#[derive(Clone, Copy)]
+pub(super) struct Network<'a> {
     pub model: &'a QuantModel,
-    pub dataset: &'a dyn Dataset,
-    pub task: &'a dyn Task,
     pub precision: Precision,
+}
+
+/// A forward pass of some images through one network or several.
+pub(super) struct Pass<'a> {
+    pub dataset: &'a dyn Dataset,
     pub batch_size: usize,
     /// Share of images that may be broken.
     pub max_broken_percent: f64,
@@ -52,21 +62,52 @@ pub(super) struct Pass<'a> {
     pub progress: &'a dyn Progress,
 }
 
-impl Pass<'_> {
-    /// Measures the images with these indices. `look` is called with the images of each batch that could be read, and
-    /// the network's outputs for them.
+impl<'a> Pass<'a> {
+    pub fn new(
+        dataset: &'a dyn Dataset,
+        settings: &EvaluationRecipe,
+        stage: &'a str,
+        progress: &'a dyn Progress,
+    ) -> Self {
+        let EvaluationRecipe { batch_size, max_broken_percent, .. } = *settings;
+        Self { dataset, batch_size, max_broken_percent, stage, progress }
+    }
+
+    /// Measures a network on the images with these indices. `look` is called with the images of each batch that could be
+    /// read, and the network's outputs for them.
     pub fn measure(
         &self,
+        network: Network<'_>,
+        task: &dyn Task,
         indices: &[usize],
         mut look: impl FnMut(&Batch, &[Tensor]) -> Result<()>,
     ) -> Result<Measurement> {
-        let Self { model, dataset, task, precision, batch_size, max_broken_percent, stage, progress } = *self;
+        let mut meter = task.meter()?;
+        let broken = self.run(&[network], indices, |batch, outputs| {
+            outputs.iter().try_for_each(|outputs| {
+                meter.update(outputs, &batch.targets)?;
+                look(batch, outputs)
+            })
+        })?;
+        Ok(Measurement { broken, ..meter.compute()? })
+    }
+
+    /// Computes the outputs of all networks for the images with these indices. `look` is called with the images of each
+    /// batch that could be read, and each network's outputs for them. Returns the number of broken images.
+    pub fn run(
+        &self,
+        networks: &[Network<'_>],
+        indices: &[usize],
+        mut look: impl FnMut(&Batch, &[Vec<Tensor>]) -> Result<()>,
+    ) -> Result<usize> {
+        let Self { dataset, batch_size, max_broken_percent, stage, progress } = *self;
+        let Some(Network { model: first, .. }) = networks.first() else { return Ok(0) };
         progress.event(Event::Started { stage, total: indices.len() });
         let (mut done, mut broken) = (0, BrokenImages::default());
-        let mut meter = task.meter()?;
-        let mut inference = Inference::of_network(model, precision)?;
+        let compiled = networks.iter().map(|network| Inference::of_network(network.model, network.precision));
+        let mut compiled = compiled.collect::<Result<Vec<_>>>()?;
         let batches = indices.chunks(batch_size.max(1));
-        load_ahead(dataset, batches, model.graph().input_shape(), model.device(), |batch| {
+        load_ahead(dataset, batches, first.graph().input_shape(), first.device(), |batch| {
             if progress.cancelled() {
                 return Err(Error::Cancelled);
             }
@@ -75,9 +116,8 @@ impl Pass<'_> {
                 progress.event(Event::Warning(format!("not counted: {message}")));
             }
             if !batch.targets.is_empty() {
-                let outputs = inference.forward(&batch.images)?;
-                meter.update(&outputs, &batch.targets)?;
-                look(&batch, &outputs)?;
+                let outputs = compiled.iter_mut().map(|network| network.forward(&batch.images));
+                look(&batch, &outputs.collect::<Result<Vec<_>>>()?)?;
             }
             done += batch.targets.len() + batch.broken.len();
             progress.event(Event::Advanced(done));
@@ -85,6 +125,6 @@ impl Pass<'_> {
         })?;
         progress.event(Event::Finished);
         broken.check("evaluation", indices.len(), max_broken_percent)?;
-        Ok(Measurement { broken: broken.count(), ..meter.compute()? })
+        Ok(broken.count())
     }
 }

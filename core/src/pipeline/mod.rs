@@ -5,6 +5,7 @@ mod calibrate;
 mod estimate;
 mod evaluate;
 mod load;
+mod pairs;
 mod plan;
 mod prepare;
 mod published;
@@ -20,6 +21,7 @@ pub use calibrate::{calibrate, Observers};
 pub use estimate::Estimate;
 pub use evaluate::evaluate;
 pub use load::{calibration_images, load_ahead, load_batch, too_few_images, Batch, CalibrationSet};
+pub use pairs::{evaluate_pairs, Pair, PairMeasurement};
 pub use plan::{plan_sites, SitePlan};
 pub use reconstruct::{reconstruct, Resources};
 #[cfg(all(unix, feature = "dynamic-plugins"))]

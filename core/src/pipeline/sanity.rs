@@ -1,6 +1,6 @@
 //! Checks that network and images are those of the published value, before a long run.
 
-use super::evaluate::Pass;
+use super::evaluate::{Network, Pass};
 use super::published::comparison;
 use super::session::Session;
 use crate::dataset::Split;
@@ -51,18 +51,17 @@ impl Session<'_> {
         let mut order = permutation(stream(recipe.seed, Purpose::Sample, 0, 0), dataset.len());
         order.truncate(SAMPLE);
         let pass = Pass {
-            model,
             dataset: &*dataset,
-            task,
-            precision: Precision::Float,
             batch_size: recipe.evaluation.batch_size,
             // A sample is too small for the share; the evaluation of the float network judges that.
             max_broken_percent: 100.0,
             stage: "checking the float network",
             progress,
         };
-        let measured =
-            pass.measure(&order, |batch, outputs| comparison.observe(&batch.images, outputs, &batch.targets))?;
+        let network = Network { model, precision: Precision::Float };
+        let measured = pass.measure(network, task, &order, |batch, outputs| {
+            comparison.observe(&batch.images, outputs, &batch.targets)
+        })?;
         if let Some(problem) = comparison.problem(&measured)? {
             let message = format!("{problem}; if this is meant, run without the comparison: --set published=null");
             return Err(Error::setting("published.float", message));

@@ -4,8 +4,8 @@ use super::calibrate::place;
 use super::published::check_published;
 use super::reconstruct::units_of;
 use super::{
-    calibrate, calibration_images, evaluate, plan_sites, reconstruct, CalibrationSet, Observers, Registries, Resources,
-    SitePlan,
+    calibrate, calibration_images, evaluate, evaluate_pairs, plan_sites, reconstruct, CalibrationSet, Observers, Pair,
+    PairMeasurement, Registries, Resources, SitePlan,
 };
 use crate::architecture::Architecture;
 use crate::cache::{CacheBudget, CachedValues};
@@ -90,6 +90,9 @@ impl<'a> Session<'a> {
         }
         let session =
             Self { recipe, registries, device, architecture, reconstructor, preparations, graph, task, targets };
+        if session.recipe.evaluation.against_float {
+            session.check_compares("evaluation.against_float")?;
+        }
         session.registries.datasets.get(&session.recipe.data.name, "data")?;
         for plan in session.plans()? {
             let (observer, path) = &plan.observer;
@@ -136,6 +139,11 @@ impl<'a> Session<'a> {
         }
         let model = self.zero_model()?;
         self.preparations().map(|(name, p)| Ok((name.into(), p.outline(model.graph())?))).collect()
+    }
+
+    /// What the task compares the network's outputs with.
+    pub fn targets(&self) -> TargetSpec {
+        self.targets
     }
 
     /// The reconstructor's warning to the user before the run, such as that results are not comparable.
@@ -293,13 +301,42 @@ impl<'a> Session<'a> {
         Ok(model)
     }
 
-    /// Measures a model on the evaluation images.
+    /// Measures a model on the evaluation images. If the recipe says so (`evaluation.against_float`), a quantized network is
+    /// also compared with the float network.
     ///
     /// # Errors
-    /// The data cannot be read, more images are broken than the recipe accepts, or images, network and task do not match.
+    /// The data cannot be read, more images are broken than the recipe accepts, images, network and task do not match, or
+    /// the float network that is compared with cannot be loaded.
     pub fn evaluate(&self, model: &QuantModel, precision: Precision, progress: &dyn Progress) -> Result<Measurement> {
+        let settings = &self.recipe.evaluation;
+        if settings.against_float && precision == Precision::Quantized {
+            let float = self.float_model()?;
+            let pairs = self.evaluate_pairs(&[Pair { quantized: model, float: &float }], progress)?;
+            let measured = pairs.into_iter().next().map(|pair| pair.measured);
+            return measured.ok_or_else(|| Error::message("no network was measured"));
+        }
         let dataset = self.dataset_with_notes(Split::Evaluation, progress)?;
-        evaluate(model, &*dataset, self.task(), precision, &self.recipe.evaluation, progress)
+        evaluate(model, &*dataset, self.task(), precision, settings, progress)
+    }
+
+    /// Measures quantized networks, which may have other recipes than this session's, on this session's evaluation images,
+    /// and compares each with its float network.
+    ///
+    /// # Errors
+    /// The task compares no networks, or one of the errors of [`evaluate`](Self::evaluate).
+    pub fn evaluate_pairs(&self, pairs: &[Pair<'_>], progress: &dyn Progress) -> Result<Vec<PairMeasurement>> {
+        self.check_compares("task")?;
+        let dataset = self.dataset_with_notes(Split::Evaluation, progress)?;
+        evaluate_pairs(pairs, &*dataset, self.task(), &self.recipe.evaluation, progress)
+    }
+
+    /// Checks that the task can compare networks, which `path` in the recipe asks for.
+    fn check_compares(&self, path: &str) -> Result<()> {
+        if self.task.image_metrics().is_empty() {
+            let message = format!("the task '{}' does not compare networks image by image", self.recipe.task.name);
+            return Err(Error::setting(path, message));
+        }
+        Ok(())
     }
 
     /// Checks that the folder for cached values beyond the memory limit can be made, if the recipe names one.

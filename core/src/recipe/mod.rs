@@ -332,6 +332,9 @@ pub struct EvaluationRecipe {
     /// error.
     #[serde(default = "default_broken", skip_serializing_if = "is_default_broken")]
     pub max_broken_percent: f64,
+    /// Whether a quantized network is also compared with the float network on the same images, as the task says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub against_float: bool,
 }
 
 fn default_batch() -> usize {
@@ -340,7 +343,7 @@ fn default_batch() -> usize {
 
 impl Default for EvaluationRecipe {
     fn default() -> Self {
-        Self { batch_size: default_batch(), images: None, max_broken_percent: default_broken() }
+        Self { batch_size: default_batch(), images: None, max_broken_percent: default_broken(), against_float: false }
     }
 }
 

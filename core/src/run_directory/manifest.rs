@@ -1,5 +1,6 @@
 //! The manifest: everything that the result of a run depends on.
 
+use super::MANIFEST_FILE;
 use crate::error::{Error, Result};
 use crate::plugin;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,16 @@ impl Manifest {
         Ok(Self { version, device: device.into(), weights, calibration: None, plugins: loaded_plugins()?, recipe })
     }
 
+    /// The manifest of the run in `directory`, which may be in use.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read or is damaged.
+    pub fn read(directory: &Path) -> Result<Self> {
+        let file = directory.join(MANIFEST_FILE);
+        let text = std::fs::read_to_string(&file).map_err(Error::io("read", &file))?;
+        serde_json::from_str(&text).map_err(|e| Error::data(&file, format!("is damaged: {e}")))
+    }
+
     /// Checks that a run with this manifest can be resumed by this program, with these weights.
     ///
     /// # Errors
@@ -70,11 +81,19 @@ impl Manifest {
             );
             return Err(Error::data(directory, message));
         }
-        if self.weights != fingerprint_of_file(weights)? {
+        self.check_weights(weights)
+    }
+
+    /// Checks that this file is the checkpoint with the float weights of the run.
+    ///
+    /// # Errors
+    /// It cannot be read or differs.
+    pub fn check_weights(&self, file: &Path) -> Result<()> {
+        if self.weights != fingerprint_of_file(file)? {
             let message =
                 "is not the checkpoint that the run began with (its SHA-256 differs); restore it, or start a \
                            new run with another --out";
-            return Err(Error::weights(weights, message));
+            return Err(Error::weights(file, message));
         }
         Ok(())
     }

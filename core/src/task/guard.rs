@@ -1,7 +1,7 @@
 //! Wraps tasks of registry entries: panics become errors that name the task, and measurements are checked.
 
 use super::interface::{Comparison, Meter, Task};
-use super::measurement::{Measurement, Metric};
+use super::measurement::{Measurement, Metric, MetricUnit};
 use crate::error::{Error, Result};
 use crate::guard::Origin;
 use crate::target::{Target, TargetSpec};
@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 pub(super) struct GuardedTask {
     origin: Origin,
     metrics: Vec<Metric>,
+    image_metrics: Vec<Metric>,
     inner: Box<dyn Task>,
 }
 
@@ -21,13 +22,16 @@ impl GuardedTask {
         if metrics.is_empty() {
             return Err(defect(origin, "names no metric"));
         }
-        let mut keys = BTreeSet::new();
-        for Metric { key, .. } in &metrics {
-            if Measurement::COUNTS.contains(&key.as_str()) || !keys.insert(key) {
-                return Err(defect(origin, format!("has two values called '{key}'")));
+        let image_metrics = origin.ask("image_metrics", || inner.image_metrics())?;
+        for metrics in [&metrics, &image_metrics] {
+            let mut keys = BTreeSet::new();
+            for Metric { key, .. } in metrics {
+                if Measurement::COUNTS.contains(&key.as_str()) || !keys.insert(key) {
+                    return Err(defect(origin, format!("has two values called '{key}'")));
+                }
             }
         }
-        Ok(Self { origin, metrics, inner })
+        Ok(Self { origin, metrics, image_metrics, inner })
     }
 }
 
@@ -35,6 +39,11 @@ impl GuardedTask {
 fn defect(origin: Origin, what: impl std::fmt::Display) -> Error {
     let Origin { plugin, kind, name } = origin;
     Error::message(format!("plugin '{plugin}': its {kind} '{name}' {what}"))
+}
+
+/// The error of a value that JSON cannot hold, and that cannot be compared.
+fn not_finite(origin: Origin, key: &str, value: f64) -> Error {
+    defect(origin, format!("measured {value} as '{key}'; are the network's outputs finite?"))
 }
 
 impl Task for GuardedTask {
@@ -51,8 +60,27 @@ impl Task for GuardedTask {
         Ok(Box::new(GuardedMeter { origin: self.origin, metrics: self.metrics.clone(), inner }))
     }
 
-    fn standard_error(&self, measurement: &Measurement) -> Result<Option<f64>> {
-        self.origin.call("standard_error", || self.inner.standard_error(measurement))
+    fn image_metrics(&self) -> Vec<Metric> {
+        self.image_metrics.clone()
+    }
+
+    fn image_values(&self, outputs: &[Tensor], float: &[Tensor], targets: &[Target]) -> Result<Vec<Vec<f64>>> {
+        let rows = self.origin.call("image_values", || self.inner.image_values(outputs, float, targets))?;
+        let wanted = self.image_metrics.len();
+        if rows.len() != targets.len() || rows.iter().any(|row| row.len() != wanted) {
+            let what = format!("must measure {wanted} values of each of {} images, and did not", targets.len());
+            return Err(defect(self.origin, what));
+        }
+        for (metric, value) in rows.iter().flat_map(|row| self.image_metrics.iter().zip(row)) {
+            if !value.is_finite() {
+                return Err(not_finite(self.origin, &metric.key, *value));
+            }
+            if metric.unit == MetricUnit::Percent && ![0.0, 100.0].contains(value) {
+                let what = format!("measured {value} as '{}' of one image, which must be 0 or 100", metric.key);
+                return Err(defect(self.origin, what));
+            }
+        }
+        Ok(rows)
     }
 
     fn comparison(&self, published: f64) -> Result<Option<Box<dyn Comparison>>> {
@@ -77,10 +105,8 @@ impl Meter for GuardedMeter {
         if let Some(metric) = self.metrics.iter().find(|m| !measurement.values.contains_key(&m.key)) {
             return Err(defect(self.origin, format!("measured no '{}'", metric.key)));
         }
-        // JSON cannot hold NaN, and NaN cannot be compared.
         if let Some((key, value)) = measurement.values.iter().find(|(_, v)| !v.is_finite()) {
-            let what = format!("measured {value} as '{key}'; are the network's outputs finite?");
-            return Err(defect(self.origin, what));
+            return Err(not_finite(self.origin, key, *value));
         }
         Ok(measurement)
     }
@@ -123,6 +149,15 @@ mod tests {
         fn meter(&self) -> Result<Box<dyn Meter>> {
             Ok(Box::new(GivenMeter(self.1.clone())))
         }
+
+        /// The same metrics for single images.
+        fn image_metrics(&self) -> Vec<Metric> {
+            self.0.clone()
+        }
+
+        fn image_values(&self, _: &[Tensor], _: &[Tensor], _: &[Target]) -> Result<Vec<Vec<f64>>> {
+            Ok(vec![self.1.iter().map(|(_, value)| *value).collect()])
+        }
     }
 
     struct GivenMeter(Vec<(&'static str, f64)>);
@@ -162,5 +197,15 @@ mod tests {
         let task = build(|_| Ok(Box::new(Given(vec![Metric::number("a", "A")], vec![("a", f64::NAN)])))).unwrap();
         let error = task.meter().unwrap().compute().unwrap_err().to_string();
         assert!(error.contains("'given' measured NaN as 'a'"), "{error}");
+        let image = |task: &dyn Task| task.image_values(&[], &[], &[Target::Unknown]).map_err(|e| e.to_string());
+        assert!(image(&*task).unwrap_err().contains("'given' measured NaN as 'a'"));
+
+        let task = build(|_| Ok(Box::new(Given(vec![Metric::percent("a", "A")], vec![("a", 100.0)])))).unwrap();
+        assert_eq!(image(&*task).unwrap(), [[100.0]]);
+        let error = task.image_values(&[], &[], &[Target::Unknown, Target::Unknown]).unwrap_err().to_string();
+        let want = "plugin 'tests': its task 'given' must measure 1 values of each of 2 images, and did not";
+        assert_eq!(error, want);
+        let task = build(|_| Ok(Box::new(Given(vec![Metric::percent("a", "A")], vec![("a", 50.0)])))).unwrap();
+        assert!(image(&*task).unwrap_err().ends_with("measured 50 as 'a' of one image, which must be 0 or 100"));
     }
 }

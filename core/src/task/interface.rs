@@ -23,13 +23,22 @@ pub trait Task: Send + Sync {
     /// The task cannot measure.
     fn meter(&self) -> Result<Box<dyn Meter>>;
 
-    /// Standard error of the first metric, in the metric's unit, if it is defined.
+    /// What is measured on every single image, so that networks can be compared on the same images: with the float
+    /// network, and with each other. A value in percent is 100 (yes) or 0 (no) for one image, and its mean is the
+    /// share of images with "yes". If one of these has the key of one of the [`metrics`](Self::metrics), its mean over
+    /// all images must be that metric's value. The default, none, is for tasks that compare no networks.
+    fn image_metrics(&self) -> Vec<Metric> {
+        Vec::new()
+    }
+
+    /// The values of the [`image_metrics`](Self::image_metrics), in their order, for each image of a batch. `outputs` are
+    /// the network's outputs, each of shape (N, ...), and `float` those of the float network for the same images.
     ///
     /// # Errors
-    /// The measurement has no value that the standard error is computed from.
-    fn standard_error(&self, measurement: &Measurement) -> Result<Option<f64>> {
-        let _ = measurement;
-        Ok(None)
+    /// The outputs of the two networks and the targets do not match.
+    fn image_values(&self, outputs: &[Tensor], float: &[Tensor], targets: &[Target]) -> Result<Vec<Vec<f64>>> {
+        let _ = (outputs, float);
+        Ok(vec![Vec::new(); targets.len()])
     }
 
     /// Begins the comparison of a network with `published`, a published value of the first metric. The
@@ -52,7 +61,8 @@ pub trait Meter: Send {
     fn update(&mut self, outputs: &[Tensor], targets: &[Target]) -> Result<()>;
 
     /// The values of all metrics over the images so far. They must depend only on the images and their order, not
-    /// on their division into batches. The caller counts images that cannot be read.
+    /// on their division into batches. The caller counts images that cannot be read. Where the standard error of a metric is
+    /// known, it is part of the measurement too ([`Measurement::insert`]).
     ///
     /// # Errors
     /// There was no image.

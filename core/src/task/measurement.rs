@@ -32,15 +32,6 @@ impl MetricUnit {
             Self::Number => format!("{value:.digits$}"),
         }
     }
-
-    /// A difference of two values with its unit, such as `0.52 points`.
-    pub fn difference(self, value: f64) -> String {
-        let digits = self.digits();
-        match self {
-            Self::Percent => format!("{value:.digits$} points"),
-            Self::Number => format!("{value:.digits$}"),
-        }
-    }
 }
 
 /// One quantity that a task measures.
@@ -65,6 +56,11 @@ impl Metric {
         Self { key: key.into(), title: title.into(), unit: MetricUnit::Number }
     }
 
+    /// Key of the standard error of its value, such as `top1_standard_error`.
+    pub fn standard_error_key(&self) -> String {
+        format!("{}_standard_error", self.key)
+    }
+
     /// Heading of its column in a table, such as `top-1 %`.
     pub fn heading(&self) -> String {
         match self.unit {
@@ -79,8 +75,8 @@ impl Metric {
 /// Its JSON is one mapping: the values under the keys of their metrics, `images` and `broken`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measurement {
-    /// Values by the keys of their metrics. Values beyond the task's metrics are saved in
-    /// files, but not shown.
+    /// Values by the keys of their metrics, and standard errors by [`Metric::standard_error_key`]. Values beyond these
+    /// are saved in files, but not shown.
     pub values: BTreeMap<String, f64>,
     /// Number of images.
     pub images: usize,
@@ -109,14 +105,29 @@ impl Measurement {
         })
     }
 
-    /// A line for readers, such as `top-1 93.28 %, top-5 99.92 % of 2500 images`.
+    /// Adds the value of a metric, and its standard error in the metric's unit if it is known.
+    pub fn insert(&mut self, metric: &Metric, value: f64, standard_error: Option<f64>) {
+        self.values.insert(metric.key.clone(), value);
+        if let Some(error) = standard_error {
+            self.values.insert(metric.standard_error_key(), error);
+        }
+    }
+
+    /// The standard error of a metric's value in the metric's unit, if it is known.
+    pub fn standard_error(&self, metric: &Metric) -> Option<f64> {
+        self.values.get(&metric.standard_error_key()).copied()
+    }
+
+    /// A line for readers, such as `top-1 93.28 % (standard error 0.50), top-5 99.92 % (standard error 0.06) of 2500 images`.
     ///
     /// # Errors
     /// The value of a metric is missing.
     pub fn text(&self, metrics: &[Metric]) -> Result<String> {
         let parts = metrics.iter().map(|metric| {
-            let value = metric.unit.text(self.value(metric)?, metric.unit.digits());
-            Ok(format!("{} {value}", metric.title))
+            let digits = metric.unit.digits();
+            let value = metric.unit.text(self.value(metric)?, digits);
+            let error = self.standard_error(metric).map(|error| format!(" (standard error {error:.digits$})"));
+            Ok(format!("{} {value}{}", metric.title, error.unwrap_or_default()))
         });
         let text = format!("{} of {} images", parts.collect::<Result<Vec<_>>>()?.join(", "), self.images);
         Ok(match self.broken {
@@ -191,9 +202,12 @@ mod tests {
         assert_eq!(measured.text(&metrics).unwrap(), "top-1 93.28 %, mean absolute error 0.0123 of 64 images");
         let partly = Measurement { broken: 2, ..measured.clone() };
         assert!(partly.text(&metrics).unwrap().ends_with(" of 64 images (2 more could not be read)"));
-        assert_eq!(metrics.map(|m| m.heading()), ["top-1 %", "mean absolute error"]);
-        assert_eq!(MetricUnit::Percent.difference(0.516), "0.52 points");
-        assert_eq!(MetricUnit::Number.difference(0.00056), "0.0006");
+        assert_eq!(metrics.each_ref().map(Metric::heading), ["top-1 %", "mean absolute error"]);
+        let mut known = measured.clone();
+        known.insert(&metrics[0], 90.0, Some(3.75));
+        let text = known.text(&metrics).unwrap();
+        assert_eq!(text, "top-1 90.00 % (standard error 3.75), mean absolute error 0.0123 of 64 images");
+        assert_eq!((known.standard_error(&metrics[0]), known.standard_error(&metrics[1])), (Some(3.75), None));
         let error = Measurement::new(1, [("b", 1.0)]).value(&Metric::number("a", "A")).unwrap_err().to_string();
         assert_eq!(error, "there is no 'a' among the measured values (b)");
     }

@@ -4,9 +4,11 @@
 mod guard;
 mod interface;
 mod measurement;
+mod paired;
 
 pub use interface::{Comparison, Meter, Task};
 pub use measurement::{Measurement, Metric, MetricUnit};
+pub use paired::{ImageValues, PairCounts, PairedComparison};
 
 use crate::error::Result;
 use crate::guard::Origin;
@@ -31,6 +33,16 @@ impl Entry<TaskKind> {
         let inner = origin.call("build", || (self.constructor.0)(params))?;
         Ok(Box::new(GuardedTask::new(origin, inner)?))
     }
+}
+
+/// The metrics to show of a measurement by this task: all of the task's metrics, and those of its image metrics that were
+/// measured.
+pub fn shown_metrics(task: &dyn Task, measured: &Measurement) -> Vec<Metric> {
+    let mut shown = task.metrics();
+    let mut more = task.image_metrics();
+    more.retain(|metric| measured.values.contains_key(&metric.key) && shown.iter().all(|m| m.key != metric.key));
+    shown.append(&mut more);
+    shown
 }
 
 /// Registers a task. The fields are those of [`register_observer!`](crate::register_observer), except that `build`

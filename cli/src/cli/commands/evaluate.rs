@@ -31,6 +31,9 @@ pub fn evaluate(arguments: &EvaluateArguments, console: &Console, output: Output
         if let Some(data) = &target.data {
             evaluation = evaluation.data(data);
         }
+        if arguments.against_float {
+            evaluation = evaluation.against_float();
+        }
         evaluation.run()?
     };
     output.print(&format!("{}\n", evaluated.text))?;

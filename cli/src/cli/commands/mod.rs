@@ -1,6 +1,7 @@
 //! The commands. Every command returns the value that `--json` prints.
 
 mod bench;
+mod compare;
 mod describe;
 mod evaluate;
 mod list;
@@ -34,6 +35,7 @@ pub fn run(arguments: Arguments) -> Result<Value> {
         Command::Quantize(a) => quantize::quantize(&a, &console, output),
         Command::Resume { dir } => quantize::resume(&dir, &console, output),
         Command::Evaluate(a) => evaluate::evaluate(&a, &console, output),
+        Command::Compare(a) => compare::compare(&a, &console, output),
         Command::List { kind } => list::list(kind, output),
         Command::Recipes { action } => recipes::recipes(action, &console, output),
         Command::Check(a) => plan::check(&a, &console, output),

@@ -3,13 +3,20 @@
 use qdrop_core::prelude::*;
 
 /// Percent of images whose class has the largest logit.
-pub const TOP1: &str = "top1";
-/// Percent of images whose class has one of the five largest logits.
-pub const TOP5: &str = "top5";
+pub fn top1() -> Metric {
+    Metric::percent("top1", "top-1")
+}
 
-/// Top-1 accuracy in percent.
-pub fn top1(measurement: &Measurement) -> Result<f64> {
-    measurement.value(&Metric::percent(TOP1, "top-1"))
+/// Percent of images whose class has one of the five largest logits.
+pub fn top5() -> Metric {
+    Metric::percent("top5", "top-5")
+}
+
+/// Number of classes that rank before the image's class; of equal logits the smaller class ranks first. `None` if
+/// the class's logit does not exist or is NaN.
+pub fn rank(logits: &[f32], class: usize) -> Option<usize> {
+    let own = logits.get(class).copied().filter(|v| !v.is_nan())?;
+    Some(logits.iter().enumerate().filter(|(i, v)| **v > own || (**v == own && *i < class)).count())
 }
 
 /// Standard deviation of the share of successes in `count` independent trials (binomial distribution).
@@ -28,4 +35,17 @@ pub fn logits(outputs: &[Tensor], targets: &[Target]) -> Result<Vec<Vec<f32>>> {
         return Err(Error::message(message));
     }
     Ok(logits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_break_ties_by_index() {
+        assert_eq!(rank(&[0.1, 0.9, 0.9], 1), Some(0));
+        assert_eq!(rank(&[0.1, 0.9, 0.9], 2), Some(1));
+        assert_eq!(rank(&[f32::NAN, 1.0], 0), None);
+        assert_eq!(rank(&[1.0], 3), None);
+    }
 }

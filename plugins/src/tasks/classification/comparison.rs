@@ -84,7 +84,7 @@ impl Comparison for PublishedAccuracy {
     }
 
     fn problem(&self, measured: &Measurement) -> Result<Option<String>> {
-        let top1 = top1(measured)?;
+        let top1 = measured.value(&top1())?;
         let noise = 100.0 * deviation_of_share(self.published / 100.0, measured.images);
         if top1 >= self.published - 3.0 * noise - ALLOWED {
             return Ok(None);

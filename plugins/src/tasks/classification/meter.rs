@@ -1,6 +1,6 @@
 //! Top-1 and top-5 accuracy.
 
-use super::accuracy::{logits, TOP1, TOP5};
+use super::accuracy::{deviation_of_share, logits, rank, top1, top5};
 use qdrop_core::prelude::*;
 
 /// Counts the images whose class has one of the largest logits.
@@ -26,30 +26,20 @@ impl Meter for AccuracyMeter {
         if self.images == 0 {
             return Err(Error::message("there is no image to measure the accuracy on"));
         }
-        let percent = |count: usize| 100.0 * count as f64 / self.images as f64;
-        Ok(Measurement::new(self.images, [(TOP1, percent(self.top1)), (TOP5, percent(self.top5))]))
+        let mut measured = Measurement::new(self.images, [("", 0.0); 0]);
+        for (metric, count) in [(top1(), self.top1), (top5(), self.top5)] {
+            let share = count as f64 / self.images as f64;
+            let error = 100.0 * deviation_of_share(share, self.images);
+            measured.insert(&metric, 100.0 * count as f64 / self.images as f64, Some(error));
+        }
+        Ok(measured)
     }
-}
-
-/// Number of classes that rank before the image's class; of equal logits the smaller class ranks first. `None` if
-/// the class's logit does not exist or is NaN.
-fn rank(logits: &[f32], class: usize) -> Option<usize> {
-    let own = logits.get(class).copied().filter(|v| !v.is_nan())?;
-    Some(logits.iter().enumerate().filter(|(i, v)| **v > own || (**v == own && *i < class)).count())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::Classification;
     use super::*;
-
-    #[test]
-    fn ranks_break_ties_by_index() {
-        assert_eq!(rank(&[0.1, 0.9, 0.9], 1), Some(0));
-        assert_eq!(rank(&[0.1, 0.9, 0.9], 2), Some(1));
-        assert_eq!(rank(&[f32::NAN, 1.0], 0), None);
-        assert_eq!(rank(&[1.0], 3), None);
-    }
 
     #[test]
     fn accuracies_are_shares_of_the_images_that_were_seen() {
@@ -63,10 +53,10 @@ mod tests {
         meter.update(&[logits(3)], &[0, 4, 5].map(Target::Class)).unwrap();
         meter.update(&[logits(1)], &[Target::Class(6)]).unwrap();
         let measured = meter.compute().unwrap();
-        assert_eq!(measured, Measurement::new(4, [("top1", 25.0), ("top5", 50.0)]));
-        // 100 * sqrt(0.25 * 0.75 / 4)
-        let error = Classification.standard_error(&measured).unwrap().unwrap();
-        assert!((error - 21.650635).abs() < 1e-6, "{error}");
+        // The standard errors are 100 * sqrt(0.25 * 0.75 / 4) and 100 * sqrt(0.5 * 0.5 / 4).
+        let errors = [("top1_standard_error", 100.0 * (0.1875_f64 / 4.0).sqrt()), ("top5_standard_error", 25.0)];
+        let values = [("top1", 25.0), ("top5", 50.0)].into_iter().chain(errors);
+        assert_eq!(measured, Measurement::new(4, values));
 
         let error = meter.update(&[logits(2)], &[Target::Class(0)]).unwrap_err().to_string();
         assert_eq!(error, "1 classes are given for the logits of 2 images");

@@ -2,9 +2,9 @@
 
 mod accuracy;
 mod comparison;
+mod images;
 mod meter;
 
-use accuracy::{deviation_of_share, top1, TOP1, TOP5};
 use comparison::PublishedAccuracy;
 use meter::AccuracyMeter;
 use qdrop_core::prelude::*;
@@ -26,17 +26,19 @@ impl Task for Classification {
     }
 
     fn metrics(&self) -> Vec<Metric> {
-        vec![Metric::percent(TOP1, "top-1"), Metric::percent(TOP5, "top-5")]
+        vec![accuracy::top1(), accuracy::top5()]
     }
 
     fn meter(&self) -> Result<Box<dyn Meter>> {
         Ok(Box::<AccuracyMeter>::default())
     }
 
-    /// The standard error of a share: images are classified right or wrong independently of each other.
-    fn standard_error(&self, measurement: &Measurement) -> Result<Option<f64>> {
-        let share = top1(measurement)? / 100.0;
-        Ok(Some(100.0 * deviation_of_share(share, measurement.images)))
+    fn image_metrics(&self) -> Vec<Metric> {
+        images::metrics()
+    }
+
+    fn image_values(&self, outputs: &[Tensor], float: &[Tensor], targets: &[Target]) -> Result<Vec<Vec<f64>>> {
+        images::values(outputs, float, targets)
     }
 
     fn comparison(&self, published: f64) -> Result<Option<Box<dyn Comparison>>> {

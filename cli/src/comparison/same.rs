@@ -1,0 +1,111 @@
+//! Whether two results can be measured on the same images: they have the same task, classes and preprocessing.
+
+use super::Opened;
+use qdrop_core::pipeline::Session;
+use qdrop_core::recipe::Recipe;
+use qdrop_core::{Error, Result};
+use serde_yaml::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Checks that both results are of the same task, classes and preprocessing.
+pub fn check_same(a: &Opened, session_a: &Session<'_>, b: &Opened, session_b: &Session<'_>) -> Result<()> {
+    let task = |recipe: &Recipe| shown(serde_yaml::to_value(&recipe.task).ok().as_ref());
+    let input = |session: &Session<'_>| format!("{:?}", session.graph().input_shape());
+    let mut different = vec![
+        ("`task`".to_string(), task(&a.recipe), task(&b.recipe)),
+        ("the target of an image".into(), session_a.targets().to_string(), session_b.targets().to_string()),
+        ("the input's shape".into(), input(session_a), input(session_b)),
+        ("`data.name`".into(), a.recipe.data.name.clone(), b.recipe.data.name.clone()),
+    ];
+    different.retain(|(_, a, b)| a != b);
+    if a.recipe.data.name == b.recipe.data.name {
+        let (data_a, data_b) = (Data::of(&a.recipe), Data::of(&b.recipe));
+        let keys: BTreeSet<&String> = data_a.leaves.keys().chain(data_b.leaves.keys()).collect();
+        let others = keys.into_iter().filter(|key| !data_a.same(&data_b, key));
+        different.extend(others.map(|key| (format!("`{key}`"), data_a.shown(key), data_b.shown(key))));
+    }
+    if different.is_empty() {
+        return Ok(());
+    }
+    let different: Vec<_> = different.iter().map(|(what, a, b)| format!("{what} is {b} here and {a} there")).collect();
+    let message = format!(
+        "cannot be compared with {} image by image: {}; results can be compared if task, classes and images are the same \
+         (--data DIR sets the folder with the images of both)",
+        a.dir.display(),
+        different.join(", ")
+    );
+    Err(Error::data(&b.dir, message))
+}
+
+/// A value of a recipe on one line.
+fn shown(value: Option<&Value>) -> String {
+    match value {
+        None => "not given".into(),
+        Some(value) => serde_yaml::to_string(value).unwrap_or_default().trim().replace('\n', ", "),
+    }
+}
+
+/// What a recipe says about its images.
+struct Data<'a> {
+    recipe: &'a Recipe,
+    /// The dataset's parameters, by the key of each.
+    leaves: BTreeMap<String, Value>,
+}
+
+impl<'a> Data<'a> {
+    fn of(recipe: &'a Recipe) -> Self {
+        let mut leaves = BTreeMap::new();
+        collect("data.params", &recipe.data.params, &mut leaves);
+        // `data_root` replaces the folder in the dataset's parameters, so both stand under one key here.
+        let (root, in_params) = ("data_root", "data.params.root");
+        let given = match (&recipe.data_root, leaves.get(in_params)) {
+            (Some(folder), _) => Some(recipe.resolve(root, folder)),
+            (None, Some(Value::String(folder))) => Some(recipe.resolve(in_params, folder.as_ref())),
+            _ => None,
+        };
+        if let Some(folder) = given {
+            leaves.retain(|key, _| !key.starts_with(in_params));
+            leaves.insert(root.into(), folder.to_string_lossy().into_owned().into());
+        }
+        Self { recipe, leaves }
+    }
+
+    fn same(&self, other: &Self, key: &str) -> bool {
+        match (self.leaves.get(key), other.leaves.get(key)) {
+            // A text may be a path, and relative ones of two recipes may start from different folders.
+            (Some(Value::String(a)), Some(Value::String(b))) => {
+                let (a_path, b_path) = (self.recipe.resolve(key, a.as_ref()), other.recipe.resolve(key, b.as_ref()));
+                a_path == b_path || (a == b && !a_path.exists() && !b_path.exists())
+            }
+            (a, b) => a == b,
+        }
+    }
+
+    /// The value at a key, a path with its folder.
+    fn shown(&self, key: &str) -> String {
+        match self.leaves.get(key) {
+            Some(Value::String(text)) => {
+                let path = self.recipe.resolve(key, text.as_ref());
+                if path.exists() {
+                    path.display().to_string()
+                } else {
+                    text.clone()
+                }
+            }
+            value => shown(value),
+        }
+    }
+}
+
+/// Collects the values of mappings within mappings by their keys.
+fn collect(key: &str, value: &Value, leaves: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Null => {}
+        Value::Mapping(map) => map.iter().for_each(|(name, value)| {
+            collect(&format!("{key}.{}", name.as_str().unwrap_or_default()), value, leaves);
+        }),
+        value => {
+            leaves.insert(key.into(), value.clone());
+        }
+    }
+}
