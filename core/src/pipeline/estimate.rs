@@ -2,6 +2,7 @@
 
 use super::reconstruct::units_of;
 use super::Session;
+use crate::cache::CachedValues;
 use crate::engine::{UnitData, UnitSamples};
 use crate::error::{Error, Result};
 use crate::graph::{network_unit, unit_costs, Graph, NodeId, Unit};
@@ -107,7 +108,11 @@ impl Session<'_> {
             let inputs = of(unit.subgraph.inputs())?;
             let float_outputs = of(unit.subgraph.outputs())?;
             let data = UnitData { quantized_inputs: inputs.clone(), float_inputs: inputs, float_outputs };
-            let mut task = UnitTask::new(&mut model, unit, index, UnitSamples::in_memory(&data)?)?;
+            let rest = model.graph().after(&unit.subgraph);
+            let passing = rest.inputs().iter().filter(|id| !unit.subgraph.outputs().contains(id));
+            let passing = passing.map(|id| Ok((*id, CachedValues::in_memory(&of(&[*id])?[0])?)));
+            let samples = UnitSamples { passing: passing.collect::<Result<_>>()?, ..UnitSamples::in_memory(&data)? };
+            let mut task = UnitTask::new(&mut model, unit, index, samples)?;
             let clock = Clock { progress, steps: Mutex::default() };
             let context = Context {
                 random: &self.random(),

@@ -263,7 +263,9 @@ impl MovingValues<'_> {
     /// Frees values that no later node reads.
     fn forget_unread(&mut self, model: &QuantModel) {
         let needed = |id: &NodeId| model.graph().consumers(*id).iter().any(|c| !self.done.contains(c));
-        self.float.retain(|id, _| needed(id));
+        // Losses on the network's outputs read all of them.
+        let outputs = model.graph().outputs();
+        self.float.retain(|id, _| needed(id) || outputs.contains(id));
         self.quantized.retain(|id, _| needed(id));
     }
 }
