@@ -183,7 +183,7 @@ impl Network {
             let inputs: Vec<&Tensor> = node.inputs.iter().map(|i| &values[i.index()]).collect();
             let value = match node.op {
                 Op::BatchNorm { eps } if training => self.normalize(&node.name, inputs[0], eps)?,
-                _ => execute(node, &inputs, &tensors, None)?,
+                _ => execute(node, &inputs, &tensors, Default::default())?,
             };
             values.push(value);
         }
