@@ -52,8 +52,8 @@ fn images(session: &Session<'_>) -> Tensor {
     noise(&[&[IMAGES], session.graph().input_shape()].concat(), 99)
 }
 
-/// The quantized network's error of the outputs, relative to their size, and the largest change of a float output.
-fn errors(session: &Session<'_>) -> [f64; 2] {
+/// The error of the quantized network's outputs, relative to their size. The float network must have stayed the same.
+fn error(session: &Session<'_>) -> f64 {
     let (model, images) = (uneven(session), images(session));
     let float = vec(&model.forward(&images, Precision::Float).unwrap()[0]);
     let resources = Resources {
@@ -65,14 +65,15 @@ fn errors(session: &Session<'_>) -> [f64; 2] {
         merge: &[],
         checkpoints: None,
     };
+    let mut prepared = uneven(session);
+    session.prepare(&mut prepared, &resources.images, &Silent).unwrap();
+    let after = vec(&prepared.forward(&images, Precision::Float).unwrap()[0]);
+    let size = float.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+    assert!(worst(&after, &float, size) < 1e-4);
     let result = session.quantize(model, &resources).unwrap();
-    let after = vec(&result.model.forward(&images, Precision::Float).unwrap()[0]);
     let quantized = vec(&result.model.forward(&images, Precision::Quantized).unwrap()[0]);
     let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v * v)).sum::<f64>();
-    let error = square(&mut quantized.iter().zip(&float).map(|(q, f)| q - f)) / square(&mut float.iter().copied());
-    let size = float.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
-    let _ = after;
-    [error, f64::from(size)]
+    square(&mut quantized.iter().zip(&float).map(|(q, f)| q - f)) / square(&mut float.iter().copied())
 }
 
 const ARCHITECTURES: [&str; 5] = [
@@ -82,13 +83,89 @@ const ARCHITECTURES: [&str; 5] = [
     "{name: mnasnet, params: {image_size: 48, classes: 10, scale: 0.5}}",
     "{name: regnetx_600m, params: {image_size: 48, classes: 10}}",
 ];
+/// Rewrites operations, but scales nothing.
+const NOTHING: &str = "[{name: equalize, params: {limit: 1}}]";
 
 #[test]
 fn every_architecture_loses_less_when_its_channels_are_equalized() {
-    for architecture in ARCHITECTURES {
-        let [before, size] = errors(&session(architecture, "[{name: equalize, params: {limit: 1}}]"));
-        let [after, _] = errors(&session(architecture, "[equalize]"));
-        eprintln!("{architecture}: {before} -> {after}, {size}");
-        assert!(after <= 0.5 * before, "{architecture}: the error falls from {before} to {after} only");
+    // The graph of a plugin, with concatenated channels.
+    for architecture in ARCHITECTURES.into_iter().chain(["squeezed"]) {
+        let before = error(&session(architecture, NOTHING));
+        for exponent in ["auto", "0.5"] {
+            let prepare = format!("[{{name: equalize, params: {{exponent: {exponent}}}}}]");
+            let after = error(&session(architecture, &prepare));
+            assert!(after <= 0.5 * before, "{architecture}, {exponent}: the error falls from {before} to {after} only");
+        }
     }
+}
+
+/// Squeezed channels that two convolutions read, whose values are concatenated.
+struct Squeezed;
+
+impl Architecture for Squeezed {
+    fn graph(&self, params: &Params) -> Result<Graph> {
+        params.expect_none()?;
+        let mut b = GraphBuilder::new([3, 32, 32]);
+        let mut x = b.input();
+        for (i, squeezed) in [8, 12].into_iter().enumerate() {
+            x = b.unit(&format!("fire{i}"), |b| {
+                let conv = |b: &mut GraphBuilder, name: &str, x, conv: Conv2d| {
+                    let x = b.conv2d(&format!("fire{i}.{name}"), x, conv.bias())?;
+                    b.relu(&format!("fire{i}.{name}.relu"), x)
+                };
+                let x = conv(b, "squeeze", x, Conv2d::new(squeezed, 1))?;
+                let small = conv(b, "expand1x1", x, Conv2d::new(2 * squeezed, 1))?;
+                let large = conv(b, "expand3x3", x, Conv2d::new(2 * squeezed, 3).padding(1))?;
+                b.concat(&format!("fire{i}.concat"), &[small, large])
+            })?;
+            x = b.max_pool(&format!("pool{i}"), x, Pool2d::new(2))?;
+        }
+        let x = b.unit("last", |b| b.conv2d("last", x, Conv2d::new(10, 1).bias()))?;
+        let x = b.global_average_pool("mean", x)?;
+        let logits = b.flatten("logits", x)?;
+        b.finish(logits)
+    }
+}
+
+register_architecture! {
+    name: "squeezed", aliases: [], summary: "concatenated channels", build: || Box::new(Squeezed)
+}
+
+#[test]
+fn channels_that_will_be_lost_are_a_warning_until_they_are_equalized() {
+    let architecture = ARCHITECTURES[2];
+    let warning = |prepare: &str| {
+        let session = session(architecture, prepare);
+        let (mut model, images) = (uneven(&session), CachedValues::in_memory(&images(&session)).unwrap());
+        session.prepare(&mut model, &images, &Silent).unwrap();
+        session.uneven_channels(&model, &images).unwrap()
+    };
+    let text = warning(NOTHING).unwrap();
+    assert!(text.contains("quantized values, channels smaller than 2 steps") && text.contains("equalize"), "{text}");
+    assert_eq!(warning("[equalize]"), None);
+}
+
+#[test]
+fn the_demo_shows_what_is_equalized() {
+    let described = qdrop(&["describe", "demo", "--set", "prepare=[equalize]", "--json"]).json();
+    let parts = described["prepared"][0][1].as_array().unwrap();
+    assert_eq!(described["prepared"][0][0], "equalize");
+    assert!(parts.iter().any(|change| change["part"].as_str().unwrap().starts_with("layer1.0")), "{parts:?}");
+    // Without weights, what will be measured.
+    let described = qdrop(&["describe", "imagenet/mobilenet_v2_w4a4", "--set", "prepare=[equalize]", "--json"]).json();
+    let lines = described["prepare"][0]["parts"].as_array().unwrap();
+    // 17 pairs around depthwise convolutions, of which one has no expansion before it, 7 streams, and the last layer.
+    assert_eq!(lines.len(), 17 + 17 + 7 + 1, "{lines:?}");
+    assert!(lines.iter().any(|line| line == "features.0.0: 32 channels, exponent 1"), "{lines:?}");
+    for (params, message) in [
+        ("{exponent: 1.5}", "prepare[0].params.exponent: is `auto` or lies between 0 and 1"),
+        ("{percentile: 0}", "prepare[0].params.percentile: is a percentage above 0"),
+        ("{images: 0}", "prepare[0].params.images: must be at least 1"),
+    ] {
+        let prepare = format!("prepare=[{{name: equalize, params: {params}}}]");
+        let run = qdrop(&["check", "demo", "--set", &prepare]);
+        assert!(run.error().contains(message), "{}", run.stderr);
+    }
+    let run = qdrop(&["check", "demo", "--set", "prepare=[equalise]"]);
+    assert!(run.error().contains("unknown preparation 'equalise', did you mean 'equalize'?"), "{}", run.stderr);
 }

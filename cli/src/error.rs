@@ -120,6 +120,8 @@ pub enum Stage {
     Data,
     /// Comparing the float network with its published result.
     FloatCheck,
+    /// Preparing the float network, such as equalizing it.
+    Preparation,
     /// Estimating time and memory.
     Estimate,
     /// Preparing the run directory or writing to it.
@@ -150,6 +152,7 @@ impl Display for Stage {
             Self::FloatNetwork => "loading the float network",
             Self::Data => "opening the images",
             Self::FloatCheck => "checking the float network",
+            Self::Preparation => "preparing the float network",
             Self::Estimate => "estimating time and memory",
             Self::RunDirectory => "preparing the run directory",
             Self::CalibrationImages => "loading the calibration images",

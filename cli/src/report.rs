@@ -56,6 +56,9 @@ pub fn table(rows: &[Row], summary: &Summary, task: &dyn Task) -> Result<String>
     if summary.quantized.broken > 0 {
         text += &format!("{} images could not be read and do not count\n", summary.quantized.broken);
     }
+    for (name, changes) in &summary.prepared {
+        text += &format!("{name}: {} parts of the float network\n", changes.len());
+    }
     if let Some(weights) = &summary.weights {
         text += &format!("{weights}\n");
     }
@@ -118,6 +121,7 @@ mod tests {
             quantized,
             seconds: 8.9,
             peak_rss_bytes: 483_183_821,
+            prepared: Vec::new(),
             weights: None,
             notice: Some("shortened".into()),
         }

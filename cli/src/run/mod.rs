@@ -15,6 +15,7 @@ use crate::report::Row;
 use qdrop_core::dataset::Split;
 use qdrop_core::model::{Precision, QuantModel};
 use qdrop_core::pipeline::{too_few_images, FloatSample, Registries, Session, Summary};
+use qdrop_core::preparation::Change;
 use qdrop_core::progress::{Event, Progress, Silent, WarnOnce};
 use qdrop_core::recipe::{parse_yaml, Recipe};
 use qdrop_core::report::UnitReport;
@@ -208,6 +209,27 @@ impl<'a> Run<'a> {
             session.dataset(Split::Calibration).at(Stage::Data)?;
         }
         session.check_float(&model, &self.progress).at(Stage::FloatCheck)
+    }
+
+    /// What the recipe's preparations do to the float network, measured on the calibration images: the name of each, and
+    /// its changes. Small channels that would be lost nevertheless are a warning. Nothing is computed without weights or
+    /// images.
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check), a preparation fails, or the work was cancelled.
+    pub fn prepared(&self) -> Result<Vec<(String, Vec<Change>)>> {
+        if !self.checked()?.unchecked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let session = self.session()?;
+        let mut model = session.float_model().at(Stage::FloatNetwork)?;
+        let set = session.calibration_images(&session.cache(std::env::temp_dir()), &self.progress);
+        let images = set.at(Stage::CalibrationImages)?.images;
+        let prepared = session.prepare(&mut model, &images, &self.progress).at(Stage::Preparation)?;
+        if let Some(warning) = session.uneven_channels(&model, &images).at(Stage::Preparation)? {
+            self.progress.event(Event::Warning(warning));
+        }
+        Ok(prepared.changes)
     }
 
     /// Estimates time and memory of quantization from two steps of every unit. Weights and images need not be given.

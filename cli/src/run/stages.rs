@@ -92,6 +92,7 @@ fn run_stages(
         quantized: row.measured.clone(),
         seconds: result.seconds,
         peak_rss_bytes: peak_resident_bytes(),
+        prepared: result.prepared.clone(),
         weights,
         notice: session.notice(),
     };

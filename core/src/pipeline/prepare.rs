@@ -22,9 +22,6 @@ const CORRECTED: &str = ".bias_of_quantized";
 impl Session<'_> {
     /// Prepares `model`, or restores what an earlier process prepared.
     pub(super) fn prepared(&self, model: &mut QuantModel, resources: &Resources<'_>) -> Result<Prepared> {
-        if self.recipe().prepare.is_empty() {
-            return Ok(Prepared::default());
-        }
         let kept = match resources.checkpoints {
             Some(folder) => folder.prepared(self.device())?,
             None => None,
@@ -37,6 +34,9 @@ impl Session<'_> {
                 }
             }
             return Ok(prepared);
+        }
+        if self.recipe().prepare.is_empty() {
+            return Ok(Prepared::default());
         }
         let before = model.parameters().clone();
         let prepared = self.prepare(model, &resources.images, resources.progress)?;
@@ -64,6 +64,9 @@ impl Session<'_> {
         images: &CachedValues,
         progress: &dyn Progress,
     ) -> Result<Prepared> {
+        if self.recipe().prepare.is_empty() {
+            return Ok(Prepared::default());
+        }
         let start = Instant::now();
         let mut changes = Vec::new();
         progress.event(Event::Started { stage: "preparing", total: self.recipe().prepare.len() });

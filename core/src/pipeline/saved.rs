@@ -6,6 +6,7 @@ use crate::graph::NodeId;
 use crate::grid::QParams;
 use crate::model::{QuantModel, QuantSite};
 use crate::ops::host_values;
+use crate::preparation::Change;
 use crate::recipe::Recipe;
 use crate::run_directory::{RunDirectory, MODEL_FILE, RECIPE_FILE, SUMMARY_FILE};
 use crate::task::Measurement;
@@ -37,6 +38,9 @@ pub struct Summary {
     pub seconds: f64,
     /// Largest resident memory of the process.
     pub peak_rss_bytes: u64,
+    /// What the recipe's preparations did to the float network: the name of each, and its changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prepared: Vec<(String, Vec<Change>)>,
     /// Where the float weights were in the checkpoint, unless they were all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<String>,

@@ -70,7 +70,11 @@ pub fn describe(arguments: &RecipeArguments, console: &Console, output: Output) 
         units.push(Value::from_iter([("name", Value::from(unit.name.as_str())), ("layers", layers.into())]));
     }
     let mut prepare = Vec::new();
-    for (name, lines) in session.outlines()? {
+    let outlines = session.outlines()?;
+    // With weights and images, what is done is measured.
+    let given = !outlines.is_empty() && recipe.model.weights.is_some() && recipe.data_root.is_some();
+    let prepared = if given { super::plan::prepared(&run, output)? } else { Value::Null };
+    for (name, lines) in outlines.into_iter().filter(|_| !given) {
         output.print(&format!("\nprepare: {name}\n"))?;
         for line in &lines {
             output.print(&format!("  {line}\n"))?;
@@ -85,6 +89,7 @@ pub fn describe(arguments: &RecipeArguments, console: &Console, output: Output) 
         ("setting", recipe.quant.setting.to_string().into()),
         ("units", units.into()),
         ("prepare", prepare.into()),
+        ("prepared", prepared),
     ]))
 }
 

@@ -45,6 +45,7 @@ pub fn dry_run(mut run: Run<'_>, console: &Console, output: Output) -> anyhow::R
     if check.unchecked.is_empty() {
         value["float_sample"] = check_float(&mut run, console)?;
     }
+    value["prepared"] = prepared(&run, output)?;
     let plan = run.plan()?;
     output.print(&text(&plan))?;
     value["plan"] = Value::from_iter([
@@ -55,6 +56,18 @@ pub fn dry_run(mut run: Run<'_>, console: &Console, output: Output) -> anyhow::R
         ("cache_bytes", plan.cache_bytes.into()),
     ]);
     Ok(value)
+}
+
+/// Prints what the recipe's preparations do, if weights and images are given.
+pub fn prepared(run: &Run<'_>, output: Output) -> anyhow::Result<Value> {
+    let prepared = run.prepared()?;
+    for (name, changes) in &prepared {
+        output.print(&format!("prepare: {name}\n"))?;
+        for change in changes {
+            output.print(&format!("  {}: {}\n", change.part, change.what))?;
+        }
+    }
+    Ok(serde_json::to_value(prepared)?)
 }
 
 /// Prints which recipe runs.
