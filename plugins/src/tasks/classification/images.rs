@@ -83,7 +83,7 @@ mod tests {
         let own = tensor(&[&[0.0, 2.0, 1.0], &[0.0, 2.0, 1.0], &[1.0, 1.0, 0.0]]);
         let float = tensor(&[&[0.0, 2.0, 1.0], &[2.0, 0.0, 1.0], &[0.0, 1.0, 1.0]]);
         let targets = [1, 0, 0].map(Target::Class);
-        let rows = values(&[own.clone()], &[float], &targets).unwrap();
+        let rows = values(std::slice::from_ref(&own), &[float], &targets).unwrap();
         // Of equal logits the smaller class counts: the third image is 0 here and 1 by the float network.
         let shares: Vec<_> = rows.iter().map(|row| (row[0], row[1])).collect();
         assert_eq!(shares, [(100.0, 100.0), (0.0, 0.0), (100.0, 0.0)]);
