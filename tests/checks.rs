@@ -108,10 +108,12 @@ fn units_that_cannot_be_reconstructed() {
     all_refuse("demo", &[learned], "is of the group 'weight_scale', for which the reconstructor has no learning rate");
     let run = with(&["check", "demo"], &[learned, "reconstruction.params.rates={weight_scale: 1e-4}"]);
     assert!(run.ok, "{}", run.stderr);
-    // The fused engine does not know groups of blocks whose values bypass others.
-    let merged = "reconstruction.merge=[[layer1.0, layer1.1]]";
-    all_refuse("demo", &[merged, "engine=fused"], "the fused engine cannot compute this unit");
-    assert!(with(&["check", "demo"], &[merged]).ok);
+    // The fused engine knows merged blocks, but not per-channel activations.
+    let run = with(&["check", "demo"], &["reconstruction.merge=[[layer1.0, layer1.1]]", "engine=fused"]);
+    assert!(run.ok, "{}", run.stderr);
+    let channels = ["quant.activation.granularity=per_channel", "quant.activation.observer=mse"];
+    all_refuse("demo", &[channels[0], channels[1], "engine=fused"], "the fused engine cannot compute this unit");
+    assert!(with(&["check", "demo"], &channels).ok);
 }
 
 #[test]

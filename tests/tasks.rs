@@ -246,6 +246,7 @@ fn another_task_goes_the_whole_way() {
         quantized: quantized.clone(),
         seconds: result.seconds,
         peak_rss_bytes: 1,
+        prepared: Vec::new(),
         weights: None,
         notice: None,
     };

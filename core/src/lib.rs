@@ -58,9 +58,9 @@ pub mod prelude {
     pub use crate::error::{Error, Input, Result};
     pub use crate::graph::{channel_groups, ChannelGroup, Conv2d, Graph, GraphBuilder, NodeId, Op, Operator, Pool2d};
     pub use crate::grid::{Granularity, QParams, QuantSpec, Range};
+    pub use crate::model::{Precision, QuantModel};
     pub use crate::observer::{Consistency, Observer};
     pub use crate::ops;
-    pub use crate::model::{Precision, QuantModel};
     pub use crate::params::Params;
     pub use crate::preparation::{clip_scalable_relu6, scale_channels, Change, Preparation, Preparing};
     pub use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel};

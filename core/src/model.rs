@@ -188,7 +188,8 @@ impl QuantModel {
         let old = self.graph.node(node);
         let replaceable = |op: &Op| matches!(op, Op::Activation(_) | Op::Clip);
         if !replaceable(&old.op) || !replaceable(&op) {
-            let message = format!("{} cannot be replaced by {}: both must be activation functions", old.op.name(), op.name());
+            let message =
+                format!("{} cannot be replaced by {}: both must be activation functions", old.op.name(), op.name());
             return Err(Error::graph(&old.name, message));
         }
         let wanted = op.parameters(&old.shape);

@@ -134,7 +134,10 @@ fn preparing(preparation: &dyn Preparation) -> Result<()> {
     let after = outputs(&model)?;
     let change = before.iter().zip(&after).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs())) / size;
     require(f64::from(change) <= preparation.tolerance(), || {
-        format!("an output changes by {change:.1e} of the largest, more than the stated {:.1e}", preparation.tolerance())
+        format!(
+            "an output changes by {change:.1e} of the largest, more than the stated {:.1e}",
+            preparation.tolerance()
+        )
     })
 }
 

@@ -40,9 +40,7 @@ pub fn execute(
         Op::Conv2d { geometry, bias, .. } => {
             ops::conv2d(input(0)?, weight()?, own_bias(*bias)?, geometry).doing(doing())
         }
-        Op::Linear { bias, .. } => {
-            ops::linear(input(0)?, weight()?, own_bias(*bias)?).doing(doing())
-        }
+        Op::Linear { bias, .. } => ops::linear(input(0)?, weight()?, own_bias(*bias)?).doing(doing()),
         Op::BatchNorm { eps } => {
             let column = |t: Tensor| t.reshape((1, t.elem_count(), 1, 1));
             let run = || -> Result<candle_core::Result<Tensor>> {

@@ -48,7 +48,9 @@ impl Session<'_> {
             };
             let mut tensors: BTreeMap<String, Tensor> = model.parameters().iter().filter_map(changed).collect();
             let corrected = model.corrected_biases().map(|(layer, bias)| (layer, bias.clone()));
-            tensors.extend(corrected.map(|(layer, bias)| (format!("{}{CORRECTED}", model.graph().node(layer).name), bias)));
+            tensors.extend(
+                corrected.map(|(layer, bias)| (format!("{}{CORRECTED}", model.graph().node(layer).name), bias)),
+            );
             folder.keep_prepared(&tensors, &prepared)?;
         }
         Ok(prepared)
@@ -58,12 +60,7 @@ impl Session<'_> {
     ///
     /// # Errors
     /// A preparation fails, or changes the network's outputs by more than it states; or the run was cancelled.
-    pub fn prepare(
-        &self,
-        model: &mut QuantModel,
-        images: &CachedValues,
-        progress: &dyn Progress,
-    ) -> Result<Prepared> {
+    pub fn prepare(&self, model: &mut QuantModel, images: &CachedValues, progress: &dyn Progress) -> Result<Prepared> {
         if self.recipe().prepare.is_empty() {
             return Ok(Prepared::default());
         }

@@ -101,7 +101,8 @@ pub fn reconstruct(
             }
             None => {
                 let models = (&mut *model, &float);
-                let mut report = reconstruct_unit(models, reconstructor, &mut values, unit, (index, costs[index]), observers)?;
+                let mut report =
+                    reconstruct_unit(models, reconstructor, &mut values, unit, (index, costs[index]), observers)?;
                 // The report includes the time to advance the cached values.
                 report.seconds = start.elapsed().as_secs_f64();
                 report

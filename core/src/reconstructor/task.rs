@@ -41,7 +41,17 @@ impl<'a> UnitTask<'a> {
             return Err(Error::graph(&unit.name, message));
         }
         samples.check().map_err(|message| Error::graph(&unit.name, message))?;
-        Ok(Self { name: &unit.name, index, samples, model, unit, float: None, cost: 1.0, device: None, soft_share: None })
+        Ok(Self {
+            name: &unit.name,
+            index,
+            samples,
+            model,
+            unit,
+            float: None,
+            cost: 1.0,
+            device: None,
+            soft_share: None,
+        })
     }
 
     /// Tells what a step of the unit costs, compared with the mean of all units.

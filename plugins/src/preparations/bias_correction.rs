@@ -64,8 +64,7 @@ impl Preparation for BiasCorrection {
             let float = network.model.raw_value(id, &read(0), Precision::Float)?;
             let mut own = quantized.raw_value(id, &read(1), Precision::Quantized)?;
             if let (true, Some(bias)) = (has_bias(&node.op), network.model.bias(id)) {
-                let shift: Vec<f32> =
-                    means(&float)?.iter().zip(means(&own)?).map(|(f, q)| (f - q) as f32).collect();
+                let shift: Vec<f32> = means(&float)?.iter().zip(means(&own)?).map(|(f, q)| (f - q) as f32).collect();
                 let largest = shift.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
                 let shift = Tensor::from_vec(shift, bias.shape(), bias.device())?;
                 let corrected = (bias + &shift)?;

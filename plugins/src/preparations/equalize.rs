@@ -87,7 +87,13 @@ impl Equalize {
     }
 
     /// Scales all groups of a copy of the network.
-    fn scaled(&self, network: &Preparing<'_>, groups: &[ChannelGroup], exponents: &[f64], ranges: &[Vec<f64>]) -> Result<QuantModel> {
+    fn scaled(
+        &self,
+        network: &Preparing<'_>,
+        groups: &[ChannelGroup],
+        exponents: &[f64],
+        ranges: &[Vec<f64>],
+    ) -> Result<QuantModel> {
         let mut copy = network.copy();
         for ((group, exponent), ranges) in groups.iter().zip(exponents).zip(ranges) {
             if let Some(factors) = self.factors(ranges, *exponent) {
@@ -132,7 +138,11 @@ impl Equalize {
             .iter()
             .map(|group| {
                 let quantized: Vec<NodeId> = group.values.iter().copied().filter(|id| sites.contains(id)).collect();
-                if quantized.is_empty() { group.values.clone() } else { quantized }
+                if quantized.is_empty() {
+                    group.values.clone()
+                } else {
+                    quantized
+                }
             })
             .collect();
         let mut percentiles: BTreeMap<NodeId, (usize, ChannelPercentiles)> = BTreeMap::new();

@@ -72,7 +72,7 @@ pub fn describe(arguments: &RecipeArguments, console: &Console, output: Output) 
     let mut prepare = Vec::new();
     let outlines = session.outlines()?;
     // With weights and images, what is done is measured.
-    let given = !outlines.is_empty() && recipe.model.weights.is_some() && recipe.data_root.is_some();
+    let given = !outlines.is_empty() && run.check()?.unchecked.is_empty();
     let prepared = if given { super::plan::prepared(&run, output)? } else { Value::Null };
     for (name, lines) in outlines.into_iter().filter(|_| !given) {
         output.print(&format!("\nprepare: {name}\n"))?;

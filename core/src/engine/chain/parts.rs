@@ -185,7 +185,8 @@ impl Parts {
         if walk.links.is_empty() {
             return Err(Refusal::Start);
         }
-        let added = walk.links.iter().filter(|link| link.added.as_ref().is_some_and(|a| a.projection.is_some())).count();
+        let added =
+            walk.links.iter().filter(|link| link.added.as_ref().is_some_and(|a| a.projection.is_some())).count();
         if walk.tail != output || walk.mean || added != walk.projections.len() {
             return Err(Refusal::Shape);
         }
