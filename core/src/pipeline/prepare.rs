@@ -74,8 +74,7 @@ impl Session<'_> {
             let done = preparation.apply(&mut Preparing::new(model, images, &calibrated, progress))?;
             let after = outputs(model, &sample)?;
             let change = difference(&before, &after);
-            // Also refuses what is not a number.
-            if !(change <= preparation.tolerance()) {
+            if change.is_nan() || change > preparation.tolerance() {
                 let message = format!(
                     "'{name}' changed the outputs of the float network by {change:.1e} of the largest one, more than the \
                      {:.1e} that it states; remove it, or report the network to its author",
