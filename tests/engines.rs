@@ -85,7 +85,7 @@ fn a_gradient_of_the_built_in_loss_gives_what_the_built_in_loss_gives() {
 /// Parameters that also make scales of weights and biases learned (Genie-M).
 fn genie() -> QdropParams {
     let rates = BTreeMap::from([(groups::WEIGHT_SCALE.into(), 1e-3), (groups::BIAS.into(), 2e-3)]);
-    QdropParams { iters: 30, batch_size: 6, weight: 0.1, rates, ..Default::default() }
+    QdropParams { iters: 16, batch_size: 6, weight: 0.1, rates, ..Default::default() }
 }
 
 #[test]

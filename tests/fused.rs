@@ -138,7 +138,7 @@ fn compare(name: &str, params: &str, unit_name: &str, activation: &str, settings
 
 #[test]
 fn a_block_of_each_network_learns_the_same_both_ways() {
-    let settings = QdropParams { iters: 40, batch_size: 6, weight: 0.1, ..Default::default() };
+    let settings = QdropParams { iters: 24, batch_size: 6, weight: 0.1, ..Default::default() };
     for ((name, params), unit) in
         NETWORKS.into_iter().zip(["layer2.0", "layer2.0", "features.3", "s2.b1", "s1.b2", "layers.9.0"])
     {

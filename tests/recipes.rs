@@ -4,7 +4,10 @@
 use crate::support::*;
 use qdrop::recipes::Loader;
 use qdrop_core::kernels::random::Stream;
+use qdrop_core::pipeline::{Resources, Session};
 use qdrop_core::prelude::*;
+use qdrop_core::progress::Silent;
+use qdrop_core::recipe::Recipe;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -89,6 +92,20 @@ macro_rules! cells {
 
 cells! { resnet18 resnet50 mobilenet_v2 regnetx_600m regnetx_3200m mnasnet }
 
+/// Quantizes and evaluates without checks, files and a plan, which are the same for all bits. Returns the number of images
+/// and of units.
+fn quantized(recipe: Recipe) -> (usize, usize) {
+    let session = Session::new(recipe, registries(), Device::Cpu).unwrap();
+    let cache = session.cache(std::env::temp_dir());
+    let images = session.calibration_images(&cache, &Silent).unwrap().images;
+    let random = session.random();
+    let (progress, engine, checkpoints) = (&Silent, session.recipe().engine, None);
+    let resources = Resources { images, cache, random: &random, progress, engine, merge: &[], checkpoints };
+    let result = session.quantize(session.float_model().unwrap(), &resources).unwrap();
+    let measured = session.evaluate(&result.model, Precision::Quantized, &Silent).unwrap();
+    (measured.images, result.units.len())
+}
+
 fn cells_of(architecture: &str) {
     let dir = tempfile::tempdir().unwrap();
     let data = images(dir.path());
@@ -134,18 +151,14 @@ fn cells_of(architecture: &str) {
             assert!(planned["plan"]["seconds"].as_f64().unwrap() > 0.0, "{name}");
             planned["plan"]["units"].as_u64().unwrap()
         });
-        let out = dir.path().join(format!("{architecture}_{bits}"));
         if b > 0 {
-            // The other cells differ by their bits: without a plan, and with an observer of weights that takes less time.
             let loader =
                 small.iter().filter(|s| s.contains('=')).fold(Loader::new(&name), |loader, set| loader.set(*set));
-            let loader = loader.set("quant.weight.observer=minmax").iters(2).data(&data).weights(&*weights);
-            let outcome = qdrop::Run::new(loader.load().unwrap()).unwrap().out(&out).unwrap().quantize().unwrap();
-            assert_eq!(outcome.summary.quantized.images, 4, "{name}");
-            assert_eq!((outcome.units.len() as u64, outcome.summary.bits), (units, bits.to_string()), "{name}");
-            std::fs::remove_dir_all(&out).unwrap();
+            let recipe = loader.set("quant.weight.observer=minmax").iters(2).data(&data).weights(&*weights).load();
+            assert_eq!(quantized(recipe.unwrap()), (4, units as usize), "{name}");
             continue;
         }
+        let out = dir.path().join(format!("{architecture}_{bits}"));
         let arguments = [&["quantize", &name, "--json", "--out", text(&out)], &given[..], &small].concat();
         let run = qdrop(&arguments).json();
         assert_eq!(run["quantized"]["images"], 4, "{name}");

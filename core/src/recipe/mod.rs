@@ -1,16 +1,16 @@
 //! The recipe: the content of a YAML file. Only this module knows the layout of the file.
 
-mod calibration;
 mod edit;
 mod folders;
+mod images;
 mod path;
 mod registered;
 mod strategy;
 mod text;
 
-pub use calibration::CalibrationInputs;
 pub use edit::{apply_set, merge};
 pub use folders::Folders;
+pub use images::{CalibrationInputs, CalibrationRecipe, EvaluationRecipe};
 pub use path::RecipePath;
 pub use registered::RecipeKind;
 pub use strategy::{ReconstructionRecipe, Strategy};
@@ -239,51 +239,6 @@ pub struct TensorOverride {
     pub quantizer: Option<Strategy>,
 }
 
-/// Size of the calibration set.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CalibrationRecipe {
-    /// Number of images for reconstruction.
-    #[serde(default = "default_images")]
-    pub images: usize,
-    /// Number of these images, in one batch, that the activation observers observe.
-    #[serde(default = "default_observe")]
-    pub observe: usize,
-    /// From which inputs these images' values in a unit are computed: `float`, or `quantized` (needs a reconstruction).
-    #[serde(default, skip_serializing_if = "CalibrationInputs::is_float")]
-    pub inputs: CalibrationInputs,
-    /// Share of the images, in percent, that may be broken. They are reported and left out; more of them are an error.
-    #[serde(default = "default_broken", skip_serializing_if = "is_default_broken")]
-    pub max_broken_percent: f64,
-}
-
-fn default_broken() -> f64 {
-    1.0
-}
-
-fn is_default_broken(percent: &f64) -> bool {
-    *percent == default_broken()
-}
-
-fn default_images() -> usize {
-    1024
-}
-
-fn default_observe() -> usize {
-    256
-}
-
-impl Default for CalibrationRecipe {
-    fn default() -> Self {
-        Self {
-            images: default_images(),
-            observe: default_observe(),
-            inputs: CalibrationInputs::default(),
-            max_broken_percent: default_broken(),
-        }
-    }
-}
-
 /// How the cached values of all calibration samples are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -315,35 +270,6 @@ fn default_limit() -> ByteSize {
 impl Default for CacheRecipe {
     fn default() -> Self {
         Self { limit: default_limit(), dtype: CacheType::default(), spill: None }
-    }
-}
-
-/// How a network is evaluated.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EvaluationRecipe {
-    /// Images per forward pass.
-    #[serde(default = "default_batch")]
-    pub batch_size: usize,
-    /// Evaluates only this number of images, from the first on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub images: Option<usize>,
-    /// Share of the images, in percent, that may be broken. They are reported and not counted; more of them are an
-    /// error.
-    #[serde(default = "default_broken", skip_serializing_if = "is_default_broken")]
-    pub max_broken_percent: f64,
-    /// Whether a quantized network is also compared with the float network on the same images, as the task says.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub against_float: bool,
-}
-
-fn default_batch() -> usize {
-    64
-}
-
-impl Default for EvaluationRecipe {
-    fn default() -> Self {
-        Self { batch_size: default_batch(), images: None, max_broken_percent: default_broken(), against_float: false }
     }
 }
 
