@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn guards_pass_on_every_function_of_their_trait() {
         let task = [include_str!("task/interface.rs"), include_str!("task/guard.rs")];
-        let preparation = [include_str!("preparation/mod.rs"), include_str!("preparation/guard.rs")];
+        let preparation = [include_str!("preparation/interface.rs"), include_str!("preparation/guard.rs")];
         for (name, [of_trait, of_guard]) in [
             ("Architecture", [include_str!("architecture.rs"); 2]),
             ("Dataset", [include_str!("dataset.rs"); 2]),

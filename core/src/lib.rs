@@ -13,6 +13,7 @@ pub mod cache;
 pub mod conformance;
 pub mod dataset;
 pub mod device;
+mod difference;
 pub mod engine;
 pub mod error;
 pub mod graph;

@@ -1,16 +1,19 @@
 //! Two saved results, measured on the same images and compared image by image.
 
+mod results;
 mod same;
 mod table;
+
+pub use results::{Compared, ComparedResult};
 
 use crate::error::{At, Result, Stage};
 use crate::evaluation::{float_weights, Evaluation};
 use qdrop_core::model::QuantModel;
-use qdrop_core::pipeline::{Pair, PairMeasurement, Registries, SavedModel, Session};
+use qdrop_core::pipeline::{Pair, PairMeasurement, Session};
 use qdrop_core::progress::{Progress, Silent, WarnOnce};
 use qdrop_core::recipe::Recipe;
-use qdrop_core::task::{Measurement, PairedComparison};
 use qdrop_core::Error as Core;
+use results::Opened;
 use same::check_same;
 use std::path::{Path, PathBuf};
 use table::text;
@@ -21,35 +24,6 @@ use table::text;
 /// Those of [`Comparison::run`].
 pub fn compare(a: impl Into<PathBuf>, b: impl Into<PathBuf>) -> Result<Compared> {
     Comparison::new(a, b).run()
-}
-
-/// Two results on the same images.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Compared {
-    /// The first result, A.
-    pub a: ComparedResult,
-    /// The second result, B.
-    pub b: ComparedResult,
-    /// What the task measures on single images, for A and B; for classification top-1, agreement with the float network
-    /// and KL(float || quantized).
-    pub metrics: Vec<PairedComparison>,
-    /// The same as text.
-    pub text: String,
-}
-
-/// One of two results that are compared.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct ComparedResult {
-    /// Its folder.
-    pub dir: PathBuf,
-    /// Name of its recipe.
-    pub recipe: String,
-    /// Its bit widths, such as `w2a4`.
-    pub bits: String,
-    /// Its measurement on the common images.
-    pub measured: Measurement,
 }
 
 /// Measures the quantized networks that two runs saved on the same images, and compares them with each other and with their
@@ -79,24 +53,6 @@ impl Comparison<'_> {
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.device = name.into();
         self
-    }
-}
-
-/// A result that is opened, with everything that its session refers to.
-struct Opened {
-    dir: PathBuf,
-    recipe: Recipe,
-    registries: Registries,
-    saved: SavedModel,
-}
-
-impl Opened {
-    fn session(&self) -> Result<Session<'_>> {
-        Session::new(self.recipe.clone(), &self.registries, self.saved.model.device().clone()).at(Stage::Setup)
-    }
-
-    fn result(&self, measured: Measurement) -> ComparedResult {
-        ComparedResult { dir: self.dir.clone(), recipe: self.recipe.name.clone(), bits: self.recipe.bits(), measured }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whether two results can be measured on the same images: they have the same task, classes and preprocessing.
 
-use super::Opened;
+use super::results::Opened;
 use qdrop_core::pipeline::Session;
 use qdrop_core::recipe::Recipe;
 use qdrop_core::{Error, Result};

@@ -1,6 +1,6 @@
 //! The table of a comparison, as text.
 
-use super::ComparedResult;
+use super::results::ComparedResult;
 use crate::report::{aligned, cell};
 use qdrop_core::task::PairedComparison;
 

@@ -2,6 +2,7 @@
 
 use super::{cosine, normal, require, Report};
 use crate::architecture::ArchitectureKind;
+use crate::difference::relative_change;
 use crate::error::{Error, Result};
 use crate::graph::{fold_batch_norm, quantization_sites, CustomOperator, Graph, NodeId, Op, SiteKind};
 use crate::model::{Precision, QuantModel};
@@ -12,7 +13,7 @@ use candle_core::{Device, Tensor, Var};
 use std::collections::{HashMap, HashSet};
 
 /// Largest change of a logit by batch-norm folding, relative to the largest logit.
-const FOLDING: f32 = 1e-3;
+const FOLDING: f64 = 1e-3;
 /// Least cosine between an operator's gradient and finite differences.
 const LEAST_COSINE: f64 = 0.99;
 
@@ -110,7 +111,7 @@ fn check_folding(graph: &Graph) -> Result<()> {
     let after = outputs(folded, parameters)?;
     let size = before.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
     require(size.is_finite() && size > 0.0, || format!("the largest logit is {size}"))?;
-    let change = before.iter().zip(&after).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs())) / size;
+    let change = relative_change(&before, &after);
     require(change <= FOLDING, || format!("a logit changes by {change:.1e} of the largest"))
 }
 

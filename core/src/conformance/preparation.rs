@@ -1,12 +1,12 @@
 //! Conformance checks of a preparation.
 
-use super::toy::toy_quantizer;
+use super::toy::{place, toy_quantizer};
 use super::{normal, require, Report};
 use crate::cache::CachedValues;
+use crate::difference::relative_change;
 use crate::error::{Error, Result};
-use crate::graph::{quantization_sites, Conv2d, Graph, GraphBuilder, SiteKind};
-use crate::grid::{Granularity, QuantSpec, Range};
-use crate::model::{Precision, QuantModel, QuantSite};
+use crate::graph::{Conv2d, Graph, GraphBuilder};
+use crate::model::{Precision, QuantModel};
 use crate::ops::{host_values, Activation};
 use crate::params::Params;
 use crate::preparation::{Change, Preparation, PreparationKind, Preparing};
@@ -85,23 +85,10 @@ fn shapes(graph: &Graph) -> Vec<(String, Vec<usize>)> {
     graph.nodes().map(|(_, node)| (node.name.clone(), node.shape.clone())).collect()
 }
 
-/// A copy with quantizers that have the range of what they quantize.
+/// A copy with quantizers.
 fn calibrated(model: &QuantModel) -> Result<QuantModel> {
-    let mut copy = QuantModel::new(model.graph().clone(), model.parameters().clone(), Device::Cpu);
-    for site in quantization_sites(model.graph()) {
-        let granularity = match site.kind {
-            SiteKind::Weight => Granularity::PerAxis(0),
-            SiteKind::Activation => Granularity::PerTensor,
-        };
-        let mut quantizer = toy_quantizer(&QuantSpec { bits: BITS, symmetric: false, granularity });
-        let channels = if site.kind == SiteKind::Weight { model.weight(site.node)?.dim(0)? } else { 1 };
-        quantizer.set_range(&Range { min: vec![-2.0; channels], max: vec![4.0; channels] }, &Device::Cpu)?;
-        let placed = QuantSite { name: site.name.clone(), quantizer };
-        match site.kind {
-            SiteKind::Weight => copy.set_weight_quantizer(site.node, placed),
-            SiteKind::Activation => copy.set_activation_quantizer(site.node, placed),
-        }
-    }
+    let mut copy = model.float_copy();
+    place(&mut copy, BITS, [[-2.0, 4.0]; 2], &|spec, _| Ok(toy_quantizer(spec)))?;
     Ok(copy)
 }
 
@@ -130,10 +117,8 @@ fn preparing(preparation: &dyn Preparation) -> Result<()> {
         let finite = host_values(own, |v| v.iter().all(|v| v.is_finite()))?;
         require(finite, || format!("'{name}' holds a value that is not a finite number"))?;
     }
-    let size = before.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
-    let after = outputs(&model)?;
-    let change = before.iter().zip(&after).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs())) / size;
-    require(f64::from(change) <= preparation.tolerance(), || {
+    let change = relative_change(&before, &outputs(&model)?);
+    require(change <= preparation.tolerance(), || {
         format!(
             "an output changes by {change:.1e} of the largest, more than the stated {:.1e}",
             preparation.tolerance()

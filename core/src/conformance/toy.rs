@@ -53,26 +53,8 @@ impl Toy {
         let mut model = QuantModel::new(graph.clone(), parameters, Device::Cpu);
         let input = Tensor::from_vec(normal(SAMPLES * 4 * 36, 60), (SAMPLES, 4, 6, 6), &Device::Cpu)?;
         let float_outputs = model.forward(&input, Precision::Float)?;
-        for site in quantization_sites(&graph) {
-            let granularity = match site.kind {
-                SiteKind::Weight => Granularity::PerAxis(0),
-                SiteKind::Activation => Granularity::PerTensor,
-            };
-            let mut quantizer = build(&QuantSpec { bits: BITS, symmetric: false, granularity }, site.kind)?;
-            // Weights lie within 3 standard deviations of 0.2; values after ReLU between 0 and 4.
-            let range = match site.kind {
-                SiteKind::Weight => Range { min: vec![-0.6; 8], max: vec![0.6; 8] },
-                SiteKind::Activation => Range { min: vec![0.0], max: vec![4.0] },
-            };
-            let channels = if site.kind == SiteKind::Weight { model.weight(site.node)?.dim(0)? } else { 1 };
-            let cut = |v: &[f32]| v[..channels].to_vec();
-            quantizer.set_range(&Range { min: cut(&range.min), max: cut(&range.max) }, &Device::Cpu)?;
-            let placed = QuantSite { name: site.name.clone(), quantizer };
-            match site.kind {
-                SiteKind::Weight => model.set_weight_quantizer(site.node, placed),
-                SiteKind::Activation => model.set_activation_quantizer(site.node, placed),
-            }
-        }
+        // Weights lie within 3 standard deviations of 0.2; values after ReLU between 0 and 4.
+        place(&mut model, BITS, [[-0.6, 0.6], [0.0, 4.0]], build)?;
         let inputs = vec![input];
         let data = UnitData { quantized_inputs: inputs.clone(), float_inputs: inputs, float_outputs };
         Ok(Self { model, samples: UnitSamples::in_memory(&data)?, data })
@@ -107,6 +89,25 @@ impl Toy {
         }
         Ok((all, worst))
     }
+}
+
+/// Places quantizers made by `build` at all sites of a model: weights per channel, values per tensor. `ranges` are those of
+/// weights and of values.
+pub fn place(model: &mut QuantModel, bits: u32, ranges: [[f32; 2]; 2], build: Build<'_>) -> Result<()> {
+    for site in quantization_sites(model.graph()) {
+        let (granularity, channels, [low, high]) = match site.kind {
+            SiteKind::Weight => (Granularity::PerAxis(0), model.weight(site.node)?.dim(0)?, ranges[0]),
+            SiteKind::Activation => (Granularity::PerTensor, 1, ranges[1]),
+        };
+        let mut quantizer = build(&QuantSpec { bits, symmetric: false, granularity }, site.kind)?;
+        quantizer.set_range(&Range { min: vec![low; channels], max: vec![high; channels] }, &Device::Cpu)?;
+        let placed = QuantSite { name: site.name.clone(), quantizer };
+        match site.kind {
+            SiteKind::Weight => model.set_weight_quantizer(site.node, placed),
+            SiteKind::Activation => model.set_activation_quantizer(site.node, placed),
+        }
+    }
+    Ok(())
 }
 
 /// A quantizer that learns the rounding of a weight (AdaRound), or the scale of an activation (LSQ).

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// ReLU, clips, pooling, zero padding, flattening and concatenation pass such a factor on; an addition ties the
 /// channels of its operands to each other. The network's input and outputs, the operands of other activation functions, gates
 /// of products and operators of plugins cannot be scaled, and whatever is tied to one of their channels neither.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChannelGroup {
     /// The values, in the order of execution.
     pub values: Vec<NodeId>,
@@ -92,8 +92,9 @@ impl<'a> Ties<'a> {
             (Op::Input, _) => self.fix_value(id),
             // Their output channels are new ones, which they scale with their own parameters.
             (Op::Conv2d { .. } | Op::Linear { .. } | Op::BatchNorm { .. }, _) => {}
+            // The bound of a ReLU6 can become one for each channel.
             (
-                Op::Activation(Activation::Relu)
+                Op::Activation(Activation::Relu | Activation::Relu6)
                 | Op::MaxPool(_)
                 | Op::AveragePool(_)
                 | Op::GlobalAveragePool
@@ -102,8 +103,6 @@ impl<'a> Ties<'a> {
                 | Op::Clip,
                 [x],
             ) => self.tie(*x, id, |c| c),
-            // Its bound can become one for each channel.
-            (Op::Activation(Activation::Relu6), [x]) => self.tie(*x, id, |c| c),
             (Op::Add, [a, b]) => {
                 self.tie(*a, id, |c| c);
                 self.tie(*b, id, |c| c);
@@ -124,12 +123,9 @@ impl<'a> Ties<'a> {
                     before += self.count(*part);
                 }
             }
+            // Functions and operators that pass no factor on; and nodes with another number of inputs than their operation has.
             (
-                Op::Activation(
-                    Activation::Silu | Activation::HardSwish | Activation::HardSigmoid | Activation::Sigmoid,
-                )
-                | Op::Custom(_)
-                // A node with another number of inputs than its operation has.
+                Op::Custom(_)
                 | Op::Activation(_)
                 | Op::MaxPool(_)
                 | Op::AveragePool(_)
@@ -154,27 +150,21 @@ impl<'a> Ties<'a> {
         for channel in std::mem::take(&mut self.fixed) {
             fixed[self.channels.root(channel)] = true;
         }
+        // By the number of the first value of each group, which is the root of its set.
         let mut groups: BTreeMap<usize, ChannelGroup> = BTreeMap::new();
-        let mut factors: BTreeMap<usize, BTreeMap<usize, usize>> = BTreeMap::new();
-        let mut place: BTreeMap<usize, usize> = BTreeMap::new();
+        // The factor of each class of tied channels.
+        let mut factors: BTreeMap<usize, usize> = BTreeMap::new();
         for (id, node) in graph.nodes() {
-            let root = self.values.root(id.index());
-            // Groups are counted by their first values.
-            let key = *place.entry(root).or_insert(id.index());
-            let own = factors.entry(key).or_default();
+            let group = groups.entry(self.values.root(id.index())).or_default();
             let mut channels = Vec::new();
             for c in 0..self.count(id) {
-                let class = self.channels.root(self.first[id.index()] + c);
-                let next = own.len();
-                channels.push((!fixed[class]).then(|| *own.entry(class).or_insert(next)));
+                let class = self.channels.root(self.channel(id, c));
+                let factor = || {
+                    group.factors += 1;
+                    group.factors - 1
+                };
+                channels.push((!fixed[class]).then(|| *factors.entry(class).or_insert_with(factor)));
             }
-            let group = groups.entry(key).or_insert_with(|| ChannelGroup {
-                values: Vec::new(),
-                producers: Vec::new(),
-                consumers: Vec::new(),
-                factors: 0,
-                channels: BTreeMap::new(),
-            });
             group.values.push(id);
             group.channels.insert(id, channels);
             if has_parameters(&node.op) {
@@ -183,13 +173,9 @@ impl<'a> Ties<'a> {
         }
         for (id, node) in graph.nodes().filter(|(_, node)| has_parameters(&node.op)) {
             let Some(input) = node.inputs.first() else { continue };
-            let root = self.values.root(input.index());
-            if let Some(group) = place.get(&root).and_then(|key| groups.get_mut(key)) {
+            if let Some(group) = groups.get_mut(&self.values.root(input.index())) {
                 group.consumers.push(id);
             }
-        }
-        for (key, group) in &mut groups {
-            group.factors = factors.get(key).map_or(0, BTreeMap::len);
         }
         groups.into_values().filter(|group| group.factors > 0).collect()
     }
@@ -198,6 +184,15 @@ impl<'a> Ties<'a> {
 /// Whether the operation can scale its output and undo a scale of its input with its parameters.
 fn has_parameters(op: &Op) -> bool {
     op.has_weight() || matches!(op, Op::BatchNorm { .. })
+}
+
+/// The input channel (or feature) that element `i` of a layer's weight multiplies; `weight` is its shape (O, I, ...), with the
+/// inputs of one group of the layer's `groups`.
+pub(crate) fn channel_read(i: usize, weight: &[usize], groups: usize) -> usize {
+    let pixels: usize = weight[2..].iter().product();
+    let (output, input) = (i / pixels / weight[1], i / pixels % weight[1]);
+    // Output channels of a group read its input channels.
+    output / (weight[0] / groups) * weight[1] + input
 }
 
 /// Channels of an image, features of a flat value.
@@ -236,6 +231,15 @@ mod tests {
 
     fn names(graph: &Graph, ids: &[NodeId]) -> Vec<String> {
         ids.iter().map(|id| graph.node(*id).name.clone()).collect()
+    }
+
+    #[test]
+    fn weights_of_a_group_read_its_channels() {
+        // Two groups of 2 filters that read 3 channels each, through kernels of 2 x 1.
+        let read: Vec<usize> = (0..4 * 3 * 2).map(|i| channel_read(i, &[4, 3, 2, 1], 2)).collect();
+        let of_filter = |first: usize| [0, 0, 1, 1, 2, 2].map(|c| first + c);
+        assert_eq!(read, [0, 0, 3, 3].map(of_filter).concat());
+        assert_eq!((0..6).map(|i| channel_read(i, &[2, 3], 1)).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2]);
     }
 
     #[test]

@@ -66,6 +66,15 @@ impl Op {
         matches!(self, Self::Conv2d { .. } | Self::Linear { .. })
     }
 
+    /// Groups of a convolution; 1 for everything else.
+    pub(crate) fn groups(&self) -> usize {
+        if let Self::Conv2d { geometry, .. } = self {
+            geometry.groups
+        } else {
+            1
+        }
+    }
+
     /// Names and shapes of the parameters, given the shape of the first input.
     pub fn parameters(&self, input: &[usize]) -> Vec<(&'static str, Vec<usize>)> {
         let channels = input.first().copied().unwrap_or_default();

@@ -50,18 +50,10 @@ pub fn clip(x: &Tensor, bound: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Their number is another one, or one of them is not a positive number.
 pub(crate) fn bounds(bound: &Tensor, channels: usize) -> Result<Vec<f32>> {
-    check_number(bound, channels)?;
+    composite::check_number(bound, channels)?;
     let bounds = host_values(bound, <[f32]>::to_vec)?;
     match bounds.iter().position(|b| !b.is_finite() || *b <= 0.0) {
         Some(c) => bail!("the bounds of a clip are positive numbers, but that of channel {c} is {}", bounds[c]),
         None => Ok(bounds),
     }
-}
-
-/// Checks that there is one bound for each channel.
-pub(super) fn check_number(bound: &Tensor, channels: usize) -> Result<()> {
-    if bound.elem_count() != channels {
-        bail!("a clip needs a bound for each of {channels} channels, but {} were given", bound.elem_count());
-    }
-    Ok(())
 }

@@ -131,12 +131,23 @@ pub fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
 /// See [`super::clip()`].
 pub fn clip(x: &Tensor, bound: &Tensor) -> Result<Tensor> {
     let mut dims = vec![1; x.rank()];
-    super::clip::check_number(bound, x.dim(1)?)?;
+    check_number(bound, x.dim(1)?)?;
     dims[1] = bound.elem_count();
     let (xd, bound) = (x.detach(), bound.detach().reshape(dims)?);
     let value = xd.relu()?.broadcast_minimum(&bound)?;
     let inside = (indicator(xd.gt(0.0))? * indicator(xd.broadcast_lt(&bound))?)?;
     with_gradient(&value, &[(x, &inside)])
+}
+
+/// Checks that there is one bound for each channel.
+pub(super) fn check_number(bound: &Tensor, channels: usize) -> Result<()> {
+    if bound.elem_count() != channels {
+        candle_core::bail!(
+            "a clip needs a bound for each of {channels} channels, but {} were given",
+            bound.elem_count()
+        );
+    }
+    Ok(())
 }
 
 /// `count` rows or columns along `axis`, from `start`, `stride` apart.

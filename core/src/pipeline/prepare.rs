@@ -1,8 +1,8 @@
 //! Prepares the float network as the recipe says, and checks that it still computes the same.
 
-use super::calibrate::place;
-use super::{calibrate, plan_sites, Resources, Session};
+use super::{Resources, Session};
 use crate::cache::CachedValues;
+use crate::difference::relative_change;
 use crate::error::{Error, Result};
 use crate::inference::Inference;
 use crate::model::{Precision, QuantModel};
@@ -22,6 +22,9 @@ const CORRECTED: &str = ".bias_of_quantized";
 impl Session<'_> {
     /// Prepares `model`, or restores what an earlier process prepared.
     pub(super) fn prepared(&self, model: &mut QuantModel, resources: &Resources<'_>) -> Result<Prepared> {
+        if self.recipe().prepare.is_empty() {
+            return Ok(Prepared::default());
+        }
         let kept = match resources.checkpoints {
             Some(folder) => folder.prepared(self.device())?,
             None => None,
@@ -34,9 +37,6 @@ impl Session<'_> {
                 }
             }
             return Ok(prepared);
-        }
-        if self.recipe().prepare.is_empty() {
-            return Ok(Prepared::default());
         }
         let before = model.parameters().clone();
         let prepared = self.prepare(model, &resources.images, resources.progress)?;
@@ -73,8 +73,9 @@ impl Session<'_> {
         for (i, (name, preparation)) in self.preparations().enumerate() {
             let done = preparation.apply(&mut Preparing::new(model, images, &calibrated, progress))?;
             let after = outputs(model, &sample)?;
-            let change = difference(&before, &after);
-            if change.is_nan() || change > preparation.tolerance() {
+            let moved = before.iter().zip(&after).map(|(before, after)| relative_change(before, after));
+            let beyond = |change: &f64| change.is_nan() || *change > preparation.tolerance();
+            if let Some(change) = moved.filter(beyond).max_by(f64::total_cmp) {
                 let message = format!(
                     "'{name}' changed the outputs of the float network by {change:.1e} of the largest one, more than the \
                      {:.1e} that it states; remove it, or report the network to its author",
@@ -97,10 +98,9 @@ impl Session<'_> {
             return Err(Error::Cancelled);
         }
         let mut copy = model.float_copy();
-        let plans = plan_sites(copy.graph(), &self.recipe().quant)?;
-        place(&mut copy, &plans, self.registries())?;
-        let observed = images.range(0, self.recipe().calibration.observe.min(images.samples()))?;
-        calibrate(&mut copy, &plans, self.registries(), &observed, &Silent)?;
+        let plans = self.plans_of(copy.graph())?;
+        self.place(&mut copy, &plans)?;
+        self.calibrate(&mut copy, &plans, images, &Silent)?;
         Ok(copy)
     }
 }
@@ -109,22 +109,4 @@ impl Session<'_> {
 fn outputs(model: &QuantModel, images: &Tensor) -> Result<Vec<Vec<f32>>> {
     let all = Inference::of_network(model, Precision::Float)?.forward(images)?;
     Ok(all.iter().map(|x| host_values(x, <[f32]>::to_vec)).collect::<candle_core::Result<_>>()?)
-}
-
-/// Largest difference of an output, relative to the largest value of that output before; NaN if one is not a number.
-fn difference(before: &[Vec<f32>], after: &[Vec<f32>]) -> f64 {
-    let mut worst = 0.0_f64;
-    for (before, after) in before.iter().zip(after) {
-        let size = before.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
-        for (b, a) in before.iter().zip(after) {
-            let change = f64::from((a - b).abs());
-            if change.is_nan() {
-                return f64::NAN;
-            }
-            if change > 0.0 {
-                worst = worst.max(change / f64::from(size));
-            }
-        }
-    }
-    worst
 }

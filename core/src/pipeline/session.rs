@@ -168,8 +168,16 @@ impl<'a> Session<'a> {
         self.recipe.prepare.iter().map(|strategy| strategy.name.as_str()).zip(self.preparations.iter().map(|p| &**p))
     }
 
-    pub(super) fn registries(&self) -> &Registries {
-        self.registries
+    /// Observes the recipe's number of images, and gives the quantizers of `model` their ranges.
+    pub(super) fn calibrate(
+        &self,
+        model: &mut QuantModel,
+        plans: &[SitePlan],
+        images: &CachedValues,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let observed = images.range(0, self.recipe.calibration.observe.min(images.samples()))?;
+        calibrate(model, plans, self.registries, &observed, progress)
     }
 
     pub(super) fn place(&self, model: &mut QuantModel, plans: &[SitePlan]) -> Result<()> {
@@ -408,9 +416,7 @@ impl<'a> Session<'a> {
                     resources.progress.event(Event::Warning(warning));
                 }
                 let start = Instant::now();
-                let count = self.recipe.calibration.observe.min(resources.images.samples());
-                let observed = resources.images.range(0, count)?;
-                calibrate(&mut model, &plans, self.registries, &observed, resources.progress)?;
+                self.calibrate(&mut model, &plans, &resources.images, resources.progress)?;
                 let seconds = start.elapsed().as_secs_f64();
                 if let Some(folder) = resources.checkpoints {
                     folder.keep_calibration(&model.grids(&nodes)?, seconds)?;

@@ -3,7 +3,7 @@
 use super::{Session, SitePlan};
 use crate::cache::CachedValues;
 use crate::error::Result;
-use crate::graph::{NodeId, Op, SiteKind};
+use crate::graph::{channel_read, NodeId, Op, SiteKind};
 use crate::grid::Granularity;
 use crate::inference::Inference;
 use crate::model::{Precision, QuantModel};
@@ -100,23 +100,13 @@ fn read_weights(model: &QuantModel, value: NodeId, channels: usize) -> Result<Ve
     for reader in graph.consumers(value) {
         let node = graph.node(reader);
         match &node.op {
-            Op::Conv2d { out_channels, geometry, .. } => {
-                let outputs = out_channels / geometry.groups;
-                let weight = model.weight(reader)?;
-                let (inputs, pixels) = (weight.dim(1)?, weight.dim(2)? * weight.dim(3)?);
-                host_values(weight, |weight| {
-                    for (i, w) in weight.iter().enumerate() {
-                        let group = i / (inputs * pixels) / outputs;
-                        sums[group * inputs + i / pixels % inputs] += f64::from(w * w);
-                    }
-                })?;
-            }
-            Op::Linear { .. } => {
-                let weight = model.weight(reader)?;
-                let (features, each) = (weight.dim(1)?, weight.dim(1)? / channels.max(1));
-                host_values(weight, |weight| {
-                    for (i, w) in weight.iter().enumerate() {
-                        sums[i % features / each.max(1)] += f64::from(w * w);
+            Op::Conv2d { .. } | Op::Linear { .. } => {
+                let (weight, groups) = (model.weight(reader)?, node.op.groups());
+                // A flattened image has several features for each channel.
+                let each = graph.node(node.inputs[0]).shape[0] / channels.max(1);
+                host_values(weight, |values| {
+                    for (i, w) in values.iter().enumerate() {
+                        sums[channel_read(i, weight.dims(), groups) / each.max(1)] += f64::from(w * w);
                     }
                 })?;
             }

@@ -7,28 +7,10 @@ use crate::inference::Inference;
 use crate::model::{Precision, QuantModel};
 use crate::progress::Progress;
 use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// Images that pass through the network at once.
 const BATCH: usize = 16;
-
-/// What a preparation did to a part of the network, for readers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Change {
-    /// The part, such as a node's name.
-    pub part: String,
-    /// What was done to it, such as "16 channels divided by 0.02 to 1".
-    pub what: String,
-}
-
-/// What a recipe's preparations did.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Prepared {
-    /// The name of each preparation, and its changes.
-    pub changes: Vec<(String, Vec<Change>)>,
-    /// Wall-clock time of all of them.
-    pub seconds: f64,
-}
 
 /// Makes a calibrated copy of a float network, quantized as the recipe says.
 pub type Calibrated<'a> = &'a dyn Fn(&QuantModel) -> Result<QuantModel>;
@@ -100,6 +82,34 @@ impl<'a> Preparing<'a> {
             }
             let images = self.images.range(start, BATCH.min(count - start))?;
             look(&inference.run(std::slice::from_ref(&images))?)?;
+        }
+        Ok(())
+    }
+
+    /// Walks through the network with the first `count` images (or all, if there are fewer) and two values (N, ...) of each
+    /// node, such as the float one and another. `compute` gets a node and both values of each of its inputs, and returns both
+    /// values of the node. Values are freed after their last reader.
+    ///
+    /// # Errors
+    /// `compute` fails, the images cannot be read from a cache file, or the run was cancelled.
+    pub fn walk(
+        &self,
+        count: usize,
+        mut compute: impl FnMut(NodeId, [&[&Tensor]; 2]) -> Result<[Tensor; 2]>,
+    ) -> Result<()> {
+        let graph = self.model.graph();
+        let images = self.images(count)?;
+        let mut values = HashMap::from([(graph.input(), [images.clone(), images])]);
+        for (id, node) in graph.nodes().skip(1) {
+            if self.progress.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let read = |side: usize| -> Vec<&Tensor> {
+                node.inputs.iter().filter_map(|input| values.get(input).map(|value| &value[side])).collect()
+            };
+            let computed = compute(id, [&read(0), &read(1)])?;
+            values.insert(id, computed);
+            values.retain(|value, _| graph.consumers(*value).iter().any(|reader| *reader > id));
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! Wraps preparations of registry entries: panics become errors that name the preparation.
 
-use super::context::{Change, Preparing};
-use super::Preparation;
+use super::change::Change;
+use super::context::Preparing;
+use super::interface::Preparation;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::guard::Origin;

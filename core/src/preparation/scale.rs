@@ -1,7 +1,7 @@
 //! Scales the channels of a network without changing what it computes.
 
 use crate::error::{Error, Result};
-use crate::graph::{channel_groups, ChannelGroup, NodeId, Op};
+use crate::graph::{channel_groups, channel_read, ChannelGroup, NodeId, Op};
 use crate::model::QuantModel;
 use crate::ops::Activation;
 use candle_core::{DType, Tensor};
@@ -80,15 +80,10 @@ pub fn scale_channels(model: &mut QuantModel, group: &ChannelGroup, factors: &[f
         let node = model.graph().node(*id).clone();
         let read = node.inputs.first().map(|input| of(*input)).unwrap_or_default();
         match node.op {
-            Op::Conv2d { out_channels, geometry, .. } => {
-                // Output channels of a group read its input channels.
-                let outputs = out_channels / geometry.groups;
-                multiply(model, &format!("{}.weight", node.name), |i, shape| {
-                    let (row, pixels) = (i / inner(shape), shape[2..].iter().product::<usize>());
-                    read[row / outputs * shape[1] + i / pixels % shape[1]]
-                })?;
+            Op::Conv2d { .. } | Op::Linear { .. } => {
+                let groups = node.op.groups();
+                multiply(model, &format!("{}.weight", node.name), |i, shape| read[channel_read(i, shape, groups)])?;
             }
-            Op::Linear { .. } => multiply(model, &format!("{}.weight", node.name), |i, shape| read[i % shape[1]])?,
             // y = gamma (x s - mean) / sqrt(var + eps) + beta, where x is the scaled value.
             Op::BatchNorm { .. } => {
                 multiply(model, &format!("{}.weight", node.name), |i, _| read[i])?;

@@ -3,7 +3,6 @@
 
 use qdrop_core::ops::host_values;
 use qdrop_core::prelude::*;
-use std::collections::HashMap;
 
 /// Parameters: `prepare: [{name: bias_correction, params: {images: 32}}]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -49,35 +48,26 @@ impl Preparation for BiasCorrection {
 
     fn apply(&self, network: &mut Preparing<'_>) -> Result<Vec<Change>> {
         let quantized = network.calibrated()?;
-        let images = network.images(self.0.images)?;
-        let graph = network.model.graph().clone();
-        // Values of the float and of the quantized network that later nodes read.
-        let mut values = HashMap::from([(graph.input(), [images.clone(), images])]);
-        let mut changes = Vec::new();
-        for (id, node) in graph.nodes().skip(1) {
-            if network.progress().cancelled() {
-                return Err(Error::Cancelled);
-            }
-            let read = |side: usize| -> Vec<&Tensor> {
-                node.inputs.iter().filter_map(|input| values.get(input).map(|value| &value[side])).collect()
-            };
-            let float = network.model.raw_value(id, &read(0), Precision::Float)?;
-            let mut own = quantized.raw_value(id, &read(1), Precision::Quantized)?;
-            if let (true, Some(bias)) = (has_bias(&node.op), network.model.bias(id)) {
+        let (mut corrected, mut changes) = (Vec::new(), Vec::new());
+        let model = &*network.model;
+        network.walk(self.0.images, |id, [full, rounded]| {
+            let node = model.graph().node(id);
+            let float = model.raw_value(id, full, Precision::Float)?;
+            let mut own = quantized.raw_value(id, rounded, Precision::Quantized)?;
+            if let (true, Some(bias)) = (has_bias(&node.op), model.bias(id)) {
                 let shift: Vec<f32> = means(&float)?.iter().zip(means(&own)?).map(|(f, q)| (f - q) as f32).collect();
                 let largest = shift.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
                 let shift = Tensor::from_vec(shift, bias.shape(), bias.device())?;
-                let corrected = (bias + &shift)?;
+                corrected.push((id, (bias + &shift)?));
                 own = own.broadcast_add(&shift.reshape(column(&own, shift.elem_count()))?)?;
-                network.model.correct_bias(id, corrected)?;
                 changes.push(Change { part: node.name.clone(), what: format!("bias shifted by up to {largest:.3}") });
             }
             if let Some(site) = quantized.activation_site(id) {
                 own = site.quantizer.fake_quantize(&own)?.detach();
             }
-            values.insert(id, [float, own]);
-            values.retain(|value, _| graph.consumers(*value).iter().any(|reader| *reader > id));
-        }
+            Ok([float, own])
+        })?;
+        corrected.into_iter().try_for_each(|(id, bias)| network.model.correct_bias(id, bias))?;
         Ok(changes)
     }
 }

@@ -7,7 +7,7 @@ use super::percentile::ChannelPercentiles;
 use qdrop_core::graph::SiteKind;
 use qdrop_core::ops::host_values;
 use qdrop_core::prelude::*;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// Exponents that are tried.
 const CANDIDATES: [f64; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];
@@ -178,31 +178,22 @@ impl Equalize {
 /// The error of each layer when its weight and what it reads are rounded, and nothing else: the sum of squares relative
 /// to that of the layer's output, with all output channels weighing equally whatever their scale.
 fn layer_errors(network: &Preparing<'_>, float: &QuantModel, quantized: &QuantModel) -> Result<BTreeMap<NodeId, f64>> {
-    let graph = float.graph();
-    let images = network.images(MEASURED)?;
-    // Each value in full precision, and as the next layer reads it: rounded once, at its site.
-    let mut values = HashMap::from([(graph.input(), [images.clone(), images])]);
     let mut errors = BTreeMap::new();
-    for (id, node) in graph.nodes().skip(1) {
-        if network.progress().cancelled() {
-            return Err(Error::Cancelled);
-        }
-        let read = |side: usize| -> Vec<&Tensor> {
-            node.inputs.iter().filter_map(|input| values.get(input).map(|value| &value[side])).collect()
-        };
-        let value = float.raw_value(id, &read(0), Precision::Float)?;
-        if node.op.has_weight() {
-            let own = quantized.raw_value(id, &read(1), Precision::Quantized)?.detach();
+    // Each value in full precision, and as the next layer reads it: rounded once, at its site.
+    network.walk(MEASURED, |id, [full, rounded]| {
+        let value = float.raw_value(id, full, Precision::Float)?;
+        let is_layer = float.graph().node(id).op.has_weight();
+        if is_layer {
+            let own = quantized.raw_value(id, rounded, Precision::Quantized)?.detach();
             errors.insert(id, relative_error(&value, &own)?);
         }
         let rounded = match quantized.activation_site(id) {
             Some(site) => site.quantizer.fake_quantize(&value)?.detach(),
-            None if node.op.has_weight() => value.clone(),
-            None => float.raw_value(id, &read(1), Precision::Float)?,
+            None if is_layer => value.clone(),
+            None => float.raw_value(id, rounded, Precision::Float)?,
         };
-        values.insert(id, [value, rounded]);
-        values.retain(|value, _| graph.consumers(*value).iter().any(|reader| *reader > id));
-    }
+        Ok([value, rounded])
+    })?;
     Ok(errors)
 }
 

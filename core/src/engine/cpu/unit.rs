@@ -207,15 +207,17 @@ impl CpuUnit {
     }
 
     fn weights(&self) -> impl Iterator<Item = &Weight> {
-        let projections = self.layers.iter().filter_map(|l| Some(&l.added.as_ref()?.projection.as_ref()?.weight));
-        self.layers.iter().map(|l| &l.weight).chain(projections)
+        self.layers.iter().flat_map(|Layer { weight, added, .. }| {
+            let projection = added.as_ref().and_then(|added| added.projection.as_ref());
+            std::iter::once(weight).chain(projection.map(|projection| &projection.weight))
+        })
     }
 
-    /// Calls `body` with each weight, in the order of [`weights`](Self::weights).
-    fn each_weight(&mut self, mut body: impl FnMut(&mut Weight) -> Result<()>) -> Result<()> {
-        self.layers.iter_mut().try_for_each(|l| body(&mut l.weight))?;
-        let projections = self.layers.iter_mut().filter_map(|l| l.added.as_mut()?.projection.as_mut());
-        projections.map(|p| &mut p.weight).try_for_each(body)
+    fn weights_mut(&mut self) -> impl Iterator<Item = &mut Weight> {
+        self.layers.iter_mut().flat_map(|Layer { weight, added, .. }| {
+            let projection = added.as_mut().and_then(|added| added.projection.as_mut());
+            std::iter::once(weight).chain(projection.map(|projection| &mut projection.weight))
+        })
     }
 }
 
@@ -323,17 +325,11 @@ impl UnitEngine for CpuUnit {
         self.has_gradients = false;
         in_pool(|| {
             self.prepare();
-            self.each_weight(|w| {
-                w.harden();
-                Ok(())
-            })?;
+            self.weights_mut().for_each(Weight::harden);
             let size = self.chunk;
             let mut chunks = samples.chunks(size).enumerate();
             let computed = chunks.try_for_each(|(i, chunk)| self.chunk_end(chunk, i * size, &Ending::Loss));
-            self.each_weight(|w| {
-                w.prepare();
-                Ok(())
-            })?;
+            self.weights_mut().for_each(Weight::prepare);
             computed
         })?;
         self.times.forward += start.elapsed();
@@ -351,12 +347,7 @@ impl UnitEngine for CpuUnit {
             for layer in &mut self.layers {
                 layer.site.learn(layer.sums, update)?;
             }
-            let mut sum = 0.0;
-            self.each_weight(|w| {
-                sum += w.learn(regularizer, update)?;
-                Ok(())
-            })?;
-            Ok(sum)
+            self.weights_mut().map(|w| w.learn(regularizer, update)).sum()
         })
     }
 
@@ -368,7 +359,7 @@ impl UnitEngine for CpuUnit {
     }
 
     fn restore(&mut self, updates: usize, state: &EngineState) -> Result<()> {
-        self.each_weight(|w| w.restore(state))?;
+        self.weights_mut().try_for_each(|w| w.restore(state))?;
         self.layers.iter_mut().flat_map(|l| l.site.variables_mut()).try_for_each(|v| v.restore(state))?;
         self.updates = updates;
         Ok(())

@@ -3,6 +3,7 @@
 mod batches;
 mod best;
 mod gptq;
+mod grid;
 mod network;
 mod optimize;
 mod params;
@@ -10,9 +11,8 @@ mod prediction;
 
 pub use batches::Batches;
 pub use gptq::Start;
-pub use network::NetworkParams;
 pub use optimize::optimize;
-pub use params::{Decay, Drop, QdropParams};
+pub use params::{Decay, Drop, NetworkParams, QdropParams};
 pub use prediction::PredictionDifference;
 
 use network::open_roundings;

@@ -4,9 +4,9 @@
 mod compensate;
 mod moments;
 
+use super::grid::Grid;
 use compensate::{compensate, Factor};
 use moments::Moments;
-use qdrop_core::kernels::rounding::{clamp, round_half_even};
 use qdrop_core::kernels::Conv2dShape;
 use qdrop_core::prelude::*;
 use std::collections::BTreeMap;
@@ -108,34 +108,6 @@ fn started(weight: &[f32], moments: &[Vec<f64>], nearest: impl Fn(usize, f32) ->
         }
     }
     values
-}
-
-/// The grid of a weight.
-struct Grid {
-    params: QParams,
-    bounds: [f32; 2],
-    /// Elements of a channel that lie together, and number of channels.
-    channels: [usize; 2],
-}
-
-impl Grid {
-    fn of(quantizer: &dyn Quantizer, dims: &[usize]) -> Result<Self> {
-        let spec = quantizer.spec();
-        let channels = spec.granularity.channels(dims)?;
-        Ok(Self {
-            params: quantizer.qparams()?,
-            bounds: [spec.qmin(), spec.qmax()],
-            channels: [channels.inner, channels.count],
-        })
-    }
-
-    /// The nearest point of the grid of element `i`.
-    fn nearest(&self, i: usize, value: f32) -> f32 {
-        let [inner, count] = self.channels;
-        let (scale, zero_point) = (self.params.scale[i / inner % count], self.params.zero_point[i / inner % count]);
-        let [qmin, qmax] = self.bounds;
-        (clamp(round_half_even(value / scale) + zero_point, qmin, qmax) - zero_point) * scale
-    }
 }
 
 #[cfg(test)]

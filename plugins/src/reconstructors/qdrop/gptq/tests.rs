@@ -1,4 +1,5 @@
 use super::*;
+use qdrop_core::kernels::rounding::round_half_even;
 use qdrop_core::kernels::testing::{normal, uniform};
 
 /// Of a symmetric positive definite matrix, the inverse (Gauss and Jordan).
