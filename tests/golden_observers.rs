@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use qdrop_core::prelude::*;
-use qdrop_kernels::range_search::{error, Bounds, Candidate};
+use qdrop_kernels::range_search::{error, Bounds, Candidate, POWER};
 
 const BITS: [u32; 4] = [2, 3, 4, 8];
 
@@ -16,7 +16,7 @@ fn observe(name: &str, spec: &QuantSpec, calls: &[&Tensor]) -> Range {
 /// The error of a range, for cases in which the grid search found another candidate.
 fn score(x: &[f32], min: f32, max: f32, spec: &QuantSpec) -> f64 {
     let (scale, zero_point) = QParams::of_pair(min, max, spec);
-    error(x, Candidate { scale, zero_point }, Bounds { qmin: spec.qmin(), qmax: spec.qmax() })
+    error(x, Candidate { scale, zero_point }, Bounds { qmin: spec.qmin(), qmax: spec.qmax(), power: POWER })
 }
 
 fn check(label: &str, x: Option<&[f32]>, got: [f32; 4], want: &[f32], spec: &QuantSpec, tolerance: f32) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn start(arguments: &[&str], stdout: impl Into<Stdio>) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qdrop"));
+    let mut command = with_default_signals(env!("CARGO_BIN_EXE_qdrop"));
     command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -180,7 +180,7 @@ fn the_other_command_of_a_benchmark_ends_too() {
 /// A run of the demo whose first unit takes minutes, after some steps of it. `before` is put before the command.
 fn within_a_unit(out: &Path, before: &str) -> Child {
     let text = format!("{before} exec \"$0\" \"$@\"");
-    let mut command = Command::new("sh");
+    let mut command = with_default_signals("sh");
     command.args(["-c", &text, env!("CARGO_BIN_EXE_qdrop"), "quantize", "demo", "--out"]).arg(out);
     command.args(["--set", "compare=[]", "--set", "calibration={images: 64, observe: 32}"]);
     command.args(["--set", "evaluation={images: 100}", "--iters", "20000"]);

@@ -24,6 +24,7 @@ mod inference;
 mod interrupt;
 mod library;
 mod output;
+mod ranges;
 mod recipe_files;
 mod recipes;
 mod resume;

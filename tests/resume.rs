@@ -27,7 +27,7 @@ fn arguments<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
 
 /// Starts the binary without waiting for it.
 fn start(arguments: &[&str]) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qdrop"));
+    let mut command = with_default_signals(env!("CARGO_BIN_EXE_qdrop"));
     command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 

@@ -183,6 +183,13 @@ impl Run {
     }
 }
 
+/// A command whose signals do what they do by default: what started the tests, `nohup` for one, may ignore some.
+pub fn with_default_signals(program: &str) -> std::process::Command {
+    let mut command = std::process::Command::new("env");
+    command.args(["--default-signal=HUP,INT,TERM", program]);
+    command
+}
+
 /// Runs the binary.
 pub fn qdrop(arguments: &[&str]) -> Run {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_qdrop")).args(arguments).output().unwrap();

@@ -12,7 +12,7 @@
 
 use anyhow::{bail, ensure, Context, Result};
 use qdrop_core::kernels::random::Stream;
-use qdrop_core::kernels::range_search::{error, min_max, search, Bounds, Candidate};
+use qdrop_core::kernels::range_search::{error, min_max, search, Bounds, Candidate, POWER};
 use std::time::Instant;
 
 /// A case of the search.
@@ -123,7 +123,7 @@ fn main() -> Result<()> {
     for case in &CASES {
         let x = case.values();
         let candidates = case.candidates(&x);
-        let bounds = Bounds { qmin: 0.0, qmax: ((1 << case.bits) - 1) as f32 };
+        let bounds = Bounds { qmin: 0.0, qmax: ((1 << case.bits) - 1) as f32, power: POWER };
         let each = 1e9 / (x.len() * candidates.len()) as f64;
         let mut found = None;
         let seconds = time(|| found = search(&x, &candidates, bounds));

@@ -202,10 +202,12 @@ __device__ void backward(const float *z, const Operands &operands, const uint4 *
     store_sums(sums, scale, zero_point, 0.0);
 }
 
-// The end of a unit: the gradient of `factor` times the sum of squared differences to the samples' targets.
+// The end of a unit: the gradient of `factor` times the sum of squared differences to the samples' targets. Both are compared
+// as they are when clipped to a range; the gradient passes the clipping.
 template <Activation A>
 __device__ void end(const float *z, const Operands &operands, const float *target, const unsigned *samples,
-                    const uint4 *kept, const Step *step, float factor, float *gradient, Sums *sums, const Rows &rows) {
+                    const uint4 *kept, const Step *step, float factor, float low, float high, float *gradient,
+                    Sums *sums, const Rows &rows) {
     const Grid grid(*step);
     double scale = 0.0, zero_point = 0.0, loss = 0.0;
     each_group(rows.groups, [&](unsigned group) {
@@ -218,7 +220,7 @@ __device__ void end(const float *z, const Operands &operands, const float *targe
             float x = activate<A>(values[k], bounds[k]);
             OnGrid q = grid.quantize(x);
             float value = part.keeps(k) ? q.steps * grid.step.scale : x;
-            float difference = k < part.count ? value - want[k] : 0.0f;
+            float difference = k < part.count ? clamp(value, low, high) - clamp(want[k], low, high) : 0.0f;
             loss4 += difference * difference;
             float by = 2.0f * factor * difference;
             g[k] = value_backward<A>(grid, q, part.keeps(k), values[k], bounds[k], by, scale4, zero_point4);
@@ -253,8 +255,8 @@ extern "C" __global__ void add_sums(const Sums *sums, const unsigned *ranges, Su
     }                                                                                                                   \
     extern "C" __global__ void end_##NAME(const float *z, Operands operands, const float *target,                       \
                                           const unsigned *samples, const uint4 *kept, const Step *step, float factor,   \
-                                          float *gradient, Sums *sums, Rows rows) {                                     \
-        end<A>(z, operands, target, samples, kept, step, factor, gradient, sums, rows);                                 \
+                                          float low, float high, float *gradient, Sums *sums, Rows rows) {              \
+        end<A>(z, operands, target, samples, kept, step, factor, low, high, gradient, sums, rows);                      \
     }
 
 STAGE(none, NONE)

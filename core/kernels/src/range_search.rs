@@ -1,6 +1,6 @@
 //! Exhaustive search for the quantization range with the least error.
 //!
-//! The error of a candidate is the mean of `|fake_quantize(x) - x|^2.4`. The search returns
+//! The error of a candidate is the mean of `|fake_quantize(x) - x|^p`. The search returns
 //! exactly the winner of trying every candidate on every element, but discards candidates early:
 //! on large arrays by bounds from a histogram, on small ones as soon as their partial sum exceeds
 //! the best total.
@@ -12,7 +12,7 @@ use crate::segments::{map_pieces, PIECE};
 use crate::simd::vectorize;
 use rayon::prelude::*;
 
-/// Exponent of the error (the reference implementation's `p`).
+/// Exponent p of the error in the reference implementation.
 pub const POWER: f32 = 2.4;
 /// Bins of the successive histograms.
 const LEVELS: [usize; 2] = [1 << 12, 1 << 16];
@@ -39,13 +39,15 @@ impl Candidate {
     }
 }
 
-/// Integer bounds of the grid.
+/// What all candidates of a search have in common.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
-    /// Smallest integer.
+    /// Smallest integer of the grid.
     pub qmin: f32,
-    /// Largest integer.
+    /// Largest integer of the grid.
     pub qmax: f32,
+    /// Exponent p of the error, above 0. The smaller it is, the less do few values that are far from all others count.
+    pub power: f32,
 }
 
 #[inline(always)]
@@ -66,18 +68,18 @@ fn run_error(x: &[f32], c: Candidate, b: Bounds) -> f64 {
         let mut chunks = stretch.chunks_exact(LANES);
         for chunk in &mut chunks {
             for l in 0..LANES {
-                lanes[l] += power(distance(chunk[l], c, inverse, b), POWER);
+                lanes[l] += power(distance(chunk[l], c, inverse, b), b.power);
             }
         }
         total += lanes.iter().map(|v| f64::from(*v)).sum::<f64>();
         for v in chunks.remainder() {
-            total += f64::from(power(distance(*v, c, inverse, b), POWER));
+            total += f64::from(power(distance(*v, c, inverse, b), b.power));
         }
     }
     total
 }
 
-/// The error of one candidate: mean of `|fake_quantize(x) - x|^2.4`.
+/// The error of one candidate: mean of `|fake_quantize(x) - x|^p`.
 pub fn error(x: &[f32], candidate: Candidate, bounds: Bounds) -> f64 {
     let run = |start, end| {
         vectorize(
@@ -211,8 +213,8 @@ fn bin_bounds(middles: &[f32], counts: &[f32], half: f32, c: Candidate, b: Bound
             for (l, (m, n)) in m.iter().zip(n).enumerate() {
                 let d = distance(*m, c, inverse, b);
                 let least = if d > half { d - half } else { 0.0 };
-                low[l] += n * power(least, POWER);
-                high[l] += n * power(d + half, POWER);
+                low[l] += n * power(least, b.power);
+                high[l] += n * power(d + half, b.power);
             }
         }
         lower += low.iter().map(|v| f64::from(*v)).sum::<f64>();
@@ -259,13 +261,13 @@ pub fn min_max(x: &[f32]) -> (f32, f32) {
 }
 
 /// The error of a whole grid, one value for each channel (a slow definition, for tests).
-pub fn reference_error(x: &[f32], grid: Grid<'_>) -> Vec<f64> {
+pub fn reference_error(x: &[f32], grid: Grid<'_>, power: f32) -> Vec<f64> {
     let (mut sums, mut counts) = (vec![0.0; grid.channels.count], vec![0; grid.channels.count]);
     for (channel, start, end) in grid.channels.runs(0, x.len()) {
         let (s, z) = (grid.scale[channel], grid.zero_point[channel]);
         for v in &x[start..end] {
             let q = (round_half_even(v / s) + z).clamp(grid.qmin, grid.qmax);
-            sums[channel] += f64::from(((q - z) * s - v).abs()).powf(f64::from(POWER));
+            sums[channel] += f64::from(((q - z) * s - v).abs()).powf(f64::from(power));
         }
         counts[channel] += end - start;
     }
@@ -284,11 +286,13 @@ mod tests {
 
     #[test]
     fn pruning_never_loses_the_winner() {
-        let bounds = Bounds { qmin: 0.0, qmax: 15.0 };
         let candidates: Vec<Candidate> = (1..=60)
             .flat_map(|t| (0..16).map(move |z| Candidate { scale: t as f32 * 0.006, zero_point: z as f32 }))
             .collect();
-        for len in [1000, 5000, 200_000] {
+        for (len, power) in
+            [(1000, POWER), (5000, POWER), (5000, 1.0), (200_000, POWER), (200_000, 1.0), (200_000, 0.5)]
+        {
+            let bounds = Bounds { qmin: 0.0, qmax: 15.0, power };
             let x = noise(len);
             let scores: Vec<f64> = candidates.iter().map(|c| error(&x, *c, bounds)).collect();
             let want =
@@ -298,6 +302,7 @@ mod tests {
             assert!((got.1 - want.1).abs() <= 1e-6 * want.1, "{got:?} {want:?}");
             assert_eq!(got.0, want.0);
         }
+        let bounds = Bounds { qmin: 0.0, qmax: 15.0, power: POWER };
         assert!(prune(&noise(200_000), &candidates, bounds).len() < 40);
         assert_eq!(search(&[], &candidates, bounds), None);
     }
@@ -313,8 +318,10 @@ mod tests {
             qmax: 15.0,
             channels: crate::segments::Channels::whole(x.len()),
         };
-        let want = reference_error(&x, grid)[0];
-        let got = error(&x, c, Bounds { qmin: 0.0, qmax: 15.0 });
-        assert!((got - want).abs() < 1e-6 * want, "{got} {want}");
+        for power in [POWER, 1.0, 0.7] {
+            let want = reference_error(&x, grid, power)[0];
+            let got = error(&x, c, Bounds { qmin: 0.0, qmax: 15.0, power });
+            assert!((got - want).abs() < 1e-5 * want, "{got} {want}");
+        }
     }
 }

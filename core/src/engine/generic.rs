@@ -4,7 +4,7 @@
 use super::checks::{check_batch, check_gradients, no_gradients, rate_of};
 use super::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
 use super::memory;
-use super::samples::{input_site, UnitSamples};
+use super::samples::{input_site, UnitSamples, EVERYTHING};
 use super::variable::Variable;
 use crate::error::{Error, Result};
 use crate::graph::Unit;
@@ -66,6 +66,21 @@ impl<'a> GenericUnit<'a> {
             times: StepTimes::default(),
         })
     }
+
+    /// The loss of outputs for these samples.
+    fn loss_of(&self, outputs: &[Tensor], samples: &[usize]) -> Result<Tensor> {
+        let pairs = outputs.iter().zip(self.samples.targets(samples)?).zip(&self.samples.ranges);
+        let loss = ops::total(pairs.map(|((output, target), range)| match *range {
+            EVERYTHING => Ok(ops::reconstruction_loss(output, &target)?),
+            [low, high] => {
+                let clipped = output.detach().clamp(low, high)?;
+                // Adds nothing but the difference, so that the gradient passes.
+                let output = (output + (clipped - output.detach())?)?;
+                Ok(ops::reconstruction_loss(&output, &target.clamp(low, high)?)?)
+            }
+        }))?;
+        loss.ok_or_else(|| Error::graph(&self.unit.name, "has no output"))
+    }
 }
 
 impl UnitEngine for GenericUnit<'_> {
@@ -97,9 +112,8 @@ impl UnitEngine for GenericUnit<'_> {
     fn loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64> {
         self.forward(samples, keep)?;
         let start = Instant::now();
-        let pairs = self.outputs.drain(..).zip(self.samples.targets(samples)?);
-        let loss = ops::total(pairs.map(|(output, target)| Ok(ops::reconstruction_loss(&output, &target)?)))?;
-        let loss = loss.ok_or_else(|| Error::graph(&self.unit.name, "has no output"))?;
+        let outputs = std::mem::take(&mut self.outputs);
+        let loss = self.loss_of(&outputs, samples)?;
         let value = finite_scalar(&loss, "reconstruction loss")?;
         self.gradients = Some(loss.backward()?);
         self.times.backward += start.elapsed();
@@ -112,9 +126,7 @@ impl UnitEngine for GenericUnit<'_> {
         (self.outputs, self.gradients) = (Vec::new(), None);
         let inputs = self.samples.quantized_inputs.iter().map(|values| values.gather(samples));
         let outputs = self.model.unit_hard_forward(&self.unit.subgraph, &inputs.collect::<Result<Vec<_>>>()?)?;
-        let pairs = outputs.iter().zip(self.samples.targets(samples)?);
-        let loss = ops::total(pairs.map(|(output, target)| Ok(ops::reconstruction_loss(output, &target)?)))?;
-        let loss = loss.ok_or_else(|| Error::graph(&self.unit.name, "has no output"))?;
+        let loss = self.loss_of(&outputs, samples)?;
         self.times.forward += start.elapsed();
         finite_scalar(&loss, "reconstruction loss")
     }

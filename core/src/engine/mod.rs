@@ -18,7 +18,7 @@ mod variable;
 
 pub use chain::Refusal;
 pub use interface::{EngineState, Regularizer, StepTimes, UnitEngine};
-pub use samples::{input_site, UnitData, UnitSamples};
+pub use samples::{input_site, UnitData, UnitSamples, EVERYTHING};
 
 use crate::error::{Error, Result};
 use crate::graph::Unit;

@@ -18,7 +18,13 @@ pub struct UnitSamples {
     pub float_outputs: Vec<Arc<CachedValues>>,
     /// Values of the full-precision network that bypass the unit: computed before it and read after it.
     pub passing: Vec<(NodeId, Arc<CachedValues>)>,
+    /// The range to which the loss clips each output and its target: `(low, high)`, infinite where it does not. The gradient
+    /// passes the clipping.
+    pub ranges: Vec<[f32; 2]>,
 }
+
+/// The range that clips nothing.
+pub const EVERYTHING: [f32; 2] = [f32::NEG_INFINITY, f32::INFINITY];
 
 impl UnitSamples {
     /// Keeps all of `data` in memory. No values bypass the unit.
@@ -32,6 +38,7 @@ impl UnitSamples {
             float_inputs: cached(&data.float_inputs)?,
             float_outputs: cached(&data.float_outputs)?,
             passing: Vec::new(),
+            ranges: vec![EVERYTHING; data.float_outputs.len()],
         })
     }
 

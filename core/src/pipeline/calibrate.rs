@@ -1,5 +1,6 @@
 //! Calibration: gives every quantizer its range.
 
+use super::refine::Refinement;
 use super::{Registries, SitePlan};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, SiteKind, Subgraph};
@@ -7,11 +8,13 @@ use crate::grid::Range;
 use crate::inference::Inference;
 use crate::model::{Precision, QuantModel, QuantSite};
 use crate::progress::{Event, Progress};
+use crate::quantizer::Quantizer;
 use candle_core::Tensor;
 use std::collections::HashMap;
 
 /// Observes and sets the ranges of the planned quantizers, which the model already holds: for weights from the
-/// weights, for activations from one batch of images through the full-precision network.
+/// weights, for activations from one batch of images through the full-precision network. The ranges of activations are
+/// refined on the first `refine` of the images, unless it is 0.
 ///
 /// # Errors
 /// A strategy is unknown or fails; a parameter of it is wrong; a range is not finite; the run was cancelled.
@@ -19,7 +22,7 @@ pub fn calibrate(
     model: &mut QuantModel,
     plans: &[SitePlan],
     registries: &Registries,
-    images: &Tensor,
+    (images, refine): (&Tensor, usize),
     progress: &dyn Progress,
 ) -> Result<()> {
     progress.event(Event::Started { stage: "calibration", total: plans.len() });
@@ -43,13 +46,20 @@ pub fn calibrate(
     let by_node = activations(plans);
     let mut ranges = Vec::new();
     model.check_input(images)?;
+    let refinement = if refine > 0 { Some(Refinement::new(model, images, refine)?) } else { None };
     let mut values = HashMap::from([(model.graph().input(), images.clone())]);
     let nodes = model.graph().nodes().skip(1).map(|(id, _)| id);
     for segment in segments(model.graph(), nodes, |id| by_node.contains_key(&id)) {
         let Some(site) = segment.nodes().last() else { continue };
         compute(model, &segment, &mut values)?;
         if let (Some(plan), Some(value)) = (by_node.get(site), values.get(site)) {
-            ranges.push((*plan, observe(plan, registries, value)?));
+            let mut range = observe(plan, registries, value)?;
+            if let Some(refinement) = &refinement {
+                let mut quantizer = build(plan, registries)?;
+                let refined = refinement.refine(model, plan.site.node, &mut *quantizer, range, &values);
+                range = refined.map_err(|e| at_site(plan, e))?;
+            }
+            ranges.push((*plan, range));
             finished(progress)?;
         }
     }
@@ -157,16 +167,19 @@ fn compute(model: &QuantModel, segment: &Subgraph, values: &mut HashMap<NodeId, 
 /// A strategy is unknown or its parameters are wrong.
 pub(super) fn place(model: &mut QuantModel, plans: &[SitePlan], registries: &Registries) -> Result<()> {
     for plan in plans {
-        let (strategy, path) = &plan.quantizer;
-        let entry = registries.quantizers.get(&strategy.name, path)?;
-        let quantizer = entry.build(&plan.spec, &strategy.params_at(path))?;
-        let site = QuantSite { name: plan.site.name.clone(), quantizer };
+        let site = QuantSite { name: plan.site.name.clone(), quantizer: build(plan, registries)? };
         match plan.site.kind {
             SiteKind::Weight => model.set_weight_quantizer(plan.site.node, site),
             SiteKind::Activation => model.set_activation_quantizer(plan.site.node, site),
         }
     }
     Ok(())
+}
+
+/// The planned quantizer, without a range.
+fn build(plan: &SitePlan, registries: &Registries) -> Result<Box<dyn Quantizer>> {
+    let (strategy, path) = &plan.quantizer;
+    registries.quantizers.get(&strategy.name, path)?.build(&plan.spec, &strategy.params_at(path))
 }
 
 fn observe(plan: &SitePlan, registries: &Registries, x: &Tensor) -> Result<Range> {

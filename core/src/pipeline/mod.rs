@@ -10,6 +10,7 @@ mod plan;
 mod prepare;
 mod published;
 mod reconstruct;
+mod refine;
 mod registries;
 mod rehearse;
 mod sanity;

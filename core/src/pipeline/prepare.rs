@@ -100,7 +100,7 @@ impl Session<'_> {
         let mut copy = model.float_copy();
         let plans = self.plans_of(copy.graph())?;
         self.place(&mut copy, &plans)?;
-        self.calibrate(&mut copy, &plans, images, &Silent)?;
+        self.calibrate(&mut copy, &plans, (images, 0), &Silent)?;
         Ok(copy)
     }
 }

@@ -84,6 +84,10 @@ impl<'a> Session<'a> {
             );
             return Err(Error::setting("calibration.inputs", message));
         }
+        if recipe.calibration.inputs == CalibrationInputs::Quantized && recipe.calibration.refine > 0 {
+            let message = "refines ranges that `inputs: quantized` would observe again later; leave out one of the two";
+            return Err(Error::setting("calibration.refine", message));
+        }
         // Without groups, a network without units can still be measured.
         if !recipe.reconstruction.merge.is_empty() {
             units_of(&graph, reconstructor.grouping(), &recipe.reconstruction.merge)?;
@@ -168,16 +172,17 @@ impl<'a> Session<'a> {
         self.recipe.prepare.iter().map(|strategy| strategy.name.as_str()).zip(self.preparations.iter().map(|p| &**p))
     }
 
-    /// Observes the recipe's number of images, and gives the quantizers of `model` their ranges.
+    /// Observes the recipe's number of images, and gives the quantizers of `model` their ranges. Those of activations are
+    /// refined on the first `refine` images.
     pub(super) fn calibrate(
         &self,
         model: &mut QuantModel,
         plans: &[SitePlan],
-        images: &CachedValues,
+        (images, refine): (&CachedValues, usize),
         progress: &dyn Progress,
     ) -> Result<()> {
         let observed = images.range(0, self.recipe.calibration.observe.min(images.samples()))?;
-        calibrate(model, plans, self.registries, &observed, progress)
+        calibrate(model, plans, self.registries, (&observed, refine), progress)
     }
 
     pub(super) fn place(&self, model: &mut QuantModel, plans: &[SitePlan]) -> Result<()> {
@@ -416,7 +421,8 @@ impl<'a> Session<'a> {
                     resources.progress.event(Event::Warning(warning));
                 }
                 let start = Instant::now();
-                self.calibrate(&mut model, &plans, &resources.images, resources.progress)?;
+                let images = (&*resources.images, self.recipe.calibration.refine);
+                self.calibrate(&mut model, &plans, images, resources.progress)?;
                 let seconds = start.elapsed().as_secs_f64();
                 if let Some(folder) = resources.checkpoints {
                     folder.keep_calibration(&model.grids(&nodes)?, seconds)?;

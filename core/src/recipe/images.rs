@@ -15,6 +15,10 @@ pub struct CalibrationRecipe {
     /// From which inputs these images' values in a unit are computed: `float`, or `quantized` (needs a reconstruction).
     #[serde(default, skip_serializing_if = "CalibrationInputs::is_float")]
     pub inputs: CalibrationInputs,
+    /// Number of these images on which the range of each activation is refined: widened or narrowed so that the network's
+    /// outputs change least when this activation is quantized and nothing else. 0: ranges stay as observed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refine: usize,
     /// Share of the images, in percent, that may be broken. They are reported and left out; more of them are an error.
     #[serde(default = "default_broken", skip_serializing_if = "is_default_broken")]
     pub max_broken_percent: f64,
@@ -26,6 +30,10 @@ fn default_broken() -> f64 {
 
 fn is_default_broken(percent: &f64) -> bool {
     *percent == default_broken()
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 fn default_images() -> usize {
@@ -42,6 +50,7 @@ impl Default for CalibrationRecipe {
             images: default_images(),
             observe: default_observe(),
             inputs: CalibrationInputs::default(),
+            refine: 0,
             max_broken_percent: default_broken(),
         }
     }

@@ -1,7 +1,7 @@
 //! The interface between a reconstructor and the unit that it reconstructs.
 
 use super::context::Context;
-use crate::engine::{self, cuda, UnitEngine, UnitSamples};
+use crate::engine::{self, cuda, UnitEngine, UnitSamples, EVERYTHING};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Subgraph, Unit};
 use crate::model::{Precision, QuantModel};
@@ -126,6 +126,26 @@ impl<'a> UnitTask<'a> {
             return Err(self.error(format!("'{name}', whose weight should be replaced, is not part of it")));
         }
         self.model.set_weight(node, weight)
+    }
+
+    /// Makes the loss compare outputs and targets as their quantizers represent them now: both are clipped to the range of
+    /// the quantizer's grid, and the gradient passes the clipping. Values beyond it, however large, then do not widen the
+    /// range again, and do not decide what weights learn. Outputs without a quantizer are not clipped.
+    ///
+    /// # Errors
+    /// A quantizer has no range.
+    pub fn clip_to_ranges(&mut self) -> Result<()> {
+        let range = |id: &NodeId| {
+            let Some(site) = self.model.activation_site(*id) else { return Ok(EVERYTHING) };
+            let (spec, grid) = (site.quantizer.spec(), site.quantizer.qparams()?);
+            let edge = |q: f32, pick: fn(f32, f32) -> f32, start: f32| {
+                let edges = grid.scale.iter().zip(&grid.zero_point).map(|(scale, zero_point)| (q - zero_point) * scale);
+                edges.fold(start, pick)
+            };
+            Ok([edge(spec.qmin(), f32::min, f32::INFINITY), edge(spec.qmax(), f32::max, f32::NEG_INFINITY)])
+        };
+        self.samples.ranges = self.unit.subgraph.outputs().iter().map(range).collect::<Result<_>>()?;
+        Ok(())
     }
 
     /// The unit's outputs with quantized weights and activations. `keep(i)` says which elements of

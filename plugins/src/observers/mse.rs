@@ -1,13 +1,40 @@
 //! The range with the smallest quantization error, by exhaustive search.
 
 use super::statistics::{channels, Combine, RunningRange};
-use qdrop_core::kernels::range_search::{search, Bounds, Candidate};
+use qdrop_core::kernels::range_search::{search, Bounds, Candidate, POWER};
 use qdrop_core::prelude::*;
 
 /// Number of widths of the range that are tried.
 const WIDTHS: usize = 100;
 /// A candidate with a larger error is never chosen (the reference's initial score).
 const MAX_ERROR: f64 = 1e10;
+
+/// Parameters of the observers that look for the smallest error: `observer: {name: avg_mse, params: {p: 1.0}}`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct MseParams {
+    /// Exponent of the error, `|fake_quantize(x) - x|^p`. With a small one, a few values that are far from all others do
+    /// not widen the range.
+    pub p: f32,
+}
+
+impl Default for MseParams {
+    /// The reference implementation's exponent.
+    fn default() -> Self {
+        Self { p: POWER }
+    }
+}
+
+impl MseParams {
+    /// Reads and checks them.
+    pub fn of(params: &Params) -> Result<Self> {
+        let parsed: Self = params.parse()?;
+        match (0.1..=10.0).contains(&parsed.p) {
+            true => Ok(parsed),
+            false => Err(params.error("p", "lies between 0.1 and 10")),
+        }
+    }
+}
 
 /// The side of zero on which a tensor's values are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +93,7 @@ pub(super) fn extremes(x: &Tensor) -> Result<(f32, f32)> {
 
 struct Mse {
     spec: QuantSpec,
+    params: MseParams,
     side: Option<Side>,
     running: RunningRange,
 }
@@ -74,7 +102,7 @@ impl Observer for Mse {
     fn observe(&mut self, x: &Tensor) -> Result<()> {
         let (min, max) = extremes(x)?;
         let side = *self.side.get_or_insert(Side::of(min, max));
-        let spec = self.spec;
+        let (spec, params) = (self.spec, self.params);
         let range = per_channel(x, spec.granularity, |row, min, max| {
             let candidates = if side != Side::Both || spec.symmetric {
                 one_dimensional(min, max, side)
@@ -83,7 +111,7 @@ impl Observer for Mse {
             } else {
                 two_dimensional(max.max(0.0) - min.min(0.0), &spec)
             };
-            best(row, &candidates, &spec).unwrap_or((min, max))
+            best(row, &candidates, &spec, params).unwrap_or((min, max))
         })?;
         self.running.update(range)
     }
@@ -121,7 +149,7 @@ fn two_dimensional(width: f32, spec: &QuantSpec) -> Vec<(f32, f32)> {
 }
 
 /// The first of the candidates with the smallest error.
-fn best(x: &[f32], ranges: &[(f32, f32)], spec: &QuantSpec) -> Option<(f32, f32)> {
+fn best(x: &[f32], ranges: &[(f32, f32)], spec: &QuantSpec, params: MseParams) -> Option<(f32, f32)> {
     let candidates: Vec<Candidate> = ranges
         .iter()
         .map(|(min, max)| {
@@ -129,15 +157,14 @@ fn best(x: &[f32], ranges: &[(f32, f32)], spec: &QuantSpec) -> Option<(f32, f32)
             Candidate { scale, zero_point }
         })
         .collect();
-    let bounds = Bounds { qmin: spec.qmin(), qmax: spec.qmax() };
+    let bounds = Bounds { qmin: spec.qmin(), qmax: spec.qmax(), power: params.p };
     let (index, error) = search(x, &candidates, bounds)?;
     (error < MAX_ERROR).then(|| ranges[index])
 }
 
 fn build(spec: &QuantSpec, params: &Params, combine: Combine) -> Result<Box<dyn Observer>> {
-    params.expect_none()?;
     combine.check(spec, params)?;
-    Ok(Box::new(Mse { spec: *spec, side: None, running: RunningRange::new(combine) }))
+    Ok(Box::new(Mse { spec: *spec, params: MseParams::of(params)?, side: None, running: RunningRange::new(combine) }))
 }
 
 register_observer! {

@@ -2,7 +2,7 @@
 
 use super::images::Images;
 use crate::cache::{CachedValues, Reservation};
-use crate::engine::samples::UnitSamples;
+use crate::engine::samples::{UnitSamples, EVERYTHING};
 use crate::error::{Error, Result};
 use qdrop_kernels::drop::Keep;
 use qdrop_kernels::nhwc::{from_planes, stage, Buffer, Layout};
@@ -70,6 +70,8 @@ pub struct Samples {
     float_output: Source,
     input: Layout,
     output: Layout,
+    /// The range to which the loss clips the output and its target.
+    pub range: [f32; 2],
 }
 
 impl Samples {
@@ -87,6 +89,7 @@ impl Samples {
             float_output: source(&samples.float_outputs, output)?,
             input,
             output,
+            range: samples.ranges.first().copied().unwrap_or(EVERYTHING),
         })
     }
 

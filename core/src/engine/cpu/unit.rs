@@ -153,13 +153,14 @@ impl CpuUnit {
         let rows = first * end.z.layout.height;
         match ending {
             Ending::Loss => {
+                let range = samples.range;
                 let (target, target_layout) = samples.outputs(indices)?;
                 stage::end(
                     end.site.stage(),
                     end.z.read(),
                     added,
                     (&|i| target.image(i), target_layout),
-                    factor,
+                    (factor, range),
                     choices[last + 1].keep(),
                     rows,
                     end.gz.write(),

@@ -155,12 +155,13 @@ pub fn backward(
     launch!(d, kernel, input.grid(), z, input.operands(), kept, step, gradient.address(), sums.at(first), input.rows)
 }
 
-/// As [`backward`], of `factor` times the sum of squared differences to the target.
+/// As [`backward`], of `factor` times the sum of squared differences to the target, both clipped to a range that lets
+/// gradients pass.
 pub fn end(
     d: &dyn Device,
     input: StageInput<'_>,
     target: Chosen<'_>,
-    factor: f32,
+    (factor, [low, high]): (f32, [f32; 2]),
     gradient: &Buffer<f32>,
     sums: &Buffer<Sums>,
     first: usize,
@@ -192,6 +193,8 @@ pub fn end(
         kept,
         step,
         factor,
+        low,
+        high,
         gradient,
         sums.at(first),
         input.rows

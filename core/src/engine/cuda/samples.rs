@@ -3,7 +3,7 @@
 use super::device::{Buffer, Device};
 use super::kernels::{transpose, Chosen};
 use crate::cache::{CachedValues, Reservation};
-use crate::engine::samples::UnitSamples;
+use crate::engine::samples::{UnitSamples, EVERYTHING};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 use std::sync::Arc;
@@ -98,6 +98,8 @@ pub struct Samples {
     count: usize,
     input: [usize; 2],
     output: [usize; 2],
+    /// The range to which the loss clips the output and its target.
+    pub range: [f32; 2],
 }
 
 impl Samples {
@@ -124,6 +126,7 @@ impl Samples {
             count: samples.count(),
             input,
             output,
+            range: samples.ranges.first().copied().unwrap_or(EVERYTHING),
         })
     }
 

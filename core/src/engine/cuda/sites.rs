@@ -84,10 +84,10 @@ impl Sites {
         layer: usize,
         input: StageInput<'_>,
         target: Chosen<'_>,
-        factor: f32,
+        loss: (f32, [f32; 2]),
         gradient: &Buffer<f32>,
     ) -> Result<()> {
-        kernels::end(device, input, target, factor, gradient, &self.sums, self.first[layer])
+        kernels::end(device, input, target, loss, gradient, &self.sums, self.first[layer])
     }
 
     /// Adds the sums of all stages' blocks.

@@ -237,7 +237,7 @@ impl DeviceUnit {
         let (d, last, [_, pixels]) = (&*self.device, self.layers.len() - 1, self.size());
         let factor = (1.0 / (self.batch * pixels) as f64) as f32;
         let target = self.samples.targets(d, samples)?;
-        self.sites.end(d, last, self.stage(last), target, factor, &self.layers[last].gz)?;
+        self.sites.end(d, last, self.stage(last), target, (factor, self.samples.range), &self.layers[last].gz)?;
         Ok(factor)
     }
 

@@ -74,6 +74,9 @@ impl Reconstructor for Qdrop {
             Start::Nearest => {}
             Start::Gptq => gptq::start(unit)?,
         }
+        if self.params.clip_targets {
+            unit.clip_to_ranges()?;
+        }
         unit.begin(&self.params.groups())?;
         let params = QdropParams { run_iters: Some(self.params.steps_at(unit.cost())), ..self.params.clone() };
         let report = optimize(unit, &params, context)?;

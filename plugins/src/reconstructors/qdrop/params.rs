@@ -51,6 +51,10 @@ pub struct QdropParams {
     /// without drop, on the first four batches of samples. The result is the state with the smallest loss of those after
     /// warm-up. With 0 it is the state after the last step. AutoRound (arXiv 2309.05516) keeps the best state too.
     pub keep_best: usize,
+    /// Whether the loss compares a unit's outputs and their targets as the calibrated grid of the output represents them, both
+    /// clipped to its range: a few values beyond it then do not decide what is learned. A range that was chosen for other
+    /// reasons than the error of the values, as `calibration.refine` chooses it, keeps its width.
+    pub clip_targets: bool,
     /// Adds the difference of the network's predictions to the loss (PD-Quant, arXiv 2212.07048). The reported reconstruction
     /// loss contains it.
     pub prediction_difference: Option<PredictionDifference>,
@@ -106,6 +110,7 @@ impl Default for QdropParams {
             warm_up: 0.2,
             b_range: [20.0, 2.0],
             keep_best: 0,
+            clip_targets: false,
             prediction_difference: None,
             only_prediction: false,
             last_drop_prob: None,

@@ -178,8 +178,8 @@ pub fn backward(
     *sums = now;
 }
 
-/// The gradient of `factor` times the squared differences between the stage's values and `target`; only
-/// the first `used` values count. The shortcut is added to z.
+/// The gradient of `factor` times the squared differences between the stage's values and `target`, both clipped to a range
+/// that lets gradients pass; only the first `used` values count. The shortcut is added to z.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 pub fn end(
@@ -188,7 +188,7 @@ pub fn end(
     grid: &PreparedGrid,
     kept: &Kept,
     (z, shortcut, target): (&Group, Option<&Group>, &Group),
-    factor: f32,
+    (factor, [low, high]): (f32, [f32; 2]),
     used: usize,
     sums: &mut Lanes,
     gradient: &mut Group,
@@ -201,7 +201,7 @@ pub fn end(
             let x = activate(activation, j, z);
             let rounded = quantized & (kept[l] & 1 << part != 0);
             let value = either(rounded, grid.fake_quantize(x), x);
-            let difference = if j < used { value - target[j] } else { 0.0 };
+            let difference = if j < used { clamp(value, low, high) - clamp(target[j], low, high) } else { 0.0 };
             let g = 2.0 * factor * difference;
             let [dz, scale, zero_point] = value_backward(slope(activation, j, z), rounded, x, g, grid);
             gradient[j] = dz;

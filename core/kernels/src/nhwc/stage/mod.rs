@@ -289,14 +289,15 @@ fn backward_row(
 }
 
 /// The end of a unit: compares the value of the stage with `target`, and writes the gradient of `factor` times the
-/// sum of squared errors with respect to `z + shortcut`. `sums` has room for all rows.
+/// sum of squared errors with respect to `z + shortcut`. Both are compared as they are when clipped to `range`; the gradient
+/// passes the clipping. `sums` has room for all rows.
 #[allow(clippy::too_many_arguments)]
 pub fn end(
     stage: Stage<&Bounds>,
     z: Read<'_>,
     shortcut: Option<Read<'_>>,
     (target, target_layout): Targets<'_>,
-    factor: f32,
+    (factor, range): (f32, [f32; 2]),
     keep: Keep<'_>,
     first_row: usize,
     out: Written<'_>,
@@ -314,7 +315,7 @@ pub fn end(
         // SAFETY: every task writes a row of its own.
         let out = unsafe { written.take(out.1.offset(image, row), out.1.values()) };
         *sums = sums_of(specialize!(stage, activation, quantized => {
-            end_row(activation, quantized, &grid, (z, shortcut, want), factor, keep, first_row + i, out)
+            end_row(activation, quantized, &grid, (z, shortcut, want), (factor, range), keep, first_row + i, out)
         }));
     });
 }
@@ -326,7 +327,7 @@ fn end_row(
     quantized: bool,
     grid: &PreparedGrid,
     (z, shortcut, target): (&[f32], Option<&[f32]>, &[f32]),
-    factor: f32,
+    loss: (f32, [f32; 2]),
     keep: Keep<'_>,
     row: usize,
     out: &mut [f32],
@@ -348,10 +349,10 @@ fn end_row(
                 // Two calls, so that the loops do not branch on the shortcut.
                 match own {
                     Some(_) => {
-                        group::end(activation, quantized, grid, &kept, (z, own, target), factor, used, &mut lanes, out)
+                        group::end(activation, quantized, grid, &kept, (z, own, target), loss, used, &mut lanes, out)
                     }
                     None => {
-                        group::end(activation, quantized, grid, &kept, (z, None, target), factor, used, &mut lanes, out)
+                        group::end(activation, quantized, grid, &kept, (z, None, target), loss, used, &mut lanes, out)
                     }
                 }
             },

@@ -166,21 +166,24 @@ fn check(definition: &Definition, keep: Keep<'_>, first_row: usize, z: Layout, a
         wanted.check(&sums)?;
 
         let factor = 0.125;
-        let mut out = Buffer::zeros(a.len());
-        end(stage, (&zs, z), added, (&targets, a), factor, keep, first_row, (&mut out, a), &mut sums);
-        let (mut want, mut wanted) = (Buffer::zeros(a.len()), Wanted::default());
-        for_values(z, |at, r, i| {
-            let at_a = place(a, r, i);
-            let (z, channel) = (sum(at, at_a), i % z.channels);
-            let error = definition.value(z, channel, kept(r, i)) - target[at_a];
-            let g = 2.0 * factor * error;
-            let [dz, ds, dzp] = definition.derivatives(z, channel, kept(r, i));
-            want[at_a] = g * dz;
-            wanted.add([g * ds, g * dzp, error * error]);
-        });
-        prop_assert_eq!(&out[..], &want[..]);
-        check_border(&out, a)?;
-        wanted.check(&sums)?;
+        for range in [[f32::NEG_INFINITY, f32::INFINITY], [-0.7 * scale, 1.6 * scale]] {
+            let mut out = Buffer::zeros(a.len());
+            end(stage, (&zs, z), added, (&targets, a), (factor, range), keep, first_row, (&mut out, a), &mut sums);
+            let (mut want, mut wanted) = (Buffer::zeros(a.len()), Wanted::default());
+            for_values(z, |at, r, i| {
+                let at_a = place(a, r, i);
+                let (z, channel) = (sum(at, at_a), i % z.channels);
+                let clip = |value: f32| value.clamp(range[0], range[1]);
+                let error = clip(definition.value(z, channel, kept(r, i))) - clip(target[at_a]);
+                let g = 2.0 * factor * error;
+                let [dz, ds, dzp] = definition.derivatives(z, channel, kept(r, i));
+                want[at_a] = g * dz;
+                wanted.add([g * ds, g * dzp, error * error]);
+            });
+            prop_assert_eq!(&out[..], &want[..]);
+            check_border(&out, a)?;
+            wanted.check(&sums)?;
+        }
 
         let mut out = zs.clone();
         apply(stage, added, (&mut out, z));
