@@ -144,7 +144,7 @@ fn lists_name_everything_with_its_origin() {
     };
     assert_eq!(names("observers"), ["avg_minmax", "avg_mse", "avg_mse_fast", "minmax", "mse", "mse_fast"]);
     assert_eq!(names("quantizers"), ["adaround", "fixed", "lsq", "lsq_plus"]);
-    assert_eq!(names("reconstructors"), ["layerwise", "none", "qdrop"]);
+    assert_eq!(names("reconstructors"), ["fast", "layerwise", "none", "qdrop"]);
     assert_eq!(names("datasets"), ["idx", "image_folder"]);
     assert_eq!(names("tasks"), ["classification"]);
     let architectures = [
@@ -188,7 +188,7 @@ fn lists_name_everything_with_its_origin() {
 fn every_built_in_recipe_is_valid() {
     let recipes = qdrop(&["recipes", "list", "--json"]).json();
     let recipes = recipes["recipes"].as_array().unwrap();
-    assert_eq!(recipes.len(), 26);
+    assert_eq!(recipes.len(), 68);
     for recipe in recipes {
         let name = recipe["name"].as_str().unwrap();
         let checked = qdrop(&["check", name, "--json"]).json();

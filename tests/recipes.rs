@@ -169,6 +169,39 @@ fn cells_of(architecture: &str) {
     }
 }
 
+#[test]
+fn recipes_with_everything_that_helps() {
+    for architecture in ARCHITECTURES {
+        for bits in BITS.into_iter().chain(["w3a4", "w4a8", "w8a8"]) {
+            let recipe = Loader::new(&format!("best/{architecture}_{bits}")).load().unwrap();
+            let (quant, number) = (&recipe.quant, |at: usize| bits[at..=at].parse::<u32>().unwrap());
+            assert_eq!((quant.weight.bits, quant.activation.bits), (number(1), number(3)), "{architecture}_{bits}");
+            let (reconstruction, quantizer) = if bits == "w8a8" { ("none", "fixed") } else { ("fast", "adaround") };
+            assert_eq!(recipe.reconstruction.name, reconstruction, "{architecture}_{bits}");
+            assert!(recipe.reconstruction.params.is_null(), "{architecture}_{bits}: the preset's parameters");
+            assert_eq!(quant.weight.quantizer.name, quantizer, "{architecture}_{bits}");
+            assert_eq!((recipe.prepare.len(), recipe.calibration.refine), (1, 32), "{architecture}_{bits}");
+            assert!(recipe.published.is_none() && recipe.evaluation.against_float, "{architecture}_{bits}");
+        }
+    }
+    let (dir, name) = (tempfile::tempdir().unwrap(), "best/mobilenet_v2_w2a4");
+    let data = images(dir.path());
+    let weights = weights(dir.path(), &qdrop(&["recipes", "show", name, "--json"]).json());
+    let sizes = [
+        "calibration={images: 8, observe: 8, refine: 4}",
+        "reconstruction.params.batch_size=4",
+        "data.params.resize=36",
+        "model.architecture.params.image_size=32",
+    ];
+    let mut arguments = vec!["quantize", name, "--iters", "2", "--data", text(&data), "--weights", text(&weights)];
+    sizes.iter().for_each(|size| arguments.extend(["--set", size]));
+    let run = qdrop(&[&arguments[..], &["--json"]].concat());
+    assert!(!run.stderr.contains("not comparable"), "{}", run.stderr);
+    let run = run.json();
+    assert!(run["quantized"]["kl"].as_f64().unwrap() > 0.0, "{run}");
+    assert_eq!(run["prepared"][0][0], "equalize", "{run}");
+}
+
 /// A configuration file of the reference implementation.
 const CONFIG: &str = "
 quant:

@@ -60,6 +60,20 @@ impl Params {
         parse_value(value, &self.path)
     }
 
+    /// These parameters, and for keys that they do not give those of `preset`, a YAML mapping.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]: the parameters or the preset are no mapping.
+    pub fn over(&self, preset: &str) -> Result<Self> {
+        let mut all: serde_yaml::Mapping =
+            serde_yaml::from_str(preset).map_err(|e| Error::setting(&self.path, format!("its preset: {e}")))?;
+        all.extend(match &self.value {
+            Value::Null => Default::default(),
+            value => parse_value::<serde_yaml::Mapping>(value.clone(), &self.path)?,
+        });
+        Ok(Self { value: Value::Mapping(all), ..self.clone() })
+    }
+
     /// Checks that no parameters are given.
     ///
     /// # Errors
@@ -135,6 +149,10 @@ mod tests {
         let error = params("bins: 3\nbin: 4").parse::<P>().unwrap_err().to_string();
         assert!(error.starts_with("quant.weight.observer.params.bin: unknown field `bin`"), "{error}");
         assert!(params("x: 1").expect_none().is_err());
+        let over = params("{bins: 3, more: 4}").over("{bins: 1, others: 2}").unwrap();
+        assert_eq!(over.value, serde_yaml::from_str::<Value>("{bins: 3, others: 2, more: 4}").unwrap());
+        let error = params("[3]").over("{bins: 1}").unwrap_err().to_string();
+        assert!(error.starts_with("quant.weight.observer.params: invalid type: sequence"), "{error}");
         assert!(Params::none("p").expect_none().is_ok());
     }
 }

@@ -1,6 +1,6 @@
 //! Calibration: gives every quantizer its range.
 
-use super::refine::Refinement;
+use super::refine::{scaled, Refinement};
 use super::{Registries, SitePlan};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, SiteKind, Subgraph};
@@ -9,12 +9,13 @@ use crate::inference::Inference;
 use crate::model::{Precision, QuantModel, QuantSite};
 use crate::progress::{Event, Progress};
 use crate::quantizer::Quantizer;
+use crate::run_directory::Refined;
 use candle_core::Tensor;
 use std::collections::HashMap;
 
 /// Observes and sets the ranges of the planned quantizers, which the model already holds: for weights from the
 /// weights, for activations from one batch of images through the full-precision network. The ranges of activations are
-/// refined on the first `refine` of the images, unless it is 0.
+/// refined on the first `refine` of the images, unless it is 0. Returns how.
 ///
 /// # Errors
 /// A strategy is unknown or fails; a parameter of it is wrong; a range is not finite; the run was cancelled.
@@ -24,7 +25,7 @@ pub fn calibrate(
     registries: &Registries,
     (images, refine): (&Tensor, usize),
     progress: &dyn Progress,
-) -> Result<()> {
+) -> Result<Refined> {
     progress.event(Event::Started { stage: "calibration", total: plans.len() });
     let mut done = 0;
     let mut finished = |progress: &dyn Progress| {
@@ -44,7 +45,7 @@ pub fn calibrate(
         finished(progress)?;
     }
     let by_node = activations(plans);
-    let mut ranges = Vec::new();
+    let (mut ranges, mut refined) = (Vec::new(), Refined::new());
     model.check_input(images)?;
     let refinement = if refine > 0 { Some(Refinement::new(model, images, refine)?) } else { None };
     let mut values = HashMap::from([(model.graph().input(), images.clone())]);
@@ -56,8 +57,10 @@ pub fn calibrate(
             let mut range = observe(plan, registries, value)?;
             if let Some(refinement) = &refinement {
                 let mut quantizer = build(plan, registries)?;
-                let refined = refinement.refine(model, plan.site.node, &mut *quantizer, range, &values);
-                range = refined.map_err(|e| at_site(plan, e))?;
+                let steps = refinement.refine(model, plan.site.node, &mut *quantizer, &range, &values);
+                let steps = steps.map_err(|e| at_site(plan, e))?;
+                range = scaled(&range, steps);
+                refined.insert(plan.site.name.clone(), steps);
             }
             ranges.push((*plan, range));
             finished(progress)?;
@@ -70,7 +73,7 @@ pub fn calibrate(
         }
     }
     progress.event(Event::Finished);
-    Ok(())
+    Ok(refined)
 }
 
 /// What ranges are observed with.
@@ -81,9 +84,12 @@ pub struct Observers<'a> {
     pub registries: &'a Registries,
     /// Number of samples that they observe.
     pub samples: usize,
+    /// How the ranges that they observe are refined.
+    pub refined: &'a Refined,
 }
 
-/// Observes and sets the ranges of a unit's activations again, from its inputs in the network quantized so far. Weights
+/// Observes and sets the ranges of a unit's activations again, from its inputs in the network quantized so far; they are
+/// refined as they were at first. Weights
 /// are in full precision. In the order of execution, each quantizer gets its new range at once, and later values of the
 /// unit are computed from what it quantizes.
 ///
@@ -105,7 +111,8 @@ pub(super) fn calibrate_unit(
         let Some(plan) = segment.nodes().last().and_then(|last| by_node.get(last)) else { continue };
         compute(model, &segment, &mut values)?;
         let Some(value) = values.get(&plan.site.node) else { continue };
-        let range = observe(plan, observers.registries, value)?;
+        let steps = observers.refined.get(&plan.site.name).copied().unwrap_or(0);
+        let range = scaled(&observe(plan, observers.registries, value)?, steps);
         let device = model.device().clone();
         if let Some(site) = model.activation_site_mut(plan.site.node) {
             let set = site.quantizer.set_range(&range, &device);

@@ -2,6 +2,7 @@
 
 mod batches;
 mod best;
+mod fast;
 mod gptq;
 mod grid;
 mod network;
@@ -23,6 +24,8 @@ struct Qdrop {
     params: QdropParams,
     grouping: Grouping,
     path: String,
+    /// Whether the parameters are meant for a certain number of steps, as published ones are.
+    fixed_iters: bool,
 }
 
 impl Reconstructor for Qdrop {
@@ -61,7 +64,7 @@ impl Reconstructor for Qdrop {
     }
 
     fn notice(&self) -> Option<String> {
-        let steps = self.params.run_iters?;
+        let steps = self.params.run_iters.filter(|_| self.fixed_iters)?;
         let (iters, factor) = (self.params.iters, self.params.rate_factor());
         Some(format!(
             "{steps} iterations instead of {iters}, learning rates x {factor}: the result is not comparable with published ones"
@@ -103,7 +106,14 @@ impl Reconstructor for Qdrop {
 
 fn build(params: &Params, grouping: Grouping) -> Result<Box<dyn Reconstructor>> {
     let parsed = params.parse::<QdropParams>()?.validate(params)?;
-    Ok(Box::new(Qdrop { params: parsed, grouping, path: params.path().into() }))
+    Ok(Box::new(Qdrop { params: parsed, grouping, path: params.path().into(), fixed_iters: true }))
+}
+
+register_reconstructor! {
+    name: "fast", aliases: [], summary: "`qdrop` with parameters for minutes instead of hours, and for any number of steps",
+    build: |params| Ok(Box::new(Qdrop {
+        params: fast::fast(params)?, grouping: Grouping::Block, path: params.path().into(), fixed_iters: false
+    }))
 }
 
 register_reconstructor! {
