@@ -173,7 +173,7 @@ fn cells_of(architecture: &str) {
 fn recipes_with_everything_that_helps() {
     for architecture in ARCHITECTURES {
         for bits in BITS.into_iter().chain(["w3a4", "w4a8", "w8a8"]) {
-            let recipe = Loader::new(&format!("best/{architecture}_{bits}")).load().unwrap();
+            let recipe = Loader::new(format!("best/{architecture}_{bits}")).load().unwrap();
             let (quant, number) = (&recipe.quant, |at: usize| bits[at..=at].parse::<u32>().unwrap());
             assert_eq!((quant.weight.bits, quant.activation.bits), (number(1), number(3)), "{architecture}_{bits}");
             let (reconstruction, quantizer) = if bits == "w8a8" { ("none", "fixed") } else { ("fast", "adaround") };

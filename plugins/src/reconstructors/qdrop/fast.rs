@@ -30,7 +30,7 @@ mod tests {
 
     #[test]
     fn given_parameters_replace_those_of_the_preset() {
-        let given = |text: &str| fast(&Params::new("reconstruction.params", serde_yaml::from_str(text).unwrap()));
+        let given = |text: &str| fast(&Params::none("reconstruction.params").over(text).unwrap());
         let plain = fast(&Params::none("reconstruction.params")).unwrap();
         assert_eq!((plain.iters, plain.batches, plain.lr_decay), (300, Batches::Permutation, Decay::Cosine));
         assert!(plain.clip_targets && plain.drop_prob == 0.5);
