@@ -63,6 +63,10 @@ fn impossible_parameters() {
     says(&run, &["run_iters: must be at least 1"]);
     says(&demo(&["quant.activation.quantizer=adaround"]), &["adaround rounds weights; use lsq for activations"]);
     says(&demo(&["quant.weight.observer=avg_mse"]), &["quant.weight.observer: this observer averages over calls"]);
+    says(
+        &demo(&["calibration.refine=8", "calibration.inputs=quantized"]),
+        &["calibration.refine: refines ranges that `inputs: quantized` would observe again"],
+    );
     says(&demo(&["quant.overrides=[{match: \"layer9*\", float: true}]"]), &["'layer9*' matches no unit or layer"]);
     let run = qdrop(&["check", "demo", "--set", "reconstruction.merge=[[\"layer9*\"]]"]);
     says(&run, &["checking the recipe: reconstruction.merge[0]: 'layer9*' matches no unit of the network"]);

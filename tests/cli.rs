@@ -191,8 +191,8 @@ fn every_built_in_recipe_is_listed_and_valid() {
     assert_eq!(recipes.len(), 68);
     for recipe in recipes {
         let name = recipe["name"].as_str().unwrap();
-        // The other ones of `best/` differ from these in their bits alone.
-        if name.starts_with("best/") && !name.ends_with("_w4a4") {
+        // The other ones of `best/` differ from these in their bits alone; their sessions are built in `recipes.rs`.
+        if name.starts_with("best/") && !name.ends_with("_w4a4") && !name.ends_with("_w8a8") {
             continue;
         }
         let checked = qdrop(&["check", name, "--json"]).json();

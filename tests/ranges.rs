@@ -117,7 +117,7 @@ fn the_loss_compares_values_as_the_grid_represents_them() {
             if clip {
                 task.clip_to_ranges().unwrap();
                 // The range from -0.5 to 2.5 has a step of 0.2 and its zero at 2 (2.5 is rounded to even).
-                let [low, high] = task.samples.ranges[0];
+                let [low, high] = task.samples.range(0);
                 assert!((low + 0.4).abs() < 1e-6 && (high - 2.6).abs() < 1e-6, "{low} {high}");
             }
             task.begin(&params.groups()).unwrap();
@@ -126,7 +126,7 @@ fn the_loss_compares_values_as_the_grid_represents_them() {
                 Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
             {
                 let mut engine = task.engine(4, &context).unwrap();
-                let (batch, [low, high]) = ([0, 1, 2, 3], task.samples.ranges[0]);
+                let (batch, [low, high]) = ([0, 1, 2, 3], task.samples.range(0));
                 let output = vec(&engine.forward(&batch, &|_| Keep::All).unwrap()[0]);
                 let target = &task.targets(&batch).unwrap()[0];
                 let square = |(a, b): (&f32, &f32)| f64::from(a.clamp(low, high) - b.clamp(low, high)).powi(2);

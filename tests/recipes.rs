@@ -182,6 +182,7 @@ fn recipes_with_everything_that_helps() {
             assert_eq!(quant.weight.quantizer.name, quantizer, "{architecture}_{bits}");
             assert_eq!((recipe.prepare.len(), recipe.calibration.refine), (1, 32), "{architecture}_{bits}");
             assert!(recipe.published.is_none() && recipe.evaluation.against_float, "{architecture}_{bits}");
+            Session::new(recipe, registries(), Device::Cpu).unwrap();
         }
     }
     let (dir, name) = (tempfile::tempdir().unwrap(), "best/mobilenet_v2_w2a4");

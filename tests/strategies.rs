@@ -325,12 +325,11 @@ fn the_prediction_difference_learns_the_same_on_all_engines() {
     }
 }
 
-/// Ranges that are observed from quantized inputs are those that the finished network shows, refined as they were at first.
+/// Ranges that are observed from quantized inputs are those that the finished network shows.
 #[test]
 fn ranges_from_quantized_inputs_are_those_of_the_finished_network() {
     use qdrop_core::cache::{CacheBudget, CachedValues};
     use qdrop_core::pipeline::{plan_sites, reconstruct, Observers, Resources};
-    use qdrop_core::run_directory::Refined;
     let quant = "{setting: qdrop, weight: {bits: 2, granularity: per_channel, observer: minmax, quantizer: fixed}, \
                  activation: {bits: 4, granularity: per_tensor, observer: minmax, quantizer: fixed}}";
     let mut model = model_with("resnet18", SMALL, ["fixed", "fixed"]);
@@ -347,8 +346,7 @@ fn ranges_from_quantized_inputs_are_those_of_the_finished_network() {
         merge: &[],
         checkpoints: None,
     };
-    let refined: Refined = plans.iter().enumerate().map(|(i, plan)| (plan.site.name.clone(), i as i32 % 3)).collect();
-    let observers = Observers { plans: &plans, registries: registries(), samples: 5, refined: &refined };
+    let observers = Observers { plans: &plans, registries: registries(), samples: 5 };
     // One step, in which nothing is learned.
     let reconstructor = reconstructor("{iters: 1, batch_size: 4}").unwrap();
     reconstruct(&mut model, &*reconstructor, &resources, Some(&observers)).unwrap();
@@ -365,8 +363,7 @@ fn ranges_from_quantized_inputs_are_those_of_the_finished_network() {
             let Some(site) = model.activation_site(id) else { return Ok(value) };
             let values = vec(&value);
             let (min, max) = values.iter().fold((0.0_f32, 0.0_f32), |(a, b), v| (a.min(*v), b.max(*v)));
-            let narrower = 0.5_f32.powf(refined[&site.name] as f32 / 4.0);
-            let (scale, zero_point) = QParams::of_pair(min * narrower, max * narrower, site.quantizer.spec());
+            let (scale, zero_point) = QParams::of_pair(min, max, site.quantizer.spec());
             let got = site.quantizer.qparams().unwrap();
             assert!((got.scale[0] - scale).abs() < 1e-5 * scale && got.zero_point[0] == zero_point, "{}", site.name);
             checked += 1;

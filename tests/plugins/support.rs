@@ -81,9 +81,11 @@ pub fn run(mut command: Command) -> Run {
     Run { ok: output.status.success(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// The distribution's program, without environment variables that help it to find its libraries.
+/// The distribution's program, without environment variables that help it to find its libraries, and with default signals:
+/// what started the tests may ignore some.
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(distribution().join("qdrop"));
+    let mut command = Command::new("env");
+    command.arg("--default-signal=HUP,INT,TERM").arg(distribution().join("qdrop"));
     command.args(arguments).env_remove("LD_LIBRARY_PATH").env_remove("QDROP_PLUGIN_PATH");
     command
 }

@@ -69,8 +69,8 @@ impl<'a> GenericUnit<'a> {
 
     /// The loss of outputs for these samples.
     fn loss_of(&self, outputs: &[Tensor], samples: &[usize]) -> Result<Tensor> {
-        let pairs = outputs.iter().zip(self.samples.targets(samples)?).zip(&self.samples.ranges);
-        let loss = ops::total(pairs.map(|((output, target), range)| match *range {
+        let pairs = outputs.iter().zip(self.samples.targets(samples)?).enumerate();
+        let loss = ops::total(pairs.map(|(i, (output, target))| match self.samples.range(i) {
             EVERYTHING => Ok(ops::reconstruction_loss(output, &target)?),
             [low, high] => {
                 let clipped = output.detach().clamp(low, high)?;

@@ -18,8 +18,8 @@ pub struct UnitSamples {
     pub float_outputs: Vec<Arc<CachedValues>>,
     /// Values of the full-precision network that bypass the unit: computed before it and read after it.
     pub passing: Vec<(NodeId, Arc<CachedValues>)>,
-    /// The range to which the loss clips each output and its target: `(low, high)`, infinite where it does not. The gradient
-    /// passes the clipping.
+    /// The range to which the loss clips each output and its target, from the lowest to the highest value. The gradient passes
+    /// the clipping. Empty if nothing is clipped.
     pub ranges: Vec<[f32; 2]>,
 }
 
@@ -38,7 +38,7 @@ impl UnitSamples {
             float_inputs: cached(&data.float_inputs)?,
             float_outputs: cached(&data.float_outputs)?,
             passing: Vec::new(),
-            ranges: vec![EVERYTHING; data.float_outputs.len()],
+            ranges: Vec::new(),
         })
     }
 
@@ -55,6 +55,11 @@ impl UnitSamples {
     /// Number of samples.
     pub fn count(&self) -> usize {
         self.float_outputs.first().map_or(0, |values| values.samples())
+    }
+
+    /// The range to which the loss clips an output, by its number, and its target.
+    pub fn range(&self, output: usize) -> [f32; 2] {
+        self.ranges.get(output).copied().unwrap_or(EVERYTHING)
     }
 
     /// The float network's outputs of the given samples.

@@ -60,6 +60,14 @@ impl Graph {
     }
 }
 
+impl Graph {
+    /// The values of these nodes among those that were computed.
+    pub(crate) fn values_of(&self, ids: &[NodeId], computed: &HashMap<NodeId, Tensor>) -> Result<Vec<Tensor>> {
+        let missing = |id: &NodeId| Error::graph(&self.node(*id).name, "its value was not computed");
+        ids.iter().map(|id| computed.get(id).cloned().ok_or_else(|| missing(id))).collect()
+    }
+}
+
 impl Subgraph {
     /// Its nodes in topological order.
     pub fn nodes(&self) -> &[NodeId] {
@@ -112,8 +120,7 @@ impl Subgraph {
             }
             values.insert(*id, value);
         }
-        let missing = |id: &NodeId| Error::graph(&graph.node(*id).name, "its value was not computed");
-        self.outputs.iter().map(|id| values.get(id).cloned().ok_or_else(|| missing(id))).collect()
+        graph.values_of(&self.outputs, &values)
     }
 
     /// Checks the number and shapes (N, ...) of the values for the inputs. Returns the batch size N.

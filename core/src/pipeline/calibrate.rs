@@ -1,6 +1,6 @@
 //! Calibration: gives every quantizer its range.
 
-use super::refine::{scaled, Refinement};
+use super::refine::Refinement;
 use super::{Registries, SitePlan};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, SiteKind, Subgraph};
@@ -9,13 +9,12 @@ use crate::inference::Inference;
 use crate::model::{Precision, QuantModel, QuantSite};
 use crate::progress::{Event, Progress};
 use crate::quantizer::Quantizer;
-use crate::run_directory::Refined;
 use candle_core::Tensor;
 use std::collections::HashMap;
 
 /// Observes and sets the ranges of the planned quantizers, which the model already holds: for weights from the
 /// weights, for activations from one batch of images through the full-precision network. The ranges of activations are
-/// refined on the first `refine` of the images, unless it is 0. Returns how.
+/// refined on the first `refine` of the images, unless it is 0.
 ///
 /// # Errors
 /// A strategy is unknown or fails; a parameter of it is wrong; a range is not finite; the run was cancelled.
@@ -25,7 +24,7 @@ pub fn calibrate(
     registries: &Registries,
     (images, refine): (&Tensor, usize),
     progress: &dyn Progress,
-) -> Result<Refined> {
+) -> Result<()> {
     progress.event(Event::Started { stage: "calibration", total: plans.len() });
     let mut done = 0;
     let mut finished = |progress: &dyn Progress| {
@@ -45,7 +44,7 @@ pub fn calibrate(
         finished(progress)?;
     }
     let by_node = activations(plans);
-    let (mut ranges, mut refined) = (Vec::new(), Refined::new());
+    let mut ranges = Vec::new();
     model.check_input(images)?;
     let refinement = if refine > 0 { Some(Refinement::new(model, images, refine)?) } else { None };
     let mut values = HashMap::from([(model.graph().input(), images.clone())]);
@@ -57,10 +56,8 @@ pub fn calibrate(
             let mut range = observe(plan, registries, value)?;
             if let Some(refinement) = &refinement {
                 let mut quantizer = build(plan, registries)?;
-                let steps = refinement.refine(model, plan.site.node, &mut *quantizer, &range, &values);
-                let steps = steps.map_err(|e| at_site(plan, e))?;
-                range = scaled(&range, steps);
-                refined.insert(plan.site.name.clone(), steps);
+                let refined = refinement.refine(model, plan.site.node, &mut *quantizer, range, &values);
+                range = refined.map_err(|e| at_site(plan, e))?;
             }
             ranges.push((*plan, range));
             finished(progress)?;
@@ -73,7 +70,7 @@ pub fn calibrate(
         }
     }
     progress.event(Event::Finished);
-    Ok(refined)
+    Ok(())
 }
 
 /// What ranges are observed with.
@@ -84,12 +81,9 @@ pub struct Observers<'a> {
     pub registries: &'a Registries,
     /// Number of samples that they observe.
     pub samples: usize,
-    /// How the ranges that they observe are refined.
-    pub refined: &'a Refined,
 }
 
-/// Observes and sets the ranges of a unit's activations again, from its inputs in the network quantized so far; they are
-/// refined as they were at first. Weights
+/// Observes and sets the ranges of a unit's activations again, from its inputs in the network quantized so far. Weights
 /// are in full precision. In the order of execution, each quantizer gets its new range at once, and later values of the
 /// unit are computed from what it quantizes.
 ///
@@ -111,8 +105,7 @@ pub(super) fn calibrate_unit(
         let Some(plan) = segment.nodes().last().and_then(|last| by_node.get(last)) else { continue };
         compute(model, &segment, &mut values)?;
         let Some(value) = values.get(&plan.site.node) else { continue };
-        let steps = observers.refined.get(&plan.site.name).copied().unwrap_or(0);
-        let range = scaled(&observe(plan, observers.registries, value)?, steps);
+        let range = observe(plan, observers.registries, value)?;
         let device = model.device().clone();
         if let Some(site) = model.activation_site_mut(plan.site.node) {
             let set = site.quantizer.set_range(&range, &device);
@@ -158,10 +151,7 @@ fn cut(graph: &Graph, nodes: Vec<NodeId>) -> Subgraph {
 fn compute(model: &QuantModel, segment: &Subgraph, values: &mut HashMap<NodeId, Tensor>) -> Result<()> {
     let graph = model.graph();
     let Some(last) = segment.nodes().last() else { return Ok(()) };
-    let input = |id: &NodeId| {
-        values.get(id).cloned().ok_or_else(|| Error::graph(&graph.node(*id).name, "its value was not computed"))
-    };
-    let inputs = segment.inputs().iter().map(input).collect::<Result<Vec<_>>>()?;
+    let inputs = graph.values_of(segment.inputs(), values)?;
     let computed = Inference::new(model, Precision::Float, segment.clone())?.run(&inputs)?;
     values.retain(|id, _| graph.consumers(*id).iter().any(|c| c > last));
     values.extend(segment.outputs().iter().copied().zip(computed));

@@ -2,7 +2,7 @@
 
 use super::calibrate::{calibrate_unit, Observers};
 use crate::cache::{CacheBudget, CachedValues, CACHED_BATCH};
-use crate::engine::{Engine, UnitSamples, EVERYTHING};
+use crate::engine::{Engine, UnitSamples};
 use crate::error::{Error, Result};
 use crate::graph::{layer_units, merge_units, network_unit, unit_costs, Graph, NodeId, Subgraph, Unit};
 use crate::inference::Inference;
@@ -162,7 +162,7 @@ fn reconstruct_network(
         float_inputs: vec![resources.images.clone()],
         float_outputs: outputs.collect::<Result<_>>()?,
         passing: Vec::new(),
-        ranges: vec![EVERYTHING; part.outputs().len()],
+        ranges: Vec::new(),
     };
     let task = UnitTask::new(model, &unit, index, samples)?.of_float(float);
     let reconstruct = |task: &mut UnitTask<'_>, context: &Context<'_>| reconstructor.reconstruct_network(task, context);
@@ -208,7 +208,7 @@ fn reconstruct_unit(
         float_inputs,
         float_outputs: get(&values.float, part.outputs())?,
         passing: passing.filter_map(|id| Some((*id, values.float.get(id)?.clone()))).collect(),
-        ranges: vec![EVERYTHING; part.outputs().len()],
+        ranges: Vec::new(),
     };
     if let Some(observers) = observers {
         // Also where an interrupted unit is resumed: the same inputs give the same ranges.

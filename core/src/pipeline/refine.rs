@@ -3,7 +3,7 @@
 //! matter little. LAPQ (Nahshan et al., arXiv 1911.07190) and PTQ4ViT (Yuan et al., arXiv 2111.12293, section 3.3) choose
 //! ranges by the loss of the network too.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::NodeId;
 use crate::grid::Range;
 use crate::inference::Inference;
@@ -36,7 +36,7 @@ impl Refinement {
         Ok(Self { samples, float: model.graph().outputs().iter().copied().zip(outputs).collect() })
     }
 
-    /// Of the observed `range` of an activation and wider and narrower ones, how many widths narrower the one is with which the network's outputs change
+    /// Of the observed `range` of an activation and wider and narrower ones, the one with which the network's outputs change
     /// least (sum of squares) when this activation is quantized and nothing else. From the observed one on, ranges are tried
     /// as long as they become better. `values` has what the rest of the network reads.
     ///
@@ -47,23 +47,21 @@ impl Refinement {
         model: &QuantModel,
         node: NodeId,
         quantizer: &mut dyn Quantizer,
-        range: &Range,
+        range: Range,
         values: &HashMap<NodeId, Tensor>,
-    ) -> Result<i32> {
+    ) -> Result<Range> {
         let graph = model.graph();
         let after = graph.after(&graph.subgraph([node]));
         let outputs = graph.outputs().iter().copied().filter(|id| after.nodes().contains(id)).collect();
         let rest = graph.subgraph_with_outputs(after.nodes().iter().copied(), outputs);
-        let Some(position) = rest.inputs().iter().position(|id| *id == node) else { return Ok(0) };
-        let input = |id: &NodeId| {
-            let missing = || Error::graph(&graph.node(*id).name, "its value was not computed");
-            Ok::<Tensor, Error>(values.get(id).ok_or_else(missing)?.narrow(0, 0, self.samples)?)
-        };
-        let mut inputs = rest.inputs().iter().map(input).collect::<Result<Vec<_>>>()?;
+        let Some(position) = rest.inputs().iter().position(|id| *id == node) else { return Ok(range) };
+        let inputs = graph.values_of(rest.inputs(), values)?;
+        let first = inputs.iter().map(|all| all.narrow(0, 0, self.samples));
+        let mut inputs = first.collect::<candle_core::Result<Vec<_>>>()?;
         let value = inputs[position].clone();
         let mut network = Inference::new(model, Precision::Float, rest.clone())?;
         let mut change = |steps: i32| -> Result<f64> {
-            quantizer.set_range(&scaled(range, steps), model.device())?;
+            quantizer.set_range(&scaled(&range, steps), model.device())?;
             inputs[position] = quantizer.fake_quantize(&value)?.detach();
             let outputs = network.run(&inputs)?;
             let changes = rest.outputs().iter().zip(&outputs).map(|(id, output)| distance(&self.float[id], output));
@@ -82,12 +80,12 @@ impl Refinement {
                 break;
             }
         }
-        Ok(best)
+        Ok(scaled(&range, best))
     }
 }
 
-/// The range, so many widths narrower.
-pub fn scaled(range: &Range, steps: i32) -> Range {
+/// The range, so many steps narrower.
+fn scaled(range: &Range, steps: i32) -> Range {
     let factor = RATIO.powi(steps) as f32;
     let scaled = |bounds: &[f32]| bounds.iter().map(|b| b * factor).collect();
     Range { min: scaled(&range.min), max: scaled(&range.max) }

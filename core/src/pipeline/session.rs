@@ -19,7 +19,6 @@ use crate::random::SeededRandom;
 use crate::recipe::{CalibrationInputs, Recipe, Strategy};
 use crate::reconstructor::{Grouping, Reconstructor};
 use crate::report::UnitReport;
-use crate::run_directory::{CalibrationText, Refined};
 use crate::target::TargetSpec;
 use crate::task::{Measurement, Task};
 use crate::weights::{self, Loaded};
@@ -84,6 +83,10 @@ impl<'a> Session<'a> {
                  no units; use `float` with it"
             );
             return Err(Error::setting("calibration.inputs", message));
+        }
+        if recipe.calibration.inputs == CalibrationInputs::Quantized && recipe.calibration.refine > 0 {
+            let message = "refines ranges that `inputs: quantized` would observe again later; leave out one of the two";
+            return Err(Error::setting("calibration.refine", message));
         }
         // Without groups, a network without units can still be measured.
         if !recipe.reconstruction.merge.is_empty() {
@@ -177,7 +180,7 @@ impl<'a> Session<'a> {
         plans: &[SitePlan],
         (images, refine): (&CachedValues, usize),
         progress: &dyn Progress,
-    ) -> Result<Refined> {
+    ) -> Result<()> {
         let observed = images.range(0, self.recipe.calibration.observe.min(images.samples()))?;
         calibrate(model, plans, self.registries, (&observed, refine), progress)
     }
@@ -408,10 +411,10 @@ impl<'a> Session<'a> {
             Some(folder) => folder.calibration(&self.device)?,
             None => None,
         };
-        let CalibrationText { seconds, refined } = match kept {
-            Some((grids, text)) => {
+        let seconds = match kept {
+            Some((grids, seconds)) => {
                 model.restore(&nodes, &grids)?;
-                text
+                seconds
             }
             None => {
                 if let Some(warning) = self.uneven_channels(&model, &resources.images)? {
@@ -419,16 +422,16 @@ impl<'a> Session<'a> {
                 }
                 let start = Instant::now();
                 let images = (&*resources.images, self.recipe.calibration.refine);
-                let refined = self.calibrate(&mut model, &plans, images, resources.progress)?;
-                let text = CalibrationText { seconds: start.elapsed().as_secs_f64(), refined };
+                self.calibrate(&mut model, &plans, images, resources.progress)?;
+                let seconds = start.elapsed().as_secs_f64();
                 if let Some(folder) = resources.checkpoints {
-                    folder.keep_calibration(&model.grids(&nodes)?, &text)?;
+                    folder.keep_calibration(&model.grids(&nodes)?, seconds)?;
                 }
-                text
+                seconds
             }
         };
         let samples = self.recipe.calibration.observe;
-        let observers = Observers { plans: &plans, registries: self.registries, samples, refined: &refined };
+        let observers = Observers { plans: &plans, registries: self.registries, samples };
         let observers = (self.recipe.calibration.inputs == CalibrationInputs::Quantized).then_some(&observers);
         let units = reconstruct(&mut model, &*self.reconstructor, resources, observers)?;
         model.settle_biases(nodes);

@@ -21,18 +21,10 @@ pub struct CheckpointFolder {
     path: PathBuf,
 }
 
-/// How far the range of each activation was refined, by the name of its site: the number of widths by which it is narrower
-/// than the observed one. Four of them halve a range.
-pub type Refined = BTreeMap<String, i32>;
-
-/// The text of a calibration's checkpoint, besides the scales and zero points of all sites.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct CalibrationText {
-    /// The seconds that calibration took.
-    pub seconds: f64,
-    /// How ranges were refined.
-    #[serde(default, skip_serializing_if = "Refined::is_empty")]
-    pub refined: Refined,
+/// The text of a checkpoint, besides its tensors.
+#[derive(Serialize, Deserialize)]
+struct CalibrationText {
+    seconds: f64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -71,21 +63,21 @@ impl CheckpointFolder {
         self.write(PREPARED, tensors, prepared)
     }
 
-    /// Scales and zero points of all sites, and how they came about.
+    /// Scales and zero points of all sites, and the seconds that calibration took.
     ///
     /// # Errors
     /// The file is damaged.
-    pub fn calibration(&self, device: &Device) -> Result<Option<(Tensors, CalibrationText)>> {
-        self.read(CALIBRATION, device)
+    pub fn calibration(&self, device: &Device) -> Result<Option<(Tensors, f64)>> {
+        Ok(self.read::<CalibrationText>(CALIBRATION, device)?.map(|(tensors, text)| (tensors, text.seconds)))
     }
 
     /// Saves the ranges of all sites.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn keep_calibration(&self, tensors: &Tensors, text: &CalibrationText) -> Result<()> {
+    pub fn keep_calibration(&self, tensors: &Tensors, seconds: f64) -> Result<()> {
         self.create()?;
-        self.write(CALIBRATION, tensors, text)
+        self.write(CALIBRATION, tensors, &CalibrationText { seconds })
     }
 
     /// Hard weights and grids of unit `index`, and its report.

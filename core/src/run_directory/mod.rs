@@ -19,7 +19,7 @@ mod files;
 mod manifest;
 mod tensor_file;
 
-pub use checkpoint::{CalibrationText, CheckpointFolder, Refined};
+pub use checkpoint::CheckpointFolder;
 pub use events::EventLog;
 pub use manifest::{fingerprint_of_file, Fingerprint, Manifest};
 

@@ -2,7 +2,7 @@
 
 use super::images::Images;
 use crate::cache::{CachedValues, Reservation};
-use crate::engine::samples::{UnitSamples, EVERYTHING};
+use crate::engine::samples::UnitSamples;
 use crate::error::{Error, Result};
 use qdrop_kernels::drop::Keep;
 use qdrop_kernels::nhwc::{from_planes, stage, Buffer, Layout};
@@ -89,7 +89,7 @@ impl Samples {
             float_output: source(&samples.float_outputs, output)?,
             input,
             output,
-            range: samples.ranges.first().copied().unwrap_or(EVERYTHING),
+            range: samples.range(0),
         })
     }
 

@@ -3,7 +3,7 @@
 use super::device::{Buffer, Device};
 use super::kernels::{transpose, Chosen};
 use crate::cache::{CachedValues, Reservation};
-use crate::engine::samples::{UnitSamples, EVERYTHING};
+use crate::engine::samples::UnitSamples;
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 use std::sync::Arc;
@@ -126,7 +126,7 @@ impl Samples {
             count: samples.count(),
             input,
             output,
-            range: samples.ranges.first().copied().unwrap_or(EVERYTHING),
+            range: samples.range(0),
         })
     }
 

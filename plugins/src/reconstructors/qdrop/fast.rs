@@ -3,8 +3,8 @@
 use super::params::QdropParams;
 use qdrop_core::prelude::*;
 
-/// What differs from the published recipes; `docs/accuracy.md` has what each of these was measured to do. Steps times
-/// learning rate is that of the published recipes, so that the preset holds for any number of steps.
+/// What differs from the published recipes; `docs/accuracy.md` has what was measured. Steps times learning rate is close to that
+/// of the published recipes, and stays the same for any number of steps.
 const FAST: &str = "
 iters: 300
 balance: 0.5
