@@ -119,6 +119,10 @@ fn scales_of_weights_and_biases_learn_the_same_on_both_engines() {
     assert_eq!(learn("resnet18", "layer2.0", [learned_scale, "lsq"]), (3, 3));
     assert_eq!(learn("mobilenet_v2", "features.3", [learned_scale, "lsq"]), (3, 3));
     assert_eq!(learn("resnet18", "fc", [learned_scale, "lsq"]), (1, 1));
+    // Passes with hard roundings.
+    let hard = "adaround {learn_scale: true, straight_through: true}";
+    assert_eq!(learn("mobilenet_v2", "features.3", [hard, "lsq"]), (3, 3));
+    assert_eq!(learn("resnet18", "fc", ["adaround {straight_through: true}", "lsq"]), (0, 1));
     // Only biases, also of layers whose weights are not learned.
     assert_eq!(learn("mobilenet_v2", "features.3", ["fixed", "lsq"]), (0, 3));
 }

@@ -12,8 +12,8 @@ use std::path::Path;
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const STD: [f32; 3] = [0.229, 0.224, 0.225];
 
-fn session(weights: &Path, data: &Path) -> Session<'static> {
-    let shown = qdrop(&["recipes", "show", "imagenet/mobilenet_v2_w4a4", "--json"]).json();
+fn session(recipe: &str, weights: &Path, data: &Path) -> Session<'static> {
+    let shown = qdrop(&["recipes", "show", recipe, "--json"]).json();
     let mut value: serde_yaml::Value = serde_yaml::to_value(shown).unwrap();
     qdrop_core::recipe::apply_set(&mut value, "data.params.resize=227").unwrap();
     let mut recipe = Recipe::from_value(value, Path::new("recipe.yaml")).unwrap();
@@ -41,8 +41,8 @@ fn logits_pixels_and_accuracy_are_the_reference_ones() {
     ) else {
         return;
     };
-    let session = session(&weights, &data);
-    let model = session.float_model().unwrap();
+    let session = session("best/mobilenet_v2_w4a4", &weights, &data);
+    let mut model = session.float_model().unwrap();
     let golden = candle_core::safetensors::load(&golden_file, &Device::Cpu).unwrap();
     let bytes = std::fs::read(&golden_file).unwrap();
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
@@ -81,4 +81,17 @@ fn logits_pixels_and_accuracy_are_the_reference_ones() {
     let accuracy = session.evaluate(&model, Precision::Float, &Silent).unwrap();
     assert_eq!((accuracy.images, accuracy.broken), (650, 0));
     assert!((accuracy.values["top1"] - 79.54).abs() <= 0.31, "{accuracy:?}");
+
+    // Equalized, it still computes the same.
+    let before = logits(&model, &inputs);
+    let cache = session.cache(std::env::temp_dir());
+    let calibration = session.calibration_images(&cache, &Silent).unwrap();
+    let prepared = session.prepare(&mut model, &calibration.images, &Silent).unwrap();
+    assert_eq!(prepared.changes[0].0, "equalize");
+    let (before, after) = (vec(&before), vec(&logits(&model, &inputs)));
+    let size = before.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+    let error = worst(&after, &before, size);
+    assert!(error < 1e-3, "equalization changes logits by {error} of the largest");
+    let equalized = session.evaluate(&model, Precision::Float, &Silent).unwrap();
+    assert!((accuracy.values["top1"] - equalized.values["top1"]).abs() <= 0.16, "{accuracy:?}, {equalized:?}");
 }

@@ -128,6 +128,101 @@ fn the_hard_loss_is_that_of_the_finished_unit_and_changes_nothing() {
 }
 
 #[test]
+fn passes_of_straight_through_roundings_are_the_hard_ones() {
+    for engine in Runs::all() {
+        let mut model =
+            model_with("mobilenet_v2", SMALL, ["adaround {learn_scale: true, straight_through: true}", "lsq"]);
+        let unit = unit(&model, "features.3");
+        let samples = samples(&model, &unit);
+        let rates = [groups::ROUNDING, groups::SCALE, groups::WEIGHT_SCALE].map(|group| (group, 0.05));
+        let batch = [5, 0, 3, 1, 7, 2];
+        let mut task = engine.place(UnitTask::new(&mut model, &unit, 0, samples).unwrap());
+        task.begin(&rates.map(|(group, _)| group)).unwrap();
+        let context = Context {
+            random: &SeededRandom { seed: 7 },
+            progress: &Silent,
+            interruption: &Forget,
+            engine: engine.engine(),
+        };
+        let mut steps = task.engine(6, &context).unwrap();
+        let losses = [0, 1, 2].map(|_| {
+            let hard = steps.hard_loss(&batch).unwrap();
+            let loss = steps.loss(&batch, &|_| Keep::All).unwrap();
+            assert!((loss - hard).abs() <= 1e-5 * hard, "{engine:?}: {loss} {hard}");
+            // There is nothing to settle.
+            assert_eq!(steps.update(&rates, Some(Regularizer { weight: 0.1, b: 10.0 })).unwrap(), 0.0);
+            loss
+        });
+        assert!(losses[2] < losses[0], "{engine:?}: {losses:?}");
+        steps.finish().unwrap();
+        drop(steps);
+        task.finish().unwrap();
+        assert_eq!(task.soft_share(), None);
+    }
+}
+
+#[test]
+fn sizes_and_means_of_outputs_are_those_of_the_float_network() {
+    // A linear output, one with a shortcut, an activation function behind an addition, and one behind a convolution. A sum's
+    // size depends on its other part too.
+    for (network, name, sized) in [
+        ("mobilenet_v2", "features.2", true),
+        ("mobilenet_v2", "features.3", false),
+        ("resnet18", "layer1.0", false),
+        ("mobilenet_v2", "features.0", true),
+    ] {
+        let mut model = model_with(network, SMALL, ["adaround", "fixed"]);
+        let float = model.float_copy();
+        let unit = unit(&model, name);
+        let samples = samples(&model, &unit);
+        let all: Vec<usize> = (0..8).collect();
+        // The unit's weights shrink, and its biases move.
+        for node in unit.nodes() {
+            let Some(site) = model.weight_site(*node) else { continue };
+            let (layer, weight) = (site.name.clone(), model.weight(*node).unwrap().affine(0.7, 0.0).unwrap());
+            model.set_parameter(&format!("{layer}.weight"), weight).unwrap();
+            let bias = format!("{layer}.bias");
+            let moved = model.parameter(&bias).unwrap().affine(1.0, 0.05).unwrap();
+            model.set_parameter(&bias, moved).unwrap();
+        }
+        let target = samples.targets(&all).unwrap().remove(0);
+        let scalar = |x: Result<Tensor, candle_core::Error>| x.unwrap().to_scalar::<f32>().unwrap();
+        // Squared distance of the channels' means, the ratio of the outputs' variances, and the mean squared difference.
+        let apart = |model: &QuantModel| {
+            let inputs = [samples.quantized_inputs[0].gather(&all).unwrap()];
+            let output = model.run(&unit.subgraph, &inputs, Precision::Quantized).unwrap().remove(0);
+            let means = [&target, &output].map(|x| x.mean_keepdim((0, 2, 3)).unwrap());
+            let [want, got] = [(&target, &means[0]), (&output, &means[1])]
+                .map(|(x, mean)| scalar(x.broadcast_sub(mean).unwrap().sqr().unwrap().mean_all()));
+            let distance = scalar((&means[0] - &means[1]).unwrap().sqr().unwrap().sum_all());
+            (distance, got / want, scalar((&target - &output).unwrap().sqr().unwrap().mean_all()))
+        };
+        let finished = |model: &mut QuantModel, count: usize| {
+            let mut task = UnitTask::new(model, &unit, 0, samples.clone()).unwrap().of_float(&float);
+            task.begin(&[groups::ROUNDING]).unwrap();
+            task.finish().unwrap();
+            task.match_statistics(count).unwrap();
+        };
+        finished(&mut model, 0);
+        let before = apart(&model);
+        finished(&mut model, 8);
+        let after = apart(&model);
+        assert!(after.0 < 0.3 * before.0 && after.2 < before.2, "{network} {name}: {before:?} {after:?}");
+        if sized {
+            // Not closer, because sizes are compared behind the output's quantizer, which cuts the largest values off.
+            let [before, after] = [before.1.ln(), after.1.ln()];
+            assert!(before < -0.3 && after.abs() < 0.4 * before.abs(), "{network} {name}: {before} {after}");
+        }
+        // Weights lie on the grid still.
+        for (node, site) in model.weight_sites().filter(|(id, _)| unit.subgraph.contains(*id)) {
+            let weight = model.weight(node).unwrap();
+            let again = site.quantizer.fake_quantize(weight).unwrap();
+            assert!(worst(&vec(&again), &vec(weight), 1e-6) < 1e-5, "{}", site.name);
+        }
+    }
+}
+
+#[test]
 fn the_best_state_is_kept_and_survives_an_interruption() {
     for engine in [Runs::GENERIC, Runs::FUSED] {
         let learn = |params: &str, progress: &dyn Progress, interruption: &dyn Interruption| {

@@ -16,6 +16,8 @@ struct WeightGrid {
     const float *scale, *zero_point;
     float qmin, qmax;
     unsigned len;
+    // Not 0 if weights are rounded up or down entirely; gradients of alpha are those of the soft rounding all the same.
+    unsigned hard;
 };
 
 constexpr unsigned WEIGHTS_OF_THREAD = 8;
@@ -61,10 +63,11 @@ struct Height {
 };
 
 __device__ inline float soft_value(float alpha, float floor, float scale, float zero_point, const WeightGrid &grid) {
-    return (clamp(floor + Height(alpha).h + zero_point, grid.qmin, grid.qmax) - zero_point) * scale;
+    float h = !grid.hard ? Height(alpha).h : alpha >= 0.0f ? 1.0f : 0.0f;
+    return (clamp(floor + h + zero_point, grid.qmin, grid.qmax) - zero_point) * scale;
 }
 
-// The soft weight (equation 22).
+// The soft weight (equation 22), or the hard one.
 extern "C" __global__ void soft_weight(const float *alpha, const float *floor, WeightGrid grid, float *out, unsigned count) {
     unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
@@ -127,7 +130,7 @@ extern "C" __global__ void learn_rounding(float *alpha, float *mean, float *squa
         Height height(a);
         float q = f + height.h + zero_point;
         float dh = q >= grid.qmin && q <= grid.qmax ? gradient[i] * scale : 0.0f;
-        if (r.weight != 0.0f) {
+        if (r.weight != 0.0f && !grid.hard) {
             float centred = 2.0f * height.h - 1.0f, size = fabsf(centred);
             float sharp = power(size, r.b - 1.0f);
             float outer = 2.0f * r.b * r.weight * sharp;

@@ -95,11 +95,11 @@ impl QuantModel {
         self.parameter(&self.weight_name(node))
     }
 
-    fn weight_name(&self, node: NodeId) -> String {
+    pub(crate) fn weight_name(&self, node: NodeId) -> String {
         format!("{}.weight", self.graph.node(node).name)
     }
 
-    fn bias_name(&self, node: NodeId) -> String {
+    pub(crate) fn bias_name(&self, node: NodeId) -> String {
         format!("{}.bias", self.graph.node(node).name)
     }
 
@@ -359,11 +359,13 @@ impl QuantModel {
         })
     }
 
-    /// The share of the learned roundings of `nodes` that are neither up nor down yet; `None` if none is learned.
+    /// The share of the learned soft roundings of `nodes` that are neither up nor down yet; `None` if there are none.
     pub(crate) fn unit_soft_share(&self, nodes: &[NodeId]) -> Result<Option<f64>> {
         let (mut soft, mut count) = (0, 0);
         for (_, site) in self.unit_sites(nodes) {
-            if let Some(QuantizerKernel::SoftRounding { alpha, .. }) = site.quantizer.kernel()? {
+            if let Some(QuantizerKernel::SoftRounding { alpha, straight_through: false, .. }) =
+                site.quantizer.kernel()?
+            {
                 count += alpha.elem_count();
                 soft += ops::host_values(alpha.as_tensor(), adaround::unsettled)?;
             }

@@ -62,6 +62,9 @@ pub enum QuantizerKernel {
         /// The scale, if it is learned: one element for each output channel, or a single one. It is at least the
         /// epsilon of f32.
         scale: Option<Var>,
+        /// Whether passes compute with hard roundings, up where `h(alpha)` is at least 0.5 and down elsewhere. The
+        /// gradient of alpha is that of the soft rounding all the same, and there is no regularizer.
+        straight_through: bool,
     },
 }
 

@@ -31,6 +31,13 @@ pub(crate) fn soft_value(alpha: f32, floor: f32, scale: f32, zero_point: f32, [q
     (clamp(floor + rectified_sigmoid(alpha).2 + zero_point, qmin, qmax) - zero_point) * scale
 }
 
+/// [`soft_value`] with a hard rounding: up where `h(alpha)` is at least 0.5, down elsewhere.
+#[inline(always)]
+pub(crate) fn hard_value(alpha: f32, floor: f32, scale: f32, zero_point: f32, [qmin, qmax]: [f32; 2]) -> f32 {
+    let up = if alpha >= 0.0 { 1.0 } else { 0.0 };
+    (clamp(floor + up + zero_point, qmin, qmax) - zero_point) * scale
+}
+
 /// `h(alpha)`, the share of the way from rounding down to rounding up.
 pub fn soft_rounding(alpha: &[f32], out: &mut [f32]) {
     for_each_piece(out, |first, out| {
@@ -93,12 +100,6 @@ pub fn unsettled(alpha: &[f32]) -> usize {
     })
     .into_iter()
     .sum()
-}
-
-/// Alphas whose soft rounding is what it becomes when learning ends: 1 where `h(alpha)` is at least 0.5, else 0.
-pub fn harden(alpha: &[f32]) -> Vec<f32> {
-    // Any size from 2.4 on, where the clamp holds, would do.
-    alpha.iter().map(|a| if *a >= 0.0 { 8.0 } else { -8.0 }).collect()
 }
 
 /// The rounding regularizer: the sum over all elements of `1 - |2h - 1|^beta`, in f64.
@@ -164,9 +165,9 @@ mod tests {
     #[test]
     fn hard_roundings_are_up_or_down() {
         let alpha = [-9.0, -2.3, -0.1, 0.0, 0.1, 2.3, 9.0];
-        let (mut soft, mut hard) = ([0.0; 7], [0.0; 7]);
+        let mut soft = [0.0; 7];
         soft_rounding(&alpha, &mut soft);
-        soft_rounding(&harden(&alpha), &mut hard);
+        let hard = alpha.map(|a| hard_value(a, 1.0, 1.0, 2.0, [0.0, 9.0]) - 1.0);
         assert_eq!(hard, soft.map(|h| if h >= 0.5 { 1.0 } else { 0.0 }));
         // Of -2.3 and 2.3, h is 0.009 and 0.991.
         assert_eq!(unsettled(&alpha), 3);

@@ -189,7 +189,8 @@ impl Quantizer for ToyQuantizer {
     fn kernel(&self) -> Result<Option<QuantizerKernel>> {
         Ok(Some(match &self.learned {
             Some((alpha, floor)) => {
-                QuantizerKernel::SoftRounding { alpha: alpha.clone(), floor: floor.clone(), scale: None }
+                let (alpha, floor) = (alpha.clone(), floor.clone());
+                QuantizerKernel::SoftRounding { alpha, floor, scale: None, straight_through: false }
             }
             None => QuantizerKernel::LearnedScale { scale: self.grid()?.0.clone() },
         }))

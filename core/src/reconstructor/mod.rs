@@ -1,6 +1,7 @@
 //! Reconstructors: the optimization that makes a quantized unit reproduce its float output.
 
 mod context;
+mod statistics;
 mod task;
 
 pub use context::{Context, Forget, Interrupted, Interruption};

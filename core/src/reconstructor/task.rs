@@ -19,9 +19,9 @@ pub struct UnitTask<'a> {
     pub index: usize,
     /// Cached inputs and outputs.
     pub samples: UnitSamples,
-    model: &'a mut QuantModel,
-    unit: &'a Unit,
-    float: Option<&'a QuantModel>,
+    pub(super) model: &'a mut QuantModel,
+    pub(super) unit: &'a Unit,
+    pub(super) float: Option<&'a QuantModel>,
     cost: f64,
     device: Option<Arc<dyn cuda::Device>>,
     soft_share: Option<f64>,

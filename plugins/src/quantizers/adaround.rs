@@ -12,11 +12,18 @@ struct AdaRoundParams {
     /// Whether to learn the scale of each channel too, in the group `weight_scale`. The rounding still chooses between
     /// the integers of the initial scale s0: the weight is `(clamp(floor(w / s0) + h(alpha) + z) - z) * s`.
     learn_scale: bool,
+    /// Whether passes compute with the hard roundings while alpha learns from the gradient of the soft ones, as AutoRound
+    /// (arXiv 2309.05516) learns roundings. Learning then knows the error of what will be deployed, and there is nothing to
+    /// settle at its end: reconstruction needs no regularizer, and few steps.
+    straight_through: bool,
 }
+
+/// An alpha whose rounding is settled: h is 1 at it, and 0 at its negative.
+const SETTLED: f64 = 10.0;
 
 struct AdaRound {
     spec: QuantSpec,
-    learn_scale: bool,
+    params: AdaRoundParams,
     grid: GridState,
     learned: Option<Learned>,
 }
@@ -36,6 +43,20 @@ impl AdaRound {
             dims[axis] = scale.elem_count();
         }
         Ok(scale.reshape(dims)?)
+    }
+
+    /// `(clamp(floor + h(alpha) + zero_point) - zero_point) * scale`. With `straight_through` its value is that of the hard
+    /// rounding, where h is 0 or 1.
+    fn rounded(&self, alpha: &Tensor, learned: &Learned, scale: &Tensor, zero_point: &Tensor) -> Result<Tensor> {
+        let grid = (&self.spec).into();
+        let soft = ops::adaround(alpha, &learned.floor, scale, zero_point, &grid)?;
+        if !self.params.straight_through {
+            return Ok(soft);
+        }
+        // At plus or minus a large alpha, h is 1 or 0 exactly.
+        let settled = (alpha.detach().ge(0.0)?.to_dtype(alpha.dtype())?.affine(2.0, -1.0)? * SETTLED)?;
+        let hard = ops::adaround(&settled, &learned.floor, scale, zero_point, &grid)?;
+        Ok(ops::composite::with_gradient(&hard, &[(&soft, &soft.ones_like()?)])?)
     }
 
     /// Projects a learned scale onto its valid range.
@@ -58,22 +79,19 @@ impl Quantizer for AdaRound {
         self.grid.qparams()
     }
 
-    /// Outside of reconstruction rounds to the nearest integer, during reconstruction softly.
+    /// Outside of reconstruction rounds to the nearest integer, during reconstruction softly, or hard with the gradient of
+    /// the soft rounding.
     fn fake_quantize(&self, x: &Tensor) -> Result<Tensor> {
-        match &self.learned {
-            None => self.grid.fake_quantize(x, &self.spec),
-            Some(Learned { alpha, floor }) if self.learn_scale => {
-                self.project()?;
-                let (scale, zero_point) = self.grid.get()?;
-                let one = scale.ones_like()?;
-                let steps = ops::adaround(alpha.as_tensor(), floor, &one, zero_point, &(&self.spec).into())?;
-                Ok(steps.broadcast_mul(&self.broadcast(scale, floor.rank())?)?)
-            }
-            Some(Learned { alpha, floor }) => {
-                let (scale, zero_point) = self.grid.fixed()?;
-                Ok(ops::adaround(alpha.as_tensor(), floor, &scale, &zero_point, &(&self.spec).into())?)
-            }
+        let Some(learned) = &self.learned else { return self.grid.fake_quantize(x, &self.spec) };
+        let alpha = learned.alpha.as_tensor();
+        if !self.params.learn_scale {
+            let (scale, zero_point) = self.grid.fixed()?;
+            return self.rounded(alpha, learned, &scale, &zero_point);
         }
+        self.project()?;
+        let (scale, zero_point) = self.grid.get()?;
+        let steps = self.rounded(alpha, learned, &scale.ones_like()?, zero_point)?;
+        Ok(steps.broadcast_mul(&self.broadcast(scale, learned.floor.rank())?)?)
     }
 
     fn begin_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<()> {
@@ -92,7 +110,7 @@ impl Quantizer for AdaRound {
     fn parameters(&self) -> Result<Vec<Parameter>> {
         let Some(Learned { alpha, .. }) = &self.learned else { return Ok(Vec::new()) };
         let mut parameters = vec![Parameter { name: "alpha", var: alpha.clone(), group: groups::ROUNDING }];
-        if self.learn_scale {
+        if self.params.learn_scale {
             let var = self.grid.get()?.0.clone();
             parameters.push(Parameter { name: "scale", var, group: groups::WEIGHT_SCALE });
         }
@@ -100,22 +118,25 @@ impl Quantizer for AdaRound {
     }
 
     fn regularizer(&self, b: f32) -> Result<Option<Tensor>> {
-        let term = self.learned.as_ref().map(|l| ops::adaround_regularizer(l.alpha.as_tensor(), b));
+        let soft = self.learned.as_ref().filter(|_| !self.params.straight_through);
+        let term = soft.map(|l| ops::adaround_regularizer(l.alpha.as_tensor(), b));
         Ok(term.transpose()?)
     }
 
     fn kernel(&self) -> Result<Option<QuantizerKernel>> {
         let Some(Learned { alpha, floor }) = &self.learned else { return Ok(None) };
-        let scale = match self.learn_scale {
+        let AdaRoundParams { learn_scale, straight_through } = self.params;
+        let scale = match learn_scale {
             true => Some(self.grid.get()?.0.clone()),
             false => None,
         };
-        Ok(Some(QuantizerKernel::SoftRounding { alpha: alpha.clone(), floor: floor.clone(), scale }))
+        let (alpha, floor) = (alpha.clone(), floor.clone());
+        Ok(Some(QuantizerKernel::SoftRounding { alpha, floor, scale, straight_through }))
     }
 
     fn hard_weight(&self, weight: &Tensor) -> Result<Tensor> {
         let Some(Learned { alpha, floor }) = &self.learned else { return Ok(self.fake_quantize(weight)?.detach()) };
-        if self.learn_scale {
+        if self.params.learn_scale {
             self.project()?;
         }
         let up = alpha.as_detached_tensor().ge(0.0)?.to_dtype(floor.dtype())?;
@@ -139,7 +160,6 @@ impl Quantizer for AdaRound {
 register_quantizer! {
     name: "adaround", aliases: ["AdaRoundFakeQuantize"], summary: "learns for each weight whether to round up or down",
     build: |spec, params| {
-        let AdaRoundParams { learn_scale } = params.parse()?;
-        Ok(Box::new(AdaRound { spec: *spec, learn_scale, grid: GridState::default(), learned: None }))
+        Ok(Box::new(AdaRound { spec: *spec, params: params.parse()?, grid: GridState::default(), learned: None }))
     }
 }

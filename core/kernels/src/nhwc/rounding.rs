@@ -2,7 +2,7 @@
 //! pass the gradient of alpha, the regularizer, the Adam update and the next soft weight.
 
 use crate::adam::{AdamStep, Rates};
-use crate::adaround::{rectified_sigmoid, soft_value, GAMMA, ZETA};
+use crate::adaround::{hard_value, rectified_sigmoid, soft_value, GAMMA, ZETA};
 use crate::math::power;
 use crate::simd::vectorize;
 use rayon::prelude::*;
@@ -33,6 +33,8 @@ pub struct LaneGrid<'a> {
     pub qmin: f32,
     /// Largest integer.
     pub qmax: f32,
+    /// Whether weights are rounded up where `h(alpha)` is at least 0.5, and down elsewhere, instead of softly.
+    pub hard: bool,
 }
 
 impl LaneGrid<'_> {
@@ -44,7 +46,7 @@ impl LaneGrid<'_> {
     }
 }
 
-/// `(clamp(floor + h(alpha) + zero_point, qmin, qmax) - zero_point) * scale`.
+/// `(clamp(floor + h(alpha) + zero_point, qmin, qmax) - zero_point) * scale`; on a hard grid, with 0 or 1 in place of `h`.
 pub fn soft_weight(shape: LaneShape, alpha: &[f32], floor: &[f32], grid: LaneGrid<'_>, out: &mut [f32]) {
     assert_eq!([alpha.len(), floor.len()], [out.len(); 2], "weights");
     let piece = ROWS * shape.lanes;
@@ -65,8 +67,15 @@ fn soft_rows(shape: LaneShape, first: usize, alpha: &[f32], floor: &[f32], grid:
     for (r, ((out, alpha), floor)) in rows.enumerate() {
         let (scale, zero_point) = grid.of_row(shape, first + r);
         let (out, alpha, floor) = (&mut out[..lanes], &alpha[..lanes], &floor[..lanes]);
-        for l in 0..lanes {
-            out[l] = soft_value(alpha[l], floor[l], scale[l], zero_point[l], [grid.qmin, grid.qmax]);
+        // Two loops, so that they do not branch.
+        if grid.hard {
+            for l in 0..lanes {
+                out[l] = hard_value(alpha[l], floor[l], scale[l], zero_point[l], [grid.qmin, grid.qmax]);
+            }
+        } else {
+            for l in 0..lanes {
+                out[l] = soft_value(alpha[l], floor[l], scale[l], zero_point[l], [grid.qmin, grid.qmax]);
+            }
         }
     }
 }
@@ -96,18 +105,23 @@ pub fn scale_gradient(
                 out.fill(0.0);
                 for row in 0..rows {
                     let [alpha, floor, grad] = [alpha, floor, grad].map(|values| &values[row * lanes..][..lanes]);
-                    scale_gradient_row([alpha, floor, grad, zero_point], [grid.qmin, grid.qmax], out);
+                    let (numbers, bounds) = ([alpha, floor, grad, zero_point], [grid.qmin, grid.qmax]);
+                    // Two calls, so that the loops do not branch.
+                    if grid.hard {
+                        scale_gradient_row(numbers, |a, f, z| hard_value(a, f, 1.0, z, bounds), out);
+                    } else {
+                        scale_gradient_row(numbers, |a, f, z| soft_value(a, f, 1.0, z, bounds), out);
+                    }
                 }
             },
         );
     });
 }
 
-/// What one row adds to the gradients of the scales.
+/// What one row adds to the gradients of the scales. `integer` has alpha, floor and zero point.
 #[inline(always)]
-fn scale_gradient_row(numbers: [&[f32]; 4], bounds: [f32; 2], out: &mut [f64]) {
-    let term =
-        |alpha: f32, floor: f32, grad: f32, zero_point: f32| grad * soft_value(alpha, floor, 1.0, zero_point, bounds);
+fn scale_gradient_row(numbers: [&[f32]; 4], integer: impl Fn(f32, f32, f32) -> f32, out: &mut [f64]) {
+    let term = |alpha: f32, floor: f32, grad: f32, zero_point: f32| grad * integer(alpha, floor, zero_point);
     let (out, out_rest) = out.as_chunks_mut::<SIDE>();
     let parts = numbers.map(|n| n.as_chunks::<SIDE>());
     for (i, out) in out.iter_mut().enumerate() {
@@ -315,9 +329,20 @@ mod tests {
         (raw.clamp(0.0, 1.0), if (0.0..=1.0).contains(&raw) { 1.2 * sigmoid * (1.0 - sigmoid) } else { 0.0 })
     }
 
+    /// The rounding that weights are computed with.
+    fn rounding(alpha: f64, hard: bool) -> f64 {
+        let soft = h(alpha).0;
+        match hard {
+            true if soft >= 0.5 => 1.0,
+            true => 0.0,
+            false => soft,
+        }
+    }
+
     fn check(
         shape: LaneShape,
         groups: usize,
+        hard: bool,
         regularizer: Option<Regularizer>,
         step: usize,
     ) -> Result<(), TestCaseError> {
@@ -333,7 +358,7 @@ mod tests {
             .enumerate()
             .for_each(|(i, s)| *s = if (i + 1).is_multiple_of(shape.lanes) { 0.0 } else { s.abs() });
         zero_point.iter_mut().for_each(|z| *z = z.round() + 2.0);
-        let grid = LaneGrid { scale: &scale, zero_point: &zero_point, qmin: 0.0, qmax: 3.0 };
+        let grid = LaneGrid { scale: &scale, zero_point: &zero_point, qmin: 0.0, qmax: 3.0, hard };
         let adam = AdamStep { learning_rate: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, step };
 
         let before = [&alpha, &mean, &square].map(Vec::clone);
@@ -360,7 +385,7 @@ mod tests {
             let (m, v) = (0.9 * m + 0.1 * d, 0.999 * v + 0.001 * d * d);
             let [m_hat, v_hat] = [m / (1.0 - 0.9_f64.powi(step as i32)), v / (1.0 - 0.999_f64.powi(step as i32))];
             let a = a - 0.01 * m_hat / (v_hat.sqrt() + 1e-8);
-            let w = ((f + h(a).0 + z).clamp(0.0, 3.0) - z) * f64::from(next_scale[lane]);
+            let w = ((f + rounding(a, hard) + z).clamp(0.0, 3.0) - z) * f64::from(next_scale[lane]);
             for (what, got, want) in
                 [("alpha", alpha[i], a), ("mean", mean[i], m), ("square", square[i], v), ("weight", weight[i], w)]
             {
@@ -378,14 +403,14 @@ mod tests {
 
     /// Gradients of scales against the sum in f64, and against the difference quotient of `sum(grad * weight)`,
     /// which is linear in the scales.
-    fn check_scales(shape: LaneShape, groups: usize) -> Result<(), TestCaseError> {
+    fn check_scales(shape: LaneShape, groups: usize, hard: bool) -> Result<(), TestCaseError> {
         let LaneShape { rows, lanes } = shape;
         let len = groups * rows * lanes;
         let (alpha, mut floor, grad) = (noise(len, 5.0, 0), noise(len, 4.0, 4), noise(len, 1.0, 2));
         floor.iter_mut().for_each(|v| *v = v.floor());
         let (scale, zero_point) = (noise(groups * lanes, 1.0, 5), vec![2.0; groups * lanes]);
         let scale: Vec<f32> = scale.iter().map(|s| s.abs() + 0.1).collect();
-        let grid = LaneGrid { scale: &scale, zero_point: &zero_point, qmin: 0.0, qmax: 3.0 };
+        let grid = LaneGrid { scale: &scale, zero_point: &zero_point, qmin: 0.0, qmax: 3.0, hard };
         let mut got = vec![9.0; groups * lanes];
         scale_gradient(shape, &alpha, &floor, &grad, grid, &mut got);
         let loss = |scale: &[f32]| -> Vec<f64> {
@@ -404,7 +429,7 @@ mod tests {
             for row in 0..rows {
                 let i = (lane / lanes * rows + row) * lanes + lane % lanes;
                 let [a, f, g] = [alpha[i], floor[i], grad[i]].map(f64::from);
-                let term = g * ((f + h(a).0 + 2.0).clamp(0.0, 3.0) - 2.0);
+                let term = g * ((f + rounding(a, hard) + 2.0).clamp(0.0, 3.0) - 2.0);
                 want += term;
                 size += f64::abs(term);
             }
@@ -425,17 +450,18 @@ mod tests {
         #[test]
         fn an_update_agrees_with_the_formulas(
             rows in 1_usize..80, lanes in prop::sample::select(vec![2_usize, 5, 16, 17, 32, 45]), groups in 1_usize..4,
-            regularizer in prop::option::of((0.01_f32..0.2, 2.0_f32..20.0)), step in 1_usize..30,
+            hard: bool, regularizer in prop::option::of((0.01_f32..0.2, 2.0_f32..20.0)), step in 1_usize..30,
         ) {
             let regularizer = regularizer.map(|(weight, b)| Regularizer { weight, b });
-            check(LaneShape { rows, lanes }, groups, regularizer, step)?;
+            check(LaneShape { rows, lanes }, groups, hard, regularizer, step)?;
         }
 
         #[test]
-        fn the_gradient_of_a_scale_is_that_of_the_soft_weight(
+        fn the_gradient_of_a_scale_is_that_of_the_weight(
             rows in 1_usize..80, lanes in prop::sample::select(vec![2_usize, 5, 16, 17, 32, 45]), groups in 1_usize..4,
+            hard: bool,
         ) {
-            check_scales(LaneShape { rows, lanes }, groups)?;
+            check_scales(LaneShape { rows, lanes }, groups, hard)?;
         }
     }
 }

@@ -95,6 +95,8 @@ pub struct SoftRounding {
     pub learned_scale: Option<Variable>,
     pub qmin: f32,
     pub qmax: f32,
+    /// Whether passes compute with hard roundings, and gradients with soft ones.
+    pub straight_through: bool,
 }
 
 /// A bias with one element for each output channel.
@@ -232,7 +234,7 @@ impl<'a> Describer<'a> {
         let spec = *placed.quantizer.spec();
         match placed.quantizer.kernel()? {
             Some(QuantizerKernel::Nearest) => fixed(&placed.quantizer.fake_quantize(tensor)?),
-            Some(QuantizerKernel::SoftRounding { alpha, floor, scale }) => {
+            Some(QuantizerKernel::SoftRounding { alpha, floor, scale, straight_through }) => {
                 let QParams { scale: scales, zero_point } = placed.quantizer.qparams()?;
                 let channels = shape.out_channels;
                 let (scales, zero_point) = match spec.granularity {
@@ -248,6 +250,7 @@ impl<'a> Describer<'a> {
                     learned_scale: scale.map(|scale| self.variable(&scale, &name)).transpose()?,
                     qmin: spec.qmin(),
                     qmax: spec.qmax(),
+                    straight_through,
                 }))
             }
             Some(QuantizerKernel::LearnedScale { .. } | QuantizerKernel::LearnedScaleAndZeroPoint { .. }) | None => {

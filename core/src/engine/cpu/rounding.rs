@@ -8,7 +8,6 @@ use crate::engine::variable::Variable;
 use crate::error::Result;
 use crate::ops::host_values;
 use candle_core::Tensor;
-use qdrop_kernels::adaround::harden;
 use qdrop_kernels::nhwc::rounding::{self, LaneGrid, Learned, Regularizer};
 use qdrop_kernels::nhwc::{Buffer, Packing};
 
@@ -24,6 +23,8 @@ pub struct Rounding {
     scale: Buffer,
     zero_point: Buffer,
     bounds: [f32; 2],
+    /// Whether passes compute with hard roundings, and gradients with soft ones.
+    straight_through: bool,
     /// Partial sums of the regularizer.
     sums: Vec<f64>,
     learned_scale: Option<LearnedScale>,
@@ -39,8 +40,8 @@ struct LearnedScale {
 }
 
 /// The grid of each lane. A free function, so that other fields can be borrowed at the same time.
-fn grid<'a>(scale: &'a [f32], zero_point: &'a [f32], bounds: [f32; 2]) -> LaneGrid<'a> {
-    LaneGrid { scale, zero_point, qmin: bounds[0], qmax: bounds[1] }
+fn grid<'a>(scale: &'a [f32], zero_point: &'a [f32], bounds: [f32; 2], hard: bool) -> LaneGrid<'a> {
+    LaneGrid { scale, zero_point, qmin: bounds[0], qmax: bounds[1], hard }
 }
 
 impl Rounding {
@@ -62,6 +63,7 @@ impl Rounding {
             square: Buffer::zeros(packing.len()),
             zero_point: packing.pack_lanes(&rounding.zero_point),
             bounds: [rounding.qmin, rounding.qmax],
+            straight_through: rounding.straight_through,
             sums: vec![0.0; rounding::sums(packing.lane_shape(), packing.len())],
             variable: rounding.alpha,
             scale,
@@ -70,19 +72,22 @@ impl Rounding {
         })
     }
 
-    /// The soft weight.
-    pub fn soft_weight(&self, out: &mut [f32]) {
-        let grid = grid(&self.scale, &self.zero_point, self.bounds);
-        rounding::soft_weight(self.packing.lane_shape(), &self.alpha, &self.floor, grid, out);
+    /// The weight that the next pass computes with.
+    pub fn weight(&self, out: &mut [f32]) {
+        self.weight_on(self.straight_through, out);
     }
 
     /// The weight with hard roundings.
     pub fn hard_weight(&self, out: &mut [f32]) {
-        let (alpha, grid) = (harden(&self.alpha), grid(&self.scale, &self.zero_point, self.bounds));
-        rounding::soft_weight(self.packing.lane_shape(), &alpha, &self.floor, grid, out);
+        self.weight_on(true, out);
     }
 
-    /// One update from `weight`, the gradient of the soft weight. Returns the regularizer before the update.
+    fn weight_on(&self, hard: bool, out: &mut [f32]) {
+        let grid = grid(&self.scale, &self.zero_point, self.bounds, hard);
+        rounding::soft_weight(self.packing.lane_shape(), &self.alpha, &self.floor, grid, out);
+    }
+
+    /// One update from `grad`, the gradient of the weight, which takes its next value. Returns the regularizer before the update.
     pub fn learn(
         &mut self,
         grad: &[f32],
@@ -90,11 +95,11 @@ impl Rounding {
         regularizer: Option<Regularizer>,
         update: Update<'_>,
     ) -> Result<f64> {
-        let shape = self.packing.lane_shape();
+        let (shape, hard) = (self.packing.lane_shape(), self.straight_through);
         let adam = update.of(&self.variable)?;
         if let Some(learned) = &mut self.learned_scale {
             learned.before.copy_from_slice(&self.scale);
-            let before = grid(&learned.before, &self.zero_point, self.bounds);
+            let before = grid(&learned.before, &self.zero_point, self.bounds, hard);
             rounding::scale_gradient(shape, &self.alpha, &self.floor, grad, before, &mut learned.sums);
             for channel in 0..learned.channels.sums.len() {
                 learned.channels.sums[channel] = learned.sums[self.packing.lane(channel)];
@@ -105,8 +110,9 @@ impl Rounding {
         }
         // The gradient of alpha belongs to the scales that the step computed with, not to the updated ones.
         let used = self.learned_scale.as_ref().map_or(&self.scale, |l| &l.before);
-        let (used, next) =
-            (grid(used, &self.zero_point, self.bounds), grid(&self.scale, &self.zero_point, self.bounds));
+        let [used, next] = [used, &self.scale].map(|scale| grid(scale, &self.zero_point, self.bounds, hard));
+        // Nothing is left for it to settle where passes round hard.
+        let regularizer = regularizer.filter(|_| !hard);
         let learned = Learned { alpha: &mut self.alpha, mean: &mut self.mean, square: &mut self.square, weight };
         Ok(rounding::learn(shape, learned, &self.floor, grad, used, next, regularizer, adam, &mut self.sums))
     }

@@ -59,7 +59,7 @@ impl Weight {
     /// Computes the weight and the bias from their learned variables.
     pub fn prepare(&mut self) {
         if let Some(rounding) = &self.rounding {
-            rounding.soft_weight(&mut self.value);
+            rounding.weight(&mut self.value);
         }
         self.convolution.prepare(&self.value);
         self.prepare_bias();

@@ -148,7 +148,8 @@ pub struct WeightGrid {
     pub qmin: f32,
     pub qmax: f32,
     pub len: u32,
-    pub unused: u32,
+    /// 1 if weights are rounded hard.
+    pub hard: u32,
 }
 
 /// A convolution's sizes.

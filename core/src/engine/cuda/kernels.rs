@@ -226,6 +226,8 @@ pub struct Rounding<'a> {
     pub scale: &'a Buffer<f32>,
     pub zero_point: &'a Buffer<f32>,
     pub bounds: [f32; 2],
+    /// Whether weights are rounded hard.
+    pub hard: bool,
 }
 
 impl Rounding<'_> {
@@ -236,7 +238,7 @@ impl Rounding<'_> {
         assert_eq!([self.mean.len(), self.square.len(), self.floor.len()], [len; 3], "a weight");
         let [qmin, qmax] = self.bounds;
         let (scale, zero_point) = (scale.address(), self.zero_point.address());
-        WeightGrid { scale, zero_point, qmin, qmax, len: (len / channels) as u32, unused: 0 }
+        WeightGrid { scale, zero_point, qmin, qmax, len: (len / channels) as u32, hard: self.hard.into() }
     }
 }
 

@@ -12,7 +12,6 @@ use crate::engine::variable::Variable;
 use crate::error::Result;
 use crate::ops::host_values;
 use candle_core::Tensor;
-use qdrop_kernels::adaround::harden;
 use qdrop_kernels::conv::Conv2dShape;
 
 /// Partial sums of a bias's gradient for each channel.
@@ -41,6 +40,8 @@ struct Rounding {
     scale: Buffer<f32>,
     zero_point: Buffer<f32>,
     bounds: [f32; 2],
+    /// Whether passes compute with hard roundings, and gradients with soft ones.
+    straight_through: bool,
     /// The first of its terms of the regularizer among those of all weights.
     first_term: usize,
     /// Learned scales, and those before the update.
@@ -89,6 +90,7 @@ impl Rounding {
             scale: Buffer::new(device, &rounding.scale)?,
             zero_point: Buffer::new(device, &rounding.zero_point)?,
             bounds: [rounding.qmin, rounding.qmax],
+            straight_through: rounding.straight_through,
             group: groups.number(rounding.alpha.group),
             variable: rounding.alpha,
             shape,
@@ -98,8 +100,8 @@ impl Rounding {
     }
 
     fn numbers(&self) -> kernels::Rounding<'_> {
-        let Self { alpha, mean, square, floor, scale, zero_point, bounds, .. } = self;
-        kernels::Rounding { alpha, mean, square, floor, scale, zero_point, bounds: *bounds }
+        let Self { alpha, mean, square, floor, scale, zero_point, bounds, straight_through, .. } = self;
+        kernels::Rounding { alpha, mean, square, floor, scale, zero_point, bounds: *bounds, hard: *straight_through }
     }
 
     fn tensor(&self, device: &dyn Device, buffer: &Buffer<f32>) -> Result<Tensor> {
@@ -154,9 +156,7 @@ impl Weight {
     /// Makes roundings hard, until [`prepare`](Self::prepare) makes them soft again.
     pub fn harden(&self, device: &dyn Device) -> Result<()> {
         let Some(rounding) = &self.rounding else { return Ok(()) };
-        // On the host, because it is done a few times for each unit only.
-        let alpha = Buffer::new(device, &harden(&rounding.alpha.to_vec(device)?))?;
-        soft_weight(device, &kernels::Rounding { alpha: &alpha, ..rounding.numbers() }, &self.value)
+        soft_weight(device, &kernels::Rounding { hard: true, ..rounding.numbers() }, &self.value)
     }
 
     /// Computes the weight from its learned variables.

@@ -84,6 +84,7 @@ impl Reconstructor for Qdrop {
         let params = QdropParams { run_iters: Some(self.params.steps_at(unit.cost())), ..self.params.clone() };
         let report = optimize(unit, &params, context)?;
         unit.finish()?;
+        unit.match_statistics(self.params.match_statistics)?;
         Ok(UnitReport { seconds: start.elapsed().as_secs_f64(), ..report })
     }
 

@@ -55,6 +55,9 @@ pub struct QdropParams {
     /// clipped to its range: a few values beyond it then do not decide what is learned. A range that was chosen for other
     /// reasons than the error of the values, as `calibration.refine` chooses it, keeps its width.
     pub clip_targets: bool,
+    /// On how many samples the size of what a unit's last layers compute, and the mean of its outputs, is made that of the float
+    /// network when learning ends, see [`UnitTask::match_statistics`]. 0: they are left as they are.
+    pub match_statistics: usize,
     /// Adds the difference of the network's predictions to the loss (PD-Quant, arXiv 2212.07048). The reported reconstruction
     /// loss contains it.
     pub prediction_difference: Option<PredictionDifference>,
@@ -111,6 +114,7 @@ impl Default for QdropParams {
             b_range: [20.0, 2.0],
             keep_best: 0,
             clip_targets: false,
+            match_statistics: 0,
             prediction_difference: None,
             only_prediction: false,
             last_drop_prob: None,
