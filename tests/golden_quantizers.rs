@@ -62,6 +62,18 @@ fn values_and_gradients_are_the_reference_ones() {
 }
 
 #[test]
+fn scales_of_few_bits_are_learned() {
+    for (bits, learned) in [(2, true), (4, true), (7, true), (8, false)] {
+        let mut q = quantizer("adaround {learn_scale: true}", &spec(bits, false, Granularity::PerAxis(0)));
+        let w = Tensor::new(&[[-1.0_f32, 0.4], [0.2, 0.9]], &Device::Cpu).unwrap();
+        q.set_range(&Range { min: vec![-1.0, 0.0], max: vec![1.0, 0.9] }, &Device::Cpu).unwrap();
+        q.begin_reconstruction(Some(&w)).unwrap();
+        assert!(var(&*q, "alpha").is_some());
+        assert_eq!(var(&*q, "scale").is_some(), learned, "{bits} bits");
+    }
+}
+
+#[test]
 fn adaround_is_the_reference_one() {
     let golden = golden("quantizers.safetensors");
     for device in devices() {
@@ -91,6 +103,20 @@ fn adaround_is_the_reference_one() {
                     let want = &golden[&key(&format!("round_loss_grad.b{b}"))];
                     close(&key("round_loss_grad"), grads.get(alpha.as_tensor()).unwrap(), want);
                 }
+                // Straight through: the value of the hard rounding, the gradient of the soft one.
+                let mut through =
+                    quantizer("adaround {straight_through: true}", &spec(bits, symmetric, Granularity::PerAxis(0)));
+                set(&mut through, scale, &golden[&key("zero_point")], &device);
+                through.begin_reconstruction(Some(&w)).unwrap();
+                let own = var(&*through, "alpha").unwrap();
+                own.set(&alpha.as_tensor().copy().unwrap()).unwrap();
+                let value = through.fake_quantize(&w).unwrap();
+                close(&key("hard"), &value, &golden[&key("hard")]);
+                let upstream = golden["w_upstream"].to_device(&device).unwrap();
+                let grads = (value * upstream).unwrap().sum_all().unwrap().backward().unwrap();
+                close(&key("grad_alpha"), grads.get(own.as_tensor()).unwrap(), &golden[&key("grad_alpha")]);
+                assert!(through.regularizer(2.0).unwrap().is_none());
+
                 let hard = q.finish_reconstruction(Some(&w)).unwrap().unwrap();
                 close(&key("hard"), &hard, &golden[&key("hard")]);
                 assert_eq!(vec(&q.fake_quantize(&hard).unwrap()), vec(&hard), "the hard value is exact");

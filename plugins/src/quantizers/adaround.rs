@@ -10,7 +10,9 @@ use qdrop_core::prelude::*;
 #[serde(deny_unknown_fields, default)]
 struct AdaRoundParams {
     /// Whether to learn the scale of each channel too, in the group `weight_scale`. The rounding still chooses between
-    /// the integers of the initial scale s0: the weight is `(clamp(floor(w / s0) + h(alpha) + z) - z) * s`.
+    /// the integers of the initial scale s0: the weight is `(clamp(floor(w / s0) + h(alpha) + z) - z) * s`. Scales of weights
+    /// with 8 bits or more stay: they are up to 85 times as small as those of 2 bits, for which a learning rate is meant, and
+    /// have nothing to gain.
     learn_scale: bool,
     /// Whether passes compute with the hard roundings while alpha learns from the gradient of the soft ones, as AutoRound
     /// (arXiv 2309.05516) learns roundings. Learning then knows the error of what will be deployed, and there is nothing to
@@ -20,6 +22,9 @@ struct AdaRoundParams {
 
 /// An alpha whose rounding is settled: h is 1 at it, and 0 at its negative.
 const SETTLED: f64 = 10.0;
+
+/// With so many bits a scale is not learned.
+const MANY_BITS: u32 = 8;
 
 struct AdaRound {
     spec: QuantSpec,
@@ -160,6 +165,8 @@ impl Quantizer for AdaRound {
 register_quantizer! {
     name: "adaround", aliases: ["AdaRoundFakeQuantize"], summary: "learns for each weight whether to round up or down",
     build: |spec, params| {
-        Ok(Box::new(AdaRound { spec: *spec, params: params.parse()?, grid: GridState::default(), learned: None }))
+        let mut params: AdaRoundParams = params.parse()?;
+        params.learn_scale &= spec.bits < MANY_BITS;
+        Ok(Box::new(AdaRound { spec: *spec, params, grid: GridState::default(), learned: None }))
     }
 }
