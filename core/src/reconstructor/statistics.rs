@@ -59,6 +59,9 @@ impl UnitTask<'_> {
         let mut layers: Vec<NodeId> = part.outputs().iter().flat_map(|id| last_layers(self.model, part, *id)).collect();
         layers.sort_unstable_by_key(|id| id.index());
         layers.dedup();
+        if layers.is_empty() {
+            return Ok(());
+        }
         let to_layers = self.model.graph().subgraph_with_outputs(part.nodes().iter().copied(), layers.clone());
         let full = deviations((float, Precision::Float), &to_layers, &self.samples.float_inputs, samples)?;
         let own = deviations((self.model, Precision::Quantized), &to_layers, &self.samples.quantized_inputs, samples)?;
@@ -83,12 +86,12 @@ impl UnitTask<'_> {
             params.scale.iter_mut().zip(ratios).for_each(|(scale, ratio)| *scale *= ratio);
             site.quantizer.set_qparams(&params, &device)?;
         }
+        let ratios = Tensor::new(ratios, &device)?;
         for name in [self.model.weight_name(layer), self.model.bias_name(layer)] {
             let old = self.model.parameter(&name)?;
-            let each = (old.elem_count() / ratios.len()).max(1);
-            let new =
-                host_values(old, |old| old.chunks_exact(each).zip(ratios).flat_map(scaled).collect::<Vec<f32>>())?;
-            let new = Tensor::from_vec(new, old.shape(), &device)?;
+            let mut column = vec![1; old.rank()];
+            column[0] = ratios.elem_count();
+            let new = old.broadcast_mul(&ratios.reshape(column)?)?;
             self.model.set_parameter(&name, new)?;
         }
         Ok(())
@@ -99,6 +102,9 @@ impl UnitTask<'_> {
         // Where values are added, one of the layers can move the mean of the sum.
         let layers = outputs.map(|id| last_layers(self.model, &self.unit.subgraph, *id).first().copied());
         let layers: Vec<Option<NodeId>> = layers.collect();
+        if layers.iter().all(Option::is_none) {
+            return Ok(());
+        }
         let mut compared = self.compared(samples)?;
         for _ in 0..ROUNDS {
             let moved: Vec<NodeId> = layers.iter().flatten().copied().collect();
@@ -139,14 +145,10 @@ impl UnitTask<'_> {
     fn move_bias(&mut self, layer: NodeId, shift: &[f64]) -> Result<()> {
         let name = self.model.bias_name(layer);
         let bias = self.model.parameter(&name)?;
-        let moved: Vec<f32> = host_values(bias, |b| b.iter().zip(shift).map(|(b, s)| b + *s as f32).collect())?;
-        let moved = Tensor::from_vec(moved, bias.shape(), bias.device())?;
+        let shift: Vec<f32> = shift.iter().map(|s| *s as f32).collect();
+        let moved = (bias + Tensor::from_vec(shift, bias.shape(), bias.device())?)?;
         self.model.set_parameter(&name, moved)
     }
-}
-
-fn scaled<'a>((values, ratio): (&'a [f32], &'a f32)) -> impl Iterator<Item = f32> + 'a {
-    values.iter().map(move |value| value * ratio)
 }
 
 /// The last layers with a bias before a value of the unit, to whose channels the value's belong.
