@@ -128,6 +128,54 @@ fn scales_of_weights_and_biases_learn_the_same_on_both_engines() {
 }
 
 #[test]
+fn rates_of_scales_of_weights_and_of_biases_are_relative() {
+    for engine in Runs::all() {
+        let mut model = model_with("mobilenet_v2", SMALL, ["adaround {learn_scale: true}", "lsq"]);
+        let unit = unit(&model, "features.3");
+        let samples = samples(&model, &unit);
+        let mut task = engine.place(UnitTask::new(&mut model, &unit, 3, samples).unwrap());
+        let rates =
+            [(groups::ROUNDING, 0.0), (groups::SCALE, 1e-3), (groups::WEIGHT_SCALE, 0.01), (groups::BIAS, 0.02)];
+        task.begin(&rates.map(|(group, _)| group)).unwrap();
+        let values = |task: &UnitTask| -> BTreeMap<String, Vec<f32>> {
+            task.parameters().unwrap().into_iter().map(|(name, p)| (name, vec(p.var.as_tensor()))).collect()
+        };
+        let before = values(&task);
+        let random = SeededRandom { seed: 7 };
+        let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
+        let mut steps = task.engine(6, &context).unwrap();
+        steps.loss(&random.batch(0, 0, 6, task.sample_count()), &|site| random.keep(0, 0, site, 0.5)).unwrap();
+        steps.update(&rates, None).unwrap();
+        steps.finish().unwrap();
+        drop(steps);
+        // Adam's first step moves each element by its rate, one way or the other; where the gradient is as small as epsilon, by
+        // less.
+        let (mut moved, mut whole) = (0, 0);
+        for (name, after) in values(&task) {
+            let sizes: Vec<f32> = match name.rsplit_once('.').unwrap() {
+                (site, "scale") if site.ends_with("weight") => before[&name].iter().map(|scale| 0.01 * scale).collect(),
+                (_, "scale") => vec![1e-3],
+                (layer, "bias") => {
+                    let weight = task.model().parameter(&format!("{layer}.weight")).unwrap();
+                    let rows = weight.abs().unwrap().flatten_from(1).unwrap().max(1).unwrap();
+                    vec(&rows).iter().map(|largest| 0.02 * largest).collect()
+                }
+                _ => continue,
+            };
+            for ((after, before), size) in after.iter().zip(&before[&name]).zip(&sizes) {
+                let change = (after - before).abs();
+                // Numbers near the value have a distance of 6e-8 of it.
+                let tolerance = 1e-3 * size + 1e-7 * before.abs();
+                assert!(change <= size + tolerance, "{engine:?} {name}: {change}, not {size}");
+                moved += usize::from(change > 0.0);
+                whole += usize::from(change >= size - tolerance);
+            }
+        }
+        assert!(moved > 300 && whole * 10 > moved * 9, "{moved} elements moved, {whole} by their rates");
+    }
+}
+
+#[test]
 fn hard_weights_lie_on_the_grid_of_the_learned_scale_and_biases_stay() {
     for engine in Runs::all() {
         let params = genie();

@@ -62,18 +62,6 @@ fn values_and_gradients_are_the_reference_ones() {
 }
 
 #[test]
-fn scales_of_few_bits_are_learned() {
-    for (bits, learned) in [(2, true), (4, true), (7, true), (8, false)] {
-        let mut q = quantizer("adaround {learn_scale: true}", &spec(bits, false, Granularity::PerAxis(0)));
-        let w = Tensor::new(&[[-1.0_f32, 0.4], [0.2, 0.9]], &Device::Cpu).unwrap();
-        q.set_range(&Range { min: vec![-1.0, 0.0], max: vec![1.0, 0.9] }, &Device::Cpu).unwrap();
-        q.begin_reconstruction(Some(&w)).unwrap();
-        assert!(var(&*q, "alpha").is_some());
-        assert_eq!(var(&*q, "scale").is_some(), learned, "{bits} bits");
-    }
-}
-
-#[test]
 fn adaround_is_the_reference_one() {
     let golden = golden("quantizers.safetensors");
     for device in devices() {

@@ -7,6 +7,8 @@ struct Site {
     float zero_point, zero_point_mean, zero_point_square;
     // Rows of the table of rates; -1 where it is not learned.
     int scale_rates, zero_point_rates;
+    // What their rates are relative to.
+    float scale_size, zero_point_size;
     // LSQ's factor of both gradients (arXiv 1902.08153, section 2.2).
     double factor;
 };
@@ -28,6 +30,14 @@ __device__ inline float positive(float scale) {
     return scale > EPSILON ? scale : EPSILON;
 }
 
+// One update with a rate that is relative to `size`.
+__device__ inline void relative_adam(const Rates &rates, float size, float &value, float &mean, float &square,
+                                     float gradient) {
+    float change = 0.0f;
+    adam(rates, change, mean, square, gradient);
+    value += size * change;
+}
+
 // Projects learned scales and zero points onto their valid ranges, and makes the grids of a step.
 extern "C" __global__ void prepare_sites(Site *sites, unsigned count) {
     unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -45,10 +55,11 @@ extern "C" __global__ void learn_sites(Site *sites, const Sums *sums, const Rate
     if (i >= count) return;
     Site &s = sites[i];
     if (s.scale_rates >= 0)
-        adam(rates[s.scale_rates], s.scale, s.scale_mean, s.scale_square, (float)(sums[i].scale * s.factor));
+        relative_adam(rates[s.scale_rates], s.scale_size, s.scale, s.scale_mean, s.scale_square,
+                      (float)(sums[i].scale * s.factor));
     if (s.zero_point_rates >= 0)
-        adam(rates[s.zero_point_rates], s.zero_point, s.zero_point_mean, s.zero_point_square,
-             (float)(sums[i].zero_point * s.factor));
+        relative_adam(rates[s.zero_point_rates], s.zero_point_size, s.zero_point, s.zero_point_mean, s.zero_point_square,
+                      (float)(sums[i].zero_point * s.factor));
 }
 
 // AdaRound's rectified sigmoid (arXiv 2004.10568, equation 23): the sigmoid, before and after the clamp.
@@ -89,17 +100,18 @@ extern "C" __global__ void scale_gradient(const float *alpha, const float *floor
 }
 
 // One update of a variable with `count` elements, from gradients of `channels` channels: one each, or one for all. `out`
-// takes the values of all channels, `before` those that it had. One block.
-extern "C" __global__ void learn_channels(float *value, float *mean, float *square, const double *gradient,
-                                          const Rates *rates, unsigned count, unsigned channels, float *out, float *before,
-                                          unsigned are_scales) {
+// takes the values of all channels, `before` those that it had. `size` has what the rate of each element is relative to. One
+// block.
+extern "C" __global__ void learn_channels(float *value, float *mean, float *square, const float *size,
+                                          const double *gradient, const Rates *rates, unsigned count, unsigned channels,
+                                          float *out, float *before, unsigned are_scales) {
     __shared__ float shared;
     if (count == 1) {
         double sum = 0.0;
         for (unsigned c = threadIdx.x; c < channels; c += THREADS) sum += gradient[c];
         sum = sum_of_block(sum);
         if (threadIdx.x == 0) {
-            adam(*rates, value[0], mean[0], square[0], (float)sum);
+            relative_adam(*rates, size[0], value[0], mean[0], square[0], (float)sum);
             if (are_scales) value[0] = positive(value[0]);
             shared = value[0];
         }
@@ -107,7 +119,7 @@ extern "C" __global__ void learn_channels(float *value, float *mean, float *squa
     __syncthreads();
     for (unsigned c = threadIdx.x; c < channels; c += THREADS) {
         if (count > 1) {
-            adam(*rates, value[c], mean[c], square[c], (float)gradient[c]);
+            relative_adam(*rates, size[c], value[c], mean[c], square[c], (float)gradient[c]);
             if (are_scales) value[c] = positive(value[c]);
         }
         if (before) before[c] = out[c];

@@ -35,7 +35,7 @@ pub struct QuantModel {
     /// Biases of the quantized network that differ from those of the float network.
     corrected_biases: BTreeMap<NodeId, Tensor>,
     /// Biases that are being learned, by the names of their parameters.
-    learned_biases: BTreeMap<String, Var>,
+    learned_biases: BTreeMap<String, Parameter>,
     device: Device,
     tf32: bool,
 }
@@ -106,7 +106,7 @@ impl QuantModel {
     /// The name and the variable of a node's bias, if it is being learned.
     pub(crate) fn learned_bias(&self, node: NodeId) -> Option<(String, &Var)> {
         let name = self.bias_name(node);
-        self.learned_biases.get(&name).map(|var| (name, var))
+        self.learned_biases.get(&name).map(|bias| (name, &bias.var))
     }
 
     /// The bias of a node, if it has one.
@@ -379,6 +379,9 @@ impl QuantModel {
         self.settle_biases(nodes.iter().copied());
         for id in nodes {
             let weight = self.parameters.get(&self.weight_name(*id));
+            // A bias moves outputs as much as its channel's weights do: rates are relative to the largest of them.
+            let largest = |w: &Tensor| w.abs()?.flatten_from(1)?.max(1);
+            let size = weight.filter(|_| learn_bias).map(largest).transpose()?;
             if let (Some(site), Some(weight)) = (self.weights.get_mut(id), weight) {
                 site.quantizer.begin_reconstruction(Some(weight))?;
             }
@@ -390,7 +393,7 @@ impl QuantModel {
                 // The parameter is the variable itself, so gradients reach it and updates take effect at once.
                 let var = Var::from_tensor(bias)?;
                 self.parameters.insert(name.clone(), var.as_tensor().clone());
-                self.learned_biases.insert(name, var);
+                self.learned_biases.insert(name, Parameter { name: "bias", var, group: groups::BIAS, size });
             }
         }
         Ok(())
@@ -409,8 +412,8 @@ impl QuantModel {
                 site.quantizer.finish_reconstruction(None)?;
             }
             let name = self.bias_name(*id);
-            if let Some(var) = self.learned_biases.remove(&name) {
-                self.parameters.insert(name, var.as_tensor().copy()?);
+            if let Some(bias) = self.learned_biases.remove(&name) {
+                self.parameters.insert(name, bias.var.as_tensor().copy()?);
             }
         }
         Ok(())
@@ -474,8 +477,7 @@ impl QuantModel {
             all.extend(parameters.into_iter().map(|p| (format!("{}.{kind}.{}", site.name, p.name), p)));
         }
         for name in nodes.iter().map(|id| self.bias_name(*id)) {
-            let learned = self.learned_biases.get(&name);
-            all.extend(learned.map(|var| (name, Parameter { name: "bias", var: var.clone(), group: groups::BIAS })));
+            all.extend(self.learned_biases.get(&name).map(|bias| (name, bias.clone())));
         }
         Ok(all)
     }

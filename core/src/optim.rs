@@ -14,6 +14,8 @@ pub struct Adam {
 
 struct State {
     var: Var,
+    /// What the learning rate is relative to in each element.
+    size: Option<Tensor>,
     moments: Moments,
 }
 
@@ -33,19 +35,20 @@ pub(crate) fn adam_step(learning_rate: f64, steps: usize) -> AdamStep {
 }
 
 impl Adam {
-    /// An optimizer for `vars` with decays 0.9 and 0.999 and epsilon 1e-8.
+    /// An optimizer for `vars` with decays 0.9 and 0.999 and epsilon 1e-8. With each comes what its learning rate is
+    /// relative to, see [`Parameter::size`](crate::quantizer::Parameter::size).
     ///
     /// # Errors
     /// A tensor cannot be allocated.
-    pub fn new(vars: Vec<Var>) -> Result<Self> {
-        let state = |var: Var| -> Result<State> {
+    pub fn new(vars: Vec<(Var, Option<Tensor>)>) -> Result<Self> {
+        let state = |(var, size): (Var, Option<Tensor>)| -> Result<State> {
             let moments = if var.device().is_cpu() {
                 let zeros = vec![0.0; var.elem_count()];
                 Moments::Host(Mutex::new((zeros.clone(), zeros)))
             } else {
                 Moments::Device(var.zeros_like()?, var.zeros_like()?)
             };
-            Ok(State { var, moments })
+            Ok(State { var, size, moments })
         };
         Ok(Self { states: vars.into_iter().map(state).collect::<Result<_>>()?, steps: 0 })
     }
@@ -99,9 +102,12 @@ impl Adam {
         let step = adam_step(learning_rate, self.steps);
         for state in &mut self.states {
             let Some(gradient) = gradients.get(&state.var) else { continue };
+            let relative = |change: &Tensor| state.size.as_ref().map_or(Ok(change.clone()), |size| change * size);
             match &mut state.moments {
                 Moments::Host(moments) => {
-                    state.var.inplace_op2(&gradient.contiguous()?, &UpdateOp { moments, step })?;
+                    let change = state.var.zeros_like()?;
+                    change.inplace_op2(&gradient.contiguous()?, &UpdateOp { moments, step })?;
+                    state.var.set(&(state.var.as_tensor() + relative(&change)?)?)?;
                 }
                 Moments::Device(mean, square) => {
                     *mean = ((&*mean * BETA1)? + (gradient * (1.0 - BETA1))?)?;
@@ -110,7 +116,7 @@ impl Adam {
                     let correction2 = (1.0 - BETA2.powi(self.steps as i32)).sqrt();
                     let denominator = ((square.sqrt()? / correction2)? + EPSILON)?;
                     let change = ((&*mean * (learning_rate / correction1))? / denominator)?;
-                    state.var.set(&(state.var.as_tensor() - change)?)?;
+                    state.var.set(&(state.var.as_tensor() - relative(&change)?)?)?;
                 }
             }
         }

@@ -31,6 +31,10 @@ pub struct Parameter {
     pub var: Var,
     /// The parameter group, which decides the learning rate: one of [`groups`] or a name of the quantizer's own.
     pub group: &'static str,
+    /// What learning rates of this variable are relative to, in its shape: a learning rate of 0.01 then changes an element
+    /// by at most about 0.01 of its size here in each step. `None`: rates are absolute. It must stay the same while the
+    /// variable is learned.
+    pub size: Option<Tensor>,
 }
 
 /// What a quantizer computes while it learns, for computations that the fused engine supports. Scale and zero point

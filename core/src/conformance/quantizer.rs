@@ -254,7 +254,16 @@ fn check_gradients(quantizer: &dyn Quantizer) -> Result<()> {
         term.map_or(Ok(0.0), |t| Ok(f64::from(t.to_scalar::<f32>()?)))
     };
     let regularizer_gradient = quantizer.regularizer(B)?.map(|t| t.backward()).transpose()?;
-    for Parameter { name, var, .. } in quantizer.parameters()? {
+    for Parameter { name, var, size, .. } in quantizer.parameters()? {
+        if let Some(size) = size {
+            let positive = host_values(&size, |values| values.iter().all(|v| v.is_finite() && *v > 0.0))?;
+            if size.dims() != var.dims() || !positive {
+                return Err(Error::message(format!(
+                    "the size of '{name}' must be positive numbers in the shape {:?} of the variable",
+                    var.dims()
+                )));
+            }
+        }
         let gradient = |store: &candle_core::backprop::GradStore| -> Result<Vec<f32>> {
             let zeros = || Ok(vec![0.0; var.elem_count()]);
             store.get(var.as_tensor()).map_or_else(zeros, |g| Ok(host_values(g, <[f32]>::to_vec)?))

@@ -94,8 +94,8 @@ fn a_wrong_quantizer_fails() {
     assert!(failed.contains(&"the gradient passes where values are not clamped, and only there"), "{failed:?}");
 }
 
-/// Learns a scale, but twice as fast as its kernel says.
-struct Liar(QuantSpec, Option<(Var, Tensor)>);
+/// Learns a scale, but twice as fast as its kernel says; its rate may be relative to what is no size of it.
+struct Liar(QuantSpec, Option<(Var, Tensor)>, Option<[f32; 2]>);
 
 impl Quantizer for Liar {
     fn spec(&self) -> &QuantSpec {
@@ -122,7 +122,8 @@ impl Quantizer for Liar {
 
     fn parameters(&self) -> Result<Vec<Parameter>> {
         let var = self.1.as_ref().map(|(scale, _)| scale.clone());
-        Ok(var.map(|var| Parameter { name: "scale", var, group: groups::SCALE }).into_iter().collect())
+        let size = self.2.map(|size| Tensor::new(&size, &Device::Cpu)).transpose()?;
+        Ok(var.map(|var| Parameter { name: "scale", var, group: groups::SCALE, size }).into_iter().collect())
     }
 
     fn kernel(&self) -> Result<Option<QuantizerKernel>> {
@@ -132,11 +133,13 @@ impl Quantizer for Liar {
 
 #[test]
 fn a_quantizer_that_names_another_kernel_fails() {
-    let build = || QuantizerKind::new(|spec, _| Ok(Box::new(Liar(*spec, None))));
+    let build = || QuantizerKind::new(|spec, _| Ok(Box::new(Liar(*spec, None, None))));
     let failed = failures(quantizer::check, build());
     assert!(failed.is_empty(), "its own gradients are right up to a factor: {failed:?}");
     let failed = failures(kernel::check, build());
     assert_eq!(failed, ["activations: while it learns, it computes what its kernel says"]);
+    let sized = QuantizerKind::new(|spec, _| Ok(Box::new(Liar(*spec, None, Some([1.0, 2.0])))));
+    assert_eq!(failures(quantizer::check, sized).len(), 1);
 }
 
 /// Doubles its input, but its gradient is that of the identity.

@@ -178,7 +178,7 @@ impl Quantizer for ToyQuantizer {
             Some((alpha, _)) => ("alpha", alpha.clone(), groups::ROUNDING),
             None => ("scale", self.grid()?.0.clone(), groups::SCALE),
         };
-        Ok(vec![Parameter { name, var, group }])
+        Ok(vec![Parameter { name, var, group, size: None }])
     }
 
     fn regularizer(&self, b: f32) -> Result<Option<Tensor>> {

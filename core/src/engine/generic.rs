@@ -45,14 +45,15 @@ impl<'a> GenericUnit<'a> {
         memory::check(model.graph(), unit, batch)?;
         let mut groups: Vec<(&'static str, Vec<Variable>)> = Vec::new();
         for (name, parameter) in model.unit_parameters(unit.nodes())? {
-            let variable = Variable { name, var: parameter.var, group: parameter.group };
+            let variable = Variable::new(name, parameter);
             match groups.iter_mut().find(|(group, _)| *group == variable.group) {
                 Some((_, variables)) => variables.push(variable),
                 None => groups.push((variable.group, vec![variable])),
             }
         }
         let group = |(name, variables): (&'static str, Vec<Variable>)| -> Result<Group> {
-            Ok(Group { name, adam: Adam::new(variables.iter().map(|v| v.var.clone()).collect())?, variables })
+            let vars = variables.iter().map(|v| (v.var.clone(), v.size.clone()));
+            Ok(Group { name, adam: Adam::new(vars.collect())?, variables })
         };
         let groups = groups.into_iter().map(group).collect::<Result<_>>()?;
         Ok(Self {

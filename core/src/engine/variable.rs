@@ -2,6 +2,8 @@
 
 use super::interface::EngineState;
 use crate::error::{Error, Result};
+use crate::ops::host_values;
+use crate::quantizer::Parameter;
 use candle_core::{Tensor, Var};
 
 /// A learned variable.
@@ -13,9 +15,31 @@ pub struct Variable {
     pub var: Var,
     /// The parameter group, for which a reconstructor sets the learning rate.
     pub group: &'static str,
+    /// What its learning rates are relative to, see [`Parameter::size`].
+    pub size: Option<Tensor>,
 }
 
 impl Variable {
+    /// The variable of a parameter that has this name within the unit.
+    pub fn new(name: String, Parameter { var, group, size, .. }: Parameter) -> Self {
+        Self { name, var, group, size }
+    }
+
+    /// What the learning rate of each element is relative to; 1 where it is absolute.
+    ///
+    /// # Errors
+    /// The tensor cannot be copied, or has another shape than the variable.
+    pub fn sizes(&self) -> Result<Vec<f32>> {
+        match &self.size {
+            None => Ok(vec![1.0; self.var.elem_count()]),
+            Some(size) if size.dims() == self.var.dims() => Ok(host_values(size, <[f32]>::to_vec)?),
+            Some(size) => {
+                let (name, found, want) = (&self.name, size.dims(), self.var.dims());
+                Err(Error::message(format!("the size of '{name}' has the shape {found:?}, not {want:?}")))
+            }
+        }
+    }
+
     /// Adds the value, the running mean of its gradients and that of their squares to a state.
     pub fn keep(&self, state: &mut EngineState, [value, mean, square]: [Tensor; 3]) {
         state.extend([(self.mean_name(), mean), (self.square_name(), square), (self.name.clone(), value)]);

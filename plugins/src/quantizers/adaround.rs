@@ -10,9 +10,8 @@ use qdrop_core::prelude::*;
 #[serde(deny_unknown_fields, default)]
 struct AdaRoundParams {
     /// Whether to learn the scale of each channel too, in the group `weight_scale`. The rounding still chooses between
-    /// the integers of the initial scale s0: the weight is `(clamp(floor(w / s0) + h(alpha) + z) - z) * s`. Scales of weights
-    /// with 8 bits or more stay: they are up to 85 times as small as those of 2 bits, for which a learning rate is meant, and
-    /// have nothing to gain.
+    /// the integers of the initial scale s0: the weight is `(clamp(floor(w / s0) + h(alpha) + z) - z) * s`. The learning rate
+    /// is relative to s0: scales of 8 bits are up to 85 times as small as those of 2 bits.
     learn_scale: bool,
     /// Whether passes compute with the hard roundings while alpha learns from the gradient of the soft ones, as AutoRound
     /// (arXiv 2309.05516) learns roundings. Learning then knows the error of what will be deployed, and there is nothing to
@@ -22,9 +21,6 @@ struct AdaRoundParams {
 
 /// An alpha whose rounding is settled: h is 1 at it, and 0 at its negative.
 const SETTLED: f64 = 10.0;
-
-/// With so many bits a scale is not learned.
-const MANY_BITS: u32 = 8;
 
 struct AdaRound {
     spec: QuantSpec,
@@ -38,6 +34,8 @@ struct Learned {
     alpha: Var,
     /// `floor(weight / scale)`, with the scale at the beginning of learning.
     floor: Tensor,
+    /// The scale at the beginning of learning.
+    scale: Tensor,
 }
 
 impl AdaRound {
@@ -108,16 +106,19 @@ impl Quantizer for AdaRound {
             steps.map(|t| (t.floor(), alpha_of(t - t.floor()))).unzip()
         })?;
         let tensor = |values| Tensor::from_vec(values, weight.shape(), weight.device());
-        self.learned = Some(Learned { alpha: Var::from_tensor(&tensor(alpha)?)?, floor: tensor(floor)? });
+        let scale = self.grid.fixed()?.0.copy()?;
+        self.learned = Some(Learned { alpha: Var::from_tensor(&tensor(alpha)?)?, floor: tensor(floor)?, scale });
         Ok(())
     }
 
     fn parameters(&self) -> Result<Vec<Parameter>> {
-        let Some(Learned { alpha, .. }) = &self.learned else { return Ok(Vec::new()) };
-        let mut parameters = vec![Parameter { name: "alpha", var: alpha.clone(), group: groups::ROUNDING }];
+        let Some(Learned { alpha, scale, .. }) = &self.learned else { return Ok(Vec::new()) };
+        let alpha = Parameter { name: "alpha", var: alpha.clone(), group: groups::ROUNDING, size: None };
+        let mut parameters = vec![alpha];
         if self.params.learn_scale {
             let var = self.grid.get()?.0.clone();
-            parameters.push(Parameter { name: "scale", var, group: groups::WEIGHT_SCALE });
+            let size = Some(scale.clone());
+            parameters.push(Parameter { name: "scale", var, group: groups::WEIGHT_SCALE, size });
         }
         Ok(parameters)
     }
@@ -129,7 +130,7 @@ impl Quantizer for AdaRound {
     }
 
     fn kernel(&self) -> Result<Option<QuantizerKernel>> {
-        let Some(Learned { alpha, floor }) = &self.learned else { return Ok(None) };
+        let Some(Learned { alpha, floor, .. }) = &self.learned else { return Ok(None) };
         let AdaRoundParams { learn_scale, straight_through } = self.params;
         let scale = match learn_scale {
             true => Some(self.grid.get()?.0.clone()),
@@ -140,7 +141,9 @@ impl Quantizer for AdaRound {
     }
 
     fn hard_weight(&self, weight: &Tensor) -> Result<Tensor> {
-        let Some(Learned { alpha, floor }) = &self.learned else { return Ok(self.fake_quantize(weight)?.detach()) };
+        let Some(Learned { alpha, floor, .. }) = &self.learned else {
+            return Ok(self.fake_quantize(weight)?.detach());
+        };
         if self.params.learn_scale {
             self.project()?;
         }
@@ -165,8 +168,7 @@ impl Quantizer for AdaRound {
 register_quantizer! {
     name: "adaround", aliases: ["AdaRoundFakeQuantize"], summary: "learns for each weight whether to round up or down",
     build: |spec, params| {
-        let mut params: AdaRoundParams = params.parse()?;
-        params.learn_scale &= spec.bits < MANY_BITS;
+        let params = params.parse()?;
         Ok(Box::new(AdaRound { spec: *spec, params, grid: GridState::default(), learned: None }))
     }
 }

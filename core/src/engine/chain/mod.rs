@@ -175,7 +175,7 @@ impl<'a> Describer<'a> {
             Error::graph(node, "the kernel of a quantizer learns a variable that its `parameters` do not name")
         })?;
         let (name, parameter) = self.parameters.swap_remove(place);
-        Ok(Variable { name, var: parameter.var, group: parameter.group })
+        Ok(Variable::new(name, parameter))
     }
 
     fn check_all_known(mut self) -> Result<(), Refusal> {
@@ -242,8 +242,12 @@ impl<'a> Describer<'a> {
                     Granularity::PerAxis(0) => (scales, zero_point),
                     Granularity::PerAxis(_) => return Err(Refusal::WeightAxis { node: name }.into()),
                 };
+                let alpha = self.variable(&alpha, &name)?;
+                if alpha.size.is_some() {
+                    return Err(Refusal::RelativeRounding { node: name }.into());
+                }
                 Ok(ChainWeight::SoftRounding(SoftRounding {
-                    alpha: self.variable(&alpha, &name)?,
+                    alpha,
                     floor,
                     scale: scales,
                     zero_point,

@@ -62,6 +62,12 @@ pub enum Refusal {
         /// The layer.
         node: String,
     },
+    /// The learning rate of a weight's rounding variables is relative to a [size](crate::quantizer::Parameter::size).
+    #[error("the learning rate of the roundings of '{node}' is relative, which the fused engine does not support")]
+    RelativeRounding {
+        /// The layer.
+        node: String,
+    },
     /// A weight whose scales are not those of its output channels.
     #[error("the weight of '{node}' is quantized along another axis than its output channels")]
     WeightAxis {

@@ -13,11 +13,15 @@ use qdrop_kernels::nhwc::Packing;
 pub struct ChannelVariable {
     variable: Variable,
     values: Vec<f32>,
+    /// What the learning rate of each element is relative to.
+    sizes: Vec<f32>,
     mean: Vec<f32>,
     square: Vec<f32>,
     /// Sums of the gradient, one for each channel.
     pub sums: Vec<f64>,
     gradient: Vec<f32>,
+    /// The changes of an update before they are multiplied by the sizes.
+    changes: Vec<f32>,
 }
 
 impl ChannelVariable {
@@ -25,12 +29,14 @@ impl ChannelVariable {
         let values = host_values(variable.var.as_tensor(), <[f32]>::to_vec)?;
         let zeros = vec![0.0; values.len()];
         Ok(Self {
-            variable,
             mean: zeros.clone(),
             square: zeros.clone(),
+            changes: zeros.clone(),
             gradient: zeros,
+            sizes: variable.sizes()?,
             sums: vec![0.0; channels],
             values,
+            variable,
         })
     }
 
@@ -64,7 +70,10 @@ impl ChannelVariable {
         } else {
             self.gradient.iter_mut().zip(&self.sums).for_each(|(g, sum)| *g = *sum as f32);
         }
-        adam::update(&mut self.values, &self.gradient, &mut self.mean, &mut self.square, adam);
+        self.changes.fill(0.0);
+        adam::update(&mut self.changes, &self.gradient, &mut self.mean, &mut self.square, adam);
+        let changes = self.changes.iter().zip(&self.sizes);
+        self.values.iter_mut().zip(changes).for_each(|(value, (change, size))| *value += size * change);
         Ok(())
     }
 

@@ -96,6 +96,8 @@ pub struct Site {
     pub zero_point: [f32; 3],
     pub scale_rates: i32,
     pub zero_point_rates: i32,
+    pub scale_size: f32,
+    pub zero_point_size: f32,
     pub factor: f64,
 }
 
@@ -110,6 +112,8 @@ impl Site {
         zero_point: [0.0; 3],
         scale_rates: -1,
         zero_point_rates: -1,
+        scale_size: 1.0,
+        zero_point_size: 1.0,
         factor: 1.0,
     };
 }

@@ -17,6 +17,8 @@ pub struct ChannelVariable {
     value: Buffer<f32>,
     mean: Buffer<f32>,
     square: Buffer<f32>,
+    /// What the learning rate of each element is relative to.
+    size: Buffer<f32>,
     /// The gradient of each channel.
     pub gradient: Buffer<f64>,
     channels: usize,
@@ -30,6 +32,7 @@ impl ChannelVariable {
             square: Buffer::zeros(device, values.len())?,
             gradient: Buffer::zeros(device, channels)?,
             value: Buffer::new(device, &values)?,
+            size: Buffer::new(device, &variable.sizes()?)?,
             variable,
             group,
             channels,
@@ -45,8 +48,8 @@ impl ChannelVariable {
         before: Option<&Buffer<f32>>,
         are_scales: bool,
     ) -> Result<()> {
-        let Self { value, mean, square, gradient, .. } = self;
-        let channels = Channels { value, mean, square, gradient, are_scales };
+        let Self { value, mean, square, size, gradient, .. } = self;
+        let channels = Channels { value, mean, square, size, gradient, are_scales };
         learn_channels(device, &channels, (rates, self.group), out, before)
     }
 

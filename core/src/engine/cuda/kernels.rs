@@ -301,6 +301,7 @@ pub struct Channels<'a> {
     pub value: &'a Buffer<f32>,
     pub mean: &'a Buffer<f32>,
     pub square: &'a Buffer<f32>,
+    pub size: &'a Buffer<f32>,
     pub gradient: &'a Buffer<f64>,
     pub are_scales: bool,
 }
@@ -315,7 +316,7 @@ pub fn learn_channels(
 ) -> Result<()> {
     let (count, channels) = (v.value.len(), v.gradient.len());
     assert!(count == 1 || count == channels, "a variable of {count} elements for {channels} channels");
-    assert_eq!([v.mean.len(), v.square.len(), out.len()], [count, count, channels], "a variable");
+    assert_eq!([v.mean.len(), v.square.len(), v.size.len(), out.len()], [count, count, count, channels], "a variable");
     assert!(before.is_none_or(|b| b.len() == channels), "earlier values");
     launch!(
         d,
@@ -324,6 +325,7 @@ pub fn learn_channels(
         v.value.address(),
         v.mean.address(),
         v.square.address(),
+        v.size.address(),
         v.gradient.address(),
         rates.at(group),
         count as u32,

@@ -39,13 +39,14 @@ impl Sites {
             let mut site = Site::UNUSED;
             let mut own = Learned::default();
             if let Some(q) = stage.quantizer {
-                let mut value = |variable: &Option<Variable>, fixed: f32| -> Result<(f32, i32)> {
-                    let Some(variable) = variable else { return Ok((fixed, -1)) };
+                let mut value = |variable: &Option<Variable>, fixed: f32| -> Result<(f32, i32, f32)> {
+                    let Some(variable) = variable else { return Ok((fixed, -1, 1.0)) };
                     let value = host_values(variable.var.as_tensor(), |values| values[0])?;
-                    Ok((value, groups.number(variable.group) as i32))
+                    Ok((value, groups.number(variable.group) as i32, variable.sizes()?[0]))
                 };
-                (site.scale[0], site.scale_rates) = value(&q.learned_scale, q.scale)?;
-                (site.zero_point[0], site.zero_point_rates) = value(&q.learned_zero_point, q.zero_point)?;
+                (site.scale[0], site.scale_rates, site.scale_size) = value(&q.learned_scale, q.scale)?;
+                (site.zero_point[0], site.zero_point_rates, site.zero_point_size) =
+                    value(&q.learned_zero_point, q.zero_point)?;
                 (site.step_scale, site.step_zero_point) = (q.scale, q.zero_point);
                 (site.qmin, site.qmax) = (q.spec.qmin(), q.spec.qmax());
                 site.factor = q.spec.lsq_gradient_scale(elements);
