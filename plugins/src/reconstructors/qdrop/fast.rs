@@ -8,11 +8,12 @@ use qdrop_core::prelude::*;
 const FAST: &str = "
 iters: 300
 balance: 0.5
+start: gptq
 batches: permutation
-lr: 0.02
+lr: 0.04
 lr_decay: cosine
-scale_lr: 2.0e-3
-rates: {bias: 1.0e-2, weight_scale: 1.0e-3}
+scale_lr: 4.0e-3
+rates: {bias: 2.0e-2, weight_scale: 2.0e-2}
 weight: 0.3
 keep_best: 5
 clip_targets: true
