@@ -39,7 +39,8 @@ pub struct QdropParams {
     /// cosine.
     pub scale_lr: f64,
     /// Initial learning rates of further parameter groups, which decay in the same way: `weight_scale`, `zero_point`,
-    /// groups of a plugin's quantizer, and `bias`, which makes the biases of layers learned.
+    /// groups of a plugin's quantizer, and `bias`, which makes the biases of layers learned. Those of parameters with a
+    /// [size](Parameter::size) are relative to it, as those of biases and of `adaround`'s scales are.
     pub rates: BTreeMap<String, f64>,
     /// Weight of the rounding regularizer (lambda).
     pub weight: f64,
