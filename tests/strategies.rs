@@ -88,7 +88,7 @@ fn the_hard_loss_is_that_of_the_finished_unit_and_changes_nothing() {
             let unit = unit(&model, "features.3");
             let samples = samples(&model, &unit);
             let rates =
-                [groups::ROUNDING, groups::SCALE, groups::WEIGHT_SCALE, groups::BIAS].map(|group| (group, 0.01));
+                [(groups::ROUNDING, 0.01), (groups::SCALE, 0.01), (groups::WEIGHT_SCALE, 0.1), (groups::BIAS, 0.1)];
             let batch = [5, 0, 3, 1, 7, 2];
             let mut task = engine.place(UnitTask::new(&mut model, &unit, 0, samples.clone()).unwrap());
             task.begin(&rates.map(|(group, _)| group)).unwrap();
