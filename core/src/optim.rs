@@ -102,12 +102,17 @@ impl Adam {
         let step = adam_step(learning_rate, self.steps);
         for state in &mut self.states {
             let Some(gradient) = gradients.get(&state.var) else { continue };
-            let relative = |change: &Tensor| state.size.as_ref().map_or(Ok(change.clone()), |size| change * size);
             match &mut state.moments {
                 Moments::Host(moments) => {
-                    let change = state.var.zeros_like()?;
-                    change.inplace_op2(&gradient.contiguous()?, &UpdateOp { moments, step })?;
-                    state.var.set(&(state.var.as_tensor() + relative(&change)?)?)?;
+                    let (gradient, update) = (gradient.contiguous()?, UpdateOp { moments, step });
+                    match &state.size {
+                        None => state.var.inplace_op2(&gradient, &update)?,
+                        Some(size) => {
+                            let change = state.var.zeros_like()?;
+                            change.inplace_op2(&gradient, &update)?;
+                            state.var.set(&(state.var.as_tensor() + (change * size)?)?)?;
+                        }
+                    }
                 }
                 Moments::Device(mean, square) => {
                     *mean = ((&*mean * BETA1)? + (gradient * (1.0 - BETA1))?)?;
@@ -116,7 +121,11 @@ impl Adam {
                     let correction2 = (1.0 - BETA2.powi(self.steps as i32)).sqrt();
                     let denominator = ((square.sqrt()? / correction2)? + EPSILON)?;
                     let change = ((&*mean * (learning_rate / correction1))? / denominator)?;
-                    state.var.set(&(state.var.as_tensor() - relative(&change)?)?)?;
+                    let change = match &state.size {
+                        None => change,
+                        Some(size) => (change * size)?,
+                    };
+                    state.var.set(&(state.var.as_tensor() - change)?)?;
                 }
             }
         }

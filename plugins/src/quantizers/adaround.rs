@@ -168,7 +168,6 @@ impl Quantizer for AdaRound {
 register_quantizer! {
     name: "adaround", aliases: ["AdaRoundFakeQuantize"], summary: "learns for each weight whether to round up or down",
     build: |spec, params| {
-        let params = params.parse()?;
-        Ok(Box::new(AdaRound { spec: *spec, params, grid: GridState::default(), learned: None }))
+        Ok(Box::new(AdaRound { spec: *spec, params: params.parse()?, grid: GridState::default(), learned: None }))
     }
 }
