@@ -37,6 +37,18 @@ pub struct Parameter {
     pub size: Option<Tensor>,
 }
 
+impl Parameter {
+    /// A variable with absolute learning rates, in a parameter group: one of [`groups`] or a name of the quantizer's own.
+    pub fn new(name: &'static str, var: &Var, group: &'static str) -> Self {
+        Self { name, var: var.clone(), group, size: None }
+    }
+
+    /// The same with learning rates relative to `size`, in the variable's shape.
+    pub fn relative_to(self, size: Tensor) -> Self {
+        Self { size: Some(size), ..self }
+    }
+}
+
 /// What a quantizer computes while it learns, for computations that the fused engine supports. Scale and zero point
 /// are those of [`Quantizer::qparams`], unless they are learned.
 #[derive(Debug, Clone)]

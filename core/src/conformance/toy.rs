@@ -175,10 +175,10 @@ impl Quantizer for ToyQuantizer {
 
     fn parameters(&self) -> Result<Vec<Parameter>> {
         let (name, var, group) = match &self.learned {
-            Some((alpha, _)) => ("alpha", alpha.clone(), groups::ROUNDING),
-            None => ("scale", self.grid()?.0.clone(), groups::SCALE),
+            Some((alpha, _)) => ("alpha", alpha, groups::ROUNDING),
+            None => ("scale", &self.grid()?.0, groups::SCALE),
         };
-        Ok(vec![Parameter { name, var, group, size: None }])
+        Ok(vec![Parameter::new(name, var, group)])
     }
 
     fn regularizer(&self, b: f32) -> Result<Option<Tensor>> {

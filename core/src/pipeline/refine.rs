@@ -16,7 +16,9 @@ use std::collections::HashMap;
 /// Ratio of neighbouring widths that are tried: four of them halve a range.
 const RATIO: f64 = 0.840_896_415_253_714_6;
 /// How many widths narrower, or wider, than the observed one are tried at most.
-const STEPS: i32 = 16;
+const STEPS: i32 = 24;
+/// How many widths lie between those that are tried first.
+const COARSE: i32 = 4;
 
 /// Chooses among wider and narrower ranges of one activation after the other.
 pub struct Refinement {
@@ -37,8 +39,9 @@ impl Refinement {
     }
 
     /// Of the observed `range` of an activation and wider and narrower ones, the one with which the network's outputs change
-    /// least (sum of squares) when this activation is quantized and nothing else. From the observed one on, ranges are tried
-    /// as long as they become better. `values` has what the rest of the network reads.
+    /// least (sum of squares) when this activation is quantized and nothing else. From the best of the observed one and its
+    /// halves, quarters and so on, ranges are tried as long as they become better. `values` has what the rest of the network
+    /// reads.
     ///
     /// # Errors
     /// The quantizer refuses a range, or the network cannot compute its outputs.
@@ -67,7 +70,16 @@ impl Refinement {
             let changes = rest.outputs().iter().zip(&outputs).map(|(id, output)| distance(&self.float[id], output));
             changes.sum()
         };
-        let (mut best, mut least) = (0_i32, change(0)?);
+        // With few bits, a range that covers a few large values rounds all others to zero, and the next narrower ranges do the
+        // same: only a much narrower one is better.
+        let (mut first, mut least) = (0_i32, change(0)?);
+        for steps in (COARSE..=STEPS).step_by(COARSE as usize) {
+            let next = change(steps)?;
+            if next < least {
+                (first, least) = (steps, next);
+            }
+        }
+        let mut best = first;
         for direction in [1, -1] {
             while best.abs() < STEPS {
                 let next = change(best + direction)?;
@@ -76,7 +88,7 @@ impl Refinement {
                 }
                 (best, least) = (best + direction, next);
             }
-            if best != 0 {
+            if best != first {
                 break;
             }
         }

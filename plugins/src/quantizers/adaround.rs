@@ -56,10 +56,15 @@ impl AdaRound {
         if !self.params.straight_through {
             return Ok(soft);
         }
-        // At plus or minus a large alpha, h is 1 or 0 exactly.
-        let settled = (alpha.detach().ge(0.0)?.to_dtype(alpha.dtype())?.affine(2.0, -1.0)? * SETTLED)?;
-        let hard = ops::adaround(&settled, &learned.floor, scale, zero_point, &grid)?;
+        let hard = self.hard(learned, scale, zero_point)?;
         Ok(ops::composite::with_gradient(&hard, &[(&soft, &soft.ones_like()?)])?)
+    }
+
+    /// The same with hard roundings.
+    fn hard(&self, Learned { alpha, floor, .. }: &Learned, scale: &Tensor, zero_point: &Tensor) -> Result<Tensor> {
+        // At plus or minus a large alpha, h is 1 or 0 exactly.
+        let settled = (alpha.as_detached_tensor().ge(0.0)?.to_dtype(alpha.dtype())?.affine(2.0, -1.0)? * SETTLED)?;
+        Ok(ops::adaround(&settled, floor, scale, zero_point, &(&self.spec).into())?)
     }
 
     /// Projects a learned scale onto its valid range.
@@ -113,12 +118,10 @@ impl Quantizer for AdaRound {
 
     fn parameters(&self) -> Result<Vec<Parameter>> {
         let Some(Learned { alpha, scale, .. }) = &self.learned else { return Ok(Vec::new()) };
-        let alpha = Parameter { name: "alpha", var: alpha.clone(), group: groups::ROUNDING, size: None };
-        let mut parameters = vec![alpha];
+        let mut parameters = vec![Parameter::new("alpha", alpha, groups::ROUNDING)];
         if self.params.learn_scale {
-            let var = self.grid.get()?.0.clone();
-            let size = Some(scale.clone());
-            parameters.push(Parameter { name: "scale", var, group: groups::WEIGHT_SCALE, size });
+            let learned = Parameter::new("scale", self.grid.get()?.0, groups::WEIGHT_SCALE);
+            parameters.push(learned.relative_to(scale.clone()));
         }
         Ok(parameters)
     }
@@ -141,18 +144,14 @@ impl Quantizer for AdaRound {
     }
 
     fn hard_weight(&self, weight: &Tensor) -> Result<Tensor> {
-        let Some(Learned { alpha, floor, .. }) = &self.learned else {
+        let Some(learned) = &self.learned else {
             return Ok(self.fake_quantize(weight)?.detach());
         };
         if self.params.learn_scale {
             self.project()?;
         }
-        let up = alpha.as_detached_tensor().ge(0.0)?.to_dtype(floor.dtype())?;
-        let (scale, _) = self.grid.fixed()?;
-        let scale = self.broadcast(&scale, floor.rank())?;
-        // These values are on the grid already, so the fake quantization only clamps them.
-        let rounded = (floor + up)?.broadcast_mul(&scale)?;
-        Ok(self.grid.fake_quantize(&rounded, &self.spec)?.detach())
+        let (scale, zero_point) = self.grid.fixed()?;
+        Ok(self.hard(learned, &scale, &zero_point)?.detach())
     }
 
     fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {

@@ -66,10 +66,9 @@ impl Quantizer for Lsq {
 
     fn parameters(&self) -> Result<Vec<Parameter>> {
         let (scale, zero_point) = self.grid.get()?;
-        let parameter = |name, var: &Var, group| Parameter { name, var: var.clone(), group, size: None };
-        let mut parameters = vec![parameter("scale", scale, groups::SCALE)];
+        let mut parameters = vec![Parameter::new("scale", scale, groups::SCALE)];
         if self.learn_zero_point {
-            parameters.push(parameter("zero_point", zero_point, groups::ZERO_POINT));
+            parameters.push(Parameter::new("zero_point", zero_point, groups::ZERO_POINT));
         }
         Ok(parameters)
     }

@@ -75,7 +75,7 @@ impl Quantizer for FlexRound {
         let Some(Factors { element, channel }) = &self.learned else { return Ok(Vec::new()) };
         let named = [("scale", scale), ("element", element), ("channel", channel)];
         // Factors are near 1 and change as slowly as scales, so both use the learning rate of scales.
-        Ok(named.map(|(name, var)| Parameter { name, var: var.clone(), group: groups::SCALE, size: None }).into())
+        Ok(named.map(|(name, var)| Parameter::new(name, var, groups::SCALE)).into())
     }
 
     fn finish_reconstruction(&mut self, weight: Option<&Tensor>) -> Result<Option<Tensor>> {

@@ -17,16 +17,25 @@ impl Grid {
     /// # Errors
     /// The quantizer has no range, or the shape does not fit it.
     pub fn of(quantizer: &dyn Quantizer, dims: &[usize]) -> Result<Self> {
-        let spec = quantizer.spec();
-        let channels = spec.granularity.channels(dims)?;
-        Ok(Self {
-            params: quantizer.qparams()?,
-            bounds: [spec.qmin(), spec.qmax()],
-            channels: [channels.inner, channels.count],
-        })
+        Self::new(quantizer.spec(), quantizer.qparams()?, dims)
     }
 
-    fn channel(&self, i: usize) -> usize {
+    /// That of a range, for a weight of this shape.
+    ///
+    /// # Errors
+    /// The shape does not fit it.
+    pub fn new(spec: &QuantSpec, params: QParams, dims: &[usize]) -> Result<Self> {
+        let channels = spec.granularity.channels(dims)?;
+        Ok(Self { params, bounds: [spec.qmin(), spec.qmax()], channels: [channels.inner, channels.count] })
+    }
+
+    /// Number of channels with a scale of their own.
+    pub fn channels(&self) -> usize {
+        self.channels[1]
+    }
+
+    /// The channel of element `i`.
+    pub fn channel(&self, i: usize) -> usize {
         let [inner, count] = self.channels;
         i / inner % count
     }

@@ -49,7 +49,7 @@ impl Quantizer for Liar {
     }
 
     fn parameters(&self) -> Result<Vec<Parameter>> {
-        Ok(vec![Parameter { name: "scale", var: self.grid()?.0.clone(), group: groups::SCALE, size: None }])
+        Ok(vec![Parameter::new("scale", &self.grid()?.0, groups::SCALE)])
     }
 
     fn kernel(&self) -> Result<Option<QuantizerKernel>> {
