@@ -27,8 +27,8 @@ fn session(architecture: &str, prepare: &str) -> Session<'static> {
     Session::new(recipe, registries(), Device::Cpu).unwrap()
 }
 
-/// The float network of a session with random weights, whose channels differ by factors of up to 30.
-fn uneven(session: &Session<'_>) -> QuantModel {
+/// The float network of a session with random weights.
+fn even(session: &Session<'_>) -> QuantModel {
     let mut model = session.zero_model().unwrap();
     for (i, (name, shape)) in model.graph().parameter_shapes().into_iter().enumerate() {
         let fan_in: usize = shape[1..].iter().product();
@@ -38,6 +38,12 @@ fn uneven(session: &Session<'_>) -> QuantModel {
             model.set_parameter(&name, noise(&shape, i as u32).affine(size, 0.0).unwrap()).unwrap();
         }
     }
+    model
+}
+
+/// The same, with channels that differ by factors of up to 30.
+fn uneven(session: &Session<'_>) -> QuantModel {
+    let mut model = even(session);
     let random = Stream { seed: 3, id: [0; 3] };
     let mut drawn = 0;
     for group in channel_groups(model.graph()) {
@@ -105,7 +111,30 @@ fn every_architecture_loses_less_when_its_channels_are_equalized() {
     }
 }
 
-/// Squeezed channels that two convolutions read, whose values are concatenated.
+#[test]
+fn how_the_channels_were_scaled_before_does_not_matter() {
+    for exponent in [0.0, 0.3, 1.0] {
+        let session =
+            session("squeezed", &format!("[{{name: equalize, params: {{exponent: {exponent}, limit: 1.0e+6}}}}]"));
+        let images = CachedValues::in_memory(&images(&session)).unwrap();
+        let [even, uneven] = [even(&session), uneven(&session)].map(|mut model| {
+            session.prepare(&mut model, &images, &Silent).unwrap();
+            model
+        });
+        // The largest factor of a group is 1, so each weight is the same but for one factor.
+        for (name, _) in even.graph().parameter_shapes().into_iter().filter(|(name, _)| name.ends_with(".weight")) {
+            let [a, b] = [&even, &uneven].map(|model| {
+                let weight = vec(model.parameter(&name).unwrap());
+                let size = weight.iter().map(|w| w * w).sum::<f32>().sqrt();
+                weight.into_iter().map(|w| w / size).collect::<Vec<_>>()
+            });
+            let largest = a.iter().fold(0.0_f32, |m, w| m.max(w.abs()));
+            assert!(worst(&a, &b, largest) < 1e-5, "{exponent}: {name}");
+        }
+    }
+}
+
+/// Squeezed channels that a depthwise convolution reads, and two others after it, whose values are concatenated.
 struct Squeezed;
 
 impl Architecture for Squeezed {
@@ -115,13 +144,15 @@ impl Architecture for Squeezed {
         let mut x = b.input();
         for (i, squeezed) in [8, 12].into_iter().enumerate() {
             x = b.unit(&format!("fire{i}"), |b| {
-                let conv = |b: &mut GraphBuilder, name: &str, x, conv: Conv2d| {
-                    let x = b.conv2d(&format!("fire{i}.{name}"), x, conv.bias())?;
-                    b.relu(&format!("fire{i}.{name}.relu"), x)
+                // No channel is zero for all images: what a ReLU reads has both signs.
+                let linear = |b: &mut GraphBuilder, name: &str, x, conv: Conv2d| {
+                    b.conv2d(&format!("fire{i}.{name}"), x, conv.bias())
                 };
-                let x = conv(b, "squeeze", x, Conv2d::new(squeezed, 1))?;
-                let small = conv(b, "expand1x1", x, Conv2d::new(2 * squeezed, 1))?;
-                let large = conv(b, "expand3x3", x, Conv2d::new(2 * squeezed, 3).padding(1))?;
+                let x = linear(b, "squeeze", x, Conv2d::new(squeezed, 1))?;
+                let x = linear(b, "depthwise", x, Conv2d::new(squeezed, 3).padding(1).groups(squeezed))?;
+                let x = b.relu(&format!("fire{i}.relu"), x)?;
+                let small = linear(b, "expand1x1", x, Conv2d::new(2 * squeezed, 1))?;
+                let large = linear(b, "expand3x3", x, Conv2d::new(2 * squeezed, 3).padding(1))?;
                 b.concat(&format!("fire{i}.concat"), &[small, large])
             })?;
             x = b.max_pool(&format!("pool{i}"), x, Pool2d::new(2))?;

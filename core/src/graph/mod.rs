@@ -14,8 +14,7 @@ mod subgraph;
 mod units;
 
 pub use builder::{Conv2d, GraphBuilder, Pool2d};
-pub(crate) use channels::channel_read;
-pub use channels::{channel_groups, ChannelGroup};
+pub use channels::{channel_groups, channel_read, ChannelGroup};
 pub use execute::{execute, Replaced};
 pub use fold::fold_batch_norm;
 pub use op::Op;

@@ -67,7 +67,7 @@ impl Op {
     }
 
     /// Groups of a convolution; 1 for everything else.
-    pub(crate) fn groups(&self) -> usize {
+    pub fn groups(&self) -> usize {
         if let Self::Conv2d { geometry, .. } = self {
             geometry.groups
         } else {

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 /// Ratio of neighbouring widths that are tried: four of them halve a range.
 const RATIO: f64 = 0.840_896_415_253_714_6;
 /// How many widths narrower, or wider, than the observed one are tried at most.
-const STEPS: i32 = 24;
+const STEPS: i32 = 32;
 /// How many widths lie between those that are tried first.
 const COARSE: i32 = 4;
 
@@ -71,10 +71,13 @@ impl Refinement {
             changes.sum()
         };
         // With few bits, a range that covers a few large values rounds all others to zero, and the next narrower ranges do the
-        // same: only a much narrower one is better.
+        // same: only a much narrower one is better. Where a range cuts off what matters, narrower ones are worse still.
         let (mut first, mut least) = (0_i32, change(0)?);
         for steps in (COARSE..=STEPS).step_by(COARSE as usize) {
             let next = change(steps)?;
+            if next > 2.0 * least {
+                break;
+            }
             if next < least {
                 (first, least) = (steps, next);
             }

@@ -3,6 +3,7 @@
 //! 4.1). Its exponent shares a range between a value and the weights that read it (Xiao et al., arXiv 2211.10438, equation
 //! 4). The network computes the same: a ReLU6 becomes a clip with a bound for each channel.
 
+use super::columns::{channels, is_depthwise, Channel};
 use super::percentile::ChannelPercentiles;
 use qdrop_core::graph::SiteKind;
 use qdrop_core::ops::host_values;
@@ -22,10 +23,10 @@ struct EqualizeParams {
     percentile: f64,
     /// Images on which ranges are measured.
     images: usize,
-    /// Which part of the differences between channels is removed: factors are `(range / largest range) ^ exponent`; or
-    /// `auto`, which measures for each group of channels which of several exponents gives the layers that read it the
-    /// smallest error. Where only depthwise convolutions read a value, each channel's weight has a scale of its own and all
-    /// differences are removed.
+    /// What is made even: the channels of a value (1), the columns of the weights that read it (0), or both in part: factors
+    /// are `range^exponent / size^(1 - exponent)`, where the size is that of a channel's weights. `auto` measures for each
+    /// group of channels which of several exponents gives the layers that read it the smallest error. Where only depthwise
+    /// convolutions read a value, each channel's weight has a scale of its own and the channels are made even.
     exponent: Exponent,
     /// Largest ratio between two factors.
     limit: f64,
@@ -52,11 +53,7 @@ struct Equalize(EqualizeParams);
 
 /// Whether each channel of the group's values is read by weights that no other channel shares a scale with.
 fn only_depthwise(graph: &Graph, group: &ChannelGroup) -> bool {
-    group.consumers.iter().all(|id| {
-        let node = graph.node(*id);
-        let inputs = node.inputs.first().map(|input| graph.node(*input).shape[0]);
-        matches!(&node.op, Op::Conv2d { geometry, .. } if Some(geometry.groups) == inputs)
-    })
+    group.consumers.iter().all(|layer| is_depthwise(graph, *layer))
 }
 
 /// A name for the group: its first quantized value, or else its first one.
@@ -79,11 +76,13 @@ impl Equalize {
         }
     }
 
-    /// The factors of a group whose channels have these ranges; `None` if all of them are zero.
-    fn factors(&self, ranges: &[f64], exponent: f64) -> Option<Vec<f64>> {
-        let largest = ranges.iter().copied().fold(0.0, f64::max);
-        let factor = |range: &f64| (range / largest).powf(exponent).max(1.0 / self.0.limit);
-        (largest > 0.0).then(|| ranges.iter().map(factor).collect())
+    /// The factors of a group's channels; `None` if all of them are zero. A channel that is zero on all images stays as it is:
+    /// nothing is known of the values it may have on others.
+    fn factors(&self, channels: &[Channel], exponent: f64) -> Option<Vec<f64>> {
+        let factor = |c: &Channel| c.range * c.column.powf(exponent - 1.0);
+        let largest = channels.iter().map(factor).fold(0.0, f64::max);
+        let relative = |c: &Channel| if c.range > 0.0 { (factor(c) / largest).max(1.0 / self.0.limit) } else { 1.0 };
+        (largest > 0.0).then(|| channels.iter().map(relative).collect())
     }
 
     /// Scales all groups of a copy of the network.
@@ -92,11 +91,11 @@ impl Equalize {
         network: &Preparing<'_>,
         groups: &[ChannelGroup],
         exponents: &[f64],
-        ranges: &[Vec<f64>],
+        channels: &[Vec<Channel>],
     ) -> Result<QuantModel> {
         let mut copy = network.copy();
-        for ((group, exponent), ranges) in groups.iter().zip(exponents).zip(ranges) {
-            if let Some(factors) = self.factors(ranges, *exponent) {
+        for ((group, exponent), channels) in groups.iter().zip(exponents).zip(channels) {
+            if let Some(factors) = self.factors(channels, *exponent) {
                 scale_channels(&mut copy, group, &factors)?;
             }
         }
@@ -106,7 +105,12 @@ impl Equalize {
     /// The exponent of each group. Where it is measured, all groups of a copy of the network are scaled with one candidate
     /// after the other. Groups can be judged side by side: the scale of a weight's row follows its factor, so the error of a
     /// layer depends only on the factors of what it reads.
-    fn exponents(&self, network: &Preparing<'_>, groups: &[ChannelGroup], ranges: &[Vec<f64>]) -> Result<Vec<f64>> {
+    fn exponents(
+        &self,
+        network: &Preparing<'_>,
+        groups: &[ChannelGroup],
+        channels: &[Vec<Channel>],
+    ) -> Result<Vec<f64>> {
         let graph = network.model.graph();
         let fixed: Vec<Option<f64>> = groups.iter().map(|group| self.exponent(graph, group)).collect();
         let mut best: Vec<(f64, f64)> = fixed.iter().map(|fixed| (f64::INFINITY, fixed.unwrap_or(0.0))).collect();
@@ -115,7 +119,7 @@ impl Equalize {
         }
         for candidate in CANDIDATES {
             let exponents: Vec<f64> = fixed.iter().map(|fixed| fixed.unwrap_or(candidate)).collect();
-            let scaled = self.scaled(network, groups, &exponents, ranges)?;
+            let scaled = self.scaled(network, groups, &exponents, channels)?;
             let errors = layer_errors(network, &scaled, &network.calibrated_copy(&scaled)?)?;
             for ((group, best), fixed) in groups.iter().zip(&mut best).zip(&fixed) {
                 let error: f64 = group.consumers.iter().filter_map(|layer| errors.get(layer)).sum();
@@ -236,10 +240,12 @@ impl Preparation for Equalize {
     fn apply(&self, network: &mut Preparing<'_>) -> Result<Vec<Change>> {
         let groups = channel_groups(network.model.graph());
         let ranges = self.ranges(network, &groups)?;
-        let exponents = self.exponents(network, &groups, &ranges)?;
+        let of_group = |(group, ranges): (_, &Vec<f64>)| channels(network.model, group, ranges);
+        let all = groups.iter().zip(&ranges).map(of_group).collect::<Result<Vec<_>>>()?;
+        let exponents = self.exponents(network, &groups, &all)?;
         let mut changes = Vec::new();
-        for ((group, exponent), ranges) in groups.iter().zip(exponents).zip(ranges) {
-            let Some(factors) = self.factors(&ranges, exponent) else { continue };
+        for ((group, exponent), channels) in groups.iter().zip(exponents).zip(all) {
+            let Some(factors) = self.factors(&channels, exponent) else { continue };
             scale_channels(network.model, group, &factors)?;
             let least = factors.iter().copied().fold(1.0, f64::min);
             let what = format!("{} channels divided by {least:.3} to 1, exponent {exponent}", group.factors);
@@ -263,5 +269,26 @@ register_preparation! {
             Some((key, _, message)) => Err(params.error(key, message)),
             None => Ok(Box::new(Equalize(parsed))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factors_share_a_range_between_a_value_and_the_weights_that_read_it() {
+        let equalize = Equalize(EqualizeParams::default());
+        // Values up to 8, 2 and 0, which weights of the sizes 1, 4 and any other one read.
+        let (ranges, sizes) = ([8.0, 2.0, 0.0], [1.0, 4.0, 5.0]);
+        let channels: Vec<Channel> =
+            ranges.iter().zip(sizes).map(|(range, size)| Channel { range: *range, column: range * size }).collect();
+        for exponent in [0.0, 0.25, 0.5, 1.0_f64] {
+            let factor = |c: usize| ranges[c].powf(exponent) / f64::powf(sizes[c], 1.0 - exponent);
+            let got = equalize.factors(&channels, exponent).unwrap();
+            assert_eq!((got[0], got[2]), (1.0, 1.0));
+            assert!((got[1] - factor(1) / factor(0)).abs() < 1e-12, "{exponent}: {got:?}");
+        }
+        assert!(equalize.factors(&channels[2..], 0.5).is_none());
     }
 }
