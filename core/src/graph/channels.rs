@@ -187,7 +187,7 @@ fn has_parameters(op: &Op) -> bool {
 }
 
 /// The input channel (or feature) that element `i` of a layer's weight multiplies; `weight` is its shape (O, I, ...), with the
-/// inputs of one group of the layer's `groups`.
+/// inputs of one group of the layer's [groups](Op::groups).
 pub fn channel_read(i: usize, weight: &[usize], groups: usize) -> usize {
     let pixels: usize = weight[2..].iter().product();
     let (output, input) = (i / pixels / weight[1], i / pixels % weight[1]);

@@ -9,9 +9,9 @@ use qdrop_core::prelude::*;
 pub struct Channel {
     /// The range of its values.
     pub range: f64,
-    /// The root mean square of what its range contributes to the outputs of the dense layers that read it, relative to what
-    /// all channels contribute to an output: the size of its column in their weights, if all ranges were 1. It stays the same however the
-    /// network's channels were scaled before. 1 for all channels if no dense layer reads them.
+    /// The size of its column in the weights of the dense layers that read it, where all ranges are 1: the root mean square
+    /// over the rows, each relative to its own size. The largest one of a group is 1, and so is that of a channel that contributes
+    /// nothing. It does not depend on how the network's channels were scaled before.
     pub column: f64,
 }
 
