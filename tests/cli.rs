@@ -191,7 +191,7 @@ fn every_built_in_recipe_is_listed_and_valid() {
     assert_eq!(recipes.len(), 68);
     for recipe in recipes {
         let name = recipe["name"].as_str().unwrap();
-        // The other ones of `best/` differ from these in their bits alone; their sessions are built in `recipes.rs`.
+        // The other ones of `best/` differ from these in their bits and a probability alone; their sessions are built in `recipes.rs`.
         if name.starts_with("best/") && !name.ends_with("_w4a4") && !name.ends_with("_w8a8") {
             continue;
         }

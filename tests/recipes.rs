@@ -178,7 +178,9 @@ fn recipes_with_everything_that_helps() {
             assert_eq!((quant.weight.bits, quant.activation.bits), (number(1), number(3)), "{architecture}_{bits}");
             let (reconstruction, quantizer) = if bits == "w8a8" { ("none", "fixed") } else { ("fast", "adaround") };
             assert_eq!(recipe.reconstruction.name, reconstruction, "{architecture}_{bits}");
-            assert!(recipe.reconstruction.params.is_null(), "{architecture}_{bits}: the preset's parameters");
+            let params = &recipe.reconstruction.params;
+            let own = params.get("drop_prob").and_then(|drop_prob| drop_prob.as_f64());
+            assert_eq!((own, params.is_null()), if bits == "w2a4" { (Some(0.75), false) } else { (None, true) });
             assert_eq!(quant.weight.quantizer.name, quantizer, "{architecture}_{bits}");
             let prepared: Vec<&str> = recipe.prepare.iter().map(|strategy| strategy.name.as_str()).collect();
             let wanted: &[&str] = if bits == "w8a8" { &["equalize", "bias_correction"] } else { &["equalize"] };

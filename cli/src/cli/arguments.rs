@@ -113,7 +113,7 @@ pub struct RecipeArguments {
     /// Replace a value of the recipe, such as quant.weight.bits=3 (repeatable).
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Run fewer iterations, with the learning rates scaled up; not comparable with full runs.
+    /// Run another number of iterations, with learning rates to match; with published recipes not comparable with full runs.
     #[arg(long, value_name = "N")]
     pub iters: Option<usize>,
     /// The engine: auto (fused if it can compute the unit, else generic), generic or fused.

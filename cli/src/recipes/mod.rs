@@ -75,7 +75,8 @@ impl Loader<'_> {
         self
     }
 
-    /// Runs fewer iterations, with the learning rates scaled up. The result is not comparable with full runs.
+    /// Runs another number of iterations, with learning rates to match. With published recipes, the result is not comparable with
+    /// full runs.
     pub fn iters(mut self, iters: usize) -> Self {
         self.iters = Some(iters);
         self

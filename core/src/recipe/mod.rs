@@ -64,8 +64,8 @@ pub struct Recipe {
     pub cache: CacheRecipe,
     /// The reconstructor, and groups of units that it reconstructs together.
     pub reconstruction: ReconstructionRecipe,
-    /// Shortens the reconstruction of each unit to this number of iterations and scales the learning rates up.
-    /// The result is not comparable with a full run.
+    /// Reconstructs each unit with this number of iterations instead, and learning rates to match, see
+    /// [`Reconstructor::shorten`](crate::reconstructor::Reconstructor::shorten).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_iters: Option<usize>,
     /// The engine that reconstructs a unit: `auto` (fused if it can compute the unit), `generic` or `fused`.

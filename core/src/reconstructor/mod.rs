@@ -38,7 +38,7 @@ pub trait Reconstructor: Send + Sync {
         Ok(())
     }
 
-    /// Runs only `iters` iterations, with the learning rates scaled up so that iterations times learning rate
+    /// Runs `iters` iterations instead, with learning rates to match. With published parameters, iterations times learning rate
     /// stays the same. The default changes nothing; it is for reconstructors that do not iterate.
     ///
     /// # Errors

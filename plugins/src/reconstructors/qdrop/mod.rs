@@ -51,7 +51,11 @@ impl Reconstructor for Qdrop {
         if let Some(network) = &mut self.params.network {
             network.iters = (network.iters * iters).div_ceil(self.params.iters).max(1);
         }
-        self.params.run_iters = Some(iters);
+        if self.fixed_iters {
+            self.params.run_iters = Some(iters);
+        } else {
+            self.params = fast::with_iters(self.params.clone(), iters);
+        }
         Ok(())
     }
 
@@ -64,7 +68,7 @@ impl Reconstructor for Qdrop {
     }
 
     fn notice(&self) -> Option<String> {
-        let steps = self.params.run_iters.filter(|_| self.fixed_iters)?;
+        let steps = self.params.run_iters?;
         let (iters, factor) = (self.params.iters, self.params.rate_factor());
         Some(format!(
             "{steps} iterations instead of {iters}, learning rates x {factor}: the result is not comparable with published ones"
