@@ -179,8 +179,9 @@ fn recipes_with_everything_that_helps() {
             let (reconstruction, quantizer) = if bits == "w8a8" { ("none", "fixed") } else { ("fast", "adaround") };
             assert_eq!(recipe.reconstruction.name, reconstruction, "{architecture}_{bits}");
             let params = &recipe.reconstruction.params;
-            let own = params.get("drop_prob").and_then(|drop_prob| drop_prob.as_f64());
-            assert_eq!((own, params.is_null()), if bits == "w2a4" { (Some(0.75), false) } else { (None, true) });
+            let own: serde_yaml::Value =
+                serde_yaml::from_str(if bits == "w2a4" { "drop_prob: 0.75" } else { "null" }).unwrap();
+            assert_eq!(*params, own, "{architecture}_{bits}: what differs from the preset");
             assert_eq!(quant.weight.quantizer.name, quantizer, "{architecture}_{bits}");
             let prepared: Vec<&str> = recipe.prepare.iter().map(|strategy| strategy.name.as_str()).collect();
             let wanted: &[&str] = if bits == "w8a8" { &["equalize", "bias_correction"] } else { &["equalize"] };

@@ -25,12 +25,12 @@ pub fn fast(params: &Params) -> Result<QdropParams> {
     params.over(FAST)?.parse::<QdropParams>()?.validate(params)
 }
 
-/// The same with another number of steps. Adam's steps are about as large as the rate, and where hard roundings make their
-/// directions random, `N` of them lead about `rate * sqrt(N)` away: the rates change so that this stays the same.
-pub fn with_iters(params: QdropParams, iters: usize) -> QdropParams {
+/// Sets another number of steps. Adam's steps are about as large as the rate, and where hard roundings make their directions
+/// random, `N` of them lead about `rate * sqrt(N)` away: the rates change so that this stays the same.
+pub fn set_iters(params: &mut QdropParams, iters: usize) {
     let factor = (params.iters as f64 / iters as f64).sqrt();
-    let rates = params.rates.iter().map(|(group, rate)| (group.clone(), rate * factor)).collect();
-    QdropParams { iters, lr: params.lr * factor, scale_lr: params.scale_lr * factor, rates, ..params }
+    params.rates.values_mut().chain([&mut params.lr, &mut params.scale_lr]).for_each(|rate| *rate *= factor);
+    params.iters = iters;
 }
 
 #[cfg(test)]
@@ -46,7 +46,8 @@ mod tests {
         assert!(plain.clip_targets && plain.drop_prob == 0.5);
         let changed = given("{iters: 20000, lr: 1e-3, rates: {bias: 0.1}}").unwrap();
         assert_eq!((changed.iters, changed.lr, changed.rates.len(), changed.keep_best), (20_000, 1e-3, 1, 5));
-        let fewer = with_iters(plain, 100);
+        let mut fewer = plain;
+        set_iters(&mut fewer, 100);
         let rates = [fewer.lr, fewer.scale_lr, fewer.rates["bias"], fewer.rates["weight_scale"]];
         assert!(rates.iter().zip([0.12, 0.012, 0.06, 0.06]).all(|(a, b)| (a - b).abs() < 1e-12), "{rates:?}");
         assert_eq!((fewer.iters, fewer.steps(), fewer.rate_factor()), (100, 100, 1.0));

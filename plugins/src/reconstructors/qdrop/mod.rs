@@ -54,7 +54,7 @@ impl Reconstructor for Qdrop {
         if self.fixed_iters {
             self.params.run_iters = Some(iters);
         } else {
-            self.params = fast::with_iters(self.params.clone(), iters);
+            fast::set_iters(&mut self.params, iters);
         }
         Ok(())
     }
