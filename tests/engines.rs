@@ -46,7 +46,9 @@ fn a_loss_of_a_plugin_learns_the_same_on_both_engines() {
 
 #[test]
 fn a_gradient_of_the_built_in_loss_gives_what_the_built_in_loss_gives() {
-    for engine in Runs::all() {
+    let chosen = Runs::all().into_iter().map(|engine| (engine, false));
+    // The engine of a GPU mixes nothing.
+    for (engine, mixed) in chosen.chain([(Runs::GENERIC, true), (Runs::FUSED, true)]) {
         let states = [false, true].map(|own| {
             let mut model = model("mobilenet_v2", SMALL, "lsq_plus");
             let unit = unit(&model, "features.3");
@@ -56,11 +58,11 @@ fn a_gradient_of_the_built_in_loss_gives_what_the_built_in_loss_gives() {
             let random = SeededRandom { seed: 7 };
             let context =
                 Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
-            let mut unit = task.engine(6, &context).unwrap();
+            let mut unit = if mixed { task.mixing_engine(6, &context) } else { task.engine(6, &context) }.unwrap();
             let rates = [(groups::ROUNDING, 0.01), (groups::SCALE, 1e-3), (groups::ZERO_POINT, 1e-3)];
             for step in 0..3 {
                 let batch = random.batch(0, step, 6, task.sample_count());
-                let keep = |site| random.keep(0, step, site, 0.5);
+                let keep = |site| if mixed { random.mixed(0, step, site) } else { random.keep(0, step, site, 0.5) };
                 if own {
                     let output = unit.forward(&batch, &keep).unwrap().remove(0);
                     let target = task.targets(&batch).unwrap().remove(0);
@@ -77,7 +79,7 @@ fn a_gradient_of_the_built_in_loss_gives_what_the_built_in_loss_gives() {
         for (name, want) in &states[0] {
             let (got, want) = (vec(&states[1][name]), vec(want));
             let apart = got.iter().zip(&want).filter(|(g, w)| (*g - *w).abs() > 1e-3 * w.abs().max(1e-3)).count();
-            assert!(apart * 100 <= got.len(), "{engine:?} {name}: {apart} of {} differ", got.len());
+            assert!(apart * 100 <= got.len(), "{engine:?} {mixed} {name}: {apart} of {} differ", got.len());
         }
     }
 }

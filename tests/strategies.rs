@@ -1,6 +1,6 @@
 //! The strategies of the reconstructor beyond the published method, on all engines.
 
-use crate::fused::{model_with, samples, unit};
+use crate::fused::{agree, model_with, run, samples, unit};
 use crate::support::*;
 use qdrop_core::model::{Precision, QuantModel};
 use qdrop_core::ops::Keep;
@@ -8,6 +8,7 @@ use qdrop_core::prelude::*;
 use qdrop_core::progress::{Event, Progress, Silent};
 use qdrop_core::random::{RandomSource, SeededRandom};
 use qdrop_core::reconstructor::{Forget, Interruption};
+use qdrop_plugins::reconstructors::{Drop, QdropParams};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
 
@@ -263,8 +264,8 @@ fn every_strategy_resumes_with_the_same_result() {
         ("{iters: 12, batch_size: 3, batches: permutation, lr_decay: cosine, lr: 0.05}", &all[..]),
         ("{iters: 12, batch_size: 3, start: gptq, keep_best: 4, lr: 0.05}", &all[..]),
         ("{iters: 12, batch_size: 3, prediction_difference: {weight: 1, temperature: 2}, lr: 0.05}", &all[..]),
-        // Only the generic engine mixes.
-        ("{iters: 12, batch_size: 3, drop: mix, lr: 0.05}", &all[..1]),
+        // The engine of a GPU mixes nothing.
+        ("{iters: 12, batch_size: 3, drop: mix, lr: 0.05}", &all[..2]),
     ] {
         for engine in engines {
             let run = |progress: &dyn Progress, interruption: &dyn Interruption| {
@@ -323,27 +324,36 @@ fn a_weight_of_another_unit_is_not_replaced() {
 }
 
 #[test]
-fn mixed_values_go_the_generic_way_and_say_why() {
-    let mix = |engine: Engine, progress: &dyn Progress| {
-        let params = "{iters: 4, batch_size: 3, drop: mix, lr: 0.05}";
-        learn(["resnet18", "layer1.0"], ["adaround", "lsq"], params, &Runs::Engine(engine), progress, &Forget)
-    };
-    #[derive(Default)]
-    struct Reasons(Mutex<Vec<String>>);
-    impl Progress for Reasons {
-        fn event(&self, event: Event<'_>) {
-            if let Event::Generic { unit, why } = event {
-                self.0.lock().unwrap().push(format!("{unit}: {why}"));
-            }
-        }
+fn mixed_values_learn_the_same_on_both_engines_of_the_cpu() {
+    // Batches of several chunks, and shortcuts of all kinds.
+    for (network, name, activation) in [
+        ("resnet18", "layer2.0", "lsq"),
+        ("resnet18", "layer1.1", "lsq_plus"),
+        ("mobilenet_v2", "features.3", "lsq_plus"),
+        ("mobilenet_v2", "features.2", "lsq"),
+    ] {
+        let mixed = QdropParams { iters: 16, batch_size: 6, weight: 0.1, drop: Drop::Mix, ..Default::default() };
+        let learn = |settings: &QdropParams, engine: Runs| {
+            let mut model = model_with(network, SMALL, ["adaround", activation]);
+            let unit = unit(&model, name);
+            run(&mut model, &unit, settings, engine)
+        };
+        let generic = learn(&mixed, Runs::GENERIC);
+        agree(name, &generic, &learn(&mixed, Runs::FUSED));
+        let chosen = learn(&QdropParams { drop: Drop::Coin, ..mixed }, Runs::FUSED);
+        assert!((chosen.0[0].reconstruction / generic.0[0].reconstruction - 1.0).abs() > 1e-3, "{name}");
     }
-    let reasons = Reasons::default();
-    let auto = mix(Engine::Auto, &reasons).unwrap();
-    assert!(auto == mix(Engine::Generic, &Silent).unwrap());
-    let said = reasons.0.into_inner().unwrap();
-    assert!(said.len() == 1 && said[0].contains("mixed with random weights"), "{said:?}");
-    let error = mix(Engine::Fused, &Silent).unwrap_err().to_string();
-    assert!(error.contains("mixed with random weights") && error.contains("use --engine auto"), "{error}");
+}
+
+#[test]
+fn the_engine_of_a_gpu_refuses_to_mix_values() {
+    for device in cuda_devices() {
+        let params = "{iters: 4, batch_size: 3, drop: mix, lr: 0.05}";
+        let network = ["resnet18", "layer1.0"];
+        let error = learn(network, ["adaround", "lsq"], params, &Runs::Cuda(device), &Silent, &Forget).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("mixed with random weights") && error.contains("use --engine auto"), "{error}");
+    }
 }
 
 #[test]

@@ -74,12 +74,16 @@ pub fn checkpoint() {
 }
 
 fn request() {
+    let after_this_step = || WITHIN_UNIT.load(SeqCst) && lock(&RUN).is_some();
+    if after_this_step() {
+        // Before the request, because the run may end as soon as it sees that.
+        in_time(|| note(&format!("{}stopping after this step; press Ctrl-C again to stop at once\n", new_line())));
+    }
     REQUESTED.store(true, SeqCst);
     // After the line above, so that either this thread or `checkpoint` sees that the process has to end.
-    if !WITHIN_UNIT.load(SeqCst) || lock(&RUN).is_none() {
+    if !after_this_step() {
         end();
     }
-    in_time(|| note(&format!("{}stopping after this step; press Ctrl-C again to stop at once\n", new_line())));
 }
 
 /// A terminal shows a progress bar or `^C` on the current line.

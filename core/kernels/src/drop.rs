@@ -1,4 +1,5 @@
-//! QDrop's element-wise mix of quantized and full-precision values (QDrop, section 4.2).
+//! QDrop's element-wise mix of quantized and full-precision values (QDrop, section 4.2), and that of AE-QDrop with random
+//! weights.
 
 use crate::random::Stream;
 use crate::segments::{for_each_piece, PIECE};
@@ -29,6 +30,16 @@ pub enum Keep<'a> {
     },
     /// Those whose byte is not zero.
     Mask(&'a [u8]),
+}
+
+/// How quantized and full-precision values become one.
+#[derive(Debug, Clone, Copy)]
+pub enum Mixing<'a> {
+    /// Each value is one of the two.
+    Chosen(Keep<'a>),
+    /// Each value is `full + weight * (quantized - full)` with a random [weight](weights) of its own (the randomly weighted
+    /// activations of AE-QDrop, Electronics 2024, 13, 644). Values are counted as by [`Keep::Random`].
+    Weighted(Stream),
 }
 
 /// The choices of one group, in the order that vector instructions need: bit `part` of lane `l` belongs to value
@@ -123,25 +134,37 @@ pub fn mask_of_planes(keep: Keep<'_>, [images, channels, height, width]: [usize;
     mask
 }
 
-/// Random weights of quantized values for images of planes (N, C, H, W), in that order: uniform in [0, 1) with 24 binary
-/// digits. Values are counted as by [`Keep::Random`].
+/// The weights of the quantized values of group number `group` of the random numbers: uniform in [0, 1) with 24 binary digits.
+#[inline(always)]
+pub fn weights(stream: &Stream, group: usize) -> [f32; GROUP] {
+    let mut weights = [0.0; GROUP];
+    for (i, four) in weights.chunks_exact_mut(4).enumerate() {
+        let numbers = stream.block((group as u32).wrapping_mul(GROUP as u32 / 4).wrapping_add(i as u32));
+        for (weight, number) in four.iter_mut().zip(numbers) {
+            *weight = (number >> 8) as f32 / (1 << 24) as f32;
+        }
+    }
+    weights
+}
+
+/// The [`weights`] of quantized values for images of planes (N, C, H, W), in that order.
 pub fn weights_of_planes(stream: Stream, [images, channels, height, width]: [usize; 4]) -> Vec<f32> {
-    let row = width * channels;
-    let groups = row.div_ceil(GROUP);
-    let mut weights = vec![0.0; images * channels * height * width];
-    weights.par_chunks_mut((channels * height * width).max(1)).enumerate().for_each(|(n, weights)| {
+    let groups = (width * channels).div_ceil(GROUP);
+    let mut planes = vec![0.0; images * channels * height * width];
+    planes.par_chunks_mut((channels * height * width).max(1)).enumerate().for_each(|(n, planes)| {
         for y in 0..height {
-            let first = (n * height + y) * groups * GROUP;
-            for four in (0..row).step_by(4) {
-                let numbers = stream.block(((first + four) / 4) as u32);
-                for (at, number) in (four..row.min(four + 4)).zip(numbers) {
-                    let (x, c) = (at / channels, at % channels);
-                    weights[(c * height + y) * width + x] = (number >> 8) as f32 / (1 << 24) as f32;
+            for group in 0..groups {
+                let weights = vectorize(
+                    #[inline(always)]
+                    || weights(&stream, (n * height + y) * groups + group),
+                );
+                for (at, weight) in (group * GROUP..width * channels).zip(weights) {
+                    planes[(at % channels * height + y) * width + at / channels] = weight;
                 }
             }
         }
     });
-    weights
+    planes
 }
 
 /// `out = where(mask, quantized, full)`.

@@ -40,9 +40,9 @@ pub fn check_gradients<'a>(
     }
 }
 
-/// The error of a step of a fused engine that mixes values.
+/// The error of a step that mixes values on the fused engine of a GPU.
 pub fn no_mixing() -> Error {
-    Error::message("the fused engine mixes no values; open the engine with `UnitTask::mixing_engine`")
+    Error::message("the fused engine of a GPU mixes no values; open the engine with `UnitTask::mixing_engine`")
 }
 
 /// The error of an update that no gradients precede.

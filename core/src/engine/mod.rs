@@ -82,12 +82,14 @@ fn chain(
     mixing: bool,
     device: Option<&Arc<dyn cuda::Device>>,
 ) -> Result<Chain, Rejected> {
-    if mixing {
-        return Err(Refusal::Mixing.into());
-    }
     let chain = Chain::of(model, &unit.subgraph)?;
-    if (device.is_some() || model.device().is_cuda()) && !chain.is_block() {
-        return Err(Refusal::Blocks.into());
+    if device.is_some() || model.device().is_cuda() {
+        if mixing {
+            return Err(Refusal::Mixing.into());
+        }
+        if !chain.is_block() {
+            return Err(Refusal::Blocks.into());
+        }
     }
     Ok(chain)
 }

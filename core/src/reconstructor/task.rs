@@ -186,7 +186,7 @@ impl<'a> UnitTask<'a> {
     }
 
     /// As [`engine`](Self::engine), for steps in which `keep` mixes quantized and float values
-    /// ([`Keep::Mixed`]). The fused engine does not support them.
+    /// ([`Keep::Mixed`]). The fused engine of a GPU does not support them.
     ///
     /// # Errors
     /// Those of [`engine`](Self::engine).

@@ -87,7 +87,9 @@ pub enum Refusal {
         node: String,
     },
     /// The reconstructor mixes quantized and float values with random weights.
-    #[error("quantized and float values are mixed with random weights, which the fused engine does not support")]
+    #[error(
+        "quantized and float values are mixed with random weights, which the fused engine of a GPU does not support"
+    )]
     Mixing,
     /// A quantizer learns a parameter that its kernel does not include.
     #[error("'{parameter}' is learned, but it is not part of what the quantizer says that it computes")]

@@ -4,7 +4,7 @@ use super::images::Images;
 use crate::cache::{CachedValues, Reservation};
 use crate::engine::samples::UnitSamples;
 use crate::error::{Error, Result};
-use qdrop_kernels::drop::Keep;
+use qdrop_kernels::drop::{Keep, Mixing};
 use qdrop_kernels::nhwc::{from_planes, stage, Buffer, Layout};
 use std::sync::Arc;
 
@@ -94,17 +94,17 @@ impl Samples {
     }
 
     /// Reads inputs and mixes them into `x`; `first` is the number of images before them in the batch.
-    pub fn mixed_input(&mut self, samples: &[usize], keep: Keep<'_>, first: usize, x: &mut Images) -> Result<()> {
+    pub fn mixed_input(&mut self, samples: &[usize], mixing: Mixing<'_>, first: usize, x: &mut Images) -> Result<()> {
         let layout = self.input;
         let quantized = self.quantized_input.images(samples, layout)?;
-        let full = match keep {
+        let full = match mixing {
             // The float values are not used, so they need not be read.
-            Keep::All => None,
+            Mixing::Chosen(Keep::All) => None,
             _ => Some(self.float_input.images(samples, layout)?),
         };
         let full = full.as_ref().unwrap_or(&quantized);
-        let first_row = first * layout.height;
-        stage::mix(&|i| [quantized.image(i), full.image(i)], layout, keep, first_row, x.write());
+        let rows = (mixing, first * layout.height);
+        stage::mix(&|i| [quantized.image(i), full.image(i)], layout, rows, x.write());
         Ok(())
     }
 

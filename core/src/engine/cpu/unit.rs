@@ -8,17 +8,18 @@ use super::stage::Layer;
 use super::update::Update;
 use super::weight::Weight;
 use crate::engine::chain::Chain;
-use crate::engine::checks::{check_batch, check_gradients, no_gradients, no_mixing};
+use crate::engine::checks::{check_batch, check_gradients, no_gradients};
 use crate::engine::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
 use crate::engine::samples::UnitSamples;
 use crate::error::{Error, Result};
 use crate::ops::{host_values, Keep};
 use crate::optim::finite;
 use candle_core::{DType, Device, Tensor};
-use qdrop_kernels::drop as kernel;
+use qdrop_kernels::drop::{self as kernel, Mixing};
 use qdrop_kernels::in_pool;
 use qdrop_kernels::nhwc::stage::{self, Read, Sums};
 use qdrop_kernels::nhwc::{accumulate, from_planes, pool, rounding, to_planes, Layout};
+use qdrop_kernels::random::Stream;
 use std::time::Instant;
 
 /// A unit on the fused CPU engine, for one batch size.
@@ -112,7 +113,7 @@ impl CpuUnit {
     /// Computes a chunk up to the values that the end of the unit reads; `first` is the number of images before it.
     fn chunk_forward(&mut self, indices: &[usize], first: usize) -> Result<()> {
         let Self { samples, x, layers, choices, .. } = self;
-        samples.mixed_input(indices, choices[0].keep(), first, x)?;
+        samples.mixed_input(indices, choices[0].mixing(), first, x)?;
         let last = layers.len() - 1;
         for i in 0..=last {
             let (before, rest) = layers.split_at_mut(i);
@@ -129,9 +130,9 @@ impl CpuUnit {
                 projection.weight.forward(value(before, *from, x), projection.z.write());
             }
             if i < last {
-                let (keep, first_row) = (choices[i + 1].keep(), first * z.layout.height);
+                let rows = (choices[i + 1].mixing(), first * z.layout.height);
                 let added = added.as_ref().map(|added| added.value(value(before, added.from, x)));
-                stage::forward(site.stage(), z.read(), added, keep, first_row, a.write(), kept);
+                stage::forward(site.stage(), z.read(), added, rows, a.write(), kept);
             }
         }
         Ok(())
@@ -150,7 +151,7 @@ impl CpuUnit {
         let (before, end) = layers.split_at_mut(last);
         let end = &mut end[0];
         let added = end.added.as_ref().map(|added| added.value(value(before, added.from, x)));
-        let rows = first * end.z.layout.height;
+        let rows = (choices[last + 1].mixing(), first * end.z.layout.height);
         match ending {
             Ending::Loss => {
                 let range = samples.range;
@@ -161,7 +162,6 @@ impl CpuUnit {
                     added,
                     (&|i| target.image(i), target_layout),
                     (factor, range),
-                    choices[last + 1].keep(),
                     rows,
                     end.gz.write(),
                     &mut end.rows,
@@ -175,10 +175,9 @@ impl CpuUnit {
                     from_planes(planes, Layout { batch: 1, ..layout }, image);
                 }
                 if let (false, Some(output)) = (computed, output) {
-                    let keep = choices[last + 1].keep();
-                    stage::forward(end.site.stage(), end.z.read(), added, keep, rows, output.write(), &mut end.kept);
+                    stage::forward(end.site.stage(), end.z.read(), added, rows, output.write(), &mut end.kept);
                 }
-                stage::backward(end.site.stage(), end.z.read(), added, &end.kept, end.gz.write(), &mut end.rows);
+                stage::backward(end.site.stage(), end.z.read(), added, rows, &end.kept, end.gz.write(), &mut end.rows);
             }
         }
         end.add_up();
@@ -190,8 +189,8 @@ impl CpuUnit {
         let start = Instant::now();
         self.chunk_end(indices, first, ending)?;
         let middle = Instant::now();
-        let Self { x, layers, times, .. } = self;
-        backward(x, layers, first == 0);
+        let Self { x, layers, choices, times, .. } = self;
+        backward(x, layers, choices, first);
         times.forward += middle - start;
         times.backward += middle.elapsed();
         Ok(())
@@ -227,9 +226,10 @@ fn value<'a>(before: &'a [Layer], from: Option<usize>, x: &'a Images) -> Read<'a
     from.map_or(x.read(), |from| before[from].a.read())
 }
 
-/// The backward pass of a chunk from the gradient of the last layer's output: adds to the gradients of all weights, or
-/// replaces them.
-fn backward(x: &Images, layers: &mut [Layer], replace: bool) {
+/// The backward pass of a chunk from the gradient of the last layer's output: the first one replaces the gradients of all
+/// weights, others add to them. `first` is the number of images before it.
+fn backward(x: &Images, layers: &mut [Layer], choices: &[Choice], first: usize) {
+    let replace = first == 0;
     for i in (0..layers.len()).rev() {
         let (before, after) = layers.split_at_mut(i);
         let Layer { mean, weight, added, gz, .. } = &mut after[0];
@@ -261,7 +261,8 @@ fn backward(x: &Images, layers: &mut [Layer], replace: bool) {
         }
         let Layer { added, site, z, gz, kept, rows, .. } = previous;
         let added = added.as_ref().map(|added| added.value(value(earlier, added.from, x)));
-        stage::backward(site.stage(), z.read(), added, kept, gz.write(), rows);
+        let mixing = (choices[i].mixing(), first * z.layout.height);
+        stage::backward(site.stage(), z.read(), added, mixing, kept, gz.write(), rows);
         previous.add_up();
     }
 }
@@ -287,8 +288,8 @@ impl UnitEngine for CpuUnit {
                 };
                 let Layer { added, site, z, kept, .. } = end;
                 let added = added.as_ref().map(|added| added.value(value(before, added.from, &self.x)));
-                let rows = first * z.layout.height;
-                stage::forward(site.stage(), z.read(), added, choice.keep(), rows, output.write(), kept);
+                let rows = (choice.mixing(), first * z.layout.height);
+                stage::forward(site.stage(), z.read(), added, rows, output.write(), kept);
                 let one = Layout { batch: 1, ..output.layout };
                 for (image, planes) in output.values.chunks_exact(one.image()).zip(out.chunks_exact_mut(each)) {
                     to_planes(image, one, planes);
@@ -379,7 +380,8 @@ impl UnitEngine for CpuUnit {
 /// What one site keeps, for a whole batch.
 enum Choice {
     All,
-    Random(qdrop_kernels::random::Stream, f32),
+    Random(Stream, f32),
+    Weighted(Stream),
     /// In the order (image, row, column, channel).
     Mask(Vec<u8>),
 }
@@ -390,7 +392,7 @@ impl Choice {
             Keep::All => Self::All,
             Keep::Random { probability, .. } if probability >= 1.0 => Self::All,
             Keep::Random { stream, probability } => Self::Random(stream, probability),
-            Keep::Mixed { .. } => return Err(no_mixing()),
+            Keep::Mixed { stream } => Self::Weighted(stream),
             Keep::Mask(mask) => {
                 let planes = mask.dims().iter().skip(2).product::<usize>();
                 let mask: Vec<u8> = mask.to_dtype(DType::U8)?.flatten_all()?.to_vec1()?;
@@ -402,11 +404,12 @@ impl Choice {
         })
     }
 
-    fn keep(&self) -> kernel::Keep<'_> {
-        match self {
+    fn mixing(&self) -> Mixing<'_> {
+        Mixing::Chosen(match self {
             Self::All => kernel::Keep::All,
             Self::Random(stream, probability) => kernel::Keep::Random { stream: *stream, probability: *probability },
             Self::Mask(mask) => kernel::Keep::Mask(mask),
-        }
+            Self::Weighted(stream) => return Mixing::Weighted(*stream),
+        })
     }
 }

@@ -11,9 +11,6 @@ use pulp::Simd;
 /// A group of values. The last group of a row is padded with zeros.
 pub type Group = [f32; GROUP];
 
-/// The choices of drop, lane by lane: bit `part` of a lane is that of value `16 * part + lane`.
-pub type Kept = [u32; LANES];
-
 /// Sums kept lane by lane: of the gradient of the scale, of that of the zero point, and of the loss.
 pub type Lanes = [[f32; LANES]; 3];
 
@@ -72,6 +69,13 @@ impl PreparedGrid {
         let s = &self.grid;
         (clamp(round_half_even(self.divide(x)) + s.zero_point, s.qmin, s.qmax) - s.zero_point) * s.scale
     }
+
+    /// Whether `x` lies within the grid, and the gradients of scale and zero point from that of the quantized value.
+    #[inline(always)]
+    fn lsq_gradient(&self, x: f32, gradient: f32) -> (bool, f32, f32) {
+        let TensorGrid { scale, zero_point, qmin, qmax } = self.grid;
+        lsq_gradient(self.divide(x), gradient, scale, zero_point, [qmin, qmax])
+    }
 }
 
 /// The activation function of value `j` of a group.
@@ -110,22 +114,90 @@ fn sum(z: &Group, shortcut: Option<&Group>, j: usize) -> f32 {
     }
 }
 
+/// How the quantized and the full-precision values of a group become one.
+pub trait Mix {
+    /// Value `16 * part + lane` from the quantized one and the one before the quantizer.
+    fn value(&self, part: usize, lane: usize, rounded: f32, x: f32) -> f32;
+
+    /// Backward of this value, which is `x` before the quantizer: the gradients of `x`, of the scale and of the zero point
+    /// from the gradient of the value.
+    fn backward(&self, part: usize, lane: usize, x: f32, gradient: f32, grid: &PreparedGrid) -> [f32; 3];
+
+    /// The mix of other values, none of which this module rounds.
+    fn mix<S: Simd>(&self, simd: S, quantized: &Group, full: &Group, out: &mut Group);
+}
+
+/// The choices of drop, lane by lane: bit `part` of a lane is that of value `16 * part + lane`.
+pub struct Chosen(pub [u32; LANES]);
+
+impl Mix for Chosen {
+    #[inline(always)]
+    fn value(&self, part: usize, lane: usize, rounded: f32, x: f32) -> f32 {
+        either(self.0[lane] & 1 << part != 0, rounded, x)
+    }
+
+    #[inline(always)]
+    fn backward(&self, part: usize, lane: usize, x: f32, gradient: f32, grid: &PreparedGrid) -> [f32; 3] {
+        let rounded = self.0[lane] & 1 << part != 0;
+        let (inside, of_scale, of_zero_point) = grid.lsq_gradient(x, gradient);
+        let dx = if !rounded | inside { gradient } else { 0.0 };
+        [dx, if rounded { of_scale } else { 0.0 }, if rounded { of_zero_point } else { 0.0 }]
+    }
+
+    /// Written with explicit vectors: the compiler would branch for every value, to load only one of the two.
+    #[inline(always)]
+    fn mix<S: Simd>(&self, simd: S, quantized: &Group, full: &Group, out: &mut Group) {
+        let (kept, _) = S::as_simd_u32s(&self.0);
+        let ((q, _), (f, _), (out, _)) = (S::as_simd_f32s(quantized), S::as_simd_f32s(full), S::as_mut_simd_f32s(out));
+        let vectors = LANES / S::F32_LANES;
+        for (i, out) in out.iter_mut().enumerate() {
+            let bit = simd.splat_u32s(1 << (i / vectors));
+            let chosen = simd.equal_u32s(simd.and_u32s(kept[i % vectors], bit), bit);
+            *out = simd.select_f32s(chosen, q[i], f[i]);
+        }
+    }
+}
+
+/// The weights of the quantized values.
+pub struct Weighted(pub Group);
+
+impl Mix for Weighted {
+    #[inline(always)]
+    fn value(&self, part: usize, lane: usize, rounded: f32, x: f32) -> f32 {
+        x + (rounded - x) * self.0[part * LANES + lane]
+    }
+
+    #[inline(always)]
+    fn backward(&self, part: usize, lane: usize, x: f32, gradient: f32, grid: &PreparedGrid) -> [f32; 3] {
+        let of_rounded = gradient * self.0[part * LANES + lane];
+        let (inside, of_scale, of_zero_point) = grid.lsq_gradient(x, of_rounded);
+        let dx = (gradient - of_rounded) + if inside { of_rounded } else { 0.0 };
+        [dx, of_scale, of_zero_point]
+    }
+
+    #[inline(always)]
+    fn mix<S: Simd>(&self, _: S, quantized: &Group, full: &Group, out: &mut Group) {
+        for j in 0..GROUP {
+            out[j] = full[j] + (quantized[j] - full[j]) * self.0[j];
+        }
+    }
+}
+
 /// The value of a stage. The shortcut is added to z.
 #[inline(always)]
 pub fn forward(
     activation: Option<Function<&Group>>,
     quantized: bool,
     grid: &PreparedGrid,
-    kept: &Kept,
+    mix: &impl Mix,
     (z, shortcut): (&Group, Option<&Group>),
     out: &mut Group,
 ) {
     for part in 0..GROUP / LANES {
-        for (l, kept) in kept.iter().enumerate() {
+        for l in 0..LANES {
             let j = part * LANES + l;
             let x = activate(activation, j, sum(z, shortcut, j));
-            let rounded = quantized & (kept & 1 << part != 0);
-            out[j] = either(rounded, grid.fake_quantize(x), x);
+            out[j] = if quantized { mix.value(part, l, grid.fake_quantize(x), x) } else { x };
         }
     }
 }
@@ -139,24 +211,15 @@ pub fn apply(activation: Option<Function<&Group>>, quantized: bool, grid: &Prepa
     }
 }
 
-/// Backward of one value whose activation function has this slope: the gradient of z, and what it adds to those of scale
-/// and zero point.
-#[inline(always)]
-fn value_backward(slope: f32, rounded: bool, x: f32, g: f32, grid: &PreparedGrid) -> [f32; 3] {
-    let TensorGrid { scale, zero_point, qmin, qmax } = grid.grid;
-    let (inside, of_scale, of_zero_point) = lsq_gradient(grid.divide(x), g, scale, zero_point, [qmin, qmax]);
-    let dz = if !rounded | inside { g * slope } else { 0.0 };
-    [dz, if rounded { of_scale } else { 0.0 }, if rounded { of_zero_point } else { 0.0 }]
-}
-
 /// The gradient of z from that of the stage's value, in place. The shortcut is added to z. Padding at
 /// the end of a row is zero in both, and adds nothing to the sums.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "a lane indexes several arrays")]
 pub fn backward(
     activation: Option<Function<&Group>>,
     quantized: bool,
     grid: &PreparedGrid,
-    kept: &Kept,
+    mix: &impl Mix,
     (z, shortcut): (&Group, Option<&Group>),
     gradient: &mut Group,
     sums: &mut Lanes,
@@ -168,9 +231,9 @@ pub fn backward(
             let j = part * LANES + l;
             let z = sum(z, shortcut, j);
             let x = activate(activation, j, z);
-            let rounded = quantized & (kept[l] & 1 << part != 0);
-            let [dz, scale, zero_point] = value_backward(slope(activation, j, z), rounded, x, gradient[j], grid);
-            gradient[j] = dz;
+            let g = gradient[j];
+            let [dx, scale, zero_point] = if quantized { mix.backward(part, l, x, g, grid) } else { [g, 0.0, 0.0] };
+            gradient[j] = dx * slope(activation, j, z);
             now[0][l] += scale;
             now[1][l] += zero_point;
         }
@@ -182,11 +245,12 @@ pub fn backward(
 /// that lets gradients pass; only the first `used` values count. The shortcut is added to z.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
+#[allow(clippy::needless_range_loop, reason = "a lane indexes several arrays")]
 pub fn end(
     activation: Option<Function<&Group>>,
     quantized: bool,
     grid: &PreparedGrid,
-    kept: &Kept,
+    mix: &impl Mix,
     (z, shortcut, target): (&Group, Option<&Group>, &Group),
     (factor, [low, high]): (f32, [f32; 2]),
     used: usize,
@@ -199,32 +263,17 @@ pub fn end(
             let j = part * LANES + l;
             let z = sum(z, shortcut, j);
             let x = activate(activation, j, z);
-            let rounded = quantized & (kept[l] & 1 << part != 0);
-            let value = either(rounded, grid.fake_quantize(x), x);
+            let value = if quantized { mix.value(part, l, grid.fake_quantize(x), x) } else { x };
             let difference = if j < used { clamp(value, low, high) - clamp(target[j], low, high) } else { 0.0 };
             let g = 2.0 * factor * difference;
-            let [dz, scale, zero_point] = value_backward(slope(activation, j, z), rounded, x, g, grid);
-            gradient[j] = dz;
+            let [dx, scale, zero_point] = if quantized { mix.backward(part, l, x, g, grid) } else { [g, 0.0, 0.0] };
+            gradient[j] = dx * slope(activation, j, z);
             now[0][l] += scale;
             now[1][l] += zero_point;
             now[2][l] += difference * difference;
         }
     }
     *sums = now;
-}
-
-/// The quantized values where drop keeps them, the full-precision values elsewhere. Written with explicit vectors:
-/// the compiler would branch for every value, to load only one of the two.
-#[inline(always)]
-pub fn mix<S: Simd>(simd: S, kept: &Kept, quantized: &Group, full: &Group, out: &mut Group) {
-    let (kept, _) = S::as_simd_u32s(kept);
-    let ((q, _), (f, _), (out, _)) = (S::as_simd_f32s(quantized), S::as_simd_f32s(full), S::as_mut_simd_f32s(out));
-    let vectors = LANES / S::F32_LANES;
-    for (i, out) in out.iter_mut().enumerate() {
-        let bit = simd.splat_u32s(1 << (i / vectors));
-        let chosen = simd.equal_u32s(simd.and_u32s(kept[i % vectors], bit), bit);
-        *out = simd.select_f32s(chosen, q[i], f[i]);
-    }
 }
 
 #[cfg(test)]

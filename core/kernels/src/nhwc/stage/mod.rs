@@ -1,6 +1,7 @@
 //! What follows a convolution of a unit, in one pass over the values: activation function, quantizer and drop;
 //! also the addition of a shortcut before them, and the loss at the end of a unit.
 
+mod draw;
 mod function;
 mod grid;
 mod group;
@@ -11,11 +12,12 @@ use super::layout::Layout;
 pub use super::layout::{Read, Written};
 use super::parts::Parts;
 use crate::activation::Activation;
-use crate::drop::{Choices, Keep, GROUP};
+use crate::drop::{Choices, Mixing, GROUP};
 use crate::simd::vectorize;
+use draw::{values_of, Choose, Draw, Recall, Record, Row, Weigh};
 pub use function::{Bounds, Function};
 pub use grid::TensorGrid;
-use group::{Lanes, PreparedGrid};
+use group::{Lanes, Mix, PreparedGrid};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -111,13 +113,6 @@ pub fn groups_of_row(layout: Layout) -> usize {
     layout.values().div_ceil(GROUP)
 }
 
-/// The choices of group `group` of row `row`, which has `len` values; and the range of its values in the row.
-#[inline(always)]
-fn choose(keep: Keep<'_>, row: usize, group: usize, len: usize) -> (Choices, std::ops::Range<usize>) {
-    let values = group * GROUP..len.min((group + 1) * GROUP);
-    (keep.group(row * len.div_ceil(GROUP) + group, row * len + values.start, values.len()), values)
-}
-
 /// The activation function of the values of group `group` of a row.
 #[inline(always)]
 fn of_group(activation: Option<Function<&Bounds>>, group: usize) -> Option<Function<&group::Group>> {
@@ -138,8 +133,7 @@ pub fn forward(
     stage: Stage<&Bounds>,
     z: Read<'_>,
     shortcut: Option<Read<'_>>,
-    keep: Keep<'_>,
-    first_row: usize,
+    (mixing, first_row): (Mixing<'_>, usize),
     out: Written<'_>,
     kept: &mut [Choices],
 ) {
@@ -151,17 +145,33 @@ pub fn forward(
     kept[..layout.batch * rows * groups].par_chunks_exact_mut(groups).with_min_len(4).enumerate().for_each(
         |(i, kept)| {
             let (image, row) = (i / rows, i % rows);
-            let z = row_of(z, image, row);
-            let shortcut = shortcut.map(|s| row_of(s, image, row));
+            let values = (row_of(z, image, row), shortcut.map(|s| row_of(s, image, row)));
             // SAFETY: every task writes a row of its own.
             let out = unsafe { target.take(out.1.offset(image, row), out.1.values()) };
-            // Two calls, so that the loops do not branch on the shortcut.
-            specialize!(stage, activation, quantized => match shortcut {
-                Some(_) => forward_row(activation, quantized, &grid, (z, shortcut), keep, first_row + i, out, kept),
-                None => forward_row(activation, quantized, &grid, (z, None), keep, first_row + i, out, kept),
-            });
+            let row = Row { number: first_row + i, len: layout.values() };
+            match mixing {
+                Mixing::Chosen(keep) => {
+                    forward_of_stage(stage, &grid, values, Record(Choose(keep, row), kept), out);
+                }
+                Mixing::Weighted(stream) => forward_of_stage(stage, &grid, values, Weigh(stream, row), out),
+            }
         },
     );
+}
+
+#[inline(always)]
+fn forward_of_stage(
+    stage: Stage<&Bounds>,
+    grid: &PreparedGrid,
+    (z, shortcut): (&[f32], Option<&[f32]>),
+    draw: impl Draw,
+    out: &mut [f32],
+) {
+    // Two calls, so that the loops do not branch on the shortcut.
+    specialize!(stage, activation, quantized => match shortcut {
+        Some(_) => forward_row(activation, quantized, grid, (z, shortcut), draw, out),
+        None => forward_row(activation, quantized, grid, (z, None), draw, out),
+    });
 }
 
 /// The values of a row of an image.
@@ -171,27 +181,23 @@ fn row_of((values, layout): Read<'_>, image: usize, row: usize) -> &[f32] {
 }
 
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 fn forward_row(
     activation: Option<Function<&Bounds>>,
     quantized: bool,
     grid: &PreparedGrid,
     (z, shortcut): (&[f32], Option<&[f32]>),
-    keep: Keep<'_>,
-    row: usize,
+    mut draw: impl Draw,
     out: &mut [f32],
-    kept: &mut [Choices],
 ) {
-    for (group, kept) in kept.iter_mut().enumerate() {
-        let (choices, values) = choose(keep, row, group, z.len());
-        *kept = choices;
+    for group in 0..z.len().div_ceil(GROUP) {
+        let (mix, values) = (draw.draw(group), values_of(group, z.len()));
         let [mut room, mut shortcut_room] = [[0.0; GROUP]; 2];
         let z = group::whole(&z[values.clone()], &mut room);
         let shortcut = shortcut.map(|s| group::whole(&s[values.clone()], &mut shortcut_room));
         group::in_place(
             &mut out[values],
             #[inline(always)]
-            |out| group::forward(of_group(activation, group), quantized, grid, &choices.lanes(), (z, shortcut), out),
+            |out| group::forward(of_group(activation, group), quantized, grid, &mix, (z, shortcut), out),
         );
     }
 }
@@ -239,6 +245,7 @@ pub fn backward(
     stage: Stage<&Bounds>,
     z: Read<'_>,
     shortcut: Option<Read<'_>>,
+    (mixing, first_row): (Mixing<'_>, usize),
     kept: &[Choices],
     gradient: Written<'_>,
     sums: &mut [Sums],
@@ -250,17 +257,31 @@ pub fn backward(
     let grid = PreparedGrid::new(stage.grid);
     sums[..layout.batch * rows].par_iter_mut().with_min_len(4).enumerate().for_each(|(i, sums)| {
         let (image, row) = (i / rows, i % rows);
-        let z = row_of(z, image, row);
-        let shortcut = shortcut.map(|s| row_of(s, image, row));
+        let values = (row_of(z, image, row), shortcut.map(|s| row_of(s, image, row)));
         let kept = &kept[i * groups..][..groups];
         // SAFETY: every task writes a row of its own.
         let gradient = unsafe { target.take(gradient.1.offset(image, row), gradient.1.values()) };
-        // Two calls, so that the loops do not branch on the shortcut.
-        *sums = sums_of(specialize!(stage, activation, quantized => match shortcut {
-            Some(_) => backward_row(activation, quantized, &grid, (z, shortcut), kept, gradient),
-            None => backward_row(activation, quantized, &grid, (z, None), kept, gradient),
-        }));
+        let row = Row { number: first_row + i, len: layout.values() };
+        *sums = sums_of(match mixing {
+            Mixing::Chosen(_) => backward_of_stage(stage, &grid, values, Recall(kept), gradient),
+            Mixing::Weighted(stream) => backward_of_stage(stage, &grid, values, Weigh(stream, row), gradient),
+        });
     });
+}
+
+#[inline(always)]
+fn backward_of_stage(
+    stage: Stage<&Bounds>,
+    grid: &PreparedGrid,
+    (z, shortcut): (&[f32], Option<&[f32]>),
+    draw: impl Draw,
+    gradient: &mut [f32],
+) -> Lanes {
+    // Two calls, so that the loops do not branch on the shortcut.
+    specialize!(stage, activation, quantized => match shortcut {
+        Some(_) => backward_row(activation, quantized, grid, (z, shortcut), draw, gradient),
+        None => backward_row(activation, quantized, grid, (z, None), draw, gradient),
+    })
 }
 
 #[inline(always)]
@@ -269,37 +290,35 @@ fn backward_row(
     quantized: bool,
     grid: &PreparedGrid,
     (z, shortcut): (&[f32], Option<&[f32]>),
-    kept: &[Choices],
+    mut draw: impl Draw,
     gradient: &mut [f32],
 ) -> Lanes {
     let mut lanes = Lanes::default();
-    for (group, ((gradient, z), kept)) in gradient.chunks_mut(GROUP).zip(z.chunks(GROUP)).zip(kept).enumerate() {
+    for (group, (gradient, z)) in gradient.chunks_mut(GROUP).zip(z.chunks(GROUP)).enumerate() {
+        let mix = draw.draw(group);
         let [mut room, mut shortcut_room] = [[0.0; GROUP]; 2];
         let shortcut = shortcut.map(|s| group::whole(&s[group * GROUP..][..z.len()], &mut shortcut_room));
         let z = (group::whole(z, &mut room), shortcut);
         group::in_place(
             gradient,
             #[inline(always)]
-            |gradient| {
-                group::backward(of_group(activation, group), quantized, grid, &kept.lanes(), z, gradient, &mut lanes)
-            },
+            |gradient| group::backward(of_group(activation, group), quantized, grid, &mix, z, gradient, &mut lanes),
         );
     }
     lanes
 }
 
-/// The end of a unit: compares the value of the stage with `target`, and writes the gradient of `factor` times the
-/// sum of squared errors with respect to `z + shortcut`. Both are compared as they are when clipped to `range`; the gradient
-/// passes the clipping. `sums` has room for all rows.
+/// The end of a unit: compares the value of the stage with `target`, and writes the gradient of a factor times the
+/// sum of squared errors with respect to `z + shortcut`. Both are compared as they are when clipped to a range; the gradient
+/// passes the clipping. `loss` is the factor and the range. `sums` has room for all rows.
 #[allow(clippy::too_many_arguments)]
 pub fn end(
     stage: Stage<&Bounds>,
     z: Read<'_>,
     shortcut: Option<Read<'_>>,
     (target, target_layout): Targets<'_>,
-    (factor, range): (f32, [f32; 2]),
-    keep: Keep<'_>,
-    first_row: usize,
+    loss: (f32, [f32; 2]),
+    (mixing, first_row): (Mixing<'_>, usize),
     out: Written<'_>,
     sums: &mut [Sums],
 ) {
@@ -309,32 +328,43 @@ pub fn end(
     let grid = PreparedGrid::new(stage.grid);
     sums[..layout.batch * rows].par_iter_mut().with_min_len(4).enumerate().for_each(|(i, sums)| {
         let (image, row) = (i / rows, i % rows);
-        let z = row_of(z, image, row);
-        let shortcut = shortcut.map(|s| row_of(s, image, row));
         let want = &target(image)[target_layout.offset(0, row)..][..layout.values()];
+        let values = (row_of(z, image, row), shortcut.map(|s| row_of(s, image, row)), want);
         // SAFETY: every task writes a row of its own.
         let out = unsafe { written.take(out.1.offset(image, row), out.1.values()) };
-        *sums = sums_of(specialize!(stage, activation, quantized => {
-            end_row(activation, quantized, &grid, (z, shortcut, want), (factor, range), keep, first_row + i, out)
-        }));
+        let row = Row { number: first_row + i, len: layout.values() };
+        *sums = sums_of(match mixing {
+            Mixing::Chosen(keep) => end_of_stage(stage, &grid, values, loss, Choose(keep, row), out),
+            Mixing::Weighted(stream) => end_of_stage(stage, &grid, values, loss, Weigh(stream, row), out),
+        });
     });
 }
 
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
+fn end_of_stage(
+    stage: Stage<&Bounds>,
+    grid: &PreparedGrid,
+    values: (&[f32], Option<&[f32]>, &[f32]),
+    loss: (f32, [f32; 2]),
+    draw: impl Draw,
+    out: &mut [f32],
+) -> Lanes {
+    specialize!(stage, activation, quantized => end_row(activation, quantized, grid, values, loss, draw, out))
+}
+
+#[inline(always)]
 fn end_row(
     activation: Option<Function<&Bounds>>,
     quantized: bool,
     grid: &PreparedGrid,
     (z, shortcut, target): (&[f32], Option<&[f32]>, &[f32]),
     loss: (f32, [f32; 2]),
-    keep: Keep<'_>,
-    row: usize,
+    mut draw: impl Draw,
     out: &mut [f32],
 ) -> Lanes {
     let mut lanes = Lanes::default();
     for group in 0..z.len().div_ceil(GROUP) {
-        let (choices, values) = choose(keep, row, group, z.len());
+        let (mix, values) = (draw.draw(group), values_of(group, z.len()));
         let mut rooms = [[0.0; GROUP]; 3];
         let [z_room, shortcut_room, target_room] = &mut rooms;
         let used = values.len();
@@ -345,14 +375,14 @@ fn end_row(
             &mut out[values],
             #[inline(always)]
             |out| {
-                let (kept, activation) = (choices.lanes(), of_group(activation, group));
+                let activation = of_group(activation, group);
                 // Two calls, so that the loops do not branch on the shortcut.
                 match own {
                     Some(_) => {
-                        group::end(activation, quantized, grid, &kept, (z, own, target), loss, used, &mut lanes, out)
+                        group::end(activation, quantized, grid, &mix, (z, own, target), loss, used, &mut lanes, out)
                     }
                     None => {
-                        group::end(activation, quantized, grid, &kept, (z, None, target), loss, used, &mut lanes, out)
+                        group::end(activation, quantized, grid, &mix, (z, None, target), loss, used, &mut lanes, out)
                     }
                 }
             },
@@ -361,48 +391,50 @@ fn end_row(
     lanes
 }
 
-/// QDrop's mix of quantized and full-precision values, row by row: the quantized value where `keep` says so.
-/// `pair(i)` has the quantized and the full-precision values of image `i`, laid out as one image of `from`.
+/// The mix of quantized and full-precision values, row by row. `pair(i)` has both of image `i`, laid out as one image of
+/// `from`.
 pub fn mix<'a>(
     pair: &(dyn Fn(usize) -> [&'a [f32]; 2] + Sync),
     from: Layout,
-    keep: Keep<'_>,
-    first_row: usize,
+    (mixing, first_row): (Mixing<'_>, usize),
     (out, layout): Written<'_>,
 ) {
     let rows = layout.height;
     let target = Parts::new(out);
     (0..layout.batch * rows).into_par_iter().with_min_len(4).for_each(|i| {
         let (image, row) = (i / rows, i % rows);
-        let [quantized, full] = pair(image).map(|image| &image[from.offset(0, row)..][..from.values()]);
+        let pair = pair(image).map(|image| &image[from.offset(0, row)..][..from.values()]);
         // SAFETY: every task writes a row of its own.
         let out = unsafe { target.take(layout.offset(image, row), layout.values()) };
-        Arch::new().dispatch(MixRow { quantized, full, keep, row: first_row + i, out });
+        let row = Row { number: first_row + i, len: layout.values() };
+        match mixing {
+            Mixing::Chosen(keep) => Arch::new().dispatch(MixRow { pair, draw: Choose(keep, row), out }),
+            Mixing::Weighted(stream) => Arch::new().dispatch(MixRow { pair, draw: Weigh(stream, row), out }),
+        }
     });
 }
 
-struct MixRow<'a> {
-    quantized: &'a [f32],
-    full: &'a [f32],
-    keep: Keep<'a>,
-    row: usize,
+struct MixRow<'a, D> {
+    pair: [&'a [f32]; 2],
+    draw: D,
     out: &'a mut [f32],
 }
 
-impl WithSimd for MixRow<'_> {
+impl<D: Draw> WithSimd for MixRow<'_, D> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(mut self, simd: S) {
         for group in 0..self.out.len().div_ceil(GROUP) {
-            let (choices, values) = choose(self.keep, self.row, group, self.out.len());
-            let [mut q, mut f] = [[0.0; GROUP]; 2];
-            let q = group::whole(&self.quantized[values.clone()], &mut q);
-            let f = group::whole(&self.full[values.clone()], &mut f);
+            let (mix, values) = (self.draw.draw(group), values_of(group, self.out.len()));
+            let mut rooms = [[0.0; GROUP]; 2];
+            let [q_room, f_room] = &mut rooms;
+            let q = group::whole(&self.pair[0][values.clone()], q_room);
+            let f = group::whole(&self.pair[1][values.clone()], f_room);
             group::in_place(
                 &mut self.out[values],
                 #[inline(always)]
-                |out| group::mix(simd, &choices.lanes(), q, f, out),
+                |out| mix.mix(simd, q, f, out),
             );
         }
     }
