@@ -3,7 +3,7 @@
 use crate::support::*;
 use qdrop_core::engine::UnitSamples;
 use qdrop_core::graph::{fold_batch_norm, merge_units, quantization_sites, Graph, SiteKind, Unit};
-use qdrop_core::model::{Precision, QuantModel, QuantSite};
+use qdrop_core::model::{batch_norm_statistics, Precision, QuantModel, QuantSite};
 use qdrop_core::prelude::*;
 use qdrop_core::progress::{Event, Progress, Silent};
 use qdrop_core::random::SeededRandom;
@@ -45,8 +45,10 @@ pub fn model_with(name: &str, params: &str, [weight, activation]: [&str; 2]) -> 
     };
     let mut parameters: HashMap<String, Tensor> =
         graph.parameter_shapes().into_iter().enumerate().map(parameter).collect();
+    let statistics = batch_norm_statistics(&graph, &parameters).unwrap();
     let graph = fold_batch_norm(graph, &mut parameters).unwrap();
     let mut model = QuantModel::new(graph.clone(), parameters, Device::Cpu);
+    model.set_statistics(statistics);
     for site in quantization_sites(&graph) {
         let name = site.name.clone();
         if site.kind == SiteKind::Weight {

@@ -6,6 +6,7 @@ mod checks;
 mod cli;
 mod compare;
 mod conformance;
+mod correction;
 #[path = "plugins/cosine/src/lib.rs"]
 mod cosine;
 mod cuda_engine;

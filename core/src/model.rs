@@ -1,5 +1,7 @@
 //! A network with quantizers at its sites.
 
+mod statistics;
+
 use crate::error::{Error, Result, TensorContext};
 use crate::graph::{execute, Graph, NodeId, Op, Replaced, Subgraph};
 use crate::grid::QParams;
@@ -7,6 +9,7 @@ use crate::ops::{self, Keep};
 use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel};
 use candle_core::{Device, Tensor, Var};
 use qdrop_kernels::adaround;
+pub use statistics::{batch_norm_statistics, ChannelStatistics};
 use std::collections::{BTreeMap, HashMap};
 
 /// The precision of a forward pass.
@@ -36,6 +39,8 @@ pub struct QuantModel {
     corrected_biases: BTreeMap<NodeId, Tensor>,
     /// Biases that are being learned, by the names of their parameters.
     learned_biases: BTreeMap<String, Parameter>,
+    /// What batch normalization says about the outputs of layers.
+    statistics: BTreeMap<NodeId, ChannelStatistics>,
     device: Device,
     tf32: bool,
 }
@@ -43,14 +48,16 @@ pub struct QuantModel {
 impl QuantModel {
     /// A model without quantizers. `parameters` must hold all of the graph's parameters.
     pub fn new(graph: Graph, parameters: HashMap<String, Tensor>, device: Device) -> Self {
-        let (weights, activations, corrected_biases, learned_biases) = Default::default();
-        Self { graph, parameters, weights, activations, corrected_biases, learned_biases, device, tf32: false }
+        let (weights, activations, corrected_biases, learned_biases, statistics) = Default::default();
+        let tf32 = false;
+        Self { graph, parameters, weights, activations, corrected_biases, learned_biases, statistics, device, tf32 }
     }
 
     /// A copy without quantizers. Tensors are shared.
     pub fn float_copy(&self) -> Self {
         let mut copy = Self::new(self.graph.clone(), self.parameters.clone(), self.device.clone());
         copy.tf32 = self.tf32;
+        copy.statistics = self.statistics.clone();
         copy
     }
 

@@ -37,6 +37,11 @@ impl CachedValues {
         Self { budget, device, parts: Vec::new(), spill: None, part_size: 0, samples: 0, shape: Vec::new() }
     }
 
+    /// An empty value without samples, of the same budget and on the same device.
+    pub fn empty_like(&self) -> Self {
+        Self::new(self.budget.clone(), self.device.clone())
+    }
+
     /// All samples of a tensor (N, ...), in memory and unchanged.
     ///
     /// # Errors

@@ -12,15 +12,7 @@ use std::collections::HashMap;
 /// # Errors
 /// A parameter is missing.
 pub fn fold_batch_norm(graph: Graph, parameters: &mut HashMap<String, Tensor>) -> Result<Graph> {
-    let foldable: Vec<(NodeId, NodeId, f64)> = graph
-        .nodes()
-        .filter_map(|(id, node)| {
-            let Op::BatchNorm { eps } = node.op else { return None };
-            let conv = *node.inputs.first()?;
-            let is_conv = matches!(graph.node(conv).op, Op::Conv2d { .. });
-            (is_conv && graph.consumers(conv) == [id]).then_some((id, conv, eps))
-        })
-        .collect();
+    let foldable = folded_batch_norms(&graph);
     let names: Vec<(String, String)> =
         foldable.iter().map(|(bn, conv, _)| (graph.node(*bn).name.clone(), graph.node(*conv).name.clone())).collect();
     for ((_, conv, eps), (bn, name)) in foldable.iter().zip(&names) {
@@ -29,6 +21,17 @@ pub fn fold_batch_norm(graph: Graph, parameters: &mut HashMap<String, Tensor>) -
     }
     let folded_into: HashMap<NodeId, NodeId> = foldable.iter().map(|(bn, conv, _)| (*bn, *conv)).collect();
     remove(graph, &folded_into)
+}
+
+/// Each batch normalization that is folded, the convolution before it, and its epsilon.
+pub(crate) fn folded_batch_norms(graph: &Graph) -> Vec<(NodeId, NodeId, f64)> {
+    let folded = graph.nodes().filter_map(|(id, node)| {
+        let Op::BatchNorm { eps } = node.op else { return None };
+        let conv = *node.inputs.first()?;
+        let is_conv = matches!(graph.node(conv).op, Op::Conv2d { .. });
+        (is_conv && graph.consumers(conv) == [id]).then_some((id, conv, eps))
+    });
+    folded.collect()
 }
 
 /// Folds the parameters of `bn` into those of `conv`, in f64.

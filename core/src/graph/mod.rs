@@ -17,6 +17,7 @@ pub use builder::{Conv2d, GraphBuilder, Pool2d};
 pub use channels::{channel_groups, channel_read, ChannelGroup};
 pub use execute::{execute, Replaced};
 pub use fold::fold_batch_norm;
+pub(crate) use fold::folded_batch_norms;
 pub use op::Op;
 pub use operator::{CustomOperator, Operator};
 pub use sites::{quantization_sites, Site, SiteKind};

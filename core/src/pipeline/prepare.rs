@@ -18,6 +18,8 @@ const COMPARED: usize = 16;
 
 /// Ending of the checkpoint's names of corrected biases; before it stands the layer.
 const CORRECTED: &str = ".bias_of_quantized";
+/// Ending of the checkpoint's names of channel statistics; before it stands the layer.
+const STATISTICS: &str = ".statistics";
 
 impl Session<'_> {
     /// Prepares `model`, or restores what an earlier process prepared.
@@ -31,9 +33,11 @@ impl Session<'_> {
         };
         if let Some((tensors, prepared)) = kept {
             for (name, value) in tensors {
-                match name.strip_suffix(CORRECTED).and_then(|layer| model.graph().find(layer)) {
-                    Some(layer) => model.correct_bias(layer, value)?,
-                    None => model.set_parameter(&name, value)?,
+                let layer = |ending| name.strip_suffix(ending).and_then(|layer| model.graph().find(layer));
+                match (layer(CORRECTED), layer(STATISTICS)) {
+                    (Some(layer), _) => model.correct_bias(layer, value)?,
+                    (_, Some(layer)) => model.restore_statistics(layer, &value)?,
+                    (None, None) => model.set_parameter(&name, value)?,
                 }
             }
             return Ok(prepared);
@@ -51,6 +55,8 @@ impl Session<'_> {
             tensors.extend(
                 corrected.map(|(layer, bias)| (format!("{}{CORRECTED}", model.graph().node(layer).name), bias)),
             );
+            let statistics = model.statistics_tensors()?;
+            tensors.extend(statistics.into_iter().map(|(layer, own)| (format!("{layer}{STATISTICS}"), own)));
             folder.keep_prepared(&tensors, &prepared)?;
         }
         Ok(prepared)

@@ -12,7 +12,7 @@ use crate::cache::{CacheBudget, CachedValues};
 use crate::dataset::{Dataset, DatasetRequest, Split};
 use crate::error::{Error, Input, Result};
 use crate::graph::{fold_batch_norm, Graph, NodeId, Op};
-use crate::model::{Precision, QuantModel};
+use crate::model::{batch_norm_statistics, Precision, QuantModel};
 use crate::preparation::{Change, Preparation};
 use crate::progress::{Event, Progress};
 use crate::random::SeededRandom;
@@ -267,6 +267,7 @@ impl<'a> Session<'a> {
         let key = self.recipe.model.weights_key.as_deref();
         let Loaded { mut parameters, taken, others } =
             weights::load(&self.weights_file()?, &self.graph, &maps, key, &self.device)?;
+        let statistics = batch_norm_statistics(&self.graph, &parameters)?;
         let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
         let place = (!taken.is_empty() || !others.is_empty()).then(|| {
             let quoted = |place: &String| if place.is_empty() { "no key ('')".into() } else { format!("'{place}'") };
@@ -277,7 +278,9 @@ impl<'a> Session<'a> {
             }
             note
         });
-        Ok((self.model(graph, parameters)?, place))
+        let mut model = self.model(graph, parameters)?;
+        model.set_statistics(statistics);
+        Ok((model, place))
     }
 
     /// The network with all parameters zero (the bounds of clips 1), after batch-norm folding.

@@ -51,6 +51,7 @@ pub fn scale_channels(model: &mut QuantModel, group: &ChannelGroup, factors: &[f
                 if let Some(bias) = corrected {
                     model.correct_bias(*id, multiplied(&bias, |i, _| divided[i])?)?;
                 }
+                model.divide_statistics(*id, &of(*id));
             }
             Op::BatchNorm { .. } => {
                 for own in ["weight", "bias"] {

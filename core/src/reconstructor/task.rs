@@ -69,12 +69,22 @@ impl<'a> UnitTask<'a> {
         Self { float: Some(float), ..self }
     }
 
+    /// The float network, if it [is known](Self::of_float); else the network as it is now.
+    pub fn float_model(&self) -> &QuantModel {
+        self.float.unwrap_or(self.model)
+    }
+
     /// The weight of a layer in the float network, before any reconstruction.
     ///
     /// # Errors
     /// The node has no weight.
     pub fn float_weight(&self, node: NodeId) -> Result<&Tensor> {
-        self.float.unwrap_or(self.model).weight(node)
+        self.float_model().weight(node)
+    }
+
+    /// The part of the network that the unit is.
+    pub fn part(&self) -> &Subgraph {
+        &self.unit.subgraph
     }
 
     /// Computes fused steps on `device` instead of the model's.
@@ -264,6 +274,6 @@ impl Rest<'_> {
             None => self.task.samples.passing(*id, samples).map_err(|e| self.task.error(e)),
         };
         let inputs = self.part.inputs().iter().map(input).collect::<Result<Vec<_>>>()?;
-        self.task.float.unwrap_or(self.task.model).run(&self.part, &inputs, Precision::Float)
+        self.task.float_model().run(&self.part, &inputs, Precision::Float)
     }
 }

@@ -3,4 +3,6 @@
 mod none;
 mod qdrop;
 
-pub use qdrop::{optimize, Batches, Decay, Drop, NetworkParams, PredictionDifference, QdropParams, Start};
+pub use qdrop::{
+    optimize, Batches, Decay, DistributionCorrection, Drop, NetworkParams, PredictionDifference, QdropParams, Start,
+};

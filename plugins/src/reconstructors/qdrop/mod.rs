@@ -2,6 +2,7 @@
 
 mod batches;
 mod best;
+mod correction;
 mod fast;
 mod gptq;
 mod grid;
@@ -11,6 +12,7 @@ mod params;
 mod prediction;
 
 pub use batches::Batches;
+pub use correction::DistributionCorrection;
 pub use gptq::Start;
 pub use optimize::optimize;
 pub use params::{Decay, Drop, NetworkParams, QdropParams};
@@ -48,8 +50,12 @@ impl Reconstructor for Qdrop {
         if iters == 0 {
             return Err(Error::setting("run_iters", "must be at least 1"));
         }
+        let shorter = |own: usize| (own * iters).div_ceil(self.params.iters).max(1);
         if let Some(network) = &mut self.params.network {
-            network.iters = (network.iters * iters).div_ceil(self.params.iters).max(1);
+            network.iters = shorter(network.iters);
+        }
+        if let Some(correction) = &mut self.params.distribution_correction {
+            correction.iters = shorter(correction.iters);
         }
         if self.fixed_iters {
             self.params.run_iters = Some(iters);
@@ -85,8 +91,17 @@ impl Reconstructor for Qdrop {
             unit.clip_to_ranges()?;
         }
         unit.begin(&self.params.groups())?;
+        let mut predictions = None;
+        if let Some(correction) = &self.params.distribution_correction {
+            if context.progress.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            // Before the unit's targets change.
+            predictions = self.params.prediction_difference.map(|_| prediction::predictions(unit)).transpose()?;
+            correction.apply(unit, context)?;
+        }
         let params = QdropParams { run_iters: Some(self.params.steps_at(unit.cost())), ..self.params.clone() };
-        let report = optimize(unit, &params, context)?;
+        let report = optimize::learn(unit, &params, predictions, context)?;
         unit.finish()?;
         unit.match_statistics(self.params.match_statistics)?;
         Ok(UnitReport { seconds: start.elapsed().as_secs_f64(), ..report })

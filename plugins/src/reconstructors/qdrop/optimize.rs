@@ -2,7 +2,7 @@
 
 use super::best::Best;
 use super::params::{Drop, QdropParams};
-use super::prediction::Prediction;
+use super::prediction::{predictions as predictions_of, Prediction};
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Event;
 
@@ -12,6 +12,16 @@ use qdrop_core::progress::Event;
 /// # Errors
 /// The losses diverged, or the run was cancelled.
 pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>) -> Result<UnitReport> {
+    learn(unit, params, None, context)
+}
+
+/// The same with the outputs of the float network for all samples, if they do not follow from the unit's targets.
+pub(super) fn learn(
+    unit: &UnitTask<'_>,
+    params: &QdropParams,
+    predictions: Option<Vec<Tensor>>,
+    context: &Context<'_>,
+) -> Result<UnitReport> {
     let mut engine = match params.drop {
         Drop::Coin => unit.engine(params.batch_size, context)?,
         Drop::Mix => unit.mixing_engine(params.batch_size, context)?,
@@ -26,7 +36,7 @@ pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>
     }
     let mut rates: Vec<(&str, f64)> = params.groups().into_iter().map(|group| (group, 0.0)).collect();
     let random = context.random;
-    let mut prediction = None;
+    let (mut predictions, mut prediction) = (predictions, None);
     context.progress.event(Event::Started { stage: unit.name, total: steps });
     for step in losses.len()..steps {
         if context.progress.cancelled() {
@@ -48,7 +58,10 @@ pub fn optimize(unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>
                 let prediction = match &mut prediction {
                     Some(prediction) => prediction,
                     // Not before the first step, before which runs are tried out.
-                    none => none.insert(Prediction::new(difference, params.only_prediction, unit)?),
+                    none => {
+                        let float = predictions.take().map_or_else(|| predictions_of(unit), Ok)?;
+                        none.insert(Prediction::new(difference, params.only_prediction, unit, float))
+                    }
                 };
                 prediction.loss(&mut *engine, &samples, &keep)?
             }

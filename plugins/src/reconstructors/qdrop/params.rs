@@ -1,6 +1,7 @@
 //! The parameters of the optimization, and what follows from them for each step.
 
 use super::batches::Batches;
+use super::correction::DistributionCorrection;
 use super::gptq::Start;
 use super::prediction::PredictionDifference;
 use qdrop_core::prelude::*;
@@ -62,6 +63,9 @@ pub struct QdropParams {
     /// Adds the difference of the network's predictions to the loss (PD-Quant, arXiv 2212.07048). The reported reconstruction
     /// loss contains it.
     pub prediction_difference: Option<PredictionDifference>,
+    /// Corrects the float inputs of each unit before it learns, so that the values in it have the statistics that batch
+    /// normalization knows of the training images (PD-Quant, section 3.3).
+    pub distribution_correction: Option<DistributionCorrection>,
     /// Whether the prediction difference is the whole loss.
     #[serde(skip)]
     pub only_prediction: bool,
@@ -80,7 +84,7 @@ pub enum Drop {
     #[default]
     Coin,
     /// Each element is `u * quantized + (1 - u) * float` with an own u, uniform in [0, 1) (AE-QDrop, Electronics 2024, 13,
-    /// 644). Only the generic engine computes it.
+    /// 644). The fused engine of a GPU does not compute it.
     Mix,
 }
 
@@ -117,6 +121,7 @@ impl Default for QdropParams {
             clip_targets: false,
             match_statistics: 0,
             prediction_difference: None,
+            distribution_correction: None,
             only_prediction: false,
             last_drop_prob: None,
             network: None,
@@ -158,6 +163,9 @@ impl QdropParams {
         }
         if let Some(network) = &self.network {
             network.validate(params)?;
+        }
+        if let Some(correction) = &self.distribution_correction {
+            correction.validate(params)?;
         }
         Ok(self)
     }

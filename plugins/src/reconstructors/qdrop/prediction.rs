@@ -34,19 +34,23 @@ pub struct Prediction<'a> {
     float: Vec<Tensor>,
 }
 
+/// The outputs of the network for all samples that follow from the unit's targets.
+pub fn predictions(unit: &UnitTask<'_>) -> Result<Vec<Tensor>> {
+    let mut parts: Vec<Vec<Tensor>> = Vec::new();
+    let count = unit.sample_count();
+    for first in (0..count).step_by(TOGETHER) {
+        let samples: Vec<usize> = (first..count.min(first + TOGETHER)).collect();
+        let outputs = unit.rest().forward(&unit.targets(&samples)?, &samples)?;
+        parts.resize(outputs.len(), Vec::new());
+        parts.iter_mut().zip(outputs).for_each(|(part, output)| part.push(output.detach()));
+    }
+    parts.iter().map(|part| Ok(Tensor::cat(part, 0)?)).collect()
+}
+
 impl<'a> Prediction<'a> {
-    /// Computes the float network's outputs for all samples.
-    pub fn new(params: PredictionDifference, alone: bool, unit: &'a UnitTask<'a>) -> Result<Self> {
-        let mut parts: Vec<Vec<Tensor>> = Vec::new();
-        let count = unit.sample_count();
-        for first in (0..count).step_by(TOGETHER) {
-            let samples: Vec<usize> = (first..count.min(first + TOGETHER)).collect();
-            let outputs = unit.rest().forward(&unit.targets(&samples)?, &samples)?;
-            parts.resize(outputs.len(), Vec::new());
-            parts.iter_mut().zip(outputs).for_each(|(part, output)| part.push(output.detach()));
-        }
-        let float = parts.iter().map(|part| Ok(Tensor::cat(part, 0)?)).collect::<Result<_>>()?;
-        Ok(Self { params, alone, unit, float })
+    /// The loss relative to the float network's outputs for all samples.
+    pub fn new(params: PredictionDifference, alone: bool, unit: &'a UnitTask<'a>, float: Vec<Tensor>) -> Self {
+        Self { params, alone, unit, float }
     }
 
     /// The reconstruction loss of a step plus the weighted prediction difference, with their gradients.

@@ -1,0 +1,204 @@
+//! Distribution correction, and the statistics of batch normalization that it reads.
+
+use crate::fused::{model_with, samples, unit};
+use crate::support::*;
+use qdrop_core::engine::UnitSamples;
+use qdrop_core::graph::fold_batch_norm;
+use qdrop_core::model::{batch_norm_statistics, Precision, QuantModel};
+use qdrop_core::prelude::*;
+use qdrop_core::progress::Silent;
+use qdrop_core::random::SeededRandom;
+use qdrop_core::reconstructor::Forget;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+const SMALL: &str = "{image_size: 32}";
+const NETWORK: [&str; 2] = ["fixed", "lsq"];
+
+#[test]
+fn statistics_are_those_before_batch_normalization() {
+    let architecture = registries().architectures.get("resnet18", "test").unwrap().build().unwrap();
+    let graph = architecture.graph(&Params::new("test", serde_yaml::from_str(SMALL).unwrap())).unwrap();
+    let parameter = |(i, (name, shape)): (usize, (String, Vec<usize>))| {
+        let x = noise(&shape, i as u32);
+        // Factors of both signs.
+        let x = if name.ends_with("running_var") { x.affine(0.3, 1.0) } else { x.affine(0.3, 0.0) };
+        (name, x.unwrap())
+    };
+    let parameters: HashMap<String, Tensor> = graph.parameter_shapes().into_iter().enumerate().map(parameter).collect();
+    let statistics = batch_norm_statistics(&graph, &parameters).unwrap();
+    let mut all = parameters.clone();
+    let folded = fold_batch_norm(graph.clone(), &mut all).unwrap();
+    let original = QuantModel::new(graph, parameters, Device::Cpu);
+    let mut model = QuantModel::new(folded, all, Device::Cpu);
+    model.set_statistics(statistics);
+    let images = noise(&[2, 3, 32, 32], 77);
+    // The values of a layer, channel by channel.
+    let values = |model: &QuantModel, layer: &str| -> Vec<Vec<f32>> {
+        let layer = model.graph().find(layer).unwrap();
+        let nodes = model.graph().whole().nodes().to_vec();
+        let part = model.graph().subgraph_with_outputs(nodes, vec![layer]);
+        let x = model.run(&part, std::slice::from_ref(&images), Precision::Float).unwrap().remove(0);
+        x.transpose(0, 1).unwrap().flatten_from(1).unwrap().to_vec2().unwrap()
+    };
+    let check = |model: &QuantModel| {
+        for (layer, norm) in [("conv1", "bn1"), ("layer2.0.conv1", "layer2.0.bn1"), ("layer4.1.conv2", "layer4.1.bn2")]
+        {
+            let own = model.statistics(model.graph().find(layer).unwrap()).unwrap();
+            let running = |name: &str| vec(original.parameter(&format!("{norm}.{name}")).unwrap());
+            let (mean, variance) = (running("running_mean"), running("running_var"));
+            for (c, (after, before)) in values(model, layer).iter().zip(values(&original, layer)).enumerate() {
+                let [mean_now, deviation, factor] = [own.mean[c], own.deviation[c], own.before[c]].map(f64::from);
+                let deviation = deviation * factor;
+                assert!((deviation - f64::from(variance[c]).sqrt()).abs() < 1e-6, "{layer} {c}: {deviation}");
+                for (after, before) in after.iter().zip(before) {
+                    let got = (f64::from(*after) - mean_now).abs() * factor;
+                    let want = f64::from(before - mean[c]).abs();
+                    // Folding rounds weights and biases, and a small factor enlarges that.
+                    let tolerance = 1e-5 * want.max(1.0) * factor.max(1.0);
+                    assert!((got - want).abs() < tolerance, "{layer} {c}: {got} {want}");
+                }
+            }
+        }
+    };
+    check(&model);
+    let groups = channel_groups(model.graph());
+    for (i, group) in groups.iter().enumerate() {
+        let factors = vec(&noise(&[group.factors], i as u32)).iter().map(|f| (2.0 * f64::from(*f)).exp()).collect();
+        let factors: Vec<f64> = factors;
+        scale_channels(&mut model, group, &factors).unwrap();
+    }
+    check(&model);
+}
+
+/// The loss of the correction, by its definition.
+fn loss(model: &QuantModel, task: &UnitTask<'_>, before: &UnitSamples, change: f64) -> f64 {
+    let layers: Vec<NodeId> = task.nodes().iter().copied().filter(|id| model.statistics(*id).is_some()).collect();
+    let part = model.graph().subgraph_with_outputs(task.nodes().iter().copied(), layers.clone());
+    let all: Vec<usize> = (0..task.sample_count()).collect();
+    let now = task.samples.float_inputs[0].gather(&all).unwrap();
+    let mut loss = 0.0;
+    for (layer, values) in layers.iter().zip(model.run(&part, std::slice::from_ref(&now), Precision::Float).unwrap()) {
+        let own = model.statistics(*layer).unwrap();
+        let values: Vec<Vec<Vec<f32>>> = values.flatten_from(2).unwrap().to_vec3().unwrap();
+        for image in &values {
+            for (c, values) in image.iter().enumerate() {
+                let n = values.len() as f64;
+                let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+                let variance = values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / (n - 1.0);
+                let [want, spread, factor] = [own.mean[c], own.deviation[c], own.before[c]].map(f64::from);
+                let deviation = |variance: f64| (variance * factor * factor + 1e-6).sqrt();
+                loss += ((mean - want) * factor).powi(2) / all.len() as f64;
+                if values.len() > 1 {
+                    loss += (deviation(variance) - deviation(spread * spread)).powi(2) / all.len() as f64;
+                }
+            }
+        }
+    }
+    let old = before.float_inputs[0].gather(&all).unwrap();
+    loss + f64::from(ops::reconstruction_loss(&now, &old).unwrap().to_scalar::<f32>().unwrap()) / change
+}
+
+/// Reconstructs a unit in one step, with a correction, and lets `look` see its task, its samples before and the first loss.
+fn corrected(name: &str, params: &str, look: impl FnOnce(&QuantModel, &UnitTask<'_>, &UnitSamples, f64)) {
+    let float = model_with("resnet18", SMALL, NETWORK);
+    let mut model = model_with("resnet18", SMALL, NETWORK);
+    let unit = unit(&model, name);
+    let before = samples(&model, &unit);
+    let mut task = UnitTask::new(&mut model, &unit, 0, before.clone()).unwrap().of_float(&float);
+    let params = format!("{{iters: 1, batch_size: 8, drop_prob: 1.0, batches: permutation{params}}}");
+    let params = Params::new("reconstruction.params", serde_yaml::from_str(&params).unwrap());
+    let reconstructor = registries().reconstructors.get("qdrop", "test").unwrap().build(&params).unwrap();
+    let random = SeededRandom { seed: 7 };
+    let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: Engine::Auto };
+    let report = reconstructor.reconstruct(&mut task, &context).unwrap();
+    look(&float, &task, &before, report.losses[0].reconstruction);
+}
+
+#[test]
+fn inputs_move_towards_the_statistics_and_targets_follow() {
+    for name in ["layer1.0", "layer2.0", "layer4.1"] {
+        let moved = [0.2, 10.0].map(|change| {
+            let mut losses = Vec::new();
+            let mut moved = 0.0;
+            for iters in [1, 30] {
+                let correction = format!(", distribution_correction: {{iters: {iters}, lr: 0.02, change: {change}}}");
+                corrected(name, &correction, |float, task, before, _| {
+                    if iters == 1 {
+                        let mut copy = model_with("resnet18", SMALL, NETWORK);
+                        let unit = unit(&copy, name);
+                        let start = UnitTask::new(&mut copy, &unit, 0, before.clone()).unwrap();
+                        losses.push(loss(float, &start, before, change));
+                    }
+                    losses.push(loss(float, task, before, change));
+                    let all: Vec<usize> = (0..task.sample_count()).collect();
+                    let inputs = [&task.samples, before].map(|s| s.float_inputs[0].gather(&all).unwrap());
+                    moved = ops::reconstruction_loss(&inputs[0], &inputs[1]).unwrap().to_scalar::<f32>().unwrap();
+                    // Adam's first step moves each value by the rate.
+                    if iters == 1 {
+                        let steps = vec(&(&inputs[0] - &inputs[1]).unwrap());
+                        let full = steps.iter().filter(|d| (d.abs() - 0.02).abs() < 1e-4).count();
+                        assert!(full * 10 > 9 * steps.len(), "{name}: {full} of {}", steps.len());
+                    }
+                    let want = float.run(task.part(), &inputs[..1], Precision::Float).unwrap().remove(0);
+                    let got = task.targets(&all).unwrap().remove(0);
+                    assert!(worst(&vec(&got), &vec(&want), 1.0) < 1e-5, "{name}");
+                    assert!(Arc::ptr_eq(&task.samples.quantized_inputs[0], &before.quantized_inputs[0]));
+                });
+            }
+            let small = if change > 1.0 { 0.7 } else { 1.0 };
+            assert!(losses[1] < losses[0] && losses[2] < small * losses[1], "{name} {change}: {losses:?}");
+            moved
+        });
+        assert!(moved[0] > 0.0 && moved[0] < 0.9 * moved[1], "{name}: {moved:?}");
+    }
+    // Without batch normalization there is nothing to correct.
+    corrected("fc", ", distribution_correction: {}", |_, task, before, _| {
+        assert!(Arc::ptr_eq(&task.samples.float_inputs[0], &before.float_inputs[0]));
+        assert!(Arc::ptr_eq(&task.samples.float_outputs[0], &before.float_outputs[0]));
+    });
+}
+
+#[test]
+fn predictions_stay_those_of_the_float_network() {
+    let correction = ", distribution_correction: {iters: 20, lr: 0.02}";
+    let with = |difference: &str| {
+        let mut first = 0.0;
+        corrected("layer4.0", &format!("{correction}{difference}"), |_, _, _, loss| first = loss);
+        first
+    };
+    let got = (with(", prediction_difference: {weight: 1000, temperature: 2}") - with("")) / 1000.0;
+    corrected("layer4.0", "", |float, _, before, _| {
+        let unit = unit(float, "layer4.0");
+        let all: Vec<usize> = (0..before.count()).collect();
+        let input = [before.quantized_inputs[0].gather(&all).unwrap()];
+        let output = float.run(&unit.subgraph, &input, Precision::Quantized).unwrap();
+        let rest = float.graph().after(&unit.subgraph);
+        let [float, quantized] = [before.targets(&all).unwrap(), output].map(|x| {
+            let logits = float.run(&rest, &x, Precision::Float).unwrap().remove(0);
+            logits.to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap()
+        });
+        let softmax = |x: &[f64]| -> Vec<f64> {
+            let e: Vec<f64> = x.iter().map(|v| (v / 2.0).exp()).collect();
+            e.iter().map(|v| v / e.iter().sum::<f64>()).collect()
+        };
+        let of = |(f, q): (&Vec<f64>, &Vec<f64>)| -> f64 {
+            softmax(f).iter().zip(softmax(q)).map(|(p, q)| p * (p / q).ln()).sum()
+        };
+        let want = float.iter().zip(&quantized).map(of).sum::<f64>() / all.len() as f64;
+        assert!(want > 1e-6 && (got - want).abs() < 2e-3 * want, "{got} {want}");
+    });
+}
+
+#[test]
+fn impossible_values_name_their_key() {
+    for (params, message) in [
+        ("{iters: 0}", "reconstruction.params.distribution_correction.iters: must be at least 1"),
+        ("{lr: 0}", "reconstruction.params.distribution_correction.lr: must be positive"),
+        ("{change: -1}", "reconstruction.params.distribution_correction.change: must be positive"),
+    ] {
+        let set = format!("reconstruction.params.distribution_correction={params}");
+        let run = qdrop(&["check", "demo", "--set", &set]);
+        assert!(run.error().contains(message), "{}", run.stderr);
+    }
+}
