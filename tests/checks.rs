@@ -113,7 +113,13 @@ fn units_that_cannot_be_reconstructed() {
     assert!(run.ok, "{}", run.stderr);
     let channels = ["quant.activation.granularity=per_channel", "quant.activation.observer=mse"];
     all_refuse("demo", &[channels[0], channels[1], "engine=fused"], "the fused engine cannot compute this unit");
-    assert!(with(&["check", "demo"], &channels).ok);
+    let correction = "reconstruction.params.distribution_correction={}";
+    all_refuse(
+        "demo",
+        &[channels[0], channels[1], correction, "engine=fused"],
+        "the fused engine cannot compute this unit",
+    );
+    assert!(with(&["check", "demo"], &[channels[0], channels[1], correction]).ok);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use qdrop_core::prelude::*;
 use qdrop_core::progress::Silent;
 use qdrop_core::random::SeededRandom;
 use qdrop_core::reconstructor::Forget;
+use qdrop_plugins::reconstructors::DistributionCorrection;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ fn statistics_are_those_before_batch_normalization() {
     let folded = fold_batch_norm(graph.clone(), &mut all).unwrap();
     let original = QuantModel::new(graph, parameters, Device::Cpu);
     let mut model = QuantModel::new(folded, all, Device::Cpu);
-    model.set_statistics(statistics);
+    model.set_statistics(statistics).unwrap();
     let images = noise(&[2, 3, 32, 32], 77);
     // The values of a layer, channel by channel.
     let values = |model: &QuantModel, layer: &str| -> Vec<Vec<f32>> {
@@ -49,7 +50,6 @@ fn statistics_are_those_before_batch_normalization() {
             let (mean, variance) = (running("running_mean"), running("running_var"));
             for (c, (after, before)) in values(model, layer).iter().zip(values(&original, layer)).enumerate() {
                 let [mean_now, deviation, factor] = [own.mean[c], own.deviation[c], own.before[c]].map(f64::from);
-                let deviation = deviation * factor;
                 assert!((deviation - f64::from(variance[c]).sqrt()).abs() < 1e-6, "{layer} {c}: {deviation}");
                 for (after, before) in after.iter().zip(before) {
                     let got = (f64::from(*after) - mean_now).abs() * factor;
@@ -90,7 +90,7 @@ fn loss(model: &QuantModel, task: &UnitTask<'_>, before: &UnitSamples, change: f
                 let deviation = |variance: f64| (variance * factor * factor + 1e-6).sqrt();
                 loss += ((mean - want) * factor).powi(2) / all.len() as f64;
                 if values.len() > 1 {
-                    loss += (deviation(variance) - deviation(spread * spread)).powi(2) / all.len() as f64;
+                    loss += (deviation(variance) - (spread * spread + 1e-6).sqrt()).powi(2) / all.len() as f64;
                 }
             }
         }
@@ -99,20 +99,37 @@ fn loss(model: &QuantModel, task: &UnitTask<'_>, before: &UnitSamples, change: f
     loss + f64::from(ops::reconstruction_loss(&now, &old).unwrap().to_scalar::<f32>().unwrap()) / change
 }
 
-/// Reconstructs a unit in one step, with a correction, and lets `look` see its task, its samples before and the first loss.
-fn corrected(name: &str, params: &str, look: impl FnOnce(&QuantModel, &UnitTask<'_>, &UnitSamples, f64)) {
+/// Lets `look` see a unit's task after `act`, and its samples before. The network is random.
+fn with_unit(
+    name: &str,
+    act: impl FnOnce(&mut UnitTask<'_>, &Context<'_>),
+    look: impl FnOnce(&QuantModel, &UnitTask<'_>, &UnitSamples),
+) {
     let float = model_with("resnet18", SMALL, NETWORK);
     let mut model = model_with("resnet18", SMALL, NETWORK);
     let unit = unit(&model, name);
     let before = samples(&model, &unit);
     let mut task = UnitTask::new(&mut model, &unit, 0, before.clone()).unwrap().of_float(&float);
+    let random = SeededRandom { seed: 7 };
+    act(&mut task, &Context { random: &random, progress: &Silent, interruption: &Forget, engine: Engine::Auto });
+    look(&float, &task, &before);
+}
+
+/// Reconstructs a unit in one step, and gives its first loss.
+fn first_loss(name: &str, params: &str) -> f64 {
     let params = format!("{{iters: 1, batch_size: 8, drop_prob: 1.0, batches: permutation{params}}}");
     let params = Params::new("reconstruction.params", serde_yaml::from_str(&params).unwrap());
     let reconstructor = registries().reconstructors.get("qdrop", "test").unwrap().build(&params).unwrap();
-    let random = SeededRandom { seed: 7 };
-    let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: Engine::Auto };
-    let report = reconstructor.reconstruct(&mut task, &context).unwrap();
-    look(&float, &task, &before, report.losses[0].reconstruction);
+    let mut first = 0.0;
+    let act = |task: &mut UnitTask<'_>, context: &Context<'_>| {
+        first = reconstructor.reconstruct(task, context).unwrap().losses[0].reconstruction;
+    };
+    with_unit(name, act, |_, task, before| {
+        // What is restored at the end of a unit has the statistics of the float network.
+        assert!(Arc::ptr_eq(&task.samples.float_inputs[0], &before.float_inputs[0]));
+        assert!(Arc::ptr_eq(&task.samples.float_outputs[0], &before.float_outputs[0]));
+    });
+    first
 }
 
 #[test]
@@ -121,30 +138,28 @@ fn inputs_move_towards_the_statistics_and_targets_follow() {
         let moved = [0.2, 10.0].map(|change| {
             let mut losses = Vec::new();
             let mut moved = 0.0;
-            for iters in [1, 30] {
-                let correction = format!(", distribution_correction: {{iters: {iters}, lr: 0.02, change: {change}}}");
-                corrected(name, &correction, |float, task, before, _| {
-                    if iters == 1 {
-                        let mut copy = model_with("resnet18", SMALL, NETWORK);
-                        let unit = unit(&copy, name);
-                        let start = UnitTask::new(&mut copy, &unit, 0, before.clone()).unwrap();
-                        losses.push(loss(float, &start, before, change));
-                    }
-                    losses.push(loss(float, task, before, change));
-                    let all: Vec<usize> = (0..task.sample_count()).collect();
-                    let inputs = [&task.samples, before].map(|s| s.float_inputs[0].gather(&all).unwrap());
-                    moved = ops::reconstruction_loss(&inputs[0], &inputs[1]).unwrap().to_scalar::<f32>().unwrap();
-                    // Adam's first step moves each value by the rate.
-                    if iters == 1 {
-                        let steps = vec(&(&inputs[0] - &inputs[1]).unwrap());
-                        let full = steps.iter().filter(|d| (d.abs() - 0.02).abs() < 1e-4).count();
-                        assert!(full * 10 > 9 * steps.len(), "{name}: {full} of {}", steps.len());
-                    }
-                    let want = float.run(task.part(), &inputs[..1], Precision::Float).unwrap().remove(0);
-                    let got = task.targets(&all).unwrap().remove(0);
-                    assert!(worst(&vec(&got), &vec(&want), 1.0) < 1e-5, "{name}");
-                    assert!(Arc::ptr_eq(&task.samples.quantized_inputs[0], &before.quantized_inputs[0]));
-                });
+            for iters in [0, 1, 30] {
+                let correction = DistributionCorrection { iters, lr: 0.02, change };
+                with_unit(
+                    name,
+                    |task, context| correction.apply(task, context).unwrap(),
+                    |float, task, before| {
+                        losses.push(loss(float, task, before, change));
+                        let all: Vec<usize> = (0..task.sample_count()).collect();
+                        let inputs = [&task.samples, before].map(|s| s.float_inputs[0].gather(&all).unwrap());
+                        moved = ops::reconstruction_loss(&inputs[0], &inputs[1]).unwrap().to_scalar::<f32>().unwrap();
+                        // Adam's first step moves each value by the rate.
+                        if iters == 1 {
+                            let steps = vec(&(&inputs[0] - &inputs[1]).unwrap());
+                            let full = steps.iter().filter(|d| (d.abs() - 0.02).abs() < 1e-4).count();
+                            assert!(full * 10 > 9 * steps.len(), "{name}: {full} of {}", steps.len());
+                        }
+                        let want = float.run(task.part(), &inputs[..1], Precision::Float).unwrap().remove(0);
+                        let got = task.targets(&all).unwrap().remove(0);
+                        assert!(worst(&vec(&got), &vec(&want), 1.0) < 1e-5, "{name}");
+                        assert!(Arc::ptr_eq(&task.samples.quantized_inputs[0], &before.quantized_inputs[0]));
+                    },
+                );
             }
             let small = if change > 1.0 { 0.7 } else { 1.0 };
             assert!(losses[1] < losses[0] && losses[2] < small * losses[1], "{name} {change}: {losses:?}");
@@ -153,41 +168,82 @@ fn inputs_move_towards_the_statistics_and_targets_follow() {
         assert!(moved[0] > 0.0 && moved[0] < 0.9 * moved[1], "{name}: {moved:?}");
     }
     // Without batch normalization there is nothing to correct.
-    corrected("fc", ", distribution_correction: {}", |_, task, before, _| {
-        assert!(Arc::ptr_eq(&task.samples.float_inputs[0], &before.float_inputs[0]));
-        assert!(Arc::ptr_eq(&task.samples.float_outputs[0], &before.float_outputs[0]));
-    });
+    with_unit(
+        "fc",
+        |task, context| DistributionCorrection::default().apply(task, context).unwrap(),
+        |_, task, before| {
+            assert!(Arc::ptr_eq(&task.samples.float_inputs[0], &before.float_inputs[0]));
+            assert!(Arc::ptr_eq(&task.samples.float_outputs[0], &before.float_outputs[0]));
+        },
+    );
 }
 
 #[test]
 fn predictions_stay_those_of_the_float_network() {
-    let correction = ", distribution_correction: {iters: 20, lr: 0.02}";
     let with = |difference: &str| {
-        let mut first = 0.0;
-        corrected("layer4.0", &format!("{correction}{difference}"), |_, _, _, loss| first = loss);
-        first
+        first_loss("layer4.0", &format!(", distribution_correction: {{iters: 20, lr: 0.02}}{difference}"))
     };
     let got = (with(", prediction_difference: {weight: 1000, temperature: 2}") - with("")) / 1000.0;
-    corrected("layer4.0", "", |float, _, before, _| {
-        let unit = unit(float, "layer4.0");
-        let all: Vec<usize> = (0..before.count()).collect();
-        let input = [before.quantized_inputs[0].gather(&all).unwrap()];
-        let output = float.run(&unit.subgraph, &input, Precision::Quantized).unwrap();
-        let rest = float.graph().after(&unit.subgraph);
-        let [float, quantized] = [before.targets(&all).unwrap(), output].map(|x| {
-            let logits = float.run(&rest, &x, Precision::Float).unwrap().remove(0);
-            logits.to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap()
-        });
-        let softmax = |x: &[f64]| -> Vec<f64> {
-            let e: Vec<f64> = x.iter().map(|v| (v / 2.0).exp()).collect();
-            e.iter().map(|v| v / e.iter().sum::<f64>()).collect()
-        };
-        let of = |(f, q): (&Vec<f64>, &Vec<f64>)| -> f64 {
-            softmax(f).iter().zip(softmax(q)).map(|(p, q)| p * (p / q).ln()).sum()
-        };
-        let want = float.iter().zip(&quantized).map(of).sum::<f64>() / all.len() as f64;
-        assert!(want > 1e-6 && (got - want).abs() < 2e-3 * want, "{got} {want}");
+    with_unit(
+        "layer4.0",
+        |_, _| (),
+        |float, task, before| {
+            let all: Vec<usize> = (0..before.count()).collect();
+            let input = [before.quantized_inputs[0].gather(&all).unwrap()];
+            let output = float.run(task.part(), &input, Precision::Quantized).unwrap();
+            let rest = float.graph().after(task.part());
+            let [float, quantized] = [before.targets(&all).unwrap(), output].map(|x| {
+                let logits = float.run(&rest, &x, Precision::Float).unwrap().remove(0);
+                logits.to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap()
+            });
+            let softmax = |x: &[f64]| -> Vec<f64> {
+                let e: Vec<f64> = x.iter().map(|v| (v / 2.0).exp()).collect();
+                e.iter().map(|v| v / e.iter().sum::<f64>()).collect()
+            };
+            let of = |(f, q): (&Vec<f64>, &Vec<f64>)| -> f64 {
+                softmax(f).iter().zip(softmax(q)).map(|(p, q)| p * (p / q).ln()).sum()
+            };
+            let want = float.iter().zip(&quantized).map(of).sum::<f64>() / all.len() as f64;
+            assert!(want > 1e-6 && (got - want).abs() < 2e-3 * want, "{got} {want}");
+        },
+    );
+}
+
+#[test]
+fn channels_that_batch_normalization_hides_are_left_out() {
+    let mut b = GraphBuilder::new([1, 4, 4]);
+    let x = b.input();
+    let x = b.unit("conv", |b| {
+        let x = b.conv2d("conv", x, Conv2d::new(6, 1))?;
+        b.batch_norm("norm", x, 1e-5)
     });
+    let graph = b.finish(x.unwrap()).unwrap();
+    let row = |values: [f32; 6]| Tensor::new(&values, &Device::Cpu).unwrap();
+    // The last three are: as small as a mean's last digit, zero, and beyond what f32 can multiply.
+    let (gamma, beta) = ([0.5, -2.0, 1e-9, 1e-9, 0.0, 1e-30], [0.1, 0.0, 0.0, -0.1, 0.3, 0.0]);
+    let parameters = [
+        ("norm.weight", row(gamma)),
+        ("norm.bias", row(beta)),
+        ("norm.running_mean", row([0.0; 6])),
+        ("norm.running_var", row([0.25; 6])),
+        ("conv.weight", Tensor::ones((6, 1, 1, 1), DType::F32, &Device::Cpu).unwrap()),
+    ];
+    let mut parameters: HashMap<String, Tensor> = parameters.map(|(name, x)| (name.into(), x)).into();
+    let statistics = batch_norm_statistics(&graph, &parameters).unwrap();
+    let own = &statistics["conv"];
+    let known: Vec<bool> = own.before.iter().map(|before| *before > 0.0).collect();
+    assert_eq!(known, [true, true, true, false, false, false]);
+    assert_eq!(own.deviation, [0.5, 0.5, 0.5, 0.0, 0.0, 0.0]);
+    // Statistics of another shape or layer are refused.
+    let folded = fold_batch_norm(graph, &mut parameters).unwrap();
+    let mut model = QuantModel::new(folded, parameters, Device::Cpu);
+    let mut short = own.clone();
+    short.before.pop();
+    let error = model.set_statistics([("conv".into(), short)]).unwrap_err().to_string();
+    assert!(error.contains("'conv': has 6 channels, but statistics were given for [6, 5, 6]"), "{error}");
+    let error = model.set_statistics([("cov".into(), own.clone())]).unwrap_err().to_string();
+    assert!(error.contains("'cov': is not a layer of the network"), "{error}");
+    assert!(!model.has_statistics());
 }
 
 #[test]

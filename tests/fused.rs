@@ -48,7 +48,7 @@ pub fn model_with(name: &str, params: &str, [weight, activation]: [&str; 2]) -> 
     let statistics = batch_norm_statistics(&graph, &parameters).unwrap();
     let graph = fold_batch_norm(graph, &mut parameters).unwrap();
     let mut model = QuantModel::new(graph.clone(), parameters, Device::Cpu);
-    model.set_statistics(statistics);
+    model.set_statistics(statistics).unwrap();
     for site in quantization_sites(&graph) {
         let name = site.name.clone();
         if site.kind == SiteKind::Weight {

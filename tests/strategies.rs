@@ -264,6 +264,11 @@ fn every_strategy_resumes_with_the_same_result() {
         ("{iters: 12, batch_size: 3, batches: permutation, lr_decay: cosine, lr: 0.05}", &all[..]),
         ("{iters: 12, batch_size: 3, start: gptq, keep_best: 4, lr: 0.05}", &all[..]),
         ("{iters: 12, batch_size: 3, prediction_difference: {weight: 1, temperature: 2}, lr: 0.05}", &all[..]),
+        (
+            "{iters: 12, batch_size: 3, lr: 0.05, distribution_correction: {iters: 3}, \
+             prediction_difference: {weight: 1, temperature: 2}}",
+            &all[..],
+        ),
         // The engine of a GPU mixes nothing.
         ("{iters: 12, batch_size: 3, drop: mix, lr: 0.05}", &all[..2]),
     ] {
@@ -325,16 +330,16 @@ fn a_weight_of_another_unit_is_not_replaced() {
 
 #[test]
 fn mixed_values_learn_the_same_on_both_engines_of_the_cpu() {
-    // Batches of several chunks, and shortcuts of all kinds.
-    for (network, name, activation) in [
-        ("resnet18", "layer2.0", "lsq"),
-        ("resnet18", "layer1.1", "lsq_plus"),
-        ("mobilenet_v2", "features.3", "lsq_plus"),
-        ("mobilenet_v2", "features.2", "lsq"),
+    // Shortcuts of all kinds, and large images, of which a batch takes several chunks.
+    for (network, params, name, activation) in [
+        ("resnet18", SMALL, "layer2.0", "lsq"),
+        ("resnet18", "{image_size: 128}", "layer1.1", "lsq_plus"),
+        ("mobilenet_v2", SMALL, "features.3", "lsq_plus"),
+        ("mobilenet_v2", "{image_size: 96}", "features.2", "lsq"),
     ] {
-        let mixed = QdropParams { iters: 16, batch_size: 6, weight: 0.1, drop: Drop::Mix, ..Default::default() };
+        let mixed = QdropParams { iters: 8, batch_size: 6, weight: 0.1, drop: Drop::Mix, ..Default::default() };
         let learn = |settings: &QdropParams, engine: Runs| {
-            let mut model = model_with(network, SMALL, ["adaround", activation]);
+            let mut model = model_with(network, params, ["adaround", activation]);
             let unit = unit(&model, name);
             run(&mut model, &unit, settings, engine)
         };

@@ -75,14 +75,20 @@ pub fn checkpoint() {
 
 fn request() {
     let after_this_step = || WITHIN_UNIT.load(SeqCst) && lock(&RUN).is_some();
-    if after_this_step() {
-        // Before the request, because the run may end as soon as it sees that.
-        in_time(|| note(&format!("{}stopping after this step; press Ctrl-C again to stop at once\n", new_line())));
+    let say =
+        || in_time(|| note(&format!("{}stopping after this step; press Ctrl-C again to stop at once\n", new_line())));
+    // Before the request, because the run may end as soon as it sees that.
+    let said = after_this_step();
+    if said {
+        say();
     }
     REQUESTED.store(true, SeqCst);
     // After the line above, so that either this thread or `checkpoint` sees that the process has to end.
     if !after_this_step() {
         end();
+    }
+    if !said {
+        say();
     }
 }
 

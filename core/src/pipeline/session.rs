@@ -279,7 +279,7 @@ impl<'a> Session<'a> {
             note
         });
         let mut model = self.model(graph, parameters)?;
-        model.set_statistics(statistics);
+        model.set_statistics(statistics)?;
         Ok((model, place))
     }
 
@@ -297,8 +297,11 @@ impl<'a> Session<'a> {
             let bound = Tensor::ones(node.shape[0], candle_core::DType::F32, &self.device)?;
             parameters.insert(format!("{}.bound", node.name), bound);
         }
+        let statistics = batch_norm_statistics(&self.graph, &parameters)?;
         let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
-        self.model(graph, parameters)
+        let mut model = self.model(graph, parameters)?;
+        model.set_statistics(statistics)?;
+        Ok(model)
     }
 
     /// The network with the operations that the recipe's preparations give it; its values are the same.

@@ -101,7 +101,7 @@ pub struct Layer {
     pub a: Images,
     /// The gradient with respect to `a`, then that with respect to `z`.
     pub gz: Images,
-    /// Which values the stage dropped, for the backward pass.
+    /// Which values the stage dropped, for the backward pass; unused where values are mixed with weights.
     pub kept: Vec<Choices>,
     /// Sums of the current chunk, row by row.
     pub rows: Vec<Sums>,

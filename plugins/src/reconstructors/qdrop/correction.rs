@@ -8,6 +8,8 @@ use qdrop_core::prelude::*;
 use qdrop_core::progress::Event;
 use std::sync::Arc;
 
+// What the paper leaves open is as in the authors' code (github.com/hustvl/PD-Quant, `quant/data_utils.py`).
+
 /// Added to variances before their roots are taken.
 const EPSILON: f64 = 1e-6;
 /// Steps without a smaller loss after which the rate falls to a tenth.
@@ -51,11 +53,11 @@ impl DistributionCorrection {
     }
 
     /// Replaces the unit's float inputs by corrected ones, and its targets by what the float unit computes from them. A unit
-    /// without a layer into which batch normalization was folded stays as it is.
+    /// without a layer into which batch normalization was folded stays as it is. Weights must be those of the float network.
     ///
     /// # Errors
     /// Cached values cannot be read or written, an operation fails, or the run was cancelled.
-    pub(super) fn apply(&self, unit: &mut UnitTask<'_>, context: &Context<'_>) -> Result<()> {
+    pub fn apply(&self, unit: &mut UnitTask<'_>, context: &Context<'_>) -> Result<()> {
         let float = unit.float_model();
         let layers: Vec<NodeId> = unit.nodes().iter().copied().filter(|id| float.statistics(*id).is_some()).collect();
         if layers.is_empty() {
@@ -68,10 +70,12 @@ impl DistributionCorrection {
         for first in (0..count).step_by(CACHED_BATCH) {
             let samples: Vec<usize> = (first..count.min(first + CACHED_BATCH)).collect();
             let corrected = self.correct(unit, &layers, &samples, context)?;
-            for (all, batch) in outputs.iter_mut().zip(float.run(unit.part(), &corrected, Precision::Float)?) {
+            inputs.iter_mut().zip(&corrected).try_for_each(|(all, batch)| all.push(batch))?;
+            // As they were cached.
+            let read = inputs.iter().map(|all| all.range(first, samples.len())).collect::<Result<Vec<_>>>()?;
+            for (all, batch) in outputs.iter_mut().zip(float.run(unit.part(), &read, Precision::Float)?) {
                 all.push(&batch.detach())?;
             }
-            inputs.iter_mut().zip(&corrected).try_for_each(|(all, batch)| all.push(batch))?;
             context.progress.event(Event::Advanced(first + samples.len()));
         }
         context.progress.event(Event::Finished);
@@ -131,19 +135,17 @@ struct Goal {
 impl Goal {
     fn new(statistics: &ChannelStatistics, model: &QuantModel) -> Result<Self> {
         let row = |values: Vec<f32>| Tensor::from_vec(values, (1, statistics.mean.len()), model.device());
-        let deviation = |(own, before): (&f32, &f32)| {
-            let deviation = f64::from(*own) * f64::from(*before);
-            (deviation * deviation + EPSILON).sqrt() as f32
-        };
+        let deviation = |own: &f32| (f64::from(*own).powi(2) + EPSILON).sqrt() as f32;
         Ok(Self {
             mean: row(statistics.mean.clone())?,
-            deviation: row(statistics.deviation.iter().zip(&statistics.before).map(deviation).collect())?,
+            deviation: row(statistics.deviation.iter().map(deviation).collect())?,
             before: row(statistics.before.clone())?,
         })
     }
 
     /// The squared distances of mean and standard deviation of each image's channels, before batch normalization, summed over
-    /// channels and averaged over images.
+    /// channels and averaged over images (the authors' code, `quant/data_utils.py`). Where a channel has one position alone,
+    /// it has no standard deviation.
     fn distance(&self, values: &Tensor) -> candle_core::Result<Tensor> {
         let images = values.dim(0)? as f64;
         let values = values.flatten_from(2)?;
@@ -152,8 +154,8 @@ impl Goal {
         let off = mean.squeeze(2)?.broadcast_sub(&self.mean)?.broadcast_mul(&self.before)?;
         let mut distance = off.sqr()?.sum_all()?;
         if positions > 1 {
-            let squares = values.broadcast_sub(&mean)?.sqr()?.sum(2)?;
-            let variance = (squares / (positions - 1) as f64)?.broadcast_mul(&self.before.sqr()?)?;
+            let off = values.broadcast_sub(&mean)?.broadcast_mul(&self.before.unsqueeze(2)?)?;
+            let variance = (off.sqr()?.sum(2)? / (positions - 1) as f64)?;
             let off = (variance + EPSILON)?.sqrt()?.broadcast_sub(&self.deviation)?;
             distance = (distance + off.sqr()?.sum_all()?)?;
         }
@@ -183,5 +185,29 @@ impl Rate {
         if self.since > PATIENCE {
             (self.now, self.since) = ((self.now * 0.1).max(self.smallest), 0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_falls_where_the_loss_stops_falling() {
+        let mut rate = Rate::new(0.5);
+        // Less than the threshold below the best loss.
+        for loss in std::iter::once(1.0).chain([0.99995; 100]) {
+            rate.after(loss);
+        }
+        assert_eq!(rate.now, 0.5);
+        rate.after(0.99995);
+        assert_eq!(rate.now, 0.05);
+        // A smaller loss begins anew.
+        (0..100).for_each(|_| rate.after(1.0));
+        rate.after(0.5);
+        (0..100).for_each(|_| rate.after(0.5));
+        assert_eq!(rate.now, 0.05);
+        (0..500).for_each(|_| rate.after(f64::INFINITY));
+        assert_eq!(rate.now, 0.005);
     }
 }

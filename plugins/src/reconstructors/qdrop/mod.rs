@@ -50,12 +50,12 @@ impl Reconstructor for Qdrop {
         if iters == 0 {
             return Err(Error::setting("run_iters", "must be at least 1"));
         }
-        let shorter = |own: usize| (own * iters).div_ceil(self.params.iters).max(1);
+        let share = |own: usize| (own * iters).div_ceil(self.params.iters).max(1);
         if let Some(network) = &mut self.params.network {
-            network.iters = shorter(network.iters);
+            network.iters = share(network.iters);
         }
         if let Some(correction) = &mut self.params.distribution_correction {
-            correction.iters = shorter(correction.iters);
+            correction.iters = correction.iters.min(share(correction.iters));
         }
         if self.fixed_iters {
             self.params.run_iters = Some(iters);
@@ -83,6 +83,22 @@ impl Reconstructor for Qdrop {
 
     fn reconstruct(&self, unit: &mut UnitTask<'_>, context: &Context<'_>) -> Result<UnitReport> {
         let start = Instant::now();
+        let (float_inputs, targets) = (unit.samples.float_inputs.clone(), unit.samples.float_outputs.clone());
+        let mut predictions = None;
+        if let Some(correction) = &self.params.distribution_correction {
+            if !unit.float_model().has_statistics() {
+                let message =
+                    "no batch normalization was folded into a layer of the network, so nothing is known about \
+                               the training images; remove it";
+                return Err(Error::setting(format!("{}.distribution_correction", self.path), message));
+            }
+            // Runs that are tried out stop before the first step.
+            if !context.progress.cancelled() {
+                // Before the unit's targets change.
+                predictions = self.params.prediction_difference.map(|_| prediction::predictions(unit)).transpose()?;
+                correction.apply(unit, context)?;
+            }
+        }
         match self.params.start {
             Start::Nearest => {}
             Start::Gptq => gptq::start(unit)?,
@@ -91,18 +107,10 @@ impl Reconstructor for Qdrop {
             unit.clip_to_ranges()?;
         }
         unit.begin(&self.params.groups())?;
-        let mut predictions = None;
-        if let Some(correction) = &self.params.distribution_correction {
-            if context.progress.cancelled() {
-                return Err(Error::Cancelled);
-            }
-            // Before the unit's targets change.
-            predictions = self.params.prediction_difference.map(|_| prediction::predictions(unit)).transpose()?;
-            correction.apply(unit, context)?;
-        }
         let params = QdropParams { run_iters: Some(self.params.steps_at(unit.cost())), ..self.params.clone() };
         let report = optimize::learn(unit, &params, predictions, context)?;
         unit.finish()?;
+        (unit.samples.float_inputs, unit.samples.float_outputs) = (float_inputs, targets);
         unit.match_statistics(self.params.match_statistics)?;
         Ok(UnitReport { seconds: start.elapsed().as_secs_f64(), ..report })
     }

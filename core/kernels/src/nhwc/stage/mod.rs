@@ -128,7 +128,7 @@ fn sums_of(lanes: Lanes) -> Sums {
 }
 
 /// The stage's value at `z`, to which the shortcut is added. `first_row` counts the rows of the images before
-/// these; `kept` takes the choices, row by row.
+/// these; `kept` has room for the choices of all rows and takes them, unless values are mixed with weights.
 pub fn forward(
     stage: Stage<&Bounds>,
     z: Read<'_>,
@@ -240,7 +240,7 @@ fn apply_row(
 }
 
 /// The gradient with respect to z, which is that of the shortcut too: `gradient` has that of the stage's value,
-/// and takes it. `kept` has what [`forward`] chose, and `sums` has room for all rows.
+/// and takes it. `mixing`, `first_row` and `kept` are those of [`forward`]; `sums` has room for all rows.
 pub fn backward(
     stage: Stage<&Bounds>,
     z: Read<'_>,
