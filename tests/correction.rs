@@ -1,6 +1,6 @@
 //! Distribution correction, and the statistics of batch normalization that it reads.
 
-use crate::fused::{model_with, samples, unit};
+use crate::fused::{divergence, model_with, samples, unit};
 use crate::support::*;
 use qdrop_core::engine::UnitSamples;
 use qdrop_core::graph::fold_batch_norm;
@@ -191,19 +191,7 @@ fn predictions_stay_those_of_the_float_network() {
             let all: Vec<usize> = (0..before.count()).collect();
             let input = [before.quantized_inputs[0].gather(&all).unwrap()];
             let output = float.run(task.part(), &input, Precision::Quantized).unwrap();
-            let rest = float.graph().after(task.part());
-            let [float, quantized] = [before.targets(&all).unwrap(), output].map(|x| {
-                let logits = float.run(&rest, &x, Precision::Float).unwrap().remove(0);
-                logits.to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap()
-            });
-            let softmax = |x: &[f64]| -> Vec<f64> {
-                let e: Vec<f64> = x.iter().map(|v| (v / 2.0).exp()).collect();
-                e.iter().map(|v| v / e.iter().sum::<f64>()).collect()
-            };
-            let of = |(f, q): (&Vec<f64>, &Vec<f64>)| -> f64 {
-                softmax(f).iter().zip(softmax(q)).map(|(p, q)| p * (p / q).ln()).sum()
-            };
-            let want = float.iter().zip(&quantized).map(of).sum::<f64>() / all.len() as f64;
+            let want = divergence(float, task.part(), [before.targets(&all).unwrap(), output]);
             assert!(want > 1e-6 && (got - want).abs() < 2e-3 * want, "{got} {want}");
         },
     );

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use qdrop_core::engine::UnitSamples;
-use qdrop_core::graph::{fold_batch_norm, merge_units, quantization_sites, Graph, SiteKind, Unit};
+use qdrop_core::graph::{fold_batch_norm, merge_units, quantization_sites, Graph, SiteKind, Subgraph, Unit};
 use qdrop_core::model::{batch_norm_statistics, Precision, QuantModel, QuantSite};
 use qdrop_core::prelude::*;
 use qdrop_core::progress::{Event, Progress, Silent};
@@ -107,6 +107,25 @@ pub fn run(model: &mut QuantModel, unit: &Unit, params: &QdropParams, engine: Ru
 /// The unit of this name.
 pub fn unit(model: &QuantModel, name: &str) -> Unit {
     model.graph().units().iter().find(|u| u.name == name).unwrap_or_else(|| panic!("{name}")).clone()
+}
+
+/// KL(float || quantized) of what the float rest of the network predicts from outputs of a part of it, at the temperature 2, averaged
+/// over samples.
+pub fn divergence(model: &QuantModel, part: &Subgraph, [float, quantized]: [Vec<Tensor>; 2]) -> f64 {
+    let rest = model.graph().after(part);
+    let logits = |x: Vec<Tensor>| {
+        let logits = model.run(&rest, &x, Precision::Float).unwrap().remove(0);
+        logits.to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap()
+    };
+    let softmax = |x: &[f64]| -> Vec<f64> {
+        let e: Vec<f64> = x.iter().map(|v| (v / 2.0).exp()).collect();
+        e.iter().map(|v| v / e.iter().sum::<f64>()).collect()
+    };
+    let of = |(f, q): (&Vec<f64>, &Vec<f64>)| -> f64 {
+        softmax(f).iter().zip(softmax(q)).map(|(p, q)| p * (p / q).ln()).sum()
+    };
+    let (float, quantized) = (logits(float), logits(quantized));
+    float.iter().zip(&quantized).map(of).sum::<f64>() / float.len() as f64
 }
 
 /// Checks that both engines learned the same values.

@@ -1,6 +1,6 @@
 //! The strategies of the reconstructor beyond the published method, on all engines.
 
-use crate::fused::{agree, model_with, run, samples, unit};
+use crate::fused::{agree, divergence, model_with, run, samples, unit};
 use crate::support::*;
 use qdrop_core::model::{Precision, QuantModel};
 use qdrop_core::ops::Keep;
@@ -393,19 +393,7 @@ fn the_prediction_difference_is_that_of_the_networks_outputs() {
         let target = samples.targets(&batch).unwrap();
         let input = [samples.quantized_inputs[0].gather(&batch).unwrap()];
         let output = model.run(&unit.subgraph, &input, Precision::Quantized).unwrap();
-        let rest = model.graph().after(&unit.subgraph);
-        let [float, quantized] = [target, output].map(|x| {
-            let logits = model.run(&rest, &x, Precision::Float).unwrap().remove(0);
-            logits.to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap()
-        });
-        let softmax = |x: &[f64]| -> Vec<f64> {
-            let e: Vec<f64> = x.iter().map(|v| (v / 2.0).exp()).collect();
-            e.iter().map(|v| v / e.iter().sum::<f64>()).collect()
-        };
-        let of = |(f, q): (&Vec<f64>, &Vec<f64>)| -> f64 {
-            softmax(f).iter().zip(softmax(q)).map(|(p, q)| p * (p / q).ln()).sum()
-        };
-        let divergence = float.iter().zip(&quantized).map(of).sum::<f64>() / 6.0;
+        let divergence = divergence(&model, &unit.subgraph, [target, output]);
         assert!(divergence > 1e-6, "{name}: {divergence}");
         for engine in Runs::all() {
             let plain = first(&engine, "");

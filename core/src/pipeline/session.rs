@@ -265,10 +265,8 @@ impl<'a> Session<'a> {
     pub fn float_network(&self) -> Result<(QuantModel, Option<String>)> {
         let maps = self.architecture.key_maps(&self.graph)?;
         let key = self.recipe.model.weights_key.as_deref();
-        let Loaded { mut parameters, taken, others } =
+        let Loaded { parameters, taken, others } =
             weights::load(&self.weights_file()?, &self.graph, &maps, key, &self.device)?;
-        let statistics = batch_norm_statistics(&self.graph, &parameters)?;
-        let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
         let place = (!taken.is_empty() || !others.is_empty()).then(|| {
             let quoted = |place: &String| if place.is_empty() { "no key ('')".into() } else { format!("'{place}'") };
             let mut note = format!("the weights are those under {}", quoted(&taken));
@@ -278,9 +276,7 @@ impl<'a> Session<'a> {
             }
             note
         });
-        let mut model = self.model(graph, parameters)?;
-        model.set_statistics(statistics)?;
-        Ok((model, place))
+        Ok((self.model(parameters)?, place))
     }
 
     /// The network with all parameters zero (the bounds of clips 1), after batch-norm folding.
@@ -297,16 +293,15 @@ impl<'a> Session<'a> {
             let bound = Tensor::ones(node.shape[0], candle_core::DType::F32, &self.device)?;
             parameters.insert(format!("{}.bound", node.name), bound);
         }
-        let statistics = batch_norm_statistics(&self.graph, &parameters)?;
-        let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
-        let mut model = self.model(graph, parameters)?;
-        model.set_statistics(statistics)?;
-        Ok(model)
+        self.model(parameters)
     }
 
-    /// The network with the operations that the recipe's preparations give it; its values are the same.
-    fn model(&self, graph: Graph, parameters: HashMap<String, Tensor>) -> Result<QuantModel> {
+    /// The network after batch-norm folding, with the operations that the recipe's preparations give it; its values are the same.
+    fn model(&self, mut parameters: HashMap<String, Tensor>) -> Result<QuantModel> {
+        let statistics = batch_norm_statistics(&self.graph, &parameters)?;
+        let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
         let mut model = QuantModel::new(graph, parameters, self.device.clone());
+        model.set_statistics(statistics)?;
         model.allow_tf32(self.recipe.tf32);
         self.preparations.iter().try_for_each(|preparation| preparation.rewrite(&mut model))?;
         Ok(model)
