@@ -1,11 +1,11 @@
 //! What engines offer to reconstructors, both the fused and the generic one: other losses, learned scales of weights,
-//! learned biases, resuming, and the rest of the network.
+//! learned biases, and resuming.
 
 use crate::cosine::{Cosine, CosineParams};
 use crate::fused::{agree, model, model_with, run, run_with, samples, unit, Learned};
 use crate::support::*;
 use qdrop_core::engine::UnitSamples;
-use qdrop_core::model::{Precision, QuantModel};
+use qdrop_core::model::QuantModel;
 use qdrop_core::ops::Keep;
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Silent;
@@ -292,35 +292,6 @@ fn misuse_of_an_engine_is_named() {
         let missing = unit.restore(1, &BTreeMap::new()).unwrap_err().to_string();
         assert!(missing.contains("the saved state has no 'layer1.0.conv"), "{missing}");
     }
-}
-
-#[test]
-fn the_rest_of_the_network_passes_gradients_to_a_unit() {
-    let mut model = model("resnet18", SMALL, "lsq");
-    let unit = unit(&model, "layer4.0");
-    let cached = samples(&model, &unit);
-    let dims = [&[8], model.graph().input_shape()].concat();
-    let whole = model.forward(&noise(&dims, 3), Precision::Float).unwrap();
-    let task = UnitTask::new(&mut model, &unit, 0, cached).unwrap();
-    let batch = [1, 4];
-    let target = task.targets(&batch).unwrap().remove(0);
-    let output = Var::from_tensor(&target).unwrap();
-    let logits = task.rest().forward(&[output.as_tensor().clone()], &batch).unwrap().remove(0);
-    assert_eq!(logits.dims()[1..], whole[0].dims()[1..]);
-    let upstream = noise(logits.dims(), 4);
-    let gradient = (logits * &upstream).unwrap().sum_all().unwrap().backward().unwrap();
-    let gradient = gradient.get(output.as_tensor()).unwrap();
-    // Finite differences along the gradient, because the kinks of activation functions matter least there.
-    let size = vec(gradient).iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-    let along = |by: f64| -> f64 {
-        let moved = (&target + (gradient * (by / size)).unwrap()).unwrap();
-        let logits = vec(&task.rest().forward(&[moved], &batch).unwrap()[0]);
-        logits.iter().zip(vec(&upstream)).map(|(l, u)| f64::from(*l) * f64::from(u)).sum()
-    };
-    let difference = (along(1e-2) - along(-1e-2)) / 2e-2;
-    assert!((difference - size).abs() <= 1e-2 * size, "{difference} {size}");
-    let error = task.rest().forward(&[], &batch).unwrap_err().to_string();
-    assert!(error.contains("0 outputs were given, it has 1"), "{error}");
 }
 
 /// A block of MobileNetV2 with clips, which also has one at its end, and a classifier whose features are clipped.

@@ -280,7 +280,7 @@ fn threads_do_not_change_a_bit() {
 
 /// Records why the fused engine cannot compute units.
 #[derive(Default)]
-struct Reasons(std::sync::Mutex<Vec<String>>);
+pub struct Reasons(pub std::sync::Mutex<Vec<String>>);
 
 impl Progress for Reasons {
     fn event(&self, event: Event<'_>) {

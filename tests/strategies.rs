@@ -1,6 +1,6 @@
 //! The strategies of the reconstructor beyond the published method, on all engines.
 
-use crate::fused::{agree, divergence, model_with, run, samples, unit};
+use crate::fused::{agree, model_with, run, samples, unit};
 use crate::support::*;
 use qdrop_core::model::{Precision, QuantModel};
 use qdrop_core::ops::Keep;
@@ -12,7 +12,7 @@ use qdrop_plugins::reconstructors::{Drop, QdropParams};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
 
-const SMALL: &str = "{image_size: 32}";
+pub const SMALL: &str = "{image_size: 32}";
 
 /// Requests to stop after some steps.
 struct StopAfter(AtomicUsize);
@@ -48,7 +48,7 @@ impl Interruption for Kept {
 }
 
 /// The reconstructor `qdrop` with these parameters.
-fn reconstructor(params: &str) -> Result<Box<dyn Reconstructor>> {
+pub fn reconstructor(params: &str) -> Result<Box<dyn Reconstructor>> {
     let params = Params::new("reconstruction.params", serde_yaml::from_str(params).unwrap());
     registries().reconstructors.get("qdrop", "test").unwrap().build(&params)
 }
@@ -62,7 +62,7 @@ fn result(model: &QuantModel, unit: &qdrop_core::graph::Unit) -> Vec<Vec<f32>> {
 }
 
 /// Reconstructs a unit and returns its report and its values.
-fn learn(
+pub fn learn(
     [network, name]: [&str; 2],
     quantizers: [&str; 2],
     params: &str,
@@ -298,6 +298,8 @@ fn values_that_are_impossible_name_their_key() {
     assert!(error("{drop: blend}").starts_with("reconstruction.params.drop"));
     let cold = error("{prediction_difference: {temperature: 0}}");
     assert!(cold.contains("reconstruction.params.prediction_difference.temperature: must be positive"), "{cold}");
+    let many = error("{batch_size: 4, prediction_difference: {samples: 5}}");
+    assert!(many.contains("reconstruction.params.prediction_difference.samples: must be between 1 and"), "{many}");
     let unknown = error("{prediction_difference: {lambda: 1}}");
     assert!(unknown.contains("reconstruction.params.prediction_difference") && unknown.contains("lambda"), "{unknown}");
 }
@@ -378,51 +380,6 @@ fn mixed_values_are_weighted_by_uniform_numbers() {
     }
 }
 
-#[test]
-fn the_prediction_difference_is_that_of_the_networks_outputs() {
-    for (network, name) in [("resnet18", "layer4.0"), ("resnet18", "fc")] {
-        let first = |engine: &Runs, difference: &str| {
-            let params = format!("{{iters: 1, batch_size: 6, drop_prob: 1.0{difference}}}");
-            learn([network, name], ["fixed", "lsq"], &params, engine, &Silent, &Forget).unwrap().0.losses[0]
-                .reconstruction
-        };
-        let model = model_with(network, SMALL, ["fixed", "lsq"]);
-        let unit = unit(&model, name);
-        let samples = samples(&model, &unit);
-        let batch = SeededRandom { seed: 7 }.batch(3, 0, 6, 8);
-        let target = samples.targets(&batch).unwrap();
-        let input = [samples.quantized_inputs[0].gather(&batch).unwrap()];
-        let output = model.run(&unit.subgraph, &input, Precision::Quantized).unwrap();
-        let divergence = divergence(&model, &unit.subgraph, [target, output]);
-        assert!(divergence > 1e-6, "{name}: {divergence}");
-        for engine in Runs::all() {
-            let plain = first(&engine, "");
-            let with = first(&engine, ", prediction_difference: {weight: 1000, temperature: 2}");
-            let got = (with - plain) / 1000.0;
-            // The loss is a sum in f32.
-            let tolerance = 1e-3 * divergence + 1e-6 * plain / 1000.0;
-            assert!((got - divergence).abs() < tolerance, "{engine:?} {name}: {got} {divergence}, of a loss {plain}");
-        }
-    }
-}
-
-#[test]
-fn the_prediction_difference_learns_the_same_on_all_engines() {
-    let params = "{iters: 10, batch_size: 6, weight: 0.1, lr: 0.01, prediction_difference: {}}";
-    let runs = Runs::all().into_iter().map(|engine| {
-        let (report, values) =
-            learn(["mobilenet_v2", "features.16"], ["adaround", "lsq"], params, &engine, &Silent, &Forget).unwrap();
-        (report.losses, values)
-    });
-    let runs: Vec<_> = runs.collect();
-    for other in &runs[1..] {
-        for (step, (want, got)) in runs[0].0.iter().zip(&other.0).enumerate() {
-            let (want, got) = (want.reconstruction, got.reconstruction);
-            assert!((want - got).abs() < 1e-3 * want, "step {step}: {want} {got}");
-        }
-    }
-}
-
 /// Ranges that are observed from quantized inputs are those that the finished network shows.
 #[test]
 fn ranges_from_quantized_inputs_are_those_of_the_finished_network() {
@@ -470,49 +427,4 @@ fn ranges_from_quantized_inputs_are_those_of_the_finished_network() {
         ran.unwrap();
     }
     assert!(checked > 10);
-}
-
-/// A network with two outputs, of which one is computed early, and a value that passes a unit.
-struct TwoHeads;
-
-impl Architecture for TwoHeads {
-    fn graph(&self, params: &Params) -> Result<Graph> {
-        params.expect_none()?;
-        let mut b = GraphBuilder::new([3, 6, 6]);
-        let image = b.input();
-        let stem = b.unit("stem", |b| b.conv2d("stem", image, Conv2d::new(4, 3).padding(1).bias()))?;
-        let mean = b.global_average_pool("early", stem)?;
-        let flat = b.flatten("early.flat", mean)?;
-        let early = b.unit("early.fc", |b| b.linear("early.fc", flat, 3))?;
-        let conv = b.unit("conv", |b| b.conv2d("conv", stem, Conv2d::new(4, 3).padding(1).bias()))?;
-        let sum = b.add("sum", conv, stem)?;
-        let mean = b.global_average_pool("late", sum)?;
-        let flat = b.flatten("late.flat", mean)?;
-        let late = b.unit("late.fc", |b| b.linear("late.fc", flat, 3))?;
-        b.finish_with_outputs(&[early, late])
-    }
-}
-
-register_architecture! {
-    name: "two_heads", aliases: [], summary: "a network with two outputs and a value that passes a unit",
-    build: || Box::new(TwoHeads)
-}
-
-#[test]
-fn the_prediction_difference_reads_all_outputs_and_values_that_pass_the_unit() {
-    use qdrop_core::cache::{CacheBudget, CachedValues};
-    use qdrop_core::pipeline::{reconstruct, Resources};
-    let mut model = model_with("two_heads", "null", ["adaround", "lsq"]);
-    let resources = Resources {
-        images: CachedValues::in_memory(&noise(&[8, 3, 6, 6], 9)).unwrap(),
-        cache: CacheBudget::unlimited(),
-        random: &SeededRandom { seed: 7 },
-        progress: &Silent,
-        engine: Engine::Auto,
-        merge: &[],
-        checkpoints: None,
-    };
-    let reconstructor = reconstructor("{iters: 3, batch_size: 4, prediction_difference: {}}").unwrap();
-    let reports = reconstruct(&mut model, &*reconstructor, &resources, None).unwrap();
-    assert_eq!(reports.len(), 4);
 }

@@ -65,7 +65,7 @@ pub mod prelude {
     pub use crate::params::Params;
     pub use crate::preparation::{clip_scalable_relu6, scale_channels, Change, Preparation, Preparing};
     pub use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel};
-    pub use crate::reconstructor::{Context, Grouping, Interrupted, Reconstructor, UnitTask};
+    pub use crate::reconstructor::{Context, Grouping, Interrupted, Reconstructor, Rest, UnitTask};
     pub use crate::report::{LossPoint, UnitReport};
     pub use crate::target::{Target, TargetSpec};
     pub use crate::task::{Comparison, Measurement, Meter, Metric, MetricUnit, Task};

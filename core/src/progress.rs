@@ -42,11 +42,11 @@ pub enum Event<'a> {
         /// Report of the unit.
         report: &'a UnitReport,
     },
-    /// The generic engine reconstructs a unit, because the fused engine cannot compute it.
+    /// The generic engine computes a unit, or the rest of the network after it, because the fused engine cannot.
     Generic {
         /// The unit.
         unit: &'a str,
-        /// Why the fused engine cannot compute it.
+        /// Why the fused engine cannot, and what.
         why: &'a str,
     },
     /// One of several quantizations of a run begins.

@@ -143,7 +143,7 @@ impl Progress for Console {
                 // Printed only once, because the same is usually true of other units.
                 if !self.said_generic.swap(true, Ordering::Relaxed) {
                     note(&format!(
-                        "unit {unit} (perhaps others too) is reconstructed by the generic engine, which is slower: {why}\n"
+                        "unit {unit} (perhaps others too) needs the generic engine, which is slower: {why}\n"
                     ));
                 }
             }

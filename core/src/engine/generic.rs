@@ -4,9 +4,9 @@
 use super::checks::{check_batch, check_gradients, no_gradients, rate_of};
 use super::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
 use super::memory;
-use super::samples::{input_site, UnitSamples, EVERYTHING};
+use super::samples::{input_site, UnitSamples};
 use super::variable::Variable;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::Unit;
 use crate::model::QuantModel;
 use crate::ops::{self, Keep};
@@ -67,21 +67,6 @@ impl<'a> GenericUnit<'a> {
             times: StepTimes::default(),
         })
     }
-
-    /// The loss of outputs for these samples.
-    fn loss_of(&self, outputs: &[Tensor], samples: &[usize]) -> Result<Tensor> {
-        let pairs = outputs.iter().zip(self.samples.targets(samples)?).enumerate();
-        let loss = ops::total(pairs.map(|(i, (output, target))| match self.samples.range(i) {
-            EVERYTHING => Ok(ops::reconstruction_loss(output, &target)?),
-            [low, high] => {
-                let clipped = output.detach().clamp(low, high)?;
-                // Adds nothing but the difference, so that the gradient passes.
-                let output = (output + (clipped - output.detach())?)?;
-                Ok(ops::reconstruction_loss(&output, &target.clamp(low, high)?)?)
-            }
-        }))?;
-        loss.ok_or_else(|| Error::graph(&self.unit.name, "has no output"))
-    }
 }
 
 impl UnitEngine for GenericUnit<'_> {
@@ -114,7 +99,7 @@ impl UnitEngine for GenericUnit<'_> {
         self.forward(samples, keep)?;
         let start = Instant::now();
         let outputs = std::mem::take(&mut self.outputs);
-        let loss = self.loss_of(&outputs, samples)?;
+        let loss = self.samples.loss(&outputs, samples)?;
         let value = finite_scalar(&loss, "reconstruction loss")?;
         self.gradients = Some(loss.backward()?);
         self.times.backward += start.elapsed();
@@ -127,7 +112,7 @@ impl UnitEngine for GenericUnit<'_> {
         (self.outputs, self.gradients) = (Vec::new(), None);
         let inputs = self.samples.quantized_inputs.iter().map(|values| values.gather(samples));
         let outputs = self.model.unit_hard_forward(&self.unit.subgraph, &inputs.collect::<Result<Vec<_>>>()?)?;
-        let loss = self.loss_of(&outputs, samples)?;
+        let loss = self.samples.loss(&outputs, samples)?;
         self.times.forward += start.elapsed();
         finite_scalar(&loss, "reconstruction loss")
     }

@@ -13,17 +13,20 @@ pub mod cuda;
 mod generic;
 mod interface;
 mod memory;
+mod rest;
 mod samples;
 mod variable;
 
 pub use chain::Refusal;
 pub use interface::{EngineState, Regularizer, StepTimes, UnitEngine};
+pub(crate) use rest::FloatPart;
 pub use samples::{input_site, UnitData, UnitSamples, EVERYTHING};
 
 use crate::error::{Error, Result};
 use crate::graph::Unit;
 use crate::model::QuantModel;
-use chain::{Chain, Rejected};
+use chain::Chain;
+pub(crate) use chain::Rejected;
 use cpu::CpuUnit;
 use cuda::DeviceUnit;
 use generic::GenericUnit;

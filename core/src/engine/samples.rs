@@ -3,6 +3,7 @@
 use crate::cache::CachedValues;
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
+use crate::ops;
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -68,6 +69,29 @@ impl UnitSamples {
     /// A sample does not exist, or cached values cannot be read.
     pub fn targets(&self, samples: &[usize]) -> Result<Vec<Tensor>> {
         self.float_outputs.iter().map(|values| values.gather(samples)).collect()
+    }
+
+    /// The reconstruction loss of a unit's outputs for the given samples: the sum of the losses of all outputs, clipped to
+    /// their ranges.
+    ///
+    /// # Errors
+    /// Their number is not that of the unit's outputs, one does not match its target, or cached values cannot be read.
+    pub fn loss(&self, outputs: &[Tensor], samples: &[usize]) -> Result<Tensor> {
+        if outputs.len() != self.float_outputs.len() {
+            let (given, known) = (outputs.len(), self.float_outputs.len());
+            return Err(Error::message(format!("the loss of {given} outputs of a unit that has {known}")));
+        }
+        let pairs = outputs.iter().zip(self.targets(samples)?).enumerate();
+        let loss = ops::total(pairs.map(|(i, (output, target))| match self.range(i) {
+            EVERYTHING => Ok(ops::reconstruction_loss(output, &target)?),
+            [low, high] => {
+                let clipped = output.detach().clamp(low, high)?;
+                // Adds nothing but the difference, so that the gradient passes.
+                let output = (output + (clipped - output.detach())?)?;
+                Ok(ops::reconstruction_loss(&output, &target.clamp(low, high)?)?)
+            }
+        }))?;
+        loss.ok_or_else(|| Error::message("the loss of a unit without outputs"))
     }
 
     /// A value of the float network that bypasses the unit, for the given samples.

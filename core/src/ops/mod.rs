@@ -32,8 +32,8 @@ pub use loss::reconstruction_loss;
 pub use pool::{average_pool2d, global_average_pool, max_pool2d};
 pub use qdrop_kernels::activation::Activation;
 pub use qdrop_kernels::conv::Padding;
-pub(crate) use storage::f32_values;
 pub use storage::host_values;
+pub(crate) use storage::{f32_values, gradient, output, slice};
 
 use candle_core::{DType, Result, Tensor};
 

@@ -3,7 +3,7 @@
 use candle_core::{bail, CpuStorage, Layout, Result, Shape, Storage, Tensor};
 
 /// The values of a contiguous f32 tensor's CPU storage.
-pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
         (CpuStorage::F32(_), None) => bail!("the operation needs a contiguous tensor"),
@@ -31,12 +31,12 @@ pub fn host_values<R>(x: &Tensor, body: impl FnOnce(&[f32]) -> R) -> Result<R> {
 }
 
 /// The storage and the shape that a forward pass returns.
-pub(super) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
+pub(crate) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (CpuStorage::F32(values), shape.into())
 }
 
 /// A gradient with the shape of `like`; `body` fills it.
-pub(super) fn gradient(like: &Tensor, body: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<Tensor> {
+pub(crate) fn gradient(like: &Tensor, body: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<Tensor> {
     let mut values = vec![0.0; like.elem_count()];
     body(&mut values)?;
     Tensor::from_vec(values, like.shape(), like.device())

@@ -1,11 +1,13 @@
 //! Reconstructors: the optimization that makes a quantized unit reproduce its float output.
 
 mod context;
+mod rest;
 mod statistics;
 mod task;
 
 pub use context::{Context, Forget, Interrupted, Interruption};
-pub use task::{Rest, UnitTask};
+pub use rest::Rest;
+pub use task::UnitTask;
 
 use crate::error::Result;
 use crate::guard::Origin;

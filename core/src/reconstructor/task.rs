@@ -1,10 +1,11 @@
 //! The interface between a reconstructor and the unit that it reconstructs.
 
 use super::context::Context;
+use super::rest::Rest;
 use crate::engine::{self, cuda, UnitEngine, UnitSamples, EVERYTHING};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Subgraph, Unit};
-use crate::model::{Precision, QuantModel};
+use crate::model::QuantModel;
 use crate::ops::Keep;
 use crate::progress::Event;
 use crate::quantizer::{groups, Parameter};
@@ -221,9 +222,22 @@ impl<'a> UnitTask<'a> {
         self.model.unit_parameters(self.unit.nodes())
     }
 
-    /// The rest of the float network, from the unit's outputs to the network's outputs.
-    pub fn rest(&self) -> Rest<'_> {
-        Rest { part: self.model.graph().after(&self.unit.subgraph), task: self }
+    /// The rest of the float network, from the unit's outputs to the network's outputs. If the context's engine is not
+    /// `generic` and the fused kernels cannot compute it, an event reports why.
+    ///
+    /// # Errors
+    /// A parameter of the network cannot be read.
+    pub fn rest(&self, context: &Context<'_>) -> Result<Rest<'_>> {
+        Rest::new(self, context)
+    }
+
+    /// The loss of outputs of the unit for the given samples, as [engines](UnitEngine::loss) compute it: clipped to the
+    /// [ranges](Self::clip_to_ranges), if there are some. Gradients flow back to the outputs.
+    ///
+    /// # Errors
+    /// The outputs do not match the samples' targets, or cached values cannot be read.
+    pub fn loss(&self, outputs: &[Tensor], samples: &[usize]) -> Result<Tensor> {
+        self.samples.loss(outputs, samples)
     }
 
     /// Ends learning and writes the hard weights into the model.
@@ -244,36 +258,5 @@ impl<'a> UnitTask<'a> {
     /// An error that names the unit.
     pub fn error(&self, message: impl std::fmt::Display) -> Error {
         Error::graph(self.name, message)
-    }
-}
-
-/// The rest of the float network after a unit. Losses on the network's outputs need it, such as the prediction
-/// difference of PD-Quant (arXiv 2212.07048).
-pub struct Rest<'a> {
-    task: &'a UnitTask<'a>,
-    part: Subgraph,
-}
-
-impl Rest<'_> {
-    /// Computes the network's outputs in full precision from outputs of the unit (N, ...). Gradients flow back to the
-    /// given outputs. `samples` are the samples that the outputs belong to, for values that bypass the unit.
-    ///
-    /// # Errors
-    /// The outputs do not match the unit, a value that bypasses the unit is not cached, or an operation fails.
-    pub fn forward(&self, outputs: &[Tensor], samples: &[usize]) -> Result<Vec<Tensor>> {
-        let own = self.task.unit.subgraph.outputs();
-        if self.part.nodes().is_empty() {
-            // The unit ends with the network.
-            return Ok(outputs.to_vec());
-        }
-        let input = |id: &NodeId| match own.iter().position(|output| output == id) {
-            Some(place) => outputs
-                .get(place)
-                .cloned()
-                .ok_or_else(|| self.task.error(format!("{} outputs were given, it has {}", outputs.len(), own.len()))),
-            None => self.task.samples.passing(*id, samples).map_err(|e| self.task.error(e)),
-        };
-        let inputs = self.part.inputs().iter().map(input).collect::<Result<Vec<_>>>()?;
-        self.task.float_model().run(&self.part, &inputs, Precision::Float)
     }
 }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::graph::geometry::{convolution, image};
 use crate::graph::{NodeId, Subgraph};
 use crate::grid::{Granularity, QParams, QuantSpec};
-use crate::model::QuantModel;
+use crate::model::{QuantModel, QuantSite};
 use crate::ops::host_values;
 use crate::quantizer::{Parameter, QuantizerKernel};
 use candle_core::{Tensor, Var};
@@ -146,11 +146,21 @@ impl Chain {
         describer.check_all_known()?;
         Ok(chain)
     }
+
+    /// Describes a part of the float network on the CPU, which learns nothing.
+    pub fn of_float(model: &QuantModel, part: &Subgraph) -> Result<Self, Rejected> {
+        if !model.device().is_cpu() {
+            return Err(Refusal::Device.into());
+        }
+        Describer::of_float(model).chain(&Parts::of(model.graph(), part)?)
+    }
 }
 
 /// Builds the description of a unit from its parts.
 struct Describer<'a> {
     model: &'a QuantModel,
+    /// Whether values are quantized and parameters learned.
+    quantized: bool,
     /// Learned parameters that are not yet part of the description.
     parameters: Vec<(String, Parameter)>,
     /// Activation sites, numbered in the order of execution.
@@ -161,7 +171,15 @@ impl<'a> Describer<'a> {
     fn new(model: &'a QuantModel, unit: &Subgraph) -> Result<Self> {
         let sites = unit.nodes().iter().filter(|id| model.activation_site(**id).is_some());
         let sites = sites.enumerate().map(|(i, id)| (*id, i + 1)).collect();
-        Ok(Self { model, parameters: model.unit_parameters(unit.nodes())?, sites })
+        Ok(Self { model, quantized: true, parameters: model.unit_parameters(unit.nodes())?, sites })
+    }
+
+    fn of_float(model: &'a QuantModel) -> Self {
+        Self { model, quantized: false, parameters: Vec::new(), sites: HashMap::new() }
+    }
+
+    fn activation_site(&self, node: NodeId) -> Option<&'a QuantSite> {
+        self.model.activation_site(node).filter(|_| self.quantized)
     }
 
     fn name(&self, node: NodeId) -> String {
@@ -195,7 +213,7 @@ impl<'a> Describer<'a> {
                 Some(added) => {
                     let operands = std::iter::once(link.node).chain(added.projection);
                     for node in operands {
-                        if self.model.activation_site(node).is_some() {
+                        if self.activation_site(node).is_some() {
                             return Err(Refusal::BeforeAddition { node: self.name(node) }.into());
                         }
                     }
@@ -218,7 +236,7 @@ impl<'a> Describer<'a> {
         let shape = shape.ok_or_else(|| Refusal::LargeKernel { node: self.name(node) })?;
         let weight = self.weight(node, &shape)?;
         let value = self.model.bias(node).map(|b| host_values(b, <[f32]>::to_vec)).transpose()?;
-        let learned = match self.model.learned_bias(node) {
+        let learned = match self.model.learned_bias(node).filter(|_| self.quantized) {
             Some((_, var)) => Some(self.variable(&var.clone(), &self.name(node))?),
             None => None,
         };
@@ -230,7 +248,7 @@ impl<'a> Describer<'a> {
         let (name, tensor) = (self.name(node), model.weight(node)?);
         let fixed =
             |x: &Tensor| -> Result<ChainWeight, Rejected> { Ok(ChainWeight::Fixed(host_values(x, <[f32]>::to_vec)?)) };
-        let Some(placed) = model.weight_site(node) else { return fixed(tensor) };
+        let Some(placed) = model.weight_site(node).filter(|_| self.quantized) else { return fixed(tensor) };
         let spec = *placed.quantizer.spec();
         match placed.quantizer.kernel()? {
             Some(QuantizerKernel::Nearest) => fixed(&placed.quantizer.fake_quantize(tensor)?),
@@ -265,7 +283,7 @@ impl<'a> Describer<'a> {
 
     fn stage(&mut self, link: &Link) -> Result<ChainStage, Rejected> {
         let activation = link.activation.map(|f| f.try_map(|node| self.model.bounds(node))).transpose()?;
-        let Some(placed) = self.model.activation_site(link.value) else {
+        let Some(placed) = self.activation_site(link.value) else {
             return Ok(ChainStage { activation, quantizer: None, site: 0 });
         };
         let (spec, name) = (*placed.quantizer.spec(), &placed.name);

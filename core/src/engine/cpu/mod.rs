@@ -3,11 +3,15 @@
 //!
 //! Images are channels-last (NHWC). Activation function, quantizer and drop are applied in one pass. The batch is
 //! processed in chunks that stay in the cache. [`plan`] turns a [`Chain`](super::chain::Chain) into a plan, and
-//! [`unit`] executes it.
+//! [`pass`] executes it: for [`unit`], which learns, and for [`float`], a unit of the float
+//! network.
 
 mod addition;
 mod channel_variable;
+mod choice;
+mod float;
 mod images;
+mod pass;
 mod plan;
 mod rounding;
 mod samples;
@@ -16,4 +20,6 @@ mod unit;
 mod update;
 mod weight;
 
+pub use float::FloatUnit;
+pub use images::Order;
 pub use unit::CpuUnit;

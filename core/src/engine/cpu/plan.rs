@@ -2,12 +2,10 @@
 
 use super::addition::{Addition, Projection};
 use super::images::Images;
-use super::samples::Samples;
 use super::stage::{Layer, Site};
 use super::weight::Weight;
 use crate::engine::chain::{Chain, ChainAddition};
-use crate::engine::samples::UnitSamples;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::geometry::border;
 use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::drop::Choices;
@@ -17,13 +15,12 @@ use qdrop_kernels::nhwc::{border_of_gradient, Layout, Layouts};
 /// Bytes that the buffers of one chunk should not exceed, so that they stay in a share of the last-level cache.
 const CACHE: usize = 10 << 20;
 
-/// The buffers and parameters that a unit computes with.
+/// The buffers and parameters that a chain computes with, for one chunk at a time.
 pub struct Plan {
-    /// Images of one chunk, which pass through the unit together.
-    pub chunk: usize,
-    pub samples: Samples,
-    /// The unit's input.
+    /// The chain's input.
     pub x: Images,
+    /// Its gradient, if it was asked for.
+    pub gx: Option<Images>,
     pub layers: Vec<Layer>,
 }
 
@@ -38,13 +35,19 @@ fn size(image: [usize; 3]) -> usize {
 }
 
 impl Plan {
-    /// Makes the plan of a chain for batches of this size.
-    pub fn new(chain: Chain, samples: &UnitSamples, batch: usize) -> Result<Self> {
-        let chunk = chunk(&chain, batch);
+    /// Makes the plan of a chain for chunks and batches of these sizes.
+    ///
+    /// # Errors
+    /// The chain has no layer, or a tensor cannot be read.
+    pub fn new(chain: Chain, [chunk, batch]: [usize; 2], input_gradient: bool) -> Result<Self> {
+        if chain.layers.is_empty() {
+            return Err(Error::message("a chain without layers cannot be computed"));
+        }
         let values: Vec<[usize; 3]> = chain.layers.iter().map(|l| l.convolution.output()).collect();
         let shapes: Vec<Conv2dShape> = chain.layers.iter().map(|l| of_chunk(&l.convolution.shape, chunk)).collect();
         let borders = Borders::of(&chain, &shapes);
         let x_layout = layout(chunk, chain.input, borders.values[0]);
+        let gx_layout = input_gradient.then(|| layout(chunk, chain.input, 0));
         let last = values.len() - 1;
         // Empty for the last layer, whose value nothing in the unit reads.
         let value = |i: usize| layout(if i < last { chunk } else { 0 }, values[i], borders.values[i + 1]);
@@ -52,24 +55,22 @@ impl Plan {
         let mut layers: Vec<Layer> = Vec::new();
         for (i, layer) in chain.layers.into_iter().enumerate() {
             let (z, gz) = (layout(chunk, values[i], 0), gradient(i));
-            let before = i.checked_sub(1).map(|before| (value(before), gradient(before)));
-            let mean = match before {
-                Some((a, _)) if layer.reads_mean => {
-                    let pixel = layout(chunk, [a.channels, 1, 1], border(&shapes[i]));
-                    Some([Images::new(pixel), Images::new(Layout { border: 0, ..pixel })])
-                }
-                _ => None,
+            // What is read, and its gradient.
+            let source = |from: Option<usize>| match from {
+                None => (x_layout, gx_layout),
+                Some(from) => (value(from), Some(gradient(from))),
             };
-            let layouts = match (&mean, before) {
-                (Some([mean, gradient]), _) => Layouts { x: mean.layout, z, gz, gx: Some(gradient.layout) },
-                (None, Some((a, gx))) => Layouts { x: a, z, gz, gx: Some(gx) },
-                (None, None) => Layouts { x: x_layout, z, gz, gx: None },
+            let (x, gx) = source(i.checked_sub(1));
+            let mean = layer.reads_mean.then(|| {
+                let pixel = layout(chunk, [x.channels, 1, 1], border(&shapes[i]));
+                [Images::new(pixel), Images::new(Layout { border: 0, ..pixel })]
+            });
+            let layouts = match &mean {
+                Some([mean, gradient]) => Layouts { x: mean.layout, z, gz, gx: gx.map(|_| gradient.layout) },
+                None => Layouts { x, z, gz, gx },
             };
             let addition = |added: ChainAddition| -> Result<Addition> {
-                let (x, gx) = match added.from {
-                    None => (x_layout, None),
-                    Some(from) => (value(from), Some(gradient(from))),
-                };
+                let (x, gx) = source(added.from);
                 let project = |projection| -> Result<Projection> {
                     let weight = Weight::new(projection, Layouts { x, z, gz, gx })?;
                     Ok(Projection { weight, z: Images::new(z), gx: gx.map(Images::new) })
@@ -90,14 +91,13 @@ impl Plan {
                 sums: Sums::default(),
             });
         }
-        let samples = Samples::new(samples, x_layout, layout(chunk, chain.output, 0))?;
-        Ok(Self { chunk, samples, x: Images::new(x_layout), layers })
+        Ok(Self { x: Images::new(x_layout), gx: gx_layout.map(Images::new), layers })
     }
 }
 
 /// The number of images that pass through the unit together: a divisor of the batch, such that what they need at a time
 /// stays in the cache. That is one block's buffers: the layers up to an addition.
-fn chunk(chain: &Chain, batch: usize) -> usize {
+pub fn chunk(chain: &Chain, batch: usize) -> usize {
     let ends = 2 * size(chain.input) + 2 * size(chain.output);
     let (mut largest, mut block) = (0, 0);
     for layer in &chain.layers {

@@ -1,8 +1,9 @@
 //! Computes the steps of a unit from its plan.
 
-use super::addition::{Addition, Projection};
-use super::images::Images;
-use super::plan::Plan;
+use super::choice::Choice;
+use super::images::{Images, Order};
+use super::pass::Pass;
+use super::plan::{chunk, Plan};
 use super::samples::Samples;
 use super::stage::Layer;
 use super::update::Update;
@@ -14,12 +15,10 @@ use crate::engine::samples::UnitSamples;
 use crate::error::{Error, Result};
 use crate::ops::{host_values, Keep};
 use crate::optim::finite;
-use candle_core::{DType, Device, Tensor};
-use qdrop_kernels::drop::{self as kernel, Mixing};
+use candle_core::{Device, Tensor};
 use qdrop_kernels::in_pool;
-use qdrop_kernels::nhwc::stage::{self, Read, Sums};
-use qdrop_kernels::nhwc::{accumulate, from_planes, pool, rounding, to_planes, Layout};
-use qdrop_kernels::random::Stream;
+use qdrop_kernels::nhwc::stage::Sums;
+use qdrop_kernels::nhwc::{rounding, Layout};
 use std::time::Instant;
 
 /// A unit on the fused CPU engine, for one batch size.
@@ -59,10 +58,10 @@ impl CpuUnit {
     pub fn new(chain: Chain, samples: &UnitSamples, batch: usize) -> Result<Self> {
         let dims = if chain.output_is_image { &chain.output[..] } else { &chain.output[..1] };
         let output = [&[batch], dims].concat();
-        let Plan { chunk, samples, x, layers } = Plan::new(chain, samples, batch)?;
-        if layers.is_empty() {
-            return Err(Error::message("a chain without layers cannot be computed"));
-        }
+        let chunk = chunk(&chain, batch);
+        let Plan { x, layers, .. } = Plan::new(chain, [chunk, batch], false)?;
+        let end = layers.last().map_or(x.layout, |l| l.z.layout);
+        let samples = Samples::new(samples, x.layout, end)?;
         Ok(Self {
             batch,
             chunk,
@@ -79,9 +78,14 @@ impl CpuUnit {
         })
     }
 
+    /// The layout of a chunk of its output.
+    fn end(&self) -> Layout {
+        self.layers.last().map_or(self.x.layout, |l| l.z.layout)
+    }
+
     /// One divided by the number of positions that the loss averages over.
     fn factor(&self) -> f32 {
-        let layout = self.layers.last().map_or(self.x.layout, |l| l.z.layout);
+        let layout = self.end();
         (1.0 / (self.batch * layout.height * layout.width) as f64) as f32
     }
 
@@ -110,31 +114,15 @@ impl CpuUnit {
         }
     }
 
+    /// The values of a chunk; `first` is the number of images before it.
+    fn chunk(&mut self, first: usize) -> Pass<'_> {
+        Pass { x: &self.x, layers: &mut self.layers, choices: &self.choices, first }
+    }
+
     /// Computes a chunk up to the values that the end of the unit reads; `first` is the number of images before it.
     fn chunk_forward(&mut self, indices: &[usize], first: usize) -> Result<()> {
-        let Self { samples, x, layers, choices, .. } = self;
-        samples.mixed_input(indices, choices[0].mixing(), first, x)?;
-        let last = layers.len() - 1;
-        for i in 0..=last {
-            let (before, rest) = layers.split_at_mut(i);
-            let Layer { mean, weight, added, site, z, a, kept, .. } = &mut rest[0];
-            let read = value(before, i.checked_sub(1), x);
-            match mean {
-                None => weight.forward(read, z.write()),
-                Some([pixel, _]) => {
-                    pool::mean(read, pixel.write());
-                    weight.forward(pixel.read(), z.write());
-                }
-            }
-            if let Some(Addition { from, projection: Some(projection) }) = added {
-                projection.weight.forward(value(before, *from, x), projection.z.write());
-            }
-            if i < last {
-                let rows = (choices[i + 1].mixing(), first * z.layout.height);
-                let added = added.as_ref().map(|added| added.value(value(before, added.from, x)));
-                stage::forward(site.stage(), z.read(), added, rows, a.write(), kept);
-            }
-        }
+        self.samples.mixed_input(indices, self.choices[0].mixing(), first, &mut self.x)?;
+        self.chunk(first).forward();
         Ok(())
     }
 
@@ -147,40 +135,21 @@ impl CpuUnit {
         }
         let factor = self.factor();
         let Self { samples, x, layers, choices, value: output, .. } = self;
-        let last = layers.len() - 1;
-        let (before, end) = layers.split_at_mut(last);
-        let end = &mut end[0];
-        let added = end.added.as_ref().map(|added| added.value(value(before, added.from, x)));
-        let rows = (choices[last + 1].mixing(), first * end.z.layout.height);
+        let mut pass = Pass { x, layers, choices, first };
         match ending {
             Ending::Loss => {
                 let range = samples.range;
-                let (target, target_layout) = samples.outputs(indices)?;
-                stage::end(
-                    end.site.stage(),
-                    end.z.read(),
-                    added,
-                    (&|i| target.image(i), target_layout),
-                    (factor, range),
-                    rows,
-                    end.gz.write(),
-                    &mut end.rows,
-                );
+                let (target, layout) = samples.outputs(indices)?;
+                pass.loss((&|i| target.image(i), layout), (factor, range));
             }
             Ending::Given(planes) => {
-                let layout = end.gz.layout;
-                let each = layout.height * layout.values();
-                let planes = planes[first * each..].chunks_exact(each);
-                for (planes, image) in planes.zip(end.gz.values.chunks_exact_mut(layout.image())) {
-                    from_planes(planes, Layout { batch: 1, ..layout }, image);
-                }
                 if let (false, Some(output)) = (computed, output) {
-                    stage::forward(end.site.stage(), end.z.read(), added, rows, output.write(), &mut end.kept);
+                    pass.output(output);
                 }
-                stage::backward(end.site.stage(), end.z.read(), added, rows, &end.kept, end.gz.write(), &mut end.rows);
+                let before = first * pass.layers.last().map_or(0, |l| l.gz.each());
+                pass.output_gradient(&planes[before..], Order::Planes);
             }
         }
-        end.add_up();
         Ok(())
     }
 
@@ -189,10 +158,9 @@ impl CpuUnit {
         let start = Instant::now();
         self.chunk_end(indices, first, ending)?;
         let middle = Instant::now();
-        let Self { x, layers, choices, times, .. } = self;
-        backward(x, layers, choices, first);
-        times.forward += middle - start;
-        times.backward += middle.elapsed();
+        self.chunk(first).backward(None);
+        self.times.forward += middle - start;
+        self.times.backward += middle.elapsed();
         Ok(())
     }
 
@@ -221,61 +189,12 @@ impl CpuUnit {
     }
 }
 
-/// The value of an earlier layer, or the unit's input.
-fn value<'a>(before: &'a [Layer], from: Option<usize>, x: &'a Images) -> Read<'a> {
-    from.map_or(x.read(), |from| before[from].a.read())
-}
-
-/// The backward pass of a chunk from the gradient of the last layer's output: the first one replaces the gradients of all
-/// weights, others add to them. `first` is the number of images before it.
-fn backward(x: &Images, layers: &mut [Layer], choices: &[Choice], first: usize) {
-    let replace = first == 0;
-    for i in (0..layers.len()).rev() {
-        let (before, after) = layers.split_at_mut(i);
-        let Layer { mean, weight, added, gz, .. } = &mut after[0];
-        let read = mean.as_ref().map_or(value(before, i.checked_sub(1), x), |[pixel, _]| pixel.read());
-        weight.backward_weight(read, gz.read(), replace);
-        if let Some(Addition { from, projection: Some(projection) }) = added {
-            projection.weight.backward_weight(value(before, *from, x), gz.read(), replace);
-        }
-        let Some((previous, earlier)) = before.split_last_mut() else { return };
-        match mean {
-            None => weight.backward_input(gz.read(), previous.gz.write()),
-            Some([_, gradient]) => {
-                weight.backward_input(gz.read(), gradient.write());
-                pool::mean_backward(gradient.read(), previous.gz.write());
-            }
-        }
-        // Later layers, of which all gradients are known, may have added the value too.
-        for Layer { added, gz, .. } in after {
-            let Some(added) = added.as_mut().filter(|added| added.from == Some(i - 1)) else { continue };
-            match &mut added.projection {
-                None => accumulate(gz.read(), previous.gz.write()),
-                Some(Projection { weight, gx: Some(gx), .. }) => {
-                    weight.backward_input(gz.read(), gx.write());
-                    accumulate(gx.read(), previous.gz.write());
-                }
-                // Reads the unit's input, which needs no gradient.
-                Some(Projection { gx: None, .. }) => {}
-            }
-        }
-        let Layer { added, site, z, gz, kept, rows, .. } = previous;
-        let added = added.as_ref().map(|added| added.value(value(earlier, added.from, x)));
-        let mixing = (choices[i].mixing(), first * z.layout.height);
-        stage::backward(site.stage(), z.read(), added, mixing, kept, gz.write(), rows);
-        previous.add_up();
-    }
-}
-
 impl UnitEngine for CpuUnit {
     fn forward(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<Vec<Tensor>> {
         let start = Instant::now();
         self.begin(samples, keep)?;
-        let mut output = self.value.take().unwrap_or_else(|| {
-            let layout = self.layers.last().map_or(self.x.layout, |l| l.z.layout);
-            Images::new(layout)
-        });
-        let each = output.layout.height * output.layout.values();
+        let mut output = self.value.take().unwrap_or_else(|| Images::new(self.end()));
+        let each = output.each();
         let mut planes = vec![0.0; self.batch * each];
         let run = || {
             self.prepare();
@@ -283,17 +202,8 @@ impl UnitEngine for CpuUnit {
             {
                 let first = i * self.chunk;
                 self.chunk_forward(indices, first)?;
-                let (Some((end, before)), Some(choice)) = (self.layers.split_last_mut(), self.choices.last()) else {
-                    continue;
-                };
-                let Layer { added, site, z, kept, .. } = end;
-                let added = added.as_ref().map(|added| added.value(value(before, added.from, &self.x)));
-                let rows = (choice.mixing(), first * z.layout.height);
-                stage::forward(site.stage(), z.read(), added, rows, output.write(), kept);
-                let one = Layout { batch: 1, ..output.layout };
-                for (image, planes) in output.values.chunks_exact(one.image()).zip(out.chunks_exact_mut(each)) {
-                    to_planes(image, one, planes);
-                }
+                self.chunk(first).output(&mut output);
+                output.give(out, Order::Planes);
             }
             Ok::<(), Error>(())
         };
@@ -374,42 +284,5 @@ impl UnitEngine for CpuUnit {
 
     fn times(&self) -> StepTimes {
         self.times
-    }
-}
-
-/// What one site keeps, for a whole batch.
-enum Choice {
-    All,
-    Random(Stream, f32),
-    Weighted(Stream),
-    /// In the order (image, row, column, channel).
-    Mask(Vec<u8>),
-}
-
-impl Choice {
-    fn new(keep: Keep, channels: usize) -> Result<Self> {
-        Ok(match keep {
-            Keep::All => Self::All,
-            Keep::Random { probability, .. } if probability >= 1.0 => Self::All,
-            Keep::Random { stream, probability } => Self::Random(stream, probability),
-            Keep::Mixed { stream } => Self::Weighted(stream),
-            Keep::Mask(mask) => {
-                let planes = mask.dims().iter().skip(2).product::<usize>();
-                let mask: Vec<u8> = mask.to_dtype(DType::U8)?.flatten_all()?.to_vec1()?;
-                let image = (channels * planes).max(1);
-                // Index of a channels-last element in the planes.
-                let at = |i: usize| i / image * image + i % image % channels * planes + i % image / channels;
-                Self::Mask((0..mask.len()).map(|i| mask[at(i)]).collect())
-            }
-        })
-    }
-
-    fn mixing(&self) -> Mixing<'_> {
-        Mixing::Chosen(match self {
-            Self::All => kernel::Keep::All,
-            Self::Random(stream, probability) => kernel::Keep::Random { stream: *stream, probability: *probability },
-            Self::Mask(mask) => kernel::Keep::Mask(mask),
-            Self::Weighted(stream) => return Mixing::Weighted(*stream),
-        })
     }
 }

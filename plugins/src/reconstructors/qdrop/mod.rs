@@ -95,7 +95,8 @@ impl Reconstructor for Qdrop {
             // Runs that are tried out stop before the first step.
             if !context.progress.cancelled() {
                 // Before the unit's targets change.
-                predictions = self.params.prediction_difference.map(|_| prediction::predictions(unit)).transpose()?;
+                let of = |_| prediction::predictions(unit, &unit.rest(context)?);
+                predictions = self.params.prediction_difference.map(of).transpose()?;
                 correction.apply(unit, context)?;
             }
         }

@@ -2,7 +2,7 @@
 
 use super::best::Best;
 use super::params::{Drop, QdropParams};
-use super::prediction::{predictions as predictions_of, Prediction};
+use super::prediction::Prediction;
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Event;
 
@@ -59,8 +59,8 @@ pub(super) fn learn(
                     Some(prediction) => prediction,
                     // Not before the first step, before which runs are tried out.
                     none => {
-                        let float = predictions.take().map_or_else(|| predictions_of(unit), Ok)?;
-                        none.insert(Prediction::new(difference, params.only_prediction, unit, float))
+                        let kind = (difference, params.only_prediction);
+                        none.insert(Prediction::new(kind, unit, predictions.take(), context)?)
                     }
                 };
                 prediction.loss(&mut *engine, &samples, &keep)?

@@ -152,10 +152,12 @@ impl QdropParams {
 
     pub(super) fn validate(self, params: &Params) -> Result<Self> {
         self.checked().map_err(|(key, message)| params.error(key, message))?;
-        if let Some(PredictionDifference { weight, temperature }) = self.prediction_difference {
+        if let Some(PredictionDifference { weight, temperature, samples }) = self.prediction_difference {
+            let batch = 1..=self.batch_size;
             let checks = [
                 ("weight", weight >= 0.0 && weight.is_finite(), "must not be negative"),
                 ("temperature", temperature > 0.0 && temperature.is_finite(), "must be positive"),
+                ("samples", samples.is_none_or(|s| batch.contains(&s)), "must be between 1 and the batch size"),
             ];
             if let Some((key, _, message)) = checks.into_iter().find(|(_, ok, _)| !ok) {
                 return Err(params.error(&format!("prediction_difference.{key}"), message));
@@ -286,7 +288,11 @@ impl NetworkParams {
             weight: self.weight,
             warm_up: self.warm_up,
             b_range: self.b_range,
-            prediction_difference: Some(PredictionDifference { weight: 1.0, temperature: self.temperature }),
+            prediction_difference: Some(PredictionDifference {
+                weight: 1.0,
+                temperature: self.temperature,
+                samples: None,
+            }),
             only_prediction: true,
             ..Default::default()
         }

@@ -16,11 +16,14 @@ pub struct PredictionDifference {
     pub weight: f64,
     /// The temperature T, by which outputs of the network are divided before their softmax.
     pub temperature: f64,
+    /// How many samples of each batch it is computed for; all of them, if none is given. It costs far more time than the
+    /// rest of a step.
+    pub samples: Option<usize>,
 }
 
 impl Default for PredictionDifference {
     fn default() -> Self {
-        Self { weight: 10.0, temperature: 1.0 }
+        Self { weight: 10.0, temperature: 1.0, samples: None }
     }
 }
 
@@ -30,17 +33,18 @@ pub struct Prediction<'a> {
     /// Whether the reconstruction loss is left out.
     alone: bool,
     unit: &'a UnitTask<'a>,
+    rest: Rest<'a>,
     /// The float network's outputs for all samples.
     float: Vec<Tensor>,
 }
 
 /// The outputs of the network for all samples that follow from the unit's targets.
-pub fn predictions(unit: &UnitTask<'_>) -> Result<Vec<Tensor>> {
+pub fn predictions(unit: &UnitTask<'_>, rest: &Rest<'_>) -> Result<Vec<Tensor>> {
     let mut parts: Vec<Vec<Tensor>> = Vec::new();
     let count = unit.sample_count();
     for first in (0..count).step_by(TOGETHER) {
         let samples: Vec<usize> = (first..count.min(first + TOGETHER)).collect();
-        let outputs = unit.rest().forward(&unit.targets(&samples)?, &samples)?;
+        let outputs = rest.forward(&unit.targets(&samples)?, &samples)?;
         parts.resize(outputs.len(), Vec::new());
         parts.iter_mut().zip(outputs).for_each(|(part, output)| part.push(output.detach()));
     }
@@ -48,9 +52,17 @@ pub fn predictions(unit: &UnitTask<'_>) -> Result<Vec<Tensor>> {
 }
 
 impl<'a> Prediction<'a> {
-    /// The loss relative to the float network's outputs for all samples.
-    pub fn new(params: PredictionDifference, alone: bool, unit: &'a UnitTask<'a>, float: Vec<Tensor>) -> Self {
-        Self { params, alone, unit, float }
+    /// The loss relative to the float network's outputs for all samples; those that follow from the unit's targets, if none
+    /// are given.
+    pub fn new(
+        (params, alone): (PredictionDifference, bool),
+        unit: &'a UnitTask<'a>,
+        float: Option<Vec<Tensor>>,
+        context: &Context<'_>,
+    ) -> Result<Self> {
+        let rest = unit.rest(context)?;
+        let float = float.map_or_else(|| predictions(unit, &rest), Ok)?;
+        Ok(Self { params, alone, unit, rest, float })
     }
 
     /// The reconstruction loss of a step plus the weighted prediction difference, with their gradients.
@@ -58,14 +70,16 @@ impl<'a> Prediction<'a> {
         let outputs = engine.forward(samples, keep)?;
         let outputs: Vec<Var> = outputs.iter().map(Var::from_tensor).collect::<candle_core::Result<_>>()?;
         let tensors: Vec<Tensor> = outputs.iter().map(|var| var.as_tensor().clone()).collect();
-        let rows = Tensor::new(samples.iter().map(|s| *s as u32).collect::<Vec<_>>(), tensors[0].device())?;
         let mut loss = Tensor::zeros((), DType::F32, tensors[0].device())?;
         if !self.alone {
-            for (output, target) in tensors.iter().zip(self.unit.targets(samples)?) {
-                loss = (loss + ops::reconstruction_loss(output, &target)?)?;
-            }
+            loss = (loss + self.unit.loss(&tensors, samples)?)?;
         }
-        for (quantized, float) in self.unit.rest().forward(&tensors, samples)?.iter().zip(&self.float) {
+        // Batches are drawn at random, so their first samples are too.
+        let some = &samples[..self.params.samples.unwrap_or(samples.len()).min(samples.len())];
+        let rows = Tensor::new(some.iter().map(|s| *s as u32).collect::<Vec<_>>(), tensors[0].device())?;
+        let of_some: Vec<Tensor> =
+            tensors.iter().map(|output| output.narrow(0, 0, some.len())).collect::<candle_core::Result<_>>()?;
+        for (quantized, float) in self.rest.forward(&of_some, some)?.iter().zip(&self.float) {
             let difference = divergence(&float.index_select(&rows, 0)?, quantized, self.params.temperature)?;
             loss = (loss + (difference * self.params.weight)?)?;
         }

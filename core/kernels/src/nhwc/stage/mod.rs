@@ -93,6 +93,15 @@ macro_rules! specialize {
             (Some(Function::Clip(bounds)), true) => {
                 specialize!(@ $activation = Some(Function::Clip(bounds)), $quantized = true, $body)
             }
+            (Some(Function::Activation(Activation::Relu)), false) => {
+                specialize!(@ $activation = Some(Function::Activation(Activation::Relu)), $quantized = false, $body)
+            }
+            (Some(Function::Activation(Activation::Relu6)), false) => {
+                specialize!(@ $activation = Some(Function::Activation(Activation::Relu6)), $quantized = false, $body)
+            }
+            (Some(Function::Clip(bounds)), false) => {
+                specialize!(@ $activation = Some(Function::Clip(bounds)), $quantized = false, $body)
+            }
             (activation, quantized) => specialize!(@ $activation = activation, $quantized = quantized, $body),
         }
     };
