@@ -82,12 +82,15 @@ fn error(session: &Session<'_>) -> f64 {
     square(&mut quantized.iter().zip(&float).map(|(q, f)| q - f)) / square(&mut float.iter().copied())
 }
 
-const ARCHITECTURES: [&str; 6] = [
+const ARCHITECTURES: [&str; 9] = [
     "{name: resnet18, params: {image_size: 48, classes: 10, width: 16}}",
     "{name: resnet50, params: {image_size: 48, classes: 10, width: 16}}",
     "{name: mobilenet_v2, params: {image_size: 48, classes: 10, width: 0.5}}",
     "{name: mnasnet, params: {image_size: 48, classes: 10, scale: 0.5}}",
+    "{name: resnext50_32x4d, params: {image_size: 32, classes: 10, width: 16}}",
+    "{name: wide_resnet50_2, params: {image_size: 32, classes: 10, width: 16}}",
     "{name: regnetx_600m, params: {image_size: 48, classes: 10}}",
+    "{name: regnety_400m, params: {image_size: 32, classes: 10}}",
     "{name: regnetx_3200m, params: {image_size: 32, classes: 10}}",
 ];
 /// Rewrites operations, but scales nothing.

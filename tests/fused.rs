@@ -284,8 +284,10 @@ pub struct Reasons(pub std::sync::Mutex<Vec<String>>);
 
 impl Progress for Reasons {
     fn event(&self, event: Event<'_>) {
-        if let Event::Generic { unit, why } = event {
-            self.0.lock().unwrap().push(format!("{unit}: {why}"));
+        match event {
+            Event::Generic { unit, why } => self.0.lock().unwrap().push(format!("{unit}: {why}")),
+            Event::GenericRest { unit, why } => self.0.lock().unwrap().push(format!("after {unit}: {why}")),
+            _ => {}
         }
     }
 }

@@ -210,7 +210,7 @@ fn the_whole_network_learns_last_and_predicts_what_the_float_network_predicts() 
     assert_eq!(plan.units, 10);
     let error = Run::new(small().set("reconstruction.params.network={open: 0.5}").load().unwrap()).unwrap().check();
     let error = error.unwrap_err().to_string();
-    assert!(error.contains("reconstruction.params.network.open: lies between 0 and 0.5"), "{error}");
+    assert!(error.contains("reconstruction.params.network.open: must be at least 0 and less than 0.5"), "{error}");
 }
 
 #[test]

@@ -42,11 +42,18 @@ pub enum Event<'a> {
         /// Report of the unit.
         report: &'a UnitReport,
     },
-    /// The generic engine computes a unit, or the rest of the network after it, because the fused engine cannot.
+    /// The generic engine reconstructs a unit, because the fused engine cannot compute it.
     Generic {
         /// The unit.
         unit: &'a str,
-        /// Why the fused engine cannot, and what.
+        /// Why the fused engine cannot compute it.
+        why: &'a str,
+    },
+    /// Candle computes a part of the float network after a unit, which the unit's loss needs, because the fused kernels cannot.
+    GenericRest {
+        /// The unit.
+        unit: &'a str,
+        /// Why the fused kernels cannot compute the first part that they cannot.
         why: &'a str,
     },
     /// One of several quantizations of a run begins.

@@ -19,6 +19,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 pub struct Console {
     terminal: bool,
     said_generic: AtomicBool,
+    said_generic_rest: AtomicBool,
     current: Mutex<Option<Stage>>,
 }
 
@@ -36,6 +37,7 @@ impl Console {
         Self {
             terminal: std::io::stderr().is_terminal(),
             said_generic: AtomicBool::new(false),
+            said_generic_rest: AtomicBool::new(false),
             current: Mutex::new(None),
         }
     }
@@ -143,7 +145,15 @@ impl Progress for Console {
                 // Printed only once, because the same is usually true of other units.
                 if !self.said_generic.swap(true, Ordering::Relaxed) {
                     note(&format!(
-                        "unit {unit} (perhaps others too) needs the generic engine, which is slower: {why}\n"
+                        "unit {unit} (perhaps others too) is reconstructed by the generic engine, which is slower: {why}\n"
+                    ));
+                }
+            }
+            Event::GenericRest { unit, why } => {
+                if !self.said_generic_rest.swap(true, Ordering::Relaxed) {
+                    note(&format!(
+                        "a part of the network after unit {unit} (perhaps after others too), which its loss needs, is computed \
+                         operation by operation, which is slower: {why}\n"
                     ));
                 }
             }

@@ -51,7 +51,7 @@ pub enum Engine {
 /// compute the unit, if it cannot.
 ///
 /// # Errors
-/// The fused engine is requested but cannot compute the unit; a step needs more memory than is free; a quantizer
+/// The batch is empty; the fused engine is requested but cannot compute the unit; a step needs more memory than is free; a quantizer
 /// fails.
 pub(crate) fn open<'a>(
     engine: Engine,
@@ -61,6 +61,9 @@ pub(crate) fn open<'a>(
     (batch, mixing): (usize, bool),
     device: Option<&Arc<dyn cuda::Device>>,
 ) -> Result<(Box<dyn UnitEngine + 'a>, Option<Refusal>)> {
+    if batch == 0 {
+        return Err(Error::graph(&unit.name, "a batch needs one sample at least"));
+    }
     let refusal = match engine {
         Engine::Generic => None,
         Engine::Auto | Engine::Fused => match chain(model, unit, mixing, device) {

@@ -31,13 +31,13 @@ impl FloatPart {
         Self { part, steps }
     }
 
-    /// A part of the network that the fused kernels compute as far as they can, and why they cannot compute a unit, if there
-    /// is one.
+    /// A part of the network that the fused kernels compute as far as they can, and why they cannot compute the first unit that
+    /// they cannot.
     ///
     /// # Errors
     /// A parameter cannot be read.
     pub fn fused(model: &QuantModel, part: Subgraph) -> Result<(Self, Option<Refusal>)> {
-        let Some(parts) = split(model, &part) else { return Ok((Self::generic(part), None)) };
+        let Some(parts) = split(model, &part) else { return Ok((Self::generic(part), Some(Refusal::Interleaved))) };
         let mut refusal = None;
         let mut steps = Vec::new();
         for part in parts {

@@ -98,7 +98,8 @@ impl Session<'_> {
         Ok(Prepared { changes, seconds: start.elapsed().as_secs_f64() })
     }
 
-    /// A copy of a float network, calibrated as the recipe says.
+    /// A copy of a float network, calibrated as the recipe says, with the ranges that observers give: refining them
+    /// (`calibration.refine`) would take longer than all candidates of a preparation.
     fn calibrated(&self, model: &QuantModel, images: &CachedValues, progress: &dyn Progress) -> Result<QuantModel> {
         if progress.cancelled() {
             return Err(Error::Cancelled);

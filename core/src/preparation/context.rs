@@ -12,7 +12,8 @@ use std::collections::HashMap;
 /// Images that pass through the network at once.
 const BATCH: usize = 16;
 
-/// Makes a calibrated copy of a float network, quantized as the recipe says.
+/// Makes a calibrated copy of a float network, quantized as the recipe says, with the ranges that observers give (not refined
+/// ones).
 pub type Calibrated<'a> = &'a dyn Fn(&QuantModel) -> Result<QuantModel>;
 
 /// The float network that a preparation changes, with images to measure it on.

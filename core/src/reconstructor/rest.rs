@@ -15,8 +15,19 @@ pub struct Rest<'a> {
     part: FloatPart,
 }
 
+impl UnitTask<'_> {
+    /// The rest of the float network, from the unit's outputs to the network's outputs. If the context's engine is not
+    /// `generic` and the fused kernels of the CPU cannot compute a unit of it, an event reports why. On a GPU candle computes it.
+    ///
+    /// # Errors
+    /// A parameter of the network cannot be read.
+    pub fn rest(&self, context: &Context<'_>) -> Result<Rest<'_>> {
+        Rest::new(self, context)
+    }
+}
+
 impl<'a> Rest<'a> {
-    pub(super) fn new(task: &'a UnitTask<'a>, context: &Context<'_>) -> Result<Self> {
+    fn new(task: &'a UnitTask<'a>, context: &Context<'_>) -> Result<Self> {
         let model = task.float_model();
         let part = model.graph().after(task.part());
         if context.engine == Engine::Generic || !model.device().is_cpu() {
@@ -24,8 +35,7 @@ impl<'a> Rest<'a> {
         }
         let (part, refusal) = FloatPart::fused(model, part)?;
         if let Some(why) = refusal {
-            let why = format!("the rest of the network after it, which its loss needs: {why}");
-            context.progress.event(Event::Generic { unit: task.name, why: &why });
+            context.progress.event(Event::GenericRest { unit: task.name, why: &why.to_string() });
         }
         Ok(Self { task, part })
     }

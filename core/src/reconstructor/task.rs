@@ -1,7 +1,6 @@
 //! The interface between a reconstructor and the unit that it reconstructs.
 
 use super::context::Context;
-use super::rest::Rest;
 use crate::engine::{self, cuda, UnitEngine, UnitSamples, EVERYTHING};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Subgraph, Unit};
@@ -190,7 +189,7 @@ impl<'a> UnitTask<'a> {
     /// context's engine is `auto` and the fused engine cannot compute the unit, an event reports why.
     ///
     /// # Errors
-    /// The context's engine is `fused` and the fused engine cannot compute the unit; a step needs more memory than is
+    /// The batch is empty; the context's engine is `fused` and the fused engine cannot compute the unit; a step needs more memory than is
     /// free; a quantizer fails.
     pub fn engine(&self, batch: usize, context: &Context<'_>) -> Result<Box<dyn UnitEngine + '_>> {
         self.open_engine((batch, false), context)
@@ -220,15 +219,6 @@ impl<'a> UnitTask<'a> {
     /// A quantizer has no range.
     pub fn parameters(&self) -> Result<Vec<(String, Parameter)>> {
         self.model.unit_parameters(self.unit.nodes())
-    }
-
-    /// The rest of the float network, from the unit's outputs to the network's outputs. If the context's engine is not
-    /// `generic` and the fused kernels cannot compute it, an event reports why.
-    ///
-    /// # Errors
-    /// A parameter of the network cannot be read.
-    pub fn rest(&self, context: &Context<'_>) -> Result<Rest<'_>> {
-        Rest::new(self, context)
     }
 
     /// The loss of outputs of the unit for the given samples, as [engines](UnitEngine::loss) compute it: clipped to the

@@ -114,6 +114,9 @@ impl Progress for EventLog<'_> {
             Event::Generic { unit, why } => {
                 self.write(&mut state, "generic", Ok(Value::from_iter([("unit", *unit), ("why", *why)])));
             }
+            Event::GenericRest { unit, why } => {
+                self.write(&mut state, "generic_rest", Ok(Value::from_iter([("unit", *unit), ("why", *why)])));
+            }
             Event::Variant { name } => self.write(&mut state, "variant", Ok(Value::from_iter([("name", *name)]))),
             Event::Warning(text) => {
                 self.write(&mut state, "warning", Ok(Value::from_iter([("text", text.as_str())])));

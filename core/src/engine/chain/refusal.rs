@@ -44,6 +44,9 @@ pub enum Refusal {
     /// Nodes that belong neither to the chain nor to its shortcut.
     #[error("the unit is not a chain of layers with shortcuts")]
     Shape,
+    /// Units of a part of the network that each need a value of the other.
+    #[error("its units read values of each other, so none can be computed before the other")]
+    Interleaved,
     /// A kernel larger than the convolution kernels support.
     #[error("the kernel of '{node}' is larger than 7 x 7")]
     LargeKernel {

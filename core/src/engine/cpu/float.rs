@@ -8,8 +8,8 @@ use crate::engine::chain::Chain;
 use crate::error::Result;
 use qdrop_kernels::in_pool;
 
-/// A usual batch, which chunks divide.
-const BATCH: usize = 32;
+/// The most images of a chunk. A chunk is computed whole, however few images are left for the last one.
+const LARGEST: usize = 8;
 
 /// A chain without quantizers.
 pub struct FloatUnit {
@@ -25,7 +25,7 @@ impl FloatUnit {
     /// # Errors
     /// A parameter cannot be read.
     pub fn new(chain: Chain) -> Result<Self> {
-        let chunk = chunk(&chain, BATCH);
+        let chunk = chunk(&chain, LARGEST);
         let plan = Plan::new(chain, [chunk; 2], true)?;
         let choices = std::iter::repeat_with(|| Choice::All).take(plan.layers.len() + 1).collect();
         let output = Images::new(plan.layers.last().map_or(plan.x.layout, |l| l.z.layout));

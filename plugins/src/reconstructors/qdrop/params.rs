@@ -239,7 +239,7 @@ pub struct NetworkParams {
     pub temperature: f64,
     /// Probability of keeping an element's quantized value at the first step; it grows to 1 at the last one.
     pub drop_prob: f32,
-    /// How far roundings are opened again: from hard ones to this distance, towards the float weight. 0 to 0.5.
+    /// How far roundings are opened again: from hard ones to this distance, towards the float weight. At least 0, less than 0.5.
     pub open: f32,
     /// Initial learning rate of rounding variables. All rates decay to 0 along a cosine.
     pub lr: f64,
@@ -301,7 +301,7 @@ impl NetworkParams {
     pub(super) fn validate(&self, params: &Params) -> Result<()> {
         let checks = [
             ("temperature", self.temperature > 0.0 && self.temperature.is_finite(), "must be positive"),
-            ("open", (0.0..0.5).contains(&self.open), "lies between 0 and 0.5"),
+            ("open", (0.0..0.5).contains(&self.open), "must be at least 0 and less than 0.5"),
         ];
         if let Some((key, _, message)) = checks.into_iter().find(|(_, ok, _)| !ok) {
             return Err(params.error(&format!("network.{key}"), message));
