@@ -25,8 +25,7 @@ pub use samples::{input_site, UnitData, UnitSamples, EVERYTHING};
 use crate::error::{Error, Result};
 use crate::graph::Unit;
 use crate::model::QuantModel;
-use chain::Chain;
-pub(crate) use chain::Rejected;
+use chain::{Chain, Rejected};
 use cpu::CpuUnit;
 use cuda::DeviceUnit;
 use generic::GenericUnit;
@@ -51,8 +50,8 @@ pub enum Engine {
 /// compute the unit, if it cannot.
 ///
 /// # Errors
-/// The batch is empty; the fused engine is requested but cannot compute the unit; a step needs more memory than is free; a quantizer
-/// fails.
+/// The batch is empty; the fused engine is requested but cannot compute the unit; a step needs more memory than is free; a
+/// quantizer fails.
 pub(crate) fn open<'a>(
     engine: Engine,
     model: &'a QuantModel,

@@ -126,8 +126,7 @@ struct FusedUnit {
 impl FusedUnit {
     fn new(model: &QuantModel, part: &Subgraph) -> Result<Self, Rejected> {
         let chain = Chain::of_float(model, part)?;
-        let dims = if chain.output_is_image { &chain.output[..] } else { &chain.output[..1] };
-        let output = dims.to_vec();
+        let output = chain.output_dims().to_vec();
         Ok(Self { unit: Arc::new(Mutex::new(FloatUnit::new(chain)?)), output, orders: [Order::Planes; 2] })
     }
 

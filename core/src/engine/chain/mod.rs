@@ -126,6 +126,15 @@ pub struct ChainQuantizer {
 }
 
 impl Chain {
+    /// Shape of the output of one sample.
+    pub fn output_dims(&self) -> &[usize] {
+        if self.output_is_image {
+            &self.output
+        } else {
+            &self.output[..1]
+        }
+    }
+
     /// Whether there is one addition at most: at the end, and of the unit's input or a convolution of it.
     pub fn is_block(&self) -> bool {
         let last = self.layers.len().saturating_sub(1);

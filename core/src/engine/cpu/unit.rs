@@ -56,8 +56,7 @@ impl CpuUnit {
     /// # Errors
     /// Cached values cannot be read.
     pub fn new(chain: Chain, samples: &UnitSamples, batch: usize) -> Result<Self> {
-        let dims = if chain.output_is_image { &chain.output[..] } else { &chain.output[..1] };
-        let output = [&[batch], dims].concat();
+        let output = [&[batch], chain.output_dims()].concat();
         let chunk = chunk(&chain, batch);
         let Plan { x, layers, .. } = Plan::new(chain, [chunk, batch], false)?;
         let end = layers.last().map_or(x.layout, |l| l.z.layout);

@@ -89,8 +89,7 @@ impl DeviceUnit {
         batch: usize,
         tf32: bool,
     ) -> Result<Self> {
-        let dims = if chain.output_is_image { &chain.output[..] } else { &chain.output[..1] };
-        let output = [&[batch], dims].concat();
+        let output = [&[batch], chain.output_dims()].concat();
         let d = &*device;
         if chain.layers.is_empty() {
             return Err(Error::message("a chain without layers cannot be computed"));

@@ -81,28 +81,24 @@ pub type Targets<'a> = (&'a (dyn Fn(usize) -> &'a [f32] + Sync), Layout);
 /// that the loops do not branch on them.
 macro_rules! specialize {
     ($stage:expr, $activation:ident, $quantized:ident => $body:expr) => {
-        match ($stage.activation, $stage.grid.is_some()) {
-            (None, true) => specialize!(@ $activation = None, $quantized = true, $body),
-            (None, false) => specialize!(@ $activation = None, $quantized = false, $body),
-            (Some(Function::Activation(Activation::Relu)), true) => {
-                specialize!(@ $activation = Some(Function::Activation(Activation::Relu)), $quantized = true, $body)
+        match $stage.activation {
+            None => specialize!(@ both $stage, $activation = None, $quantized, $body),
+            Some(Function::Activation(Activation::Relu)) => {
+                specialize!(@ both $stage, $activation = Some(Function::Activation(Activation::Relu)), $quantized, $body)
             }
-            (Some(Function::Activation(Activation::Relu6)), true) => {
-                specialize!(@ $activation = Some(Function::Activation(Activation::Relu6)), $quantized = true, $body)
+            Some(Function::Activation(Activation::Relu6)) => {
+                specialize!(@ both $stage, $activation = Some(Function::Activation(Activation::Relu6)), $quantized, $body)
             }
-            (Some(Function::Clip(bounds)), true) => {
-                specialize!(@ $activation = Some(Function::Clip(bounds)), $quantized = true, $body)
+            Some(Function::Clip(bounds)) => {
+                specialize!(@ both $stage, $activation = Some(Function::Clip(bounds)), $quantized, $body)
             }
-            (Some(Function::Activation(Activation::Relu)), false) => {
-                specialize!(@ $activation = Some(Function::Activation(Activation::Relu)), $quantized = false, $body)
-            }
-            (Some(Function::Activation(Activation::Relu6)), false) => {
-                specialize!(@ $activation = Some(Function::Activation(Activation::Relu6)), $quantized = false, $body)
-            }
-            (Some(Function::Clip(bounds)), false) => {
-                specialize!(@ $activation = Some(Function::Clip(bounds)), $quantized = false, $body)
-            }
-            (activation, quantized) => specialize!(@ $activation = activation, $quantized = quantized, $body),
+            activation => specialize!(@ both $stage, $activation = activation, $quantized, $body),
+        }
+    };
+    (@ both $stage:expr, $activation:ident = $f:expr, $quantized:ident, $body:expr) => {
+        match $stage.grid.is_some() {
+            true => specialize!(@ $activation = $f, $quantized = true, $body),
+            false => specialize!(@ $activation = $f, $quantized = false, $body),
         }
     };
     // The values are named inside of the closure: what a closure captures is not a constant in it.
