@@ -117,7 +117,7 @@ fn poolings() {
     let geometry = |kernel, stride, padding, ceil_mode, count_include_pad| Pool2dGeometry {
         kernel: [kernel; 2],
         stride: [stride; 2],
-        padding: [padding; 2],
+        padding: Padding::all(padding),
         ceil_mode,
         count_include_pad,
     };
@@ -126,6 +126,9 @@ fn poolings() {
         geometry(2, 2, 0, true, true),
         geometry(3, 2, 1, true, false),
         geometry(3, 1, 1, false, false),
+        Pool2dGeometry { padding: Padding { top: 0, bottom: 1, left: 1, right: 0 }, ..geometry(3, 2, 0, false, true) },
+        Pool2dGeometry { padding: Padding { top: 0, bottom: 1, left: 1, right: 0 }, ..geometry(3, 2, 0, true, false) },
+        Pool2dGeometry { kernel: [1, 3], stride: [2, 1], ..geometry(3, 2, 0, false, true) },
     ] {
         // Distinct values, further apart than the difference step, so that the maximum does not change.
         let n = 2 * 2 * 7 * 8;
@@ -143,12 +146,46 @@ fn poolings() {
 }
 
 #[test]
+fn normalization_over_the_channels() {
+    for dims in [&[2, 5, 3, 2][..], &[4, 5]] {
+        let inputs = [noise(dims, 1), noise(&[5], 2), noise(&[5], 3)];
+        // By its definition, element by element.
+        let (n, pixels) = (dims[0], dims[2..].iter().product::<usize>());
+        let [x, weight, bias] = [0, 1, 2].map(|i: usize| vec(&inputs[i]));
+        let mut want = vec![0.0_f32; x.len()];
+        for (image, pixel) in (0..n).flat_map(|i| (0..pixels).map(move |p| (i, p))) {
+            let at = |c: usize| (image * 5 + c) * pixels + pixel;
+            let mean = (0..5).map(|c| f64::from(x[at(c)])).sum::<f64>() / 5.0;
+            let variance = (0..5).map(|c| (f64::from(x[at(c)]) - mean).powi(2)).sum::<f64>() / 5.0;
+            for c in 0..5 {
+                let normal = (f64::from(x[at(c)]) - mean) / (variance + 1e-2).sqrt();
+                want[at(c)] = (normal * f64::from(weight[c]) + f64::from(bias[c])) as f32;
+            }
+        }
+        let run = |i: &[Tensor]| ops::layer_norm(&i[0], &i[1], &i[2], 1e-2);
+        let got = vec(&run(&inputs).unwrap());
+        assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-5), "{got:?} {want:?}");
+        check("layer_norm", &run, &run, &inputs);
+    }
+}
+
+#[test]
+fn shuffled_channels() {
+    let x = [noise(&[2, 6, 2, 3], 5)];
+    let run = |i: &[Tensor]| ops::shuffle_channels(&i[0], 2);
+    let order: Vec<f32> = (0..6).map(|c| c as f32).collect();
+    let channels = Tensor::from_vec(order, (1, 6, 1, 1), &Device::Cpu).unwrap();
+    assert_eq!(vec(&ops::shuffle_channels(&channels, 2).unwrap()), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+    check("shuffle_channels", &run, &run, &x);
+}
+
+#[test]
 fn activations() {
     // Inputs away from the kinks at -3, 0, 3 and 6.
     let values: Vec<f32> = (0..64).map(|i| i as f32 * 0.23 - 6.07).collect();
     let x = [Tensor::from_vec(values, (4, 16), &Device::Cpu).unwrap()];
     use Activation::*;
-    for activation in [Relu, Relu6, Silu, HardSwish, HardSigmoid, Sigmoid] {
+    for activation in [Relu, Relu6, Silu, HardSwish, HardSigmoid, Sigmoid, Gelu] {
         check(
             &format!("{activation:?}"),
             &|i| ops::activation(&i[0], activation),

@@ -1,6 +1,6 @@
 // Arithmetic that is the CPU's bit for bit: every operation is IEEE's, and only fmaf() fuses.
 
-enum Activation { NONE, RELU, RELU6, SILU, HARD_SWISH, HARD_SIGMOID, SIGMOID, CLIP };
+enum Activation { NONE, RELU, RELU6, SILU, HARD_SWISH, HARD_SIGMOID, SIGMOID, GELU, CLIP };
 
 // The grid of an activation's quantizer.
 struct Step {
@@ -35,6 +35,29 @@ __device__ inline float exponential(float x) {
 }
 
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+// The error function as qdrop_kernels::math::erf.
+__device__ inline float error_function(float x) {
+    x = clamp(x, -4.0f, 4.0f);
+    float x2 = x * x;
+    float p = -2.7261423e-10f;
+    p = fmaf(p, x2, 2.7706814e-8f);
+    p = fmaf(p, x2, -2.101024e-6f);
+    p = fmaf(p, x2, -5.6925065e-5f);
+    p = fmaf(p, x2, -7.3499063e-4f);
+    p = fmaf(p, x2, -2.9546e-3f);
+    p = fmaf(p, x2, -1.6096033e-2f);
+    float q = -1.4566072e-5f;
+    q = fmaf(q, x2, -2.1337406e-4f);
+    q = fmaf(q, x2, -1.682827e-3f);
+    q = fmaf(q, x2, -7.373329e-3f);
+    q = fmaf(q, x2, -1.4264739e-2f);
+    return x * p / q;
+}
+
+// Distribution function and density of the normal distribution as in qdrop_kernels::math.
+__device__ inline float normal_below(float x) { return 0.5f * (1.0f + error_function(x * 0.70710678f)); }
+__device__ inline float normal_density(float x) { return 0.3989423f * exponential(-0.5f * x * x); }
 
 // x^p as qdrop_kernels::math::power.
 __device__ inline float power(float x, float p) {
@@ -71,6 +94,7 @@ template <Activation A> __device__ inline float activate(float x, float bound) {
     case HARD_SWISH: return x * clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
     case HARD_SIGMOID: return clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
     case SIGMOID: return sigmoid(x);
+    case GELU: return x * normal_below(x);
     case CLIP: return clamp(x, 0.0f, bound);
     default: return x;
     }
@@ -90,6 +114,7 @@ template <Activation A> __device__ inline float slope(float x, float bound) {
         float s = sigmoid(x);
         return s * (1.0f - s);
     }
+    case GELU: return normal_below(x) + x * normal_density(x);
     case CLIP: return x > 0.0f && x < bound ? 1.0f : 0.0f;
     default: return 1.0f;
     }

@@ -1,12 +1,13 @@
 //! Element-wise activation functions.
 
 use crate::clip;
-use crate::math::sigmoid;
+use crate::math::{normal_below, normal_density, sigmoid};
 use crate::segments::for_each_piece;
 use crate::simd::vectorize;
 
 /// An activation function. Where it has a kink its gradient there is 0, as in PyTorch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// `max(x, 0)`.
     Relu,
@@ -20,6 +21,8 @@ pub enum Activation {
     HardSigmoid,
     /// `1 / (1 + e^-x)`.
     Sigmoid,
+    /// `x` times the share of a normal distribution's values below it (GELU, arXiv 1606.08415, section 2).
+    Gelu,
 }
 
 #[inline(always)]
@@ -32,7 +35,7 @@ impl Activation {
     pub fn is_homogeneous(self) -> bool {
         match self {
             Self::Relu => true,
-            Self::Relu6 | Self::Silu | Self::HardSwish | Self::HardSigmoid | Self::Sigmoid => false,
+            Self::Relu6 | Self::Silu | Self::HardSwish | Self::HardSigmoid | Self::Sigmoid | Self::Gelu => false,
         }
     }
 
@@ -52,6 +55,7 @@ impl Activation {
             Self::HardSwish => x * relu6(x + 3.0) * (1.0 / 6.0),
             Self::HardSigmoid => relu6(x + 3.0) * (1.0 / 6.0),
             Self::Sigmoid => sigmoid(x),
+            Self::Gelu => x * normal_below(x),
         }
     }
 
@@ -92,6 +96,7 @@ impl Activation {
                 let s = sigmoid(x);
                 s * (1.0 - s)
             }
+            Self::Gelu => normal_below(x) + x * normal_density(x),
         }
     }
 }
@@ -122,6 +127,10 @@ macro_rules! specialize {
             }
             Activation::Sigmoid => {
                 const $constant: Activation = Activation::Sigmoid;
+                $body
+            }
+            Activation::Gelu => {
+                const $constant: Activation = Activation::Gelu;
                 $body
             }
         }

@@ -16,8 +16,8 @@ pub struct Pool2dShape {
     pub kernel: [usize; 2],
     /// Vertical and horizontal stride.
     pub stride: [usize; 2],
-    /// Padding on each side of height and of width.
-    pub padding: [usize; 2],
+    /// Padding of each side.
+    pub padding: Padding,
     /// Also take windows that begin inside the padded image and end beyond it.
     pub ceil_mode: bool,
     /// Count padding pixels in the divisor of an average.
@@ -27,14 +27,14 @@ pub struct Pool2dShape {
 impl Pool2dShape {
     fn out(&self, axis: usize) -> usize {
         let size = [self.in_height, self.in_width][axis];
-        let (k, s, p) = (self.kernel[axis], self.stride[axis], self.padding[axis]);
-        let span = size + 2 * p - k;
+        let (k, s, [before, after]) = (self.kernel[axis], self.stride[axis], self.padding.along(axis));
+        let span = size + before + after - k;
         if !self.ceil_mode {
             return span / s + 1;
         }
         // PyTorch: the last window must begin inside the image or its left padding.
         let out = span.div_ceil(s) + 1;
-        if (out - 1) * s >= size + p {
+        if (out - 1) * s >= size + before {
             out - 1
         } else {
             out
@@ -53,7 +53,6 @@ impl Pool2dShape {
 
     /// The same window as the geometry of a convolution, for its checks.
     pub fn as_conv(&self) -> Conv2dShape {
-        let [y, x] = self.padding;
         Conv2dShape {
             batch: 1,
             in_channels: 1,
@@ -62,7 +61,7 @@ impl Pool2dShape {
             out_channels: 1,
             kernel: self.kernel,
             stride: self.stride,
-            padding: Padding { top: y, bottom: y, left: x, right: x },
+            padding: self.padding,
             dilation: [1, 1],
             groups: 1,
         }
@@ -73,10 +72,10 @@ impl Pool2dShape {
     #[inline(always)]
     fn window(&self, axis: usize, o: usize) -> (std::ops::Range<usize>, usize) {
         let size = [self.in_height, self.in_width][axis];
-        let pad = self.padding[axis];
+        let [before, after] = self.padding.along(axis);
         let start = o * self.stride[axis];
-        let end = (start + self.kernel[axis]).min(size + 2 * pad);
-        let inside = start.saturating_sub(pad)..end.saturating_sub(pad).min(size);
+        let end = (start + self.kernel[axis]).min(size + before + after);
+        let inside = start.saturating_sub(before)..end.saturating_sub(before).min(size);
         (inside, end - start)
     }
 
@@ -176,7 +175,7 @@ mod tests {
         in_width: 4,
         kernel: [3, 3],
         stride: [2, 2],
-        padding: [1, 1],
+        padding: Padding { top: 1, bottom: 1, left: 1, right: 1 },
         ceil_mode: false,
         count_include_pad: true,
     };
@@ -203,8 +202,24 @@ mod tests {
     }
 
     #[test]
+    fn sides_may_differ() {
+        // TensorFlow's SAME padding of a window of 3 with stride 2 on 4 pixels: nothing before, one pixel after.
+        let padding = Padding { top: 0, bottom: 1, left: 0, right: 1 };
+        let x: Vec<f32> = (0..16).map(|v| v as f32).collect();
+        let mut out = vec![0.0; 4];
+        max_forward(&Pool2dShape { padding, ..SHAPE }, &x, &mut out);
+        assert_eq!(out, [10.0, 11.0, 14.0, 15.0]);
+        average_forward(&Pool2dShape { padding, count_include_pad: false, ..SHAPE }, &x, &mut out);
+        assert_eq!(out, [5.0, 6.5, 11.0, 12.5]);
+        average_forward(&Pool2dShape { padding, ..SHAPE }, &x, &mut out);
+        assert_eq!(out[3], 50.0 / 9.0);
+    }
+
+    #[test]
     fn gradients_are_adjoint() {
-        for shape in [SHAPE, Pool2dShape { ceil_mode: true, count_include_pad: false, ..SHAPE }] {
+        let uneven = Padding { top: 0, bottom: 1, left: 1, right: 0 };
+        let ceil = Pool2dShape { ceil_mode: true, count_include_pad: false, ..SHAPE };
+        for shape in [SHAPE, ceil, Pool2dShape { padding: uneven, ..SHAPE }] {
             let x: Vec<f32> = (0..16).map(|v| ((v * 7) % 16) as f32).collect();
             let n = shape.out_height() * shape.out_width();
             let grad: Vec<f32> = (0..n).map(|v| v as f32 + 1.0).collect();

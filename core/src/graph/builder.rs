@@ -3,7 +3,6 @@
 use super::{CustomOperator, Graph, Node, NodeId, Op, Operator};
 use crate::error::{Error, Result};
 use crate::ops::{Activation, Conv2dGeometry, Padding, Pool2dGeometry};
-use qdrop_kernels::conv::Conv2dShape;
 use std::collections::HashSet;
 
 /// A convolution's settings: `Conv2d::new(64, 7).stride(2).padding(3)`.
@@ -74,7 +73,7 @@ impl Pool2d {
         Self(Pool2dGeometry {
             kernel: [kernel; 2],
             stride: [kernel; 2],
-            padding: [0; 2],
+            padding: Padding::default(),
             ceil_mode: false,
             count_include_pad: true,
         })
@@ -88,7 +87,13 @@ impl Pool2d {
 
     /// Sets the padding of all four sides.
     pub fn padding(mut self, pixels: usize) -> Self {
-        self.0.padding = [pixels; 2];
+        self.0.padding = Padding::all(pixels);
+        self
+    }
+
+    /// Sets the padding of each side.
+    pub fn padding_sides(mut self, padding: Padding) -> Self {
+        self.0.padding = padding;
         self
     }
 
@@ -154,24 +159,21 @@ impl GraphBuilder {
         self.shape(value).first().copied().unwrap_or_default()
     }
 
-    fn push(&mut self, name: &str, op: Op, inputs: &[NodeId], shape: Vec<usize>) -> Result<NodeId> {
+    /// Any operation.
+    ///
+    /// # Errors
+    /// The name is taken or empty, or the operation does not accept the inputs, see [`Op::shape`].
+    pub fn node(&mut self, name: &str, op: Op, inputs: &[NodeId]) -> Result<NodeId> {
+        if let Some(later) = inputs.iter().find(|input| input.0 >= self.nodes.len()) {
+            return Err(Error::graph(name, format!("reads value {}, which is not there yet", later.0)));
+        }
+        let shapes: Vec<&[usize]> = inputs.iter().map(|i| self.shape(*i)).collect();
+        let shape = op.shape(&shapes).map_err(|e| Error::graph(name, e))?;
         if name.is_empty() || !self.names.insert(name.into()) {
             return Err(Error::graph(name, "a node of this name exists already; names are unique and not empty"));
         }
-        if shape.contains(&0) {
-            return Err(Error::graph(
-                name,
-                format!("its value would be empty: {shape:?}; is the input image too small?"),
-            ));
-        }
         self.nodes.push(Node { name: name.into(), op, inputs: inputs.into(), shape });
         Ok(NodeId(self.nodes.len() - 1))
-    }
-
-    fn image(&self, name: &str, value: NodeId) -> Result<[usize; 3]> {
-        self.shape(value).try_into().map_err(|_| {
-            Error::graph(name, format!("needs an image (C, H, W), but its input has the shape {:?}", self.shape(value)))
-        })
     }
 
     /// Convolution; parameters `<name>.weight` and, with a bias, `<name>.bias`.
@@ -179,23 +181,8 @@ impl GraphBuilder {
     /// # Errors
     /// The geometry does not fit the input.
     pub fn conv2d(&mut self, name: &str, x: NodeId, conv: Conv2d) -> Result<NodeId> {
-        let [in_channels, in_height, in_width] = self.image(name, x)?;
         let Conv2d { out_channels, kernel, geometry, bias } = conv;
-        let shape = Conv2dShape {
-            batch: 1,
-            in_channels,
-            in_height,
-            in_width,
-            out_channels,
-            kernel,
-            stride: geometry.stride,
-            padding: geometry.padding,
-            dilation: geometry.dilation,
-            groups: geometry.groups,
-        };
-        shape.validate().map_err(|e| Error::graph(name, e))?;
-        let op = Op::Conv2d { out_channels, kernel, geometry, bias };
-        self.push(name, op, &[x], vec![out_channels, shape.out_height(), shape.out_width()])
+        self.node(name, Op::Conv2d { out_channels, kernel, geometry, bias }, &[x])
     }
 
     /// Fully connected layer with bias; parameters `<name>.weight` and `<name>.bias`.
@@ -203,11 +190,7 @@ impl GraphBuilder {
     /// # Errors
     /// The input is not flat.
     pub fn linear(&mut self, name: &str, x: NodeId, out_features: usize) -> Result<NodeId> {
-        if self.shape(x).len() != 1 {
-            let message = format!("needs a flat input, not one of shape {:?}; add flatten", self.shape(x));
-            return Err(Error::graph(name, message));
-        }
-        self.push(name, Op::Linear { out_features, bias: true }, &[x], vec![out_features])
+        self.node(name, Op::Linear { out_features, bias: true }, &[x])
     }
 
     /// Batch normalization; parameters weight, bias, running_mean, running_var.
@@ -215,8 +198,15 @@ impl GraphBuilder {
     /// # Errors
     /// The name is taken.
     pub fn batch_norm(&mut self, name: &str, x: NodeId, eps: f64) -> Result<NodeId> {
-        let shape = self.shape(x).to_vec();
-        self.push(name, Op::BatchNorm { eps }, &[x], shape)
+        self.node(name, Op::BatchNorm { eps }, &[x])
+    }
+
+    /// Normalization over the channels of each pixel; parameters weight and bias.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn layer_norm(&mut self, name: &str, x: NodeId, eps: f64) -> Result<NodeId> {
+        self.node(name, Op::LayerNorm { eps }, &[x])
     }
 
     /// An activation function.
@@ -224,8 +214,7 @@ impl GraphBuilder {
     /// # Errors
     /// The name is taken.
     pub fn activation(&mut self, name: &str, x: NodeId, activation: Activation) -> Result<NodeId> {
-        let shape = self.shape(x).to_vec();
-        self.push(name, Op::Activation(activation), &[x], shape)
+        self.node(name, Op::Activation(activation), &[x])
     }
 
     /// `max(x, 0)`.
@@ -250,8 +239,7 @@ impl GraphBuilder {
     /// # Errors
     /// The name is taken.
     pub fn clip(&mut self, name: &str, x: NodeId) -> Result<NodeId> {
-        let shape = self.shape(x).to_vec();
-        self.push(name, Op::Clip, &[x], shape)
+        self.node(name, Op::Clip, &[x])
     }
 
     /// Sum of two values.
@@ -259,11 +247,7 @@ impl GraphBuilder {
     /// # Errors
     /// Their shapes differ.
     pub fn add(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId> {
-        if self.shape(a) != self.shape(b) {
-            return Err(Error::graph(name, format!("cannot add {:?} and {:?}", self.shape(a), self.shape(b))));
-        }
-        let shape = self.shape(a).to_vec();
-        self.push(name, Op::Add, &[a, b], shape)
+        self.node(name, Op::Add, &[a, b])
     }
 
     /// Product of two values. `b` may have height and width 1, as in squeeze-and-excitation.
@@ -271,19 +255,7 @@ impl GraphBuilder {
     /// # Errors
     /// `b` does not broadcast to `a`.
     pub fn mul(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId> {
-        let (sa, sb) = (self.shape(a).to_vec(), self.shape(b).to_vec());
-        let fits = sa.len() == sb.len() && sa.iter().zip(&sb).all(|(a, b)| a == b || *b == 1);
-        if !fits {
-            return Err(Error::graph(name, format!("cannot multiply {sa:?} by {sb:?}")));
-        }
-        self.push(name, Op::Mul, &[a, b], sa)
-    }
-
-    fn pool(&mut self, name: &str, x: NodeId, pool: Pool2d, max: bool) -> Result<NodeId> {
-        let [channels, height, width] = self.image(name, x)?;
-        let shape = pool.0.of_planes(channels, height, width).map_err(|e| Error::graph(name, e))?;
-        let op = if max { Op::MaxPool(pool.0) } else { Op::AveragePool(pool.0) };
-        self.push(name, op, &[x], vec![channels, shape.out_height(), shape.out_width()])
+        self.node(name, Op::Mul, &[a, b])
     }
 
     /// Max pooling.
@@ -291,7 +263,7 @@ impl GraphBuilder {
     /// # Errors
     /// The window does not fit the image.
     pub fn max_pool(&mut self, name: &str, x: NodeId, pool: Pool2d) -> Result<NodeId> {
-        self.pool(name, x, pool, true)
+        self.node(name, Op::MaxPool(pool.0), &[x])
     }
 
     /// Average pooling.
@@ -299,7 +271,7 @@ impl GraphBuilder {
     /// # Errors
     /// The window does not fit the image.
     pub fn average_pool(&mut self, name: &str, x: NodeId, pool: Pool2d) -> Result<NodeId> {
-        self.pool(name, x, pool, false)
+        self.node(name, Op::AveragePool(pool.0), &[x])
     }
 
     /// Mean over height and width: the result is (C, 1, 1).
@@ -307,8 +279,7 @@ impl GraphBuilder {
     /// # Errors
     /// The input is not an image.
     pub fn global_average_pool(&mut self, name: &str, x: NodeId) -> Result<NodeId> {
-        let [channels, ..] = self.image(name, x)?;
-        self.push(name, Op::GlobalAveragePool, &[x], vec![channels, 1, 1])
+        self.node(name, Op::GlobalAveragePool, &[x])
     }
 
     /// Zero padding.
@@ -316,9 +287,7 @@ impl GraphBuilder {
     /// # Errors
     /// The input is not an image.
     pub fn pad(&mut self, name: &str, x: NodeId, padding: Padding) -> Result<NodeId> {
-        let [channels, height, width] = self.image(name, x)?;
-        let [height, width] = padding.padded(height, width);
-        self.push(name, Op::Pad(padding), &[x], vec![channels, height, width])
+        self.node(name, Op::Pad(padding), &[x])
     }
 
     /// Concatenation along the channels.
@@ -326,14 +295,23 @@ impl GraphBuilder {
     /// # Errors
     /// Dimensions other than the channels differ.
     pub fn concat(&mut self, name: &str, values: &[NodeId]) -> Result<NodeId> {
-        let shapes: Vec<&[usize]> = values.iter().map(|v| self.shape(*v)).collect();
-        let first = shapes.first().copied().unwrap_or_default();
-        if first.is_empty() || shapes.iter().any(|s| s.get(1..) != first.get(1..)) {
-            return Err(Error::graph(name, format!("cannot concatenate {shapes:?} along the channels")));
-        }
-        let mut shape = first.to_vec();
-        shape[0] = shapes.iter().map(|s| s[0]).sum();
-        self.push(name, Op::Concat, values, shape)
+        self.node(name, Op::Concat, values)
+    }
+
+    /// Some of the channels, one after the other, beginning with `start`.
+    ///
+    /// # Errors
+    /// There are fewer channels.
+    pub fn slice(&mut self, name: &str, x: NodeId, start: usize, count: usize) -> Result<NodeId> {
+        self.node(name, Op::Slice { start, count }, &[x])
+    }
+
+    /// Reads the channels, as rows of `groups` groups, column by column (ShuffleNet, arXiv 1707.01083, figure 1).
+    ///
+    /// # Errors
+    /// The input is not an image, or the groups do not divide its channels.
+    pub fn shuffle_channels(&mut self, name: &str, x: NodeId, groups: usize) -> Result<NodeId> {
+        self.node(name, Op::ShuffleChannels { groups }, &[x])
     }
 
     /// Flattens all dimensions but the batch into one.
@@ -341,8 +319,7 @@ impl GraphBuilder {
     /// # Errors
     /// The name is taken.
     pub fn flatten(&mut self, name: &str, x: NodeId) -> Result<NodeId> {
-        let features = self.shape(x).iter().product();
-        self.push(name, Op::Flatten, &[x], vec![features])
+        self.node(name, Op::Flatten, &[x])
     }
 
     /// Enlargement by repeating pixels.
@@ -350,9 +327,7 @@ impl GraphBuilder {
     /// # Errors
     /// The input is not an image.
     pub fn upsample_nearest(&mut self, name: &str, x: NodeId, factor: [usize; 2]) -> Result<NodeId> {
-        let [channels, height, width] = self.image(name, x)?;
-        let shape = vec![channels, height * factor[0], width * factor[1]];
-        self.push(name, Op::UpsampleNearest { factor }, &[x], shape)
+        self.node(name, Op::UpsampleNearest { factor }, &[x])
     }
 
     /// An operation that the architecture defines itself.
@@ -362,8 +337,7 @@ impl GraphBuilder {
     pub fn operator(&mut self, name: &str, operator: impl Operator + 'static, inputs: &[NodeId]) -> Result<NodeId> {
         let shapes: Vec<&[usize]> = inputs.iter().map(|i| self.shape(*i)).collect();
         let operator = CustomOperator::new(operator, &shapes).map_err(|e| Error::graph(name, e))?;
-        let shape = operator.shape().to_vec();
-        self.push(name, Op::Custom(operator), inputs, shape)
+        self.node(name, Op::Custom(operator), inputs)
     }
 
     /// Makes the nodes that `body` adds one unit of block reconstruction. The unit must read at least one value from
@@ -382,6 +356,16 @@ impl GraphBuilder {
         let nodes = (first..self.nodes.len()).map(NodeId).collect();
         self.units.push((name.into(), nodes));
         result
+    }
+
+    /// Makes nodes that exist already one unit of block reconstruction.
+    pub fn unit_of(&mut self, name: &str, nodes: impl IntoIterator<Item = NodeId>) {
+        self.units.push((name.into(), nodes.into_iter().collect()));
+    }
+
+    /// Number of nodes so far, with the input.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
     }
 
     /// Finishes the graph of a network with one output.

@@ -123,10 +123,16 @@ impl<'a> Ties<'a> {
                     before += self.count(*part);
                 }
             }
+            (Op::Slice { start, .. }, [x]) => self.tie(id, *x, |c| start + c),
+            (Op::ShuffleChannels { groups }, [x]) => {
+                let each = self.count(id) / groups;
+                self.tie(id, *x, |c| c % groups * each + c / groups);
+            }
             // Functions and operators that pass no factor on; and nodes with another number of inputs than their operation has.
             (
                 Op::Custom(_)
                 | Op::Activation(_)
+                | Op::LayerNorm { .. }
                 | Op::MaxPool(_)
                 | Op::AveragePool(_)
                 | Op::GlobalAveragePool
@@ -135,6 +141,8 @@ impl<'a> Ties<'a> {
                 | Op::Clip
                 | Op::Add
                 | Op::Mul
+                | Op::Slice { .. }
+                | Op::ShuffleChannels { .. }
                 | Op::Flatten,
                 inputs,
             ) => {

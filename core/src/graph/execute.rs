@@ -42,18 +42,21 @@ pub fn execute(
         }
         Op::Linear { bias, .. } => ops::linear(input(0)?, weight()?, own_bias(*bias)?).doing(doing()),
         Op::BatchNorm { eps } => {
-            let column = |t: Tensor| t.reshape((1, t.elem_count(), 1, 1));
             let run = || -> Result<candle_core::Result<Tensor>> {
                 let (gamma, beta) = (parameter("weight")?, parameter("bias")?);
                 let (mean, variance) = (parameter("running_mean")?, parameter("running_var")?);
                 let x = input(0)?;
                 Ok((|| {
+                    let column = |t: Tensor| ops::along_channels(&t, x.rank());
                     let factor = gamma.div(&(variance + *eps)?.sqrt()?)?;
                     let offset = (beta - (mean * &factor)?)?;
                     x.broadcast_mul(&column(factor)?)?.broadcast_add(&column(offset)?)
                 })())
             };
             run()?.doing(doing())
+        }
+        Op::LayerNorm { eps } => {
+            ops::layer_norm(input(0)?, parameter("weight")?, parameter("bias")?, *eps).doing(doing())
         }
         Op::Activation(activation) => ops::activation(input(0)?, *activation).doing(doing()),
         Op::Clip => ops::clip(input(0)?, parameter("bound")?).doing(doing()),
@@ -64,6 +67,8 @@ pub fn execute(
         Op::GlobalAveragePool => ops::global_average_pool(input(0)?).doing(doing()),
         Op::Pad(padding) => ops::pad2d(input(0)?, *padding).doing(doing()),
         Op::Concat => Tensor::cat(inputs, 1).doing(doing()),
+        Op::Slice { start, count } => input(0)?.narrow(1, *start, *count).doing(doing()),
+        Op::ShuffleChannels { groups } => ops::shuffle_channels(input(0)?, *groups).doing(doing()),
         Op::Flatten => input(0)?.flatten_from(1).doing(doing()),
         Op::Custom(operator) => {
             let own = operator.parameters().iter().map(|(name, _)| parameter(name)).collect::<Result<Vec<_>>>()?;

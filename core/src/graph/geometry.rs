@@ -51,6 +51,9 @@ pub fn convolution(graph: &Graph, id: NodeId, batch: usize) -> Option<Conv2dShap
         | Op::GlobalAveragePool
         | Op::Pad(_)
         | Op::Concat
+        | Op::Slice { .. }
+        | Op::ShuffleChannels { .. }
+        | Op::LayerNorm { .. }
         | Op::Flatten
         | Op::UpsampleNearest { .. }
         | Op::Custom(_) => None,

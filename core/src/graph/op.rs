@@ -2,9 +2,11 @@
 
 use super::CustomOperator;
 use crate::ops::{Activation, Conv2dGeometry, Padding, Pool2dGeometry};
+use serde::{Deserialize, Serialize};
 
 /// An operation and its settings. The names of its parameters begin with the node's name.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Op {
     /// The network's input.
     Input,
@@ -31,6 +33,13 @@ pub enum Op {
         /// Added to the variance, against a division by zero.
         eps: f64,
     },
+    /// Each pixel's channels (or a flat value's features) are shifted and scaled to mean 0 and variance 1, then by learned
+    /// factors and offsets of the channels (layer normalization, arXiv 1607.06450, of channels as in ConvNeXt, arXiv
+    /// 2201.03545).
+    LayerNorm {
+        /// Added to the variance, against a division by zero.
+        eps: f64,
+    },
     /// Element-wise activation function.
     Activation(Activation),
     /// `min(max(x, 0), bound)` with one bound for each channel: ReLU6 of a network whose channels were scaled.
@@ -49,6 +58,18 @@ pub enum Op {
     Pad(Padding),
     /// Concatenation along the channels.
     Concat,
+    /// Some of the channels, one after the other.
+    Slice {
+        /// The first channel.
+        start: usize,
+        /// Number of channels.
+        count: usize,
+    },
+    /// The channels as rows of `groups` groups are read column by column (ShuffleNet, arXiv 1707.01083, figure 1).
+    ShuffleChannels {
+        /// Number of groups.
+        groups: usize,
+    },
     /// Flattens all dimensions but the batch into one.
     Flatten,
     /// Enlargement by an integral factor, repeating pixels.
@@ -56,7 +77,8 @@ pub enum Op {
         /// Vertical and horizontal factor.
         factor: [usize; 2],
     },
-    /// An operation that a plugin defines.
+    /// An operation that a plugin defines. It has no serialized form.
+    #[serde(skip)]
     Custom(CustomOperator),
 }
 
@@ -89,6 +111,7 @@ impl Op {
                 .into_iter()
                 .map(|name| (name, vec![channels]))
                 .collect(),
+            Self::LayerNorm { .. } => vec![("weight", vec![channels]), ("bias", vec![channels])],
             Self::Clip => vec![("bound", vec![channels])],
             Self::Input
             | Self::Activation(_)
@@ -99,6 +122,8 @@ impl Op {
             | Self::GlobalAveragePool
             | Self::Pad(_)
             | Self::Concat
+            | Self::Slice { .. }
+            | Self::ShuffleChannels { .. }
             | Self::Flatten
             | Self::UpsampleNearest { .. } => Vec::new(),
         }
@@ -114,6 +139,7 @@ impl Op {
             | Self::Conv2d { .. }
             | Self::Linear { .. }
             | Self::BatchNorm { .. }
+            | Self::LayerNorm { .. }
             | Self::Activation(_)
             | Self::Clip
             | Self::MaxPool(_)
@@ -121,16 +147,18 @@ impl Op {
             | Self::GlobalAveragePool
             | Self::Pad(_)
             | Self::Concat
+            | Self::Slice { .. }
+            | Self::ShuffleChannels { .. }
             | Self::Flatten
             | Self::UpsampleNearest { .. } => false,
         }
     }
 
-    /// Whether the operation belongs to the layer whose value it reads, as batch normalization and activation functions
+    /// Whether the operation belongs to the layer whose value it reads, as normalizations and activation functions
     /// (a clip is one) do. Then the layer is quantized after it.
     pub fn completes_layer(&self) -> bool {
         match self {
-            Self::BatchNorm { .. } | Self::Activation(_) | Self::Clip => true,
+            Self::BatchNorm { .. } | Self::LayerNorm { .. } | Self::Activation(_) | Self::Clip => true,
             Self::Input
             | Self::Conv2d { .. }
             | Self::Linear { .. }
@@ -141,6 +169,8 @@ impl Op {
             | Self::GlobalAveragePool
             | Self::Pad(_)
             | Self::Concat
+            | Self::Slice { .. }
+            | Self::ShuffleChannels { .. }
             | Self::Flatten
             | Self::UpsampleNearest { .. }
             | Self::Custom(_) => false,
@@ -160,6 +190,10 @@ impl Op {
             Self::Activation(Activation::HardSwish) => "hard_swish",
             Self::Activation(Activation::HardSigmoid) => "hard_sigmoid",
             Self::Activation(Activation::Sigmoid) => "sigmoid",
+            Self::Activation(Activation::Gelu) => "gelu",
+            Self::LayerNorm { .. } => "layer_norm",
+            Self::Slice { .. } => "slice",
+            Self::ShuffleChannels { .. } => "shuffle_channels",
             Self::Clip => "clip",
             Self::Add => "add",
             Self::Mul => "mul",

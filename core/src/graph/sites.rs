@@ -1,6 +1,8 @@
 //! Where quantizers are placed in a network (QDrop's published setting, arXiv 2203.05740).
 
 use super::{Graph, NodeId, Op};
+use crate::ops::Activation;
+use std::collections::HashSet;
 
 /// What the quantizer at a site quantizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,18 +31,25 @@ pub struct Site {
 /// All places for quantizers, in the order of execution.
 ///
 /// Weights: every convolution and linear layer. Activations: the value of each layer (after its
-/// batch normalization and activation function) and of each addition or product (after its
-/// activation function). Exceptions: a layer without activation function whose value goes straight into an
-/// addition, the network's input, and its outputs.
+/// normalization and activation function) and of each addition or product (after its
+/// activation function). A normalization or activation function that reads something else, such as a concatenation or a
+/// value with several readers, has a site of its own, but for ReLU, which leaves values on their grid. Exceptions: a layer
+/// without activation function whose value goes straight into an addition, the network's input, and its outputs.
 pub fn quantization_sites(graph: &Graph) -> Vec<Site> {
     let mut sites = Vec::new();
+    // Nodes that complete a layer or a combination.
+    let mut completing: HashSet<NodeId> = HashSet::new();
     for (id, node) in graph.nodes() {
         let site = |node, kind| Site { node, name: graph.node(id).name.clone(), kind, first: false, last: false };
         if node.op.has_weight() {
             sites.push(site(id, SiteKind::Weight));
         }
-        if node.op.has_weight() || node.op.combines() {
-            if let Some(value) = activation_site(graph, id) {
+        let relu = node.op == Op::Activation(Activation::Relu);
+        let alone = node.op.completes_layer() && !completing.contains(&id) && !relu;
+        if node.op.has_weight() || node.op.combines() || alone {
+            let completed = completed(graph, id);
+            completing.extend(&completed);
+            if let Some(value) = activation_site(graph, id, &completed) {
                 sites.push(site(value, SiteKind::Activation));
             }
         }
@@ -57,18 +66,24 @@ pub fn quantization_sites(graph: &Graph) -> Vec<Site> {
     sites
 }
 
-/// The value at which the output of `head` is quantized, or `None` if it is not.
-fn activation_site(graph: &Graph, head: NodeId) -> Option<NodeId> {
+/// The nodes that complete `head`: each is the only reader of the one before it.
+fn completed(graph: &Graph, head: NodeId) -> Vec<NodeId> {
+    let mut nodes = Vec::new();
     let mut value = head;
-    let mut activated = false;
     while let [next] = graph.consumers(value)[..] {
-        let op = &graph.node(next).op;
-        if !op.completes_layer() {
+        if !graph.node(next).op.completes_layer() {
             break;
         }
-        activated |= matches!(op, Op::Activation(_) | Op::Clip);
+        nodes.push(next);
         value = next;
     }
+    nodes
+}
+
+/// The value at which the output of `head`, which these nodes complete, is quantized, or `None` if it is not.
+fn activation_site(graph: &Graph, head: NodeId, completed: &[NodeId]) -> Option<NodeId> {
+    let value = completed.last().copied().unwrap_or(head);
+    let activated = completed.iter().any(|id| matches!(graph.node(*id).op, Op::Activation(_) | Op::Clip));
     let is_layer = graph.node(head).op.has_weight();
     let consumers = graph.consumers(value);
     let only_added = !consumers.is_empty() && consumers.iter().all(|c| graph.node(*c).op == Op::Add);

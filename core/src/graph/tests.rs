@@ -278,3 +278,81 @@ fn mistakes_are_named() {
     let error = GraphBuilder::new([3, 8, 8]).finish_with_outputs(&[]).unwrap_err().to_string();
     assert!(error.contains("at least one output"), "{error}");
 }
+
+/// Split, shuffled and joined channels, a normalization of channels, and a batch normalization that cannot be folded.
+fn mixed_network() -> Graph {
+    let mut b = GraphBuilder::new([3, 4, 4]);
+    let x = b.input();
+    let x = b.conv2d("stem", x, Conv2d::new(6, 3).padding(1)).unwrap();
+    let x = b.layer_norm("norm", x, 1e-6).unwrap();
+    let left = b.slice("left", x, 0, 2).unwrap();
+    let right = b.slice("right", x, 2, 4).unwrap();
+    let right = b.conv2d("middle", right, Conv2d::new(4, 1)).unwrap();
+    let joined = b.concat("joined", &[left, right]).unwrap();
+    let shuffled = b.shuffle_channels("shuffled", joined, 2).unwrap();
+    let x = b.batch_norm("bn", shuffled, 1e-5).unwrap();
+    let x = b.relu("bn_relu", x).unwrap();
+    let y = b.conv2d("last", x, Conv2d::new(6, 1)).unwrap();
+    let sum = b.add("sum", y, shuffled).unwrap();
+    let norm = b.layer_norm("norm2", sum, 1e-6).unwrap();
+    let z = b.conv2d("next", norm, Conv2d::new(6, 1)).unwrap();
+    let z = b.add("sum2", z, sum).unwrap();
+    let z = b.relu("sum_relu", z).unwrap();
+    b.unit_of("tail", [z]);
+    let z = b.conv2d("end", z, Conv2d::new(2, 4)).unwrap();
+    let z = b.flatten("flat", z).unwrap();
+    b.finish(z).unwrap()
+}
+
+#[test]
+fn normalizations_complete_a_layer_or_have_a_site_of_their_own() {
+    let graph = mixed_network();
+    let sites = quantization_sites(&graph);
+    let of = |kind| sites.iter().filter(|s| s.kind == kind).map(|s| s.name.as_str()).collect::<Vec<_>>();
+    let values: Vec<&str> =
+        sites.iter().filter(|s| s.kind == SiteKind::Activation).map(|s| graph.node(s.node).name.as_str()).collect();
+    assert_eq!(of(SiteKind::Activation), ["stem", "middle", "bn", "sum", "norm2", "sum2"]);
+    assert_eq!(values, ["norm", "middle", "bn_relu", "sum", "norm2", "sum_relu"]);
+}
+
+#[test]
+fn factors_pass_through_split_and_shuffled_channels() {
+    let mut b = GraphBuilder::new([3, 4, 4]);
+    let x = b.input();
+    let x = b.conv2d("a", x, Conv2d::new(6, 1)).unwrap();
+    let x = b.shuffle_channels("shuffled", x, 2).unwrap();
+    let x = b.slice("part", x, 1, 3).unwrap();
+    let x = b.conv2d("b", x, Conv2d::new(2, 1)).unwrap();
+    let x = b.layer_norm("norm", x, 1e-6).unwrap();
+    let x = b.conv2d("c", x, Conv2d::new(2, 1)).unwrap();
+    let graph = b.finish(x).unwrap();
+    let id = |name: &str| graph.find(name).unwrap();
+    let groups = channel_groups(&graph);
+    // The values around the normalization cannot be scaled; c reads one of them.
+    assert_eq!(groups.len(), 1);
+    let channels = |name: &str| groups[0].channels(id(name)).to_vec();
+    assert_eq!(channels("a"), [0, 1, 2, 3, 4, 5].map(Some));
+    assert_eq!(channels("shuffled"), [0, 3, 1, 4, 2, 5].map(Some));
+    assert_eq!(channels("part"), [3, 1, 4].map(Some));
+    assert_eq!(groups[0].consumers, [id("b")]);
+}
+
+#[test]
+fn a_graph_is_read_as_it_was_written() {
+    for graph in [network(), mixed_network()] {
+        let text = graph.to_json().unwrap().unwrap();
+        assert_eq!(Graph::from_json(&text).unwrap(), graph);
+    }
+    let text = network().to_json().unwrap().unwrap();
+    let error = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from} is not in {text}");
+        Graph::from_json(&text.replacen(from, to, 1)).unwrap_err().to_string()
+    };
+    assert!(error("\"inputs\":[0]", "\"inputs\":[99]").contains("not there yet"));
+    assert!(error("\"kernel\":[3,3]", "\"kernel\":[3,99]").contains("conv1"));
+    assert!(error("\"kernel\":[3,3]", "\"kernel\":[18446744073709551615,1]").contains("more than"));
+    assert!(error("\"out_channels\":4", "\"out_channels\":9999999999").contains("more than"));
+    assert!(error("[3,8,8]", "[3,0,8]").contains("input"));
+    assert!(error("[3,8,8]", "[4294967296,4294967296,4294967296]").contains("input"));
+    assert!(error("\"op\":\"add\"", "\"op\":\"sum\"").contains("sum"));
+}

@@ -214,6 +214,9 @@ impl<'a> Builder<'a> {
                 | Op::AveragePool(_)
                 | Op::Pad(_)
                 | Op::Concat
+                | Op::Slice { .. }
+                | Op::ShuffleChannels { .. }
+                | Op::LayerNorm { .. }
                 | Op::UpsampleNearest { .. }
                 | Op::Custom(_),
                 _,

@@ -9,6 +9,7 @@ use super::grid::Grid;
 use candle_core::{DType, Result, Tensor};
 use qdrop_kernels::activation::Activation;
 use qdrop_kernels::adaround::{GAMMA, ZETA};
+use qdrop_kernels::conv::Padding;
 
 /// `value`, with the gradient `factor` for each given (input, factor). An input may be broadcast to the shape of
 /// `value`.
@@ -124,6 +125,13 @@ pub fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
             let middle = (((&xd * 2.0)? + 3.0)? / 6.0)?;
             (value, ((middle * open(-3.0, 3.0)?)? + indicator(xd.ge(3.0))?)?)
         }
+        Activation::Gelu => {
+            let below = (((&xd * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)? * 0.5)?;
+            // The density of the normal distribution.
+            let height = 0.5 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+            let density = ((xd.sqr()? * -0.5)?.exp()? * height)?;
+            ((&xd * &below)?, (below + (&xd * density)?)?)
+        }
     };
     with_gradient(&value, &[(x, &derivative)])
 }
@@ -195,7 +203,7 @@ fn taps(x: &Tensor, g: &Pool2dGeometry, border: f64) -> Result<Vec<Tensor>> {
     let s = g.shape(x)?;
     let mut x = x.clone();
     for (axis, size, out) in [(2, h, s.out_height()), (3, w, s.out_width())] {
-        let before = g.padding[axis - 2];
+        let [before, _] = g.padding.along(axis - 2);
         let needed = (out - 1) * g.stride[axis - 2] + g.kernel[axis - 2];
         let after = needed.saturating_sub(before + size);
         let fill = |count: usize| {
@@ -247,8 +255,7 @@ pub fn average_pool2d(x: &Tensor, g: &Pool2dGeometry) -> Result<Tensor> {
         sum(taps_of_ones(pixels, g, [s.out_height(), s.out_width()], x)?)
     };
     let count = if g.count_include_pad {
-        let [py, px] = g.padding;
-        one([h + 2 * py, w + 2 * px], &Pool2dGeometry { padding: [0, 0], ..*g })?
+        one(g.padding.padded(h, w), &Pool2dGeometry { padding: Padding::default(), ..*g })?
     } else {
         one([h, w], g)?
     };
@@ -260,8 +267,9 @@ fn taps_of_ones(size: [usize; 2], g: &Pool2dGeometry, out: [usize; 2], like: &Te
     let mut image = Tensor::ones((1, 1, size[0], size[1]), DType::F32, like.device())?;
     for axis in [0, 1] {
         let needed = (out[axis] - 1) * g.stride[axis] + g.kernel[axis];
-        let after = needed.saturating_sub(g.padding[axis] + size[axis]);
-        image = image.pad_with_zeros(axis + 2, g.padding[axis], after)?;
+        let [before, _] = g.padding.along(axis);
+        let after = needed.saturating_sub(before + size[axis]);
+        image = image.pad_with_zeros(axis + 2, before, after)?;
     }
     let mut taps = Vec::new();
     for ky in 0..g.kernel[0] {

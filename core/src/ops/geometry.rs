@@ -5,12 +5,11 @@ use qdrop_kernels::conv::{Conv2dShape, Padding};
 use qdrop_kernels::pool::Pool2dShape;
 
 /// Geometry of a convolution, without its kernel size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Conv2dGeometry {
     /// Vertical and horizontal stride.
     pub stride: [usize; 2],
     /// Zero padding on each side.
-    #[serde(skip)]
     pub padding: Padding,
     /// Vertical and horizontal distance between kernel taps.
     pub dilation: [usize; 2],
@@ -55,14 +54,14 @@ impl Conv2dGeometry {
 }
 
 /// Geometry of pooling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Pool2dGeometry {
     /// Window height and width.
     pub kernel: [usize; 2],
     /// Vertical and horizontal stride.
     pub stride: [usize; 2],
-    /// Padding on each side of height and of width.
-    pub padding: [usize; 2],
+    /// Padding of each side.
+    pub padding: Padding,
     /// Whether windows may end beyond the padded image.
     pub ceil_mode: bool,
     /// Whether padding pixels count in the divisor of an average.
@@ -91,8 +90,10 @@ impl Pool2dGeometry {
             count_include_pad: self.count_include_pad,
         };
         shape.as_conv().validate().map_err(Error::wrap)?;
-        if (0..2).any(|i| 2 * self.padding[i] > self.kernel[i]) {
-            candle_core::bail!("pooling: padding {:?} exceeds half of the window {:?}", self.padding, self.kernel);
+        // As PyTorch's limit of half of the window, for each side.
+        let exceeds = |axis: usize| self.padding.along(axis).iter().any(|pixels| 2 * pixels > self.kernel[axis]);
+        if (0..2).any(exceeds) {
+            candle_core::bail!("pooling: {:?} exceeds half of the window {:?}", self.padding, self.kernel);
         }
         Ok(shape)
     }

@@ -15,7 +15,9 @@ mod geometry;
 mod grid;
 mod linear;
 mod loss;
+mod normalization;
 mod pool;
+mod shuffle;
 mod storage;
 
 pub use activation::activation;
@@ -29,9 +31,12 @@ pub use geometry::{Conv2dGeometry, Pool2dGeometry};
 pub use grid::Grid;
 pub use linear::linear;
 pub use loss::reconstruction_loss;
+pub(crate) use normalization::along_channels;
+pub use normalization::layer_norm;
 pub use pool::{average_pool2d, global_average_pool, max_pool2d};
 pub use qdrop_kernels::activation::Activation;
 pub use qdrop_kernels::conv::Padding;
+pub use shuffle::shuffle_channels;
 pub use storage::host_values;
 pub(crate) use storage::{f32_values, gradient, output, slice};
 

@@ -4,6 +4,7 @@ use super::geometry::Pool2dGeometry;
 use super::storage::{f32_values, gradient, output, slice};
 use super::{composite, on_kernels};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use qdrop_kernels::conv::Padding;
 use qdrop_kernels::pool::{self, Pool2dShape};
 
 struct PoolOp {
@@ -79,6 +80,12 @@ pub fn global_average_pool(x: &Tensor) -> Result<Tensor> {
     }
     let (_, _, height, width) = x.dims4()?;
     let kernel = [height, width];
-    let whole = Pool2dGeometry { kernel, stride: kernel, padding: [0; 2], ceil_mode: false, count_include_pad: true };
+    let whole = Pool2dGeometry {
+        kernel,
+        stride: kernel,
+        padding: Padding::default(),
+        ceil_mode: false,
+        count_include_pad: true,
+    };
     run(x, &whole, false)
 }

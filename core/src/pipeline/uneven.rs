@@ -128,6 +128,9 @@ fn read_weights(model: &QuantModel, value: NodeId, channels: usize) -> Result<Ve
             | Op::Add
             | Op::Mul
             | Op::Concat
+            | Op::Slice { .. }
+            | Op::ShuffleChannels { .. }
+            | Op::LayerNorm { .. }
             | Op::Custom(_) => {}
         }
     }

@@ -72,6 +72,9 @@ pub fn scale_channels(model: &mut QuantModel, group: &ChannelGroup, factors: &[f
             | Op::GlobalAveragePool
             | Op::Pad(_)
             | Op::Concat
+            | Op::Slice { .. }
+            | Op::ShuffleChannels { .. }
+            | Op::LayerNorm { .. }
             | Op::Flatten
             | Op::UpsampleNearest { .. }
             | Op::Custom(_) => {}

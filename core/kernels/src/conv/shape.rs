@@ -1,7 +1,7 @@
 //! The geometry of a convolution.
 
 /// Zero padding of each side, in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct Padding {
     /// Rows above the image.
     pub top: usize,
@@ -17,6 +17,16 @@ impl Padding {
     /// The same padding on all four sides.
     pub fn all(pixels: usize) -> Self {
         Self { top: pixels, bottom: pixels, left: pixels, right: pixels }
+    }
+
+    /// Pixels before and after the image along height (axis 0) or width (axis 1).
+    #[inline(always)]
+    pub fn along(&self, axis: usize) -> [usize; 2] {
+        if axis == 0 {
+            [self.top, self.bottom]
+        } else {
+            [self.left, self.right]
+        }
     }
 
     /// Height and width of an image of the given size after padding.

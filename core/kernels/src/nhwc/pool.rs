@@ -88,6 +88,7 @@ pub fn mean_backward((gradient, one): Read<'_>, (out, layout): Written<'_>) {
 mod tests {
     use super::super::{from_planes, to_planes, Buffer, Layout};
     use super::*;
+    use crate::conv::Padding;
     use crate::pool::max_forward;
 
     #[test]
@@ -100,7 +101,7 @@ mod tests {
                 in_width: size,
                 kernel: [kernel; 2],
                 stride: [stride; 2],
-                padding: [padding; 2],
+                padding: Padding::all(padding),
                 ceil_mode: false,
                 count_include_pad: true,
             };

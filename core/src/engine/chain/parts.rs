@@ -164,6 +164,9 @@ impl Walk<'_> {
                 | Op::GlobalAveragePool
                 | Op::Pad(_)
                 | Op::Concat
+                | Op::Slice { .. }
+                | Op::ShuffleChannels { .. }
+                | Op::LayerNorm { .. }
                 | Op::Flatten
                 | Op::UpsampleNearest { .. }
                 | Op::Custom(_),

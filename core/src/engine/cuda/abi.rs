@@ -197,7 +197,7 @@ unsafe impl Plain for Geometry {}
 pub fn name<B>(activation: Option<Function<B>>) -> usize {
     let activation = match activation {
         None => return 0,
-        Some(Function::Clip(_)) => return 7,
+        Some(Function::Clip(_)) => return 8,
         Some(Function::Activation(activation)) => activation,
     };
     match activation {
@@ -207,5 +207,6 @@ pub fn name<B>(activation: Option<Function<B>>) -> usize {
         Activation::HardSwish => 4,
         Activation::HardSigmoid => 5,
         Activation::Sigmoid => 6,
+        Activation::Gelu => 7,
     }
 }

@@ -114,7 +114,7 @@ pub fn gather_mix(
 }
 
 pub fn forward(d: &dyn Device, input: StageInput<'_>, out: &Buffer<f32>) -> Result<()> {
-    const NAMES: [&str; 8] = [
+    const NAMES: [&str; 9] = [
         "forward_none",
         "forward_relu",
         "forward_relu6",
@@ -122,6 +122,7 @@ pub fn forward(d: &dyn Device, input: StageInput<'_>, out: &Buffer<f32>) -> Resu
         "forward_hard_swish",
         "forward_hard_sigmoid",
         "forward_sigmoid",
+        "forward_gelu",
         "forward_clip",
     ];
     input.check(&[out.len()]);
@@ -138,7 +139,7 @@ pub fn backward(
     sums: &Buffer<Sums>,
     first: usize,
 ) -> Result<()> {
-    const NAMES: [&str; 8] = [
+    const NAMES: [&str; 9] = [
         "backward_none",
         "backward_relu",
         "backward_relu6",
@@ -146,6 +147,7 @@ pub fn backward(
         "backward_hard_swish",
         "backward_hard_sigmoid",
         "backward_sigmoid",
+        "backward_gelu",
         "backward_clip",
     ];
     input.check(&[gradient.len()]);
@@ -166,7 +168,7 @@ pub fn end(
     sums: &Buffer<Sums>,
     first: usize,
 ) -> Result<()> {
-    const NAMES: [&str; 8] = [
+    const NAMES: [&str; 9] = [
         "end_none",
         "end_relu",
         "end_relu6",
@@ -174,6 +176,7 @@ pub fn end(
         "end_hard_swish",
         "end_hard_sigmoid",
         "end_sigmoid",
+        "end_gelu",
         "end_clip",
     ];
     input.check(&[gradient.len()]);

@@ -8,7 +8,7 @@ use crate::rounding::round_half_even;
 use crate::testing;
 use proptest::prelude::*;
 
-const ACTIVATIONS: [Option<Function<()>>; 8] = [
+const ACTIVATIONS: [Option<Function<()>>; 9] = [
     None,
     Some(Function::Activation(Activation::Relu)),
     Some(Function::Activation(Activation::Relu6)),
@@ -16,6 +16,7 @@ const ACTIVATIONS: [Option<Function<()>>; 8] = [
     Some(Function::Activation(Activation::HardSwish)),
     Some(Function::Activation(Activation::HardSigmoid)),
     Some(Function::Activation(Activation::Sigmoid)),
+    Some(Function::Activation(Activation::Gelu)),
     Some(Function::Clip(())),
 ];
 
