@@ -64,6 +64,7 @@ pub use run::{resume, Check, Outcome, Plan, Run};
 
 // Linked, so that their strategies are registered.
 use qdrop_models as _;
+use qdrop_onnx as _;
 use qdrop_plugins as _;
 
 /// Version of the library, the commit that it was built from (`unknown` outside of a repository) and its features:

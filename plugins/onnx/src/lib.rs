@@ -1,0 +1,4 @@
+//! ONNX files in and out of qdrop, written as a plugin: it uses only the public interface of `qdrop-core`, and
+//! registers itself.
+
+pub mod proto;
