@@ -68,7 +68,7 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// The error function `2 / sqrt(pi) * integral of e^(-t^2) from 0 to x`. Absolute error below 3e-7.
+/// The error function `2 / sqrt(pi) * integral of e^(-t^2) from 0 to x`. Absolute error below 5e-7.
 ///
 /// `x P(x^2) / Q(x^2)` between -4 and 4, beyond which it is 1 in f32, with the coefficients of Eigen and XLA.
 #[inline(always)]
@@ -130,9 +130,10 @@ mod tests {
         };
         for i in -4000..=4000 {
             let x = i as f32 * 0.001;
-            assert!((f64::from(erf(x)) - series(f64::from(x))).abs() < 3e-7, "erf({x}) = {}", erf(x));
+            let error = (f64::from(erf(x)) - series(f64::from(x))).abs();
+            assert!(error < 5e-7, "erf({x}) = {} has the error {error}", erf(x));
         }
-        assert!((erf(9.0) - 1.0).abs() < 3e-7 && (erf(-9.0) + 1.0).abs() < 3e-7);
+        assert!((erf(9.0) - 1.0).abs() < 5e-7 && (erf(-9.0) + 1.0).abs() < 5e-7);
     }
 
     #[test]
