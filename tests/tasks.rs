@@ -234,7 +234,8 @@ fn another_task_goes_the_whole_way() {
     assert_eq!(quantized.text(&metrics).unwrap(), text);
 
     let out = dir.path().join("out");
-    let manifest = Manifest::new(session.recipe().to_yaml().unwrap(), &session.weights_file().unwrap(), "cpu").unwrap();
+    let manifest =
+        Manifest::new(session.recipe().to_yaml().unwrap(), &session.weights_files().unwrap(), "cpu").unwrap();
     let directory = RunDirectory::create(&out, &manifest).unwrap();
     let summary = Summary {
         recipe: "waves".into(),

@@ -149,7 +149,7 @@ impl<'a> Evaluation<'a> {
 /// returns its SHA-256.
 pub(crate) fn float_weights(dir: &Path, session: &Session<'_>) -> Result<String> {
     let manifest = Manifest::read(dir).at(Stage::SavedResult)?;
-    let file = session.weights_file().at(Stage::FloatNetwork)?;
-    manifest.check_weights(&file).at(Stage::FloatNetwork)?;
+    let files = session.weights_files().at(Stage::FloatNetwork)?;
+    manifest.check_weights(&files).at(Stage::FloatNetwork)?;
     Ok(manifest.weights)
 }

@@ -1,11 +1,14 @@
 //! Architectures: networks as graphs, and the tensor names of their checkpoints.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::guard::Origin;
 use crate::params::Params;
 use crate::registry::{define_kind, Entry};
 use crate::weights::KeyMap;
+use candle_core::Tensor;
+use std::collections::HashMap;
+use std::path::PathBuf;
 
 /// A family of networks.
 pub trait Architecture: Send + Sync {
@@ -15,6 +18,25 @@ pub trait Architecture: Send + Sync {
     /// # Errors
     /// A parameter is unknown or out of range.
     fn graph(&self, params: &Params) -> Result<Graph>;
+
+    /// The files that describe the network and hold its weights, such as an ONNX file. Empty, as by default, if the weights
+    /// come from a checkpoint (`model.weights`).
+    ///
+    /// # Errors
+    /// A parameter is unknown or out of range.
+    fn files(&self, params: &Params) -> Result<Vec<PathBuf>> {
+        let _ = params;
+        Ok(Vec::new())
+    }
+
+    /// The weights in [`files`](Self::files), in f32 on the CPU: the parameters of the graph by name. Asked only if there are
+    /// such files.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    fn parameters(&self, params: &Params) -> Result<HashMap<String, Tensor>> {
+        Err(Error::setting(params.path(), "this architecture has no file with weights"))
+    }
 
     /// Other names that checkpoints of this architecture use, to be tried after the
     /// canonical ones. `graph` is what [`graph`](Self::graph) returned.
@@ -36,6 +58,14 @@ struct GuardedArchitecture {
 impl Architecture for GuardedArchitecture {
     fn graph(&self, params: &Params) -> Result<Graph> {
         self.origin.call("graph", || self.inner.graph(params))
+    }
+
+    fn files(&self, params: &Params) -> Result<Vec<PathBuf>> {
+        self.origin.call("files", || self.inner.files(params))
+    }
+
+    fn parameters(&self, params: &Params) -> Result<HashMap<String, Tensor>> {
+        self.origin.call("parameters", || self.inner.parameters(params))
     }
 
     fn key_maps(&self, graph: &Graph) -> Result<Vec<KeyMap>> {

@@ -141,6 +141,8 @@ pub enum Input {
     Weights,
     /// The folder with the images.
     Data,
+    /// The file with the network and its weights.
+    Network,
 }
 
 impl Input {
@@ -148,6 +150,7 @@ impl Input {
         match self {
             Self::Weights => "checkpoint",
             Self::Data => "data folder",
+            Self::Network => "file with a network",
         }
     }
 
@@ -156,6 +159,7 @@ impl Input {
         match self {
             Self::Weights => "--weights FILE",
             Self::Data => "--data DIR",
+            Self::Network => "`model: {onnx: FILE}`",
         }
     }
 }
@@ -165,6 +169,7 @@ impl Display for Input {
         f.write_str(match self {
             Self::Weights => "weights",
             Self::Data => "data",
+            Self::Network => "network",
         })
     }
 }

@@ -21,7 +21,7 @@ use crate::plugins;
 use qdrop_core::engine::Engine;
 use qdrop_core::params::parse_value;
 use qdrop_core::progress::{Progress, Silent};
-use qdrop_core::recipe::{apply_set, merge, parse_yaml, read_yaml, Folders, Recipe, RecipePath};
+use qdrop_core::recipe::{apply_set, merge, parse_yaml, read_yaml, write_out, Folders, Recipe, RecipePath};
 use qdrop_core::registry::nearest;
 use qdrop_core::run_directory::RECIPE_FILE;
 use qdrop_core::Error as Core;
@@ -226,6 +226,7 @@ struct File {
 impl File {
     /// What stands in the file itself, which is in `folder`.
     fn new(mut value: Value, name: String, folder: Option<PathBuf>) -> Result<Self> {
+        write_out(&mut value);
         let (mut base_dir, mut folders) = (folder, Folders::default());
         if let Value::Mapping(map) = &mut value {
             let saved = parse_optional(map.shift_remove("folders"), "folders", &name)?;

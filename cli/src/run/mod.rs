@@ -107,7 +107,7 @@ impl<'a> Run<'a> {
         // The demo's files may have been deleted in the meantime.
         demo_folder()?;
         let mut run = Self::new(recipe)?.device(&manifest.device)?.progress(progress);
-        let weights = run.session()?.weights_file().at(Stage::FloatNetwork)?;
+        let weights = run.session()?.weights_files().at(Stage::FloatNetwork)?;
         manifest.check(dir, &weights).at(Stage::RunDirectory)?;
         run.kept = Kept::Begun(Box::new((directory, manifest)));
         Ok(run)

@@ -25,7 +25,7 @@ pub fn quantize(mut run: Run<'_>) -> Result<Outcome> {
         Kept::Nothing => return run_stages(&session, &run.registries, None, &run.progress),
         Kept::Begun(begun) => *begun,
         Kept::New(dir) => {
-            let weights = session.weights_file().at(Stage::FloatNetwork)?;
+            let weights = session.weights_files().at(Stage::FloatNetwork)?;
             let recipe = session.recipe().to_yaml().at(Stage::RunDirectory)?;
             let manifest = Manifest::new(recipe, &weights, &run.device_name).at(Stage::RunDirectory)?;
             (RunDirectory::create(&dir, &manifest).at(Stage::RunDirectory)?, manifest)

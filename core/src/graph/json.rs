@@ -1,6 +1,6 @@
 //! A graph as text.
 
-use super::{Graph, GraphBuilder, NodeId, Op};
+use super::{Ends, Graph, GraphBuilder, NodeId, Op};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
+    ends: Ends,
     /// Channels, height and width.
     input: [usize; 3],
     /// All nodes but the input, in topological order.
@@ -41,6 +42,7 @@ impl Graph {
             inputs: numbers(&node.inputs),
         };
         let written = Written {
+            ends: self.ends().clone(),
             input: self.input_shape().try_into().map_err(|_| Error::graph("input", "is not an image"))?,
             nodes: self.nodes().skip(1).map(node).collect(),
             outputs: numbers(self.outputs()),
@@ -74,6 +76,6 @@ impl Graph {
             let nodes = ids(nodes, &name)?;
             b.unit_of(&name, nodes);
         }
-        b.finish_with_outputs(&ids(written.outputs, "outputs")?)
+        b.finish_with_outputs(&ids(written.outputs, "outputs")?)?.named(written.ends)
     }
 }

@@ -1,6 +1,7 @@
 //! The graph of a network: plain data. Batch-norm folding, quantizer placement, reports and execution
 //! all read it.
 
+mod blocks;
 mod builder;
 mod channels;
 mod cost;
@@ -15,6 +16,7 @@ mod sites;
 mod subgraph;
 mod units;
 
+pub use blocks::find_units;
 pub use builder::{Conv2d, GraphBuilder, Pool2d};
 pub use channels::{channel_groups, channel_read, ChannelGroup};
 pub use execute::{execute, Replaced};
@@ -27,6 +29,7 @@ pub use subgraph::Subgraph;
 pub use units::{layer_units, merge_units, network_unit, unit_costs, Unit};
 
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// Index of a node; also names the value that the node computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,9 +55,28 @@ pub struct Node {
     pub shape: Vec<usize>,
 }
 
+/// What the network's input and outputs are called outside, such as in an ONNX file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ends {
+    /// Name of the input.
+    pub input: String,
+    /// Names of the outputs, in their order.
+    pub outputs: Vec<String>,
+}
+
+impl Ends {
+    /// `input` and `output`, or `output0`, `output1` and so on.
+    fn usual(outputs: usize) -> Self {
+        let name = |i: usize| if outputs == 1 { "output".into() } else { format!("output{i}") };
+        Self { input: "input".into(), outputs: (0..outputs).map(name).collect() }
+    }
+}
+
 /// A network: nodes in topological order, divided into the units of block reconstruction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Graph {
+    ends: Ends,
     nodes: Vec<Node>,
     outputs: Vec<NodeId>,
     units: Vec<Unit>,
@@ -69,7 +91,7 @@ impl Graph {
         if outputs.is_empty() {
             return Err(Error::message("a network needs at least one output"));
         }
-        let mut graph = Self { nodes, outputs, units: Vec::new() };
+        let mut graph = Self { ends: Ends::usual(outputs.len()), nodes, outputs, units: Vec::new() };
         let cut = |(name, nodes)| Unit::new(&graph, name, nodes);
         graph.units = units.into_iter().map(cut).collect::<Result<_>>()?;
         Ok(graph)
@@ -98,6 +120,23 @@ impl Graph {
     /// Shape of the input without the batch dimension.
     pub fn input_shape(&self) -> &[usize] {
         &self.nodes[0].shape
+    }
+
+    /// What the input and the outputs are called outside: `input` and `output` unless they were [named](Self::named).
+    pub fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
+    /// The same graph with these names of its input and outputs.
+    ///
+    /// # Errors
+    /// The number of names is not that of the outputs.
+    pub fn named(self, ends: Ends) -> Result<Self> {
+        if ends.outputs.len() != self.outputs.len() {
+            let message = format!("{} names were given for {} outputs", ends.outputs.len(), self.outputs.len());
+            return Err(Error::message(message));
+        }
+        Ok(Self { ends, ..self })
     }
 
     /// The network's outputs; a classifier has one, its logits.
@@ -132,10 +171,10 @@ impl Graph {
         self.nodes[id.0].op = op;
     }
 
-    /// Takes the graph apart: nodes, outputs, and the units as pairs of a name and nodes.
-    pub(crate) fn into_parts(self) -> (Vec<Node>, Vec<NodeId>, Vec<NamedNodes>) {
+    /// Takes the graph apart: names of its ends, nodes, outputs, and the units as pairs of a name and nodes.
+    pub(crate) fn into_parts(self) -> (Ends, Vec<Node>, Vec<NodeId>, Vec<NamedNodes>) {
         let units = self.units.into_iter().map(|u| (u.name, u.subgraph.nodes().to_vec()));
-        (self.nodes, self.outputs, units.collect())
+        (self.ends, self.nodes, self.outputs, units.collect())
     }
 }
 

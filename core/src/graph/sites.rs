@@ -45,7 +45,9 @@ pub fn quantization_sites(graph: &Graph) -> Vec<Site> {
             sites.push(site(id, SiteKind::Weight));
         }
         let relu = node.op == Op::Activation(Activation::Relu);
-        let alone = node.op.completes_layer() && !completing.contains(&id) && !relu;
+        // A shifted and scaled input of the network is not quantized, as the input is not.
+        let of_input = node.inputs.contains(&graph.input());
+        let alone = node.op.completes_layer() && !completing.contains(&id) && !relu && !of_input;
         if node.op.has_weight() || node.op.combines() || alone {
             let completed = completed(graph, id);
             completing.extend(&completed);

@@ -28,12 +28,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Place of the architecture in a recipe.
+const ARCHITECTURE: &str = "model.architecture";
+
 /// A recipe whose strategies are looked up and built.
 pub struct Session<'a> {
     recipe: Recipe,
     registries: &'a Registries,
     device: Device,
     architecture: Box<dyn Architecture>,
+    /// The files of a network that comes with its weights.
+    own_files: Vec<PathBuf>,
     reconstructor: Box<dyn Reconstructor>,
     preparations: Vec<Box<dyn Preparation>>,
     graph: Graph,
@@ -60,12 +65,13 @@ impl<'a> Session<'a> {
     /// A name is unknown, a parameter is wrong, the network cannot be built, or the task cannot measure it.
     pub fn new(recipe: Recipe, registries: &'a Registries, device: Device) -> Result<Self> {
         let strategy = &recipe.model.architecture;
-        let path = "model.architecture";
-        let architecture = registries.architectures.get(&strategy.name, path)?.build()?;
-        let graph = architecture.graph(&strategy.params_at(path)).map_err(|error| match error {
-            Error::Graph { .. } => Error::setting(path, error),
+        let params = strategy.params_at(ARCHITECTURE);
+        let architecture = registries.architectures.get(&strategy.name, ARCHITECTURE)?.build()?;
+        let graph = architecture.graph(&params).map_err(|error| match error {
+            Error::Graph { .. } => Error::setting(ARCHITECTURE, error),
             other => other,
         })?;
+        let own_files = architecture.files(&params)?;
         let reconstructor = build_reconstructor(&recipe, registries)?;
         let preparation = |(i, strategy): (usize, &Strategy)| {
             let path = format!("prepare[{i}]");
@@ -92,8 +98,18 @@ impl<'a> Session<'a> {
         if !recipe.reconstruction.merge.is_empty() {
             units_of(&graph, reconstructor.grouping(), &recipe.reconstruction.merge)?;
         }
-        let session =
-            Self { recipe, registries, device, architecture, reconstructor, preparations, graph, task, targets };
+        let session = Self {
+            recipe,
+            registries,
+            device,
+            architecture,
+            own_files,
+            reconstructor,
+            preparations,
+            graph,
+            task,
+            targets,
+        };
         if session.recipe.evaluation.against_float {
             session.check_compares("evaluation.against_float")?;
         }
@@ -194,11 +210,23 @@ impl<'a> Session<'a> {
         build_reconstructor(&self.recipe, self.registries)
     }
 
-    /// The path of the checkpoint with the float weights.
+    /// The files with the float weights: a checkpoint, or the files of a network that comes with its weights.
     ///
     /// # Errors
-    /// [`Error::NotGiven`]: the recipe names no checkpoint.
-    pub fn weights_file(&self) -> Result<PathBuf> {
+    /// [`Error::NotGiven`]: the recipe names no checkpoint. [`Error::Setting`]: it names one for a network that comes with
+    /// its weights.
+    pub fn weights_files(&self) -> Result<Vec<PathBuf>> {
+        match &self.own_files[..] {
+            [] => Ok(vec![self.checkpoint()?]),
+            [file, ..] if self.recipe.model.weights.is_some() => {
+                let message = format!("the network comes with its weights, from {}; leave the key out", file.display());
+                Err(Error::setting("model.weights", message))
+            }
+            own => Ok(own.to_vec()),
+        }
+    }
+
+    fn checkpoint(&self) -> Result<PathBuf> {
         let file = self.recipe.model.weights.as_ref();
         let file = file.ok_or_else(|| Error::not_given("model.weights", Input::Weights))?;
         Ok(self.recipe.resolve("model.weights", file))
@@ -263,10 +291,16 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The checkpoint cannot be read or does not match the network.
     pub fn float_network(&self) -> Result<(QuantModel, Option<String>)> {
+        if !self.own_files.is_empty() {
+            self.weights_files()?;
+            let own = self.architecture.parameters(&self.recipe.model.architecture.params_at(ARCHITECTURE))?;
+            let on_device = |(name, value): (String, Tensor)| Ok((name, value.to_device(&self.device)?));
+            return Ok((self.model(own.into_iter().map(on_device).collect::<Result<_>>()?)?, None));
+        }
         let maps = self.architecture.key_maps(&self.graph)?;
         let key = self.recipe.model.weights_key.as_deref();
         let Loaded { parameters, taken, others } =
-            weights::load(&self.weights_file()?, &self.graph, &maps, key, &self.device)?;
+            weights::load(&self.checkpoint()?, &self.graph, &maps, key, &self.device)?;
         let place = (!taken.is_empty() || !others.is_empty()).then(|| {
             let quoted = |place: &String| if place.is_empty() { "no key ('')".into() } else { format!("'{place}'") };
             let mut note = format!("the weights are those under {}", quoted(&taken));

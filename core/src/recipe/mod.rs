@@ -5,6 +5,7 @@ mod folders;
 mod images;
 mod path;
 mod registered;
+mod short;
 mod strategy;
 mod text;
 
@@ -13,6 +14,7 @@ pub use folders::Folders;
 pub use images::{CalibrationInputs, CalibrationRecipe, EvaluationRecipe};
 pub use path::RecipePath;
 pub use registered::RecipeKind;
+pub use short::write_out;
 pub use strategy::{ReconstructionRecipe, Strategy};
 pub use text::{parse_yaml, read_yaml};
 
@@ -296,7 +298,8 @@ impl Recipe {
     ///
     /// # Errors
     /// A key is unknown or missing, or a type is wrong; the message has the path of the key.
-    pub fn from_value(value: Value, origin: &Path) -> Result<Self> {
+    pub fn from_value(mut value: Value, origin: &Path) -> Result<Self> {
+        write_out(&mut value);
         let mut recipe: Self = parse_value(value, "").map_err(|e| Error::data(origin, e))?;
         recipe.validate().map_err(|e| Error::data(origin, e))?;
         if recipe.base_dir.as_os_str().is_empty() {

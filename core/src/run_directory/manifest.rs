@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Everything that the result of a run depends on. A run can only be resumed if all of it is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ pub struct Manifest {
     pub version: String,
     /// The device: `cpu`, `cuda` or `cuda:N`.
     pub device: String,
-    /// SHA-256 of the checkpoint with the float weights.
+    /// SHA-256 of the files with the float weights.
     pub weights: String,
     /// SHA-256 of the preprocessed calibration images; `None` until they are loaded.
     pub calibration: Option<String>,
@@ -39,8 +39,8 @@ impl Manifest {
     ///
     /// # Errors
     /// The checkpoint cannot be read.
-    pub fn new(recipe: String, weights: &Path, device: &str) -> Result<Self> {
-        let weights = fingerprint_of_file(weights)?;
+    pub fn new(recipe: String, weights: &[PathBuf], device: &str) -> Result<Self> {
+        let weights = fingerprint_of_files(weights)?;
         let version = env!("CARGO_PKG_VERSION").into();
         Ok(Self { version, device: device.into(), weights, calibration: None, plugins: loaded_plugins()?, recipe })
     }
@@ -59,7 +59,7 @@ impl Manifest {
     ///
     /// # Errors
     /// The version, a plugin or the weights differ.
-    pub fn check(&self, directory: &Path, weights: &Path) -> Result<()> {
+    pub fn check(&self, directory: &Path, weights: &[PathBuf]) -> Result<()> {
         let version = env!("CARGO_PKG_VERSION");
         if self.version != version {
             let message = format!(
@@ -84,16 +84,16 @@ impl Manifest {
         self.check_weights(weights)
     }
 
-    /// Checks that this file is the checkpoint with the float weights of the run.
+    /// Checks that these are the files with the float weights of the run.
     ///
     /// # Errors
-    /// It cannot be read or differs.
-    pub fn check_weights(&self, file: &Path) -> Result<()> {
-        if self.weights != fingerprint_of_file(file)? {
+    /// One cannot be read or differs.
+    pub fn check_weights(&self, files: &[PathBuf]) -> Result<()> {
+        if self.weights != fingerprint_of_files(files)? {
             let message =
                 "is not the checkpoint that the run began with (its SHA-256 differs); restore it, or start a \
                            new run with another --out";
-            return Err(Error::weights(file, message));
+            return Err(Error::weights(files.first().map_or(Path::new(""), PathBuf::as_path), message));
         }
         Ok(())
     }
@@ -124,9 +124,16 @@ impl Fingerprint {
 /// # Errors
 /// The file cannot be read.
 pub fn fingerprint_of_file(file: &Path) -> Result<String> {
+    fingerprint_of_files(&[file.into()])
+}
+
+/// The SHA-256 of files, one after the other, as hexadecimal text.
+fn fingerprint_of_files(files: &[PathBuf]) -> Result<String> {
     let mut hash = Sha256::new();
-    let copied = File::open(file).and_then(|mut f| std::io::copy(&mut f, &mut hash));
-    copied.map_err(Error::io("read", file))?;
+    for file in files {
+        let copied = File::open(file).and_then(|mut f| std::io::copy(&mut f, &mut hash));
+        copied.map_err(Error::io("read", file))?;
+    }
     Ok(hexadecimal(&hash.finalize()))
 }
 

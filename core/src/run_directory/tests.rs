@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 fn manifest(dir: &Path) -> Manifest {
     let weights = dir.join("w");
     std::fs::write(&weights, b"weights").unwrap();
-    Manifest::new("name: x\n".into(), &weights, "cpu").unwrap()
+    Manifest::new("name: x\n".into(), &[weights], "cpu").unwrap()
 }
 
 #[test]
@@ -50,16 +50,16 @@ fn a_run_goes_on_only_where_everything_is_the_same() {
     let (mut manifest, out) = (manifest(temp.path()), temp.path().join("out"));
     let weights = temp.path().join("w");
     let directory = RunDirectory::create(&out, &manifest).unwrap();
-    manifest.check(&out, &weights).unwrap();
+    manifest.check(&out, std::slice::from_ref(&weights)).unwrap();
     directory.check_calibration(&mut manifest, "a").unwrap();
     directory.check_calibration(&mut manifest, "a").unwrap();
     let error = directory.check_calibration(&mut manifest, "b").unwrap_err().to_string();
     assert!(error.contains("the calibration images differ"), "{error}");
     let old = Manifest { version: "0.0.1".into(), ..manifest.clone() };
-    let error = old.check(&out, &weights).unwrap_err().to_string();
+    let error = old.check(&out, std::slice::from_ref(&weights)).unwrap_err().to_string();
     assert!(error.contains("the run began with qdrop 0.0.1, this is"), "{error}");
     std::fs::write(&weights, b"others").unwrap();
-    let error = manifest.check(&out, &weights).unwrap_err().to_string();
+    let error = manifest.check(&out, std::slice::from_ref(&weights)).unwrap_err().to_string();
     assert!(error.contains("is not the checkpoint that the run began with"), "{error}");
     drop(directory);
     assert_eq!(RunDirectory::open(&out).unwrap().1.calibration.as_deref(), Some("a"));
