@@ -75,6 +75,12 @@ pub trait Dataset: Send + Sync {
     /// The kind of targets; the same for all images.
     fn targets(&self) -> TargetSpec;
 
+    /// How images become the network's input, in a few words, such as "shorter side to 256 pixels, center crop of 224"; a plan
+    /// shows it. By default nothing is said.
+    fn preprocessing(&self) -> Option<String> {
+        None
+    }
+
     /// What the user should know about the data, such as files that were passed over. Each note is a sentence that names
     /// the files; a run shows it once.
     fn notes(&self) -> Vec<String> {
@@ -105,8 +111,9 @@ impl Entry<DatasetKind> {
         let inner = origin.call("build", || (self.constructor.0)(params, request))?;
         let len = origin.ask("len", || inner.len())?;
         let targets = origin.ask("targets", || inner.targets())?;
+        let preprocessing = origin.ask("preprocessing", || inner.preprocessing())?;
         let notes = origin.ask("notes", || inner.notes())?;
-        Ok(Box::new(GuardedDataset { origin, len, targets, notes, inner }))
+        Ok(Box::new(GuardedDataset { origin, len, targets, preprocessing, notes, inner }))
     }
 }
 
@@ -115,6 +122,7 @@ struct GuardedDataset {
     origin: Origin,
     len: usize,
     targets: TargetSpec,
+    preprocessing: Option<String>,
     notes: Vec<String>,
     inner: Box<dyn Dataset>,
 }
@@ -126,6 +134,10 @@ impl Dataset for GuardedDataset {
 
     fn targets(&self) -> TargetSpec {
         self.targets
+    }
+
+    fn preprocessing(&self) -> Option<String> {
+        self.preprocessing.clone()
     }
 
     fn notes(&self) -> Vec<String> {

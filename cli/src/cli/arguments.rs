@@ -108,8 +108,14 @@ pub struct BenchArguments {
 /// A recipe and changes to it.
 #[derive(Debug, Args)]
 pub struct RecipeArguments {
-    /// A YAML file or the name of a built-in recipe (see `qdrop recipes`).
+    /// A YAML file, the name of a built-in recipe (see `qdrop recipes`), or a network as .onnx file.
     pub recipe: PathBuf,
+    /// Bits of weights and activations, such as w4a4 (default for a network without a recipe) or w2a4.
+    #[arg(long, value_name = "BITS")]
+    pub bits: Option<String>,
+    /// What a network without a recipe is quantized with: fast (default, minutes) or published (hours).
+    #[arg(long, value_name = "PRESET")]
+    pub preset: Option<String>,
     /// Replace a value of the recipe, such as quant.weight.bits=3 (repeatable).
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,

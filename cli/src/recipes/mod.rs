@@ -11,6 +11,7 @@
 //! ```
 
 mod built_in;
+mod network;
 mod reference;
 
 pub(crate) use built_in::demo_folder;
@@ -50,6 +51,8 @@ pub fn is_built_in(name: &str) -> bool {
 #[must_use = "`load` reads the recipe"]
 pub struct Loader<'a> {
     name: PathBuf,
+    bits: Option<String>,
+    preset: Option<String>,
     set: Vec<String>,
     iters: Option<usize>,
     engine: Option<Engine>,
@@ -60,11 +63,27 @@ pub struct Loader<'a> {
 
 impl Loader<'_> {
     /// A loader for the recipe `name`: a built-in one or one that a plugin registers (see [`names`]), a YAML file, a
-    /// folder with a saved result (then the recipe of that result), or a configuration file of the reference
-    /// implementation.
+    /// folder with a saved result (then the recipe of that result), a configuration file of the reference
+    /// implementation, or a network as `.onnx` file, for which the [bits](Self::bits) and the [preset](Self::preset) make a
+    /// recipe.
     pub fn new(name: impl Into<PathBuf>) -> Self {
         let (set, progress) = (Vec::new(), &Silent);
-        Self { name: name.into(), set, iters: None, engine: None, weights: None, data: None, progress }
+        let (bits, preset, iters, engine, weights, data) = Default::default();
+        Self { name: name.into(), bits, preset, set, iters, engine, weights, data, progress }
+    }
+
+    /// Sets the bits of weights and activations: `w4a4`, which is also the default of a network without a recipe, `w2a4` and so
+    /// on.
+    pub fn bits(mut self, bits: impl Into<String>) -> Self {
+        self.bits = Some(bits.into());
+        self
+    }
+
+    /// Sets what a network without a recipe is quantized with: `fast`, the default, has what was found to help in minutes;
+    /// `published` is QDrop as it was published, which takes hours.
+    pub fn preset(mut self, preset: impl Into<String>) -> Self {
+        self.preset = Some(preset.into());
+        self
     }
 
     /// Replaces a value of the recipe: `key=value`, where the key is a path such as `quant.weight.bits` and the value
@@ -113,7 +132,19 @@ impl<'a> Loader<'a> {
     /// There is no such recipe, it or one that it extends cannot be read, a key is unknown or missing, a value has the
     /// wrong type, or a plugin cannot be loaded. Each error names the place in the recipe.
     pub fn load(&self) -> Result<Recipe> {
-        let File { mut value, name, base_dir, mut folders } = self.read(&self.name, 0)?;
+        let network = network::recognizes(&self.name) && self.name.is_file();
+        let mut file = match network {
+            true => {
+                let value = network::recipe(&self.name, self.bits.as_deref(), self.preset.as_deref())?;
+                let name = self.name.display().to_string();
+                self.inherit(File::new(value, name, None)?, 0)?
+            }
+            false => self.read(&self.name, 0)?,
+        };
+        if !network {
+            self.change_bits(&mut file.value)?;
+        }
+        let File { mut value, name, base_dir, mut folders } = file;
         for change in &self.set {
             let key = change.split('=').next().unwrap_or_default().trim();
             if key.split('.').next() == Some("plugins") {
@@ -152,6 +183,18 @@ impl<'a> Loader<'a> {
         Ok(recipe)
     }
 
+    /// Gives a recipe other bits.
+    fn change_bits(&self, value: &mut Value) -> Result<()> {
+        if self.preset.is_some() {
+            let message = "a preset is for a network without a recipe; a recipe says itself what it does";
+            return Err(Core::setting("--preset", message)).at(Stage::Recipe);
+        }
+        let Some(text) = &self.bits else { return Ok(()) };
+        let [weights, activations] = network::bits(text)?;
+        apply_set(value, &format!("quant.weight.bits={weights}")).at(Stage::Recipe)?;
+        apply_set(value, &format!("quant.activation.bits={activations}")).at(Stage::Recipe)
+    }
+
     /// Reads a recipe with everything that it inherits.
     fn read(&self, name: &Path, depth: usize) -> Result<File> {
         let shown = name.display().to_string();
@@ -159,7 +202,7 @@ impl<'a> Loader<'a> {
         if depth > MAX_DEPTH {
             return Err(error(format!("more than {MAX_DEPTH} levels of `extends`; does it extend itself?")));
         }
-        let mut file = match built_in::text(&shown) {
+        let file = match built_in::text(&shown) {
             Some(text) => {
                 let value = parse_yaml(text, name).at(Stage::Recipe)?;
                 // No other recipe that is not a file has paths.
@@ -168,6 +211,13 @@ impl<'a> Loader<'a> {
             }
             None => self.read_file(name)?,
         };
+        self.inherit(file, depth)
+    }
+
+    /// Lays a recipe over what it extends.
+    fn inherit(&self, mut file: File, depth: usize) -> Result<File> {
+        let shown = file.name.clone();
+        let error = |message: String| Error::Recipe { name: shown.clone(), message };
         let parents = match file.value.as_mapping_mut().and_then(|m| m.shift_remove("extends")) {
             None => return Ok(file),
             Some(Value::Sequence(parents)) => parents,

@@ -21,6 +21,8 @@ pub struct Check {
     pub activations: usize,
     /// Number of calibration and of evaluation images, if the data folder is given.
     pub images: Option<[usize; 2]>,
+    /// How evaluation images become the network's input, in words, if the dataset says it.
+    pub preprocessing: Option<String>,
     /// Inputs that were not given and therefore not checked.
     pub unchecked: Vec<Input>,
     /// Where the float weights are in the checkpoint, unless they are all of it.
@@ -55,27 +57,32 @@ fn check_one(session: &Session<'_>, of_recipe: Option<&Check>, progress: &dyn Pr
         }
         network => network.at(Stage::FloatNetwork)?,
     };
-    let images = match of_recipe {
-        Some(check) => check.images,
+    let (images, preprocessing) = match of_recipe {
+        Some(check) => (check.images, check.preprocessing.clone()),
         None => match images(session, progress) {
             Err(Core::NotGiven { what, .. }) => {
                 unchecked.push(what);
-                None
+                (None, None)
             }
-            images => Some(images.at(Stage::Data)?),
+            images => {
+                let (images, preprocessing) = images.at(Stage::Data)?;
+                (Some(images), preprocessing)
+            }
         },
     };
     session.check_spill().at(Stage::Setup)?;
     let asked = session.recipe().calibration.images;
     session.rehearse(model, images.map_or(asked, |[images, _]| images.min(asked)), progress).at(Stage::Setup)?;
     let (weights, activations) = (count(SiteKind::Weight), count(SiteKind::Activation));
-    Ok(Check { units: session.graph().units().len(), weights, activations, images, unchecked, place })
+    let units = session.graph().units().len();
+    Ok(Check { units, weights, activations, images, preprocessing, unchecked, place })
 }
 
-/// The number of calibration and of evaluation images.
-fn images(session: &Session<'_>, progress: &dyn Progress) -> qdrop_core::Result<[usize; 2]> {
-    let evaluation = session.dataset_with_notes(Split::Evaluation, progress)?.len();
-    Ok([session.dataset_with_notes(Split::Calibration, progress)?.len(), evaluation])
+/// The number of calibration and of evaluation images, and how these are preprocessed.
+fn images(session: &Session<'_>, progress: &dyn Progress) -> qdrop_core::Result<([usize; 2], Option<String>)> {
+    let evaluation = session.dataset_with_notes(Split::Evaluation, progress)?;
+    let calibration = session.dataset_with_notes(Split::Calibration, progress)?.len();
+    Ok(([calibration, evaluation.len()], evaluation.preprocessing()))
 }
 
 /// Checks that a variant does not change what it shares with the recipe: the images, and where values are cached.

@@ -3,6 +3,7 @@
 use crate::file::OnnxFile;
 use crate::import::{import, Groups};
 use qdrop_core::prelude::*;
+use qdrop_core::recipe::RecipePath;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ use std::path::PathBuf;
 #[serde(deny_unknown_fields)]
 struct OnnxParams {
     /// The file.
-    file: Option<PathBuf>,
+    file: Option<RecipePath<'static>>,
     /// Height and width of images, where the file leaves them open.
     image_size: Option<usize>,
     /// Units that are set by the names or patterns of their layers; the others are found.
@@ -27,7 +28,7 @@ impl OnnxParams {
         }
         match &parsed.file {
             Some(file) => {
-                let path = params.resolve("file", file);
+                let path = params.resolve("file", &file.0);
                 Ok((parsed, path))
             }
             None => Err(Error::not_given("model.onnx", Input::Network)),

@@ -7,7 +7,7 @@ use super::pixels;
 use qdrop_core::params::join;
 use qdrop_core::prelude::*;
 use qdrop_core::random::{stream, Purpose};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Parameters of `image_folder`.
 #[derive(Debug, Clone, Deserialize)]
@@ -19,14 +19,16 @@ struct FolderParams {
     train: PathBuf,
     /// Images for evaluation.
     val: PathBuf,
-    /// File that lists the class folders in the order of the class indices, or `imagenet-1k`.
+    /// File that lists the class folders in the order of the class indices, or `imagenet-1k`, which is the default where all
+    /// class folders are synsets of ImageNet and the network has its 1,000 classes.
     class_list: Option<PathBuf>,
     /// File with the labels of the evaluation images, which need no class folders then. Calibration needs no labels.
     labels: Option<PathBuf>,
     /// What numbers in `labels` mean. By default they tell, and the user is told how they are understood.
     label_numbers: Option<Numbers>,
-    /// Length of the shorter side after resizing, before the center crop.
-    resize: usize,
+    /// Length of the shorter side after resizing, before the center crop of the network's input. The default keeps the ratio of
+    /// 256 to 224.
+    resize: Option<usize>,
     /// Whether calibration images are cropped and mirrored at random (true), or preprocessed as for evaluation.
     augment: bool,
     /// Mean of each channel.
@@ -44,7 +46,7 @@ impl Default for FolderParams {
             class_list: None,
             labels: None,
             label_numbers: None,
-            resize: 256,
+            resize: None,
             augment: true,
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
@@ -57,6 +59,8 @@ struct ImageFolder {
     notes: Vec<String>,
     classes: usize,
     size: usize,
+    /// Length of the shorter side before the crop.
+    resize: usize,
     params: FolderParams,
     augment_seed: Option<u64>,
 }
@@ -68,6 +72,14 @@ impl Dataset for ImageFolder {
 
     fn targets(&self) -> TargetSpec {
         TargetSpec::Class { classes: self.classes }
+    }
+
+    fn preprocessing(&self) -> Option<String> {
+        let FolderParams { mean, std, .. } = &self.params;
+        Some(format!(
+            "shorter side to {} pixels, center crop of {}, RGB, mean {mean:?}, std {std:?}",
+            self.resize, self.size
+        ))
     }
 
     fn notes(&self) -> Vec<String> {
@@ -86,7 +98,7 @@ impl Dataset for ImageFolder {
                 (pixels::resize(&image, crop, self.size, self.size).map_err(named)?, random.uniform(40) < 0.5)
             }
             None => {
-                let resized = pixels::resize_shorter(&image, self.params.resize).map_err(named)?;
+                let resized = pixels::resize_shorter(&image, self.resize).map_err(named)?;
                 (pixels::center_crop(&resized, self.size), false)
             }
         };
@@ -105,12 +117,12 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         return Err(Error::setting("data", message));
     }
     let classes = request.classes()?;
-    if parsed.resize < height {
-        return Err(
-            params.error("resize", format!("{} is smaller than the network's input of {height}", parsed.resize))
-        );
+    // As images of 256 pixels are cropped to 224.
+    let resize = parsed.resize.unwrap_or((height * 256 + 112) / 224);
+    if resize < height {
+        return Err(params.error("resize", format!("{resize} is smaller than the network's input of {height}")));
     }
-    let side = parsed.resize as u64;
+    let side = resize as u64;
     pixels::limit::size(side, side).map_err(|e| params.error("resize", e))?;
     if !parsed.std.iter().all(|s| *s > 0.0 && s.is_finite()) {
         return Err(params.error("std", "must be positive"));
@@ -139,7 +151,10 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         let message = "there is no such folder; the data folder holds `train` and `val` unless the dataset's parameters say otherwise";
         return Err(Error::data(folder, message));
     }
-    let class_list = class_list.as_deref().map(ClassList::read).transpose()?;
+    let class_list = match class_list {
+        None if parsed.labels.is_none() => imagenet_list(&folder, classes)?,
+        list => list.as_deref().map(ClassList::read).transpose()?,
+    };
     let class_list = class_list.as_ref();
     if let Some(list) = class_list.filter(|list| list.len() != classes) {
         let message = format!("the class list has {} classes, the classifier {classes}", list.len());
@@ -153,7 +168,27 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         Some(file) => Labels { file: &file, numbers: parsed.label_numbers, class_list, classes }.find(&folder)?,
     };
     let augment_seed = augment.then_some(request.seed);
-    Ok(Box::new(ImageFolder { images, notes, classes, size: height, params: parsed, augment_seed }))
+    Ok(Box::new(ImageFolder { images, notes, classes, size: height, resize, params: parsed, augment_seed }))
+}
+
+/// ImageNet's list of classes, if the network has as many and all folders are classes of it: then a part of them is enough.
+fn imagenet_list(folder: &Path, classes: usize) -> Result<Option<ClassList>> {
+    let list = ClassList::read(Path::new(IMAGENET))?;
+    if list.len() != classes {
+        return Ok(None);
+    }
+    let entries = std::fs::read_dir(folder).map_err(Error::io("read", folder))?;
+    let mut some = false;
+    for entry in entries {
+        let entry = entry.map_err(Error::io("read", folder))?;
+        if entry.path().is_dir() && !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            if list.find(entry.file_name().as_encoded_bytes())?.is_none() {
+                return Ok(None);
+            }
+            some = true;
+        }
+    }
+    Ok(some.then_some(list))
 }
 
 register_dataset! {

@@ -68,6 +68,12 @@ fn with_changes<'a>(mut loader: Loader<'a>, arguments: &RecipeArguments) -> Load
     for change in &arguments.set {
         loader = loader.set(change);
     }
+    if let Some(bits) = &arguments.bits {
+        loader = loader.bits(bits);
+    }
+    if let Some(preset) = &arguments.preset {
+        loader = loader.preset(preset);
+    }
     if let Some(iters) = arguments.iters {
         loader = loader.iters(iters);
     }

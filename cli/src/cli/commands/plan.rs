@@ -4,7 +4,7 @@ use super::{run_of, Output};
 use crate::cli::arguments::RecipeArguments;
 use crate::cli::console::Console;
 use crate::report::duration;
-use crate::{Plan, Result, Run};
+use crate::{Check, Plan, Result, Run};
 use serde_json::Value;
 
 /// `check`: prints what was checked.
@@ -19,6 +19,9 @@ pub fn check(arguments: &RecipeArguments, console: &Console, output: Output) -> 
     }
     if let Some([calibration, evaluation]) = check.images {
         output.print(&format!("data: {calibration} calibration and {evaluation} evaluation images\n"))?;
+    }
+    if let Some(text) = &check.preprocessing {
+        output.print(&format!("images: {text}\n"))?;
     }
     let unchecked: Vec<String> = check.unchecked.iter().map(ToString::to_string).collect();
     for what in &unchecked {
@@ -39,6 +42,7 @@ pub fn dry_run(mut run: Run<'_>, console: &Console, output: Output) -> anyhow::R
     header(&run, console)?;
     let mut value = Value::from_iter([("dry_run", true)]);
     let check = run.check()?;
+    preprocessing(&check, console);
     for what in &check.unchecked {
         output.print(&format!("{what}: not given, not checked\n"))?;
     }
@@ -84,6 +88,13 @@ pub fn header(run: &Run<'_>, console: &Console) -> Result<()> {
         console.line(&format!("note: {notice}"));
     }
     Ok(())
+}
+
+/// Says how images become the network's input.
+pub fn preprocessing(check: &Check, console: &Console) {
+    if let Some(text) = &check.preprocessing {
+        console.line(&format!("images: {text}"));
+    }
 }
 
 /// Compares the float network with the published result, if the recipe has one.
