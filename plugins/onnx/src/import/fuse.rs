@@ -76,6 +76,8 @@ impl Fuser<'_> {
                 row.iter_mut().for_each(|v| *v = (f64::from(*v) * f64::from(factor[c]) + added) as f32);
             }
         }
+        // Nothing reads through this draft any more.
+        self.network.drafts[i].inputs.clear();
         Some(layer)
     }
 

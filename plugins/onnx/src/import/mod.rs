@@ -23,6 +23,9 @@ use std::rc::Rc;
 
 pub use units::Groups;
 
+/// Most nodes of a model; some steps take time that grows with the square of it.
+const MOST_NODES: usize = 20_000;
+
 /// A network that was imported.
 pub struct Imported {
     /// The network, with units.
@@ -40,6 +43,9 @@ pub fn import(path: &Path, image_size: Option<usize>, groups: &Groups) -> Result
     let mut file = OnnxFile::read(path)?;
     let mut graph = file.model.graph.take().unwrap_or_default();
     let error = |message: String| Error::data(path, message);
+    if graph.node.len() > MOST_NODES {
+        return Err(error(format!("has {} nodes, more than {MOST_NODES}", graph.node.len())));
+    }
     let constants = constants(&file, &mut graph)?;
     let (input, axes, batch) = input(&graph, &constants, image_size).map_err(error)?;
     let [channels, height, width] = axes.1;
@@ -128,7 +134,8 @@ fn input(
     let [batch, a, b, c] = sides[..] else {
         return Err(format!("input '{}' has {} axes; images (N, C, H, W) are understood", input.name, sides.len()));
     };
-    let last = fixed(c).is_some_and(|c| c <= 4) && fixed(a).is_none_or(|a| a > 4);
+    // Few channels after many rows and columns.
+    let last = fixed(c).is_some_and(|c| c <= 4) && [a, b].iter().all(|side| fixed(*side).is_none_or(|side| side > 4));
     let (axes, [channels, height, width]) = match last {
         false => (IMAGE.to_vec(), [fixed(a), fixed(b), fixed(c)]),
         true => (vec![Axis::Batch, Axis::Height, Axis::Width, Axis::Channels], [fixed(c), fixed(a), fixed(b)]),
@@ -165,3 +172,6 @@ fn output_of(network: &mut Network, name: &str, traced: &Traced) -> Result<usize
         (_, axes) => Err(format!("has the axes {axes:?}; (N, features) and (N, C, H, W) are understood")),
     }
 }
+
+#[cfg(test)]
+mod tests;
