@@ -24,6 +24,7 @@ mod images;
 mod inference;
 mod interrupt;
 mod library;
+mod onnx_import;
 mod output;
 mod prediction;
 mod ranges;
@@ -37,4 +38,5 @@ mod tasks;
 mod weights;
 
 use qdrop_models as _;
+use qdrop_onnx as _;
 use qdrop_plugins as _;
