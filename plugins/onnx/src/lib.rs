@@ -1,4 +1,5 @@
 //! ONNX files in and out of qdrop, written as a plugin: it uses only the public interface of `qdrop-core`, and
 //! registers itself.
 
+mod export;
 pub mod proto;
