@@ -24,6 +24,7 @@ mod images;
 mod inference;
 mod interrupt;
 mod library;
+mod onnx_export;
 mod output;
 mod prediction;
 mod ranges;

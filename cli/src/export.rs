@@ -97,8 +97,6 @@ impl<'a> Export<'a> {
             recipe: &session.recipe().to_yaml().at(Stage::Export)?,
             bits: &bits,
             version: VERSION,
-            input_name: None,
-            output_names: None,
         };
         let exported = exporter.export(&request).at(Stage::Export)?;
         let files = self.write(&exported.files)?;

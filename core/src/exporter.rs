@@ -10,7 +10,8 @@ use crate::registry::{define_kind, Entry};
 #[derive(Clone, Copy)]
 pub struct ExportRequest<'a> {
     /// The network: the quantized one with all its quantizers, or the float network without any, as
-    /// [`Exporter::precision`] says. Batch normalization is folded where it can be.
+    /// [`Exporter::precision`] says. Batch normalization is folded where it can be. The names of its input and outputs are
+    /// [`Graph::ends`](crate::graph::Graph::ends).
     pub model: &'a QuantModel,
     /// The recipe as YAML.
     pub recipe: &'a str,
@@ -18,10 +19,6 @@ pub struct ExportRequest<'a> {
     pub bits: &'a str,
     /// The version of qdrop.
     pub version: &'a str,
-    /// The name of the network's input, for a network that came with one. Others take the name of the graph's node.
-    pub input_name: Option<&'a str>,
-    /// The names of the network's outputs, for a network that came with them: as many as the graph has.
-    pub output_names: Option<&'a [String]>,
 }
 
 /// One file of an exported network.

@@ -74,8 +74,8 @@ pub mod prelude {
     pub use crate::task::{Comparison, Measurement, Meter, Metric, MetricUnit, Task};
     pub use crate::weights::KeyMap;
     pub use crate::{
-        register_architecture, register_dataset, register_exporter, register_observer, register_preparation, register_quantizer,
-        register_recipe, register_reconstructor, register_task,
+        register_architecture, register_dataset, register_exporter, register_observer, register_preparation,
+        register_quantizer, register_recipe, register_reconstructor, register_task,
     };
     pub use candle_core::{self, DType, Device, Tensor, Var};
     pub use serde::{self, Deserialize};

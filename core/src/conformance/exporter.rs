@@ -39,7 +39,7 @@ fn prepared(model: QuantModel, exporter: &dyn Exporter) -> Result<QuantModel> {
 
 fn export(model: &QuantModel, exporter: &dyn Exporter) -> Result<ExportedNetwork> {
     let (recipe, bits, version) = ("name: conformance\n", "w4a4", "0.0.0");
-    exporter.export(&ExportRequest { model, recipe, bits, version, input_name: None, output_names: None })
+    exporter.export(&ExportRequest { model, recipe, bits, version })
 }
 
 /// Twice its input.

@@ -181,13 +181,19 @@ impl Op {
     /// whatever quantized that input, because every grid has a zero.
     pub fn keeps_grid(&self) -> bool {
         match self {
-            Self::MaxPool(_) | Self::Pad(_) | Self::Flatten | Self::UpsampleNearest { .. } => true,
+            Self::Activation(activation) => *activation == Activation::Relu,
+            Self::MaxPool(_)
+            | Self::Pad(_)
+            | Self::Slice { .. }
+            | Self::ShuffleChannels { .. }
+            | Self::Flatten
+            | Self::UpsampleNearest { .. } => true,
             // An operator of a plugin that only moves values may read several inputs.
             Self::Input
             | Self::Conv2d { .. }
             | Self::Linear { .. }
             | Self::BatchNorm { .. }
-            | Self::Activation(_)
+            | Self::LayerNorm { .. }
             | Self::Clip
             | Self::Add
             | Self::Mul

@@ -196,7 +196,9 @@ impl QuantModel {
             factor /= 2;
         }
         Ok(match scaled(&weight, &sizes, bias.as_deref(), (input_scale, largest_value), factor) {
-            Some((weight_scale, bias_scale, bias)) => Ok(IntegerLayer { source, factor, weight_scale, bias_scale, bias }),
+            Some((weight_scale, bias_scale, bias)) => {
+                Ok(IntegerLayer { source, factor, weight_scale, bias_scale, bias })
+            }
             None => Err(NotInteger::Bias),
         })
     }

@@ -45,18 +45,17 @@ impl<'a> Network<'a> {
     /// Plans the file of a network.
     ///
     /// # Errors
-    /// A quantizer cannot be written, or the names of outputs are not as many as outputs.
+    /// A quantizer cannot be written.
     pub fn new(request: &ExportRequest<'a>, pattern: Pattern) -> Result<Self> {
         let model = request.model;
         check_sites(model)?;
         let mut file = File::default();
-        let (names, outputs) = names(request, &mut file)?;
+        let (names, outputs) = names(model.graph(), &mut file);
         let input = model.graph().input();
         let floats = HashMap::from([(input, names[input.index()].clone())]);
         let (codes, sites, bases, apart, layers) = Default::default();
         let notes = Notes::default();
-        let mut this =
-            Self { model, file, notes, pattern, names, floats, codes, sites, bases, apart, layers, outputs };
+        let mut this = Self { model, file, notes, pattern, names, floats, codes, sites, bases, apart, layers, outputs };
         if pattern == Pattern::Integer {
             this.plan()?;
         }
@@ -71,7 +70,10 @@ impl<'a> Network<'a> {
         }
         for (id, site) in self.model.activation_sites() {
             let Some(planned) = ByteSite::of(self.model, id)? else {
-                self.notes.add("values on a grid of more than 8 bits or with several scales are rounded in floating point", &site.name);
+                self.notes.add(
+                    "values on a grid of more than 8 bits or with several scales are rounded in floating point",
+                    &site.name,
+                );
                 continue;
             };
             // Runtimes round the weights of a float layer between two quantizers to 8 bits by themselves (onnxruntime does
@@ -254,7 +256,10 @@ impl<'a> Network<'a> {
         }
         let (codes, by_channel) = site.codes(&mut self.file, &value, &node.name, node.shape.len());
         if by_channel {
-            self.notes.add("bounds that differ between channels need `Min` of bytes, which onnxruntime has since 1.24", &node.name);
+            self.notes.add(
+                "bounds that differ between channels need `Min` of bytes, which onnxruntime has since 1.24",
+                &node.name,
+            );
         }
         self.set_codes(id, codes, site.grid());
         Ok(())
@@ -274,22 +279,13 @@ impl<'a> Network<'a> {
 }
 
 /// The name of each node's value, and those of the outputs; each of them is used once.
-fn names(request: &ExportRequest<'_>, file: &mut File) -> Result<(Vec<String>, Vec<String>)> {
-    let graph = request.model.graph();
-    let wanted: Vec<&str> = match request.output_names {
-        Some(names) if names.len() != graph.outputs().len() => {
-            let message = format!("the network has {} outputs, but {} names", graph.outputs().len(), names.len());
-            return Err(Error::message(message));
-        }
-        Some(names) => names.iter().map(String::as_str).collect(),
-        None => graph.outputs().iter().map(|id| graph.node(*id).name.as_str()).collect(),
-    };
-    let outputs: Vec<String> = wanted.iter().map(|name| file.fresh(name)).collect();
-    let input = file.fresh(request.input_name.unwrap_or(&graph.node(graph.input()).name));
+fn names(graph: &Graph, file: &mut File) -> (Vec<String>, Vec<String>) {
+    let outputs: Vec<String> = graph.ends().outputs.iter().map(|name| file.fresh(name)).collect();
+    let input = file.fresh(&graph.ends().input);
     let name = |(id, node): (NodeId, &Node)| match graph.outputs().iter().position(|output| *output == id) {
         _ if id == graph.input() => input.clone(),
         Some(i) => outputs[i].clone(),
         None => file.fresh(&node.name),
     };
-    Ok((graph.nodes().map(name).collect(), outputs))
+    (graph.nodes().map(name).collect(), outputs)
 }

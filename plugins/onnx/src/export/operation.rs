@@ -33,11 +33,15 @@ pub fn write(network: &mut Network<'_>, id: NodeId) -> Result<()> {
     if matches!(node.op, Op::Pad(_)) && is_part_of_convolutions(network, id) {
         return Ok(());
     }
-    if node.op.keeps_grid() {
+    if node.op.keeps_grid() && network.model.activation_site(id).is_none() {
         if let Some((codes, grid)) = network.codes(node.inputs[0])? {
             let wanted = format!("{}.quantized", node.name);
-            let zero = Constant::scalar(grid.zero_point);
-            let (operator, inputs, attributes) = moved(network, node, &codes, zero)?;
+            let [zero, largest] =
+                [grid.zero_point, u8::MAX].map(|code| network.file.constant("code", Constant::scalar(code)));
+            let (operator, inputs, attributes) = match node.op {
+                Op::Activation(_) => ("Clip", vec![codes, zero, largest], Vec::new()),
+                _ => moved(network, node, codes, zero)?,
+            };
             let moved = network.file.node(operator, &texts(&inputs), &wanted, attributes);
             network.set_codes(id, moved, grid);
             return Ok(());
@@ -57,14 +61,21 @@ pub fn write(network: &mut Network<'_>, id: NodeId) -> Result<()> {
                 network.file.add("Min", &[&positive, &bound], &output, Vec::new());
             }
         }
+        Op::LayerNorm { eps } => write_layer_norm(network, node, *eps, &inputs[0], &output)?,
         Op::BatchNorm { eps } => write_batch_norm(network, node, *eps, &inputs[0], &output)?,
         Op::Add => network.file.add("Add", &texts(&inputs), &output, Vec::new()),
         Op::Mul => network.file.add("Mul", &texts(&inputs), &output, Vec::new()),
         Op::Concat => network.file.add("Concat", &texts(&inputs), &output, vec![int("axis", 1)]),
         Op::GlobalAveragePool => network.file.add("GlobalAveragePool", &texts(&inputs), &output, Vec::new()),
         Op::AveragePool(geometry) => write_average_pool(network, node, geometry, &inputs[0], &output)?,
-        Op::MaxPool(_) | Op::Pad(_) | Op::Flatten | Op::UpsampleNearest { .. } => {
-            let (operator, inputs, attributes) = moved(network, node, &inputs[0], Constant::scalar(0.0_f32))?;
+        Op::MaxPool(_)
+        | Op::Pad(_)
+        | Op::Slice { .. }
+        | Op::ShuffleChannels { .. }
+        | Op::Flatten
+        | Op::UpsampleNearest { .. } => {
+            let zero = network.file.constant("zero", Constant::scalar(0.0_f32));
+            let (operator, inputs, attributes) = moved(network, node, inputs[0].clone(), zero)?;
             network.file.add(operator, &texts(&inputs), &output, attributes);
         }
         Op::Custom(operator) => {
@@ -100,33 +111,52 @@ fn is_part_of_convolutions(network: &Network<'_>, id: NodeId) -> bool {
         && graph.consumers(id).iter().all(convolutions)
 }
 
-/// An operation that moves values, in floating point or codes: the operator, all its inputs, and its attributes.
-fn moved(
-    network: &mut Network<'_>,
-    node: &Node,
-    input: &str,
-    zero: Constant,
-) -> Result<(&'static str, Vec<String>, Vec<AttributeProto>)> {
-    let input = input.to_string();
-    Ok(match node.op {
-        Op::MaxPool(geometry) => ("MaxPool", vec![input], window(network, node, &geometry)?.0),
+/// A node: operator, inputs, attributes.
+type Parts = (&'static str, Vec<String>, Vec<AttributeProto>);
+
+/// The last node of an operation that moves values, in floating point or codes. `zero` is the constant that stands for zero.
+fn moved(network: &mut Network<'_>, node: &Node, input: String, zero: String) -> Result<Parts> {
+    let indices = |values: &[usize]| Constant::new(values.iter().map(|v| *v as i64), [values.len()]);
+    let mut inputs = vec![input];
+    let (operator, attributes) = match &node.op {
+        Op::MaxPool(geometry) => ("MaxPool", window(network, node, geometry)?.0),
         Op::Pad(padding) => {
-            let pads = pads(network, &padding);
-            let zero = network.file.constant("zero", zero);
-            ("Pad", vec![input, pads, zero], vec![text("mode", "constant")])
+            inputs.push(pads(network, padding));
+            inputs.push(zero);
+            ("Pad", vec![text("mode", "constant")])
         }
         Op::UpsampleNearest { factor: [y, x] } => {
-            let factors = Constant::new([1.0, 1.0, y as f32, x as f32], [4]);
-            let factors = network.file.constant("factors", factors);
+            let factors = Constant::new([1.0, 1.0, *y as f32, *x as f32], [4]);
+            inputs.extend([String::new(), network.file.constant("factors", factors)]);
             let attributes = vec![
                 text("mode", "nearest"),
                 text("coordinate_transformation_mode", "asymmetric"),
                 text("nearest_mode", "floor"),
             ];
-            ("Resize", vec![input, String::new(), factors], attributes)
+            ("Resize", attributes)
         }
-        _ => ("Flatten", vec![input], vec![int("axis", 1)]),
-    })
+        Op::Slice { start, count } => {
+            for (name, value) in [("start", *start), ("end", start + count), ("axis", 1)] {
+                inputs.push(network.file.constant(name, indices(&[value])));
+            }
+            ("Slice", Vec::new())
+        }
+        Op::ShuffleChannels { groups } => {
+            let [channels, height, width] = *node.shape.as_slice() else {
+                return Err(Error::graph(&node.name, "shuffles the channels of something that is no image"));
+            };
+            // 0 keeps the batch.
+            let rows = network.file.constant("rows", indices(&[0, *groups, channels / groups, height, width]));
+            let wanted = format!("{}.rows", node.name);
+            let mut value = network.file.node("Reshape", &[&inputs[0], &rows], &wanted, Vec::new());
+            value = network.file.node("Transpose", &[&value], &wanted, vec![ints("perm", [0, 2, 1, 3, 4])]);
+            inputs = vec![value, network.file.constant("shape", indices(&[0, channels, height, width]))];
+            ("Reshape", Vec::new())
+        }
+        Op::Flatten => ("Flatten", vec![int("axis", 1)]),
+        _ => return Err(Error::graph(&node.name, format!("{} does not only move values", node.op.name()))),
+    };
+    Ok((operator, inputs, attributes))
 }
 
 fn pads(network: &mut Network<'_>, padding: &Padding) -> String {
@@ -143,14 +173,15 @@ fn window(network: &Network<'_>, node: &Node, geometry: &Pool2dGeometry) -> Resu
     };
     let out = geometry.of_planes(1, height, width)?;
     let beyond = |axis: usize, size: usize, out: usize| {
-        ((out - 1) * geometry.stride[axis] + geometry.kernel[axis]).saturating_sub(size + 2 * geometry.padding[axis])
+        ((out - 1) * geometry.stride[axis] + geometry.kernel[axis])
+            .saturating_sub(size + geometry.padding.along(axis).iter().sum::<usize>())
     };
     let (bottom, right) = (beyond(0, height, out.out_height()), beyond(1, width, out.out_width()));
-    let [y, x] = geometry.padding;
+    let own = geometry.padding;
     let attributes = vec![
         ints("kernel_shape", geometry.kernel),
         ints("strides", geometry.stride),
-        ints("pads", [y, x, y + bottom, x + right]),
+        ints("pads", [own.top, own.left, own.bottom + bottom, own.right + right]),
     ];
     Ok((attributes, Padding { top: 0, left: 0, bottom, right }))
 }
@@ -163,12 +194,11 @@ fn write_average_pool(
     output: &str,
 ) -> Result<()> {
     let (mut attributes, beyond) = window(network, node, geometry)?;
-    let [y, x] = geometry.padding;
     let mut input = input.to_string();
     let mut count_padding = geometry.count_include_pad;
     if count_padding && beyond != Padding::default() {
         // The padding counts in the divisor, but not what lies beyond it.
-        let pads = pads(network, &Padding { top: y, bottom: y, left: x, right: x });
+        let pads = pads(network, &geometry.padding);
         input = network.file.node("Pad", &[&input, &pads], &format!("{}.padded", node.name), Vec::new());
         attributes[2] = ints("pads", [0, 0, beyond.bottom, beyond.right]);
         count_padding = false;
@@ -197,6 +227,26 @@ fn write_batch_norm(network: &mut Network<'_>, node: &Node, eps: f64, input: &st
     Ok(())
 }
 
+/// Layer normalization over the channels: `(x - mean) / sqrt(variance + eps) * weight + bias`. The operator of ONNX
+/// normalizes over the last axes alone.
+fn write_layer_norm(network: &mut Network<'_>, node: &Node, eps: f64, input: &str, output: &str) -> Result<()> {
+    let weight = network.parameter(node, "weight", Some(channel_shape(node)))?;
+    let bias = network.parameter(node, "bias", Some(channel_shape(node)))?;
+    let file = &mut network.file;
+    let (axis, wanted) = (file.constant("axis", Constant::new([1_i64], [1])), format!("{}.normal", node.name));
+    let eps = file.constant("eps", Constant::scalar(eps as f32));
+    let mean = file.node("ReduceMean", &[input, &axis], &wanted, Vec::new());
+    let centered = file.node("Sub", &[input, &mean], &wanted, Vec::new());
+    let mut variance = file.node("Mul", &[&centered, &centered], &wanted, Vec::new());
+    variance = file.node("ReduceMean", &[&variance, &axis], &wanted, Vec::new());
+    variance = file.node("Add", &[&variance, &eps], &wanted, Vec::new());
+    let deviation = file.node("Sqrt", &[&variance], &wanted, Vec::new());
+    let normal = file.node("Div", &[&centered, &deviation], &wanted, Vec::new());
+    let scaled = file.node("Mul", &[&normal, &weight], &wanted, Vec::new());
+    file.add("Add", &[&scaled, &bias], output, Vec::new());
+    Ok(())
+}
+
 /// `min(max(x, 0), bound)`.
 fn write_clip(network: &mut Network<'_>, bound: f32, input: &str, output: &str) {
     let bounds = [0.0, bound].map(|bound| network.file.constant("bound", Constant::scalar(bound)));
@@ -214,6 +264,16 @@ fn write_activation(network: &mut Network<'_>, activation: Activation, input: &s
         Activation::Silu => {
             let gate = file.node("Sigmoid", &[input], output, Vec::new());
             file.add("Mul", &[input, &gate], output, Vec::new());
+        }
+        Activation::Gelu => {
+            // x * (1 + erf(x / sqrt(2))) / 2; the operator is younger than this operator set.
+            let [root, one, half] =
+                [std::f32::consts::SQRT_2, 1.0, 0.5].map(|v| file.constant("number", Constant::scalar(v)));
+            let mut below = file.node("Div", &[input, &root], output, Vec::new());
+            below = file.node("Erf", &[&below], output, Vec::new());
+            below = file.node("Add", &[&below, &one], output, Vec::new());
+            let value = file.node("Mul", &[input, &below], output, Vec::new());
+            file.add("Mul", &[&value, &half], output, Vec::new());
         }
         Activation::HardSigmoid | Activation::HardSwish if exact => {
             // The operators of ONNX round in another order.

@@ -138,7 +138,10 @@ pub fn float_site(file: &mut File, site: &QuantSite, value: &str, name: &str, ra
             shape
         }
         Granularity::PerAxis(axis) => {
-            return Err(Error::graph(name, format!("is quantized along axis {axis} of its value, which cannot be written")))
+            return Err(Error::graph(
+                name,
+                format!("is quantized along axis {axis} of its value, which cannot be written"),
+            ))
         }
     };
     let constant = |file: &mut File, wanted: &str, values: &[f32]| {
@@ -182,7 +185,8 @@ pub fn codes_on_grid(file: &mut File, grid: ByteGrid, value: &str, wanted: &str)
 pub fn check_sites(model: &QuantModel) -> Result<()> {
     for (_, site) in model.activation_sites() {
         if site.quantizer.kernel()?.is_none() {
-            let message = "has a quantizer that does not say that it rounds to the nearest point of its grid (`kernel`)";
+            let message =
+                "has a quantizer that does not say that it rounds to the nearest point of its grid (`kernel`)";
             return Err(Error::graph(&site.name, message));
         }
     }
