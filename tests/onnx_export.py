@@ -25,7 +25,8 @@ def run(file, level, images, optimized=None):
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     batches = [images[i : i + 64] for i in range(0, len(images), 64)]
-    return np.concatenate([session.run(None, {name: batch})[0] for batch in batches])
+    logits = np.concatenate([session.run(None, {name: batch})[0] for batch in batches])
+    return logits.reshape(len(images), -1)
 
 
 def compare(logits, ours):

@@ -6,7 +6,7 @@ use crate::proto::{AttributeProto, NodeProto, TensorProto};
 use std::collections::{HashMap, HashSet};
 
 /// Constants up to this size are kept once, however often they are used.
-const SHARED_BYTES: usize = 64;
+const SHARED_BYTES: usize = 4096;
 
 /// Nodes and constants.
 #[derive(Default)]
@@ -16,6 +16,8 @@ pub struct File {
     /// The constants so far.
     pub constants: Vec<TensorProto>,
     names: HashSet<String>,
+    /// The last number that was given to a name that was wanted again.
+    numbers: HashMap<String, usize>,
     /// Names of small constants, by type, shape and content.
     shared: HashMap<(i32, Vec<i64>, Vec<u8>), String>,
 }
@@ -65,11 +67,13 @@ impl Constant {
 }
 
 impl File {
-    /// A name that no value has yet: `wanted`, or one that begins with it.
+    /// A name that no value has yet: `wanted`, or that with a number.
     pub fn fresh(&mut self, wanted: &str) -> String {
         let mut name = wanted.to_string();
         while name.is_empty() || !self.names.insert(name.clone()) {
-            name.push('_');
+            let number = self.numbers.entry(wanted.into()).or_insert(1);
+            *number += 1;
+            name = format!("{wanted}.{number}");
         }
         name
     }
