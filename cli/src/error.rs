@@ -140,6 +140,8 @@ pub enum Stage {
     SavedResult,
     /// Comparing two saved results.
     Comparison,
+    /// Exporting a saved result.
+    Export,
 }
 
 impl Display for Stage {
@@ -162,6 +164,7 @@ impl Display for Stage {
             Self::Saving => "saving the result",
             Self::SavedResult => "loading the saved result",
             Self::Comparison => "comparing the results",
+            Self::Export => "exporting the result",
         })
     }
 }

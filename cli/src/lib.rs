@@ -31,9 +31,10 @@
 //! | --- | --- |
 //! | progress, and stopping on request | [`Run::progress`], [`Evaluation::progress`] |
 //! | two saved results on the same images | [`compare`], [`Comparison`] |
+//! | the network as ONNX, or in a format of a plugin | [`export`], [`Export`] |
 //! | resuming after an interruption | [`resume`], [`Run::resume`] |
 //! | the time and memory of a run, and checks before it | [`Run::plan`], [`Run::check`], [`Run::check_float`] |
-//! | adding architectures, observers, quantizers, reconstructors and datasets | [`core`] |
+//! | adding architectures, observers, quantizers, reconstructors, datasets and exporters | [`core`] |
 //!
 //! The library never prints. All computations run on [rayon](https://docs.rs/rayon)'s global thread pool; see
 //! [`set_threads`].
@@ -49,6 +50,7 @@ pub mod cli;
 mod comparison;
 mod error;
 mod evaluation;
+mod export;
 mod memory;
 pub mod plugins;
 pub mod recipes;
@@ -58,6 +60,7 @@ mod run;
 pub use comparison::{compare, Compared, ComparedResult, Comparison};
 pub use error::{Error, Result, Stage};
 pub use evaluation::{evaluate, summary, Evaluated, Evaluation};
+pub use export::{export, Export, Exported};
 #[doc(inline)]
 pub use qdrop_core as core;
 pub use run::{resume, Check, Outcome, Plan, Run};

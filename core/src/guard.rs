@@ -65,6 +65,7 @@ mod tests {
             ("Quantizer", [include_str!("quantizer.rs"); 2]),
             ("Reconstructor", [include_str!("reconstructor/mod.rs"); 2]),
             ("Task", task),
+            ("Exporter", [include_str!("exporter.rs"); 2]),
             ("Meter", task),
             ("Comparison", task),
         ] {

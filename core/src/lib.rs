@@ -2,8 +2,8 @@
 //!
 //! The crate knows no model, observer, quantizer, reconstructor, dataset or task by name, except the default task of
 //! recipes. It defines the interface of each of them ([`Observer`], [`Quantizer`], [`Reconstructor`],
-//! [`Architecture`], [`Dataset`], [`Task`], [`Preparation`]), their registration ([`registry`]), the [`graph`] of a network, the
-//! differentiable [`ops`] with the reference's gradients, and the [`pipeline`] that calibrates, reconstructs,
+//! [`Architecture`], [`Dataset`], [`Task`], [`Preparation`], [`Exporter`]), their registration ([`registry`]), the [`graph`] of a
+//! network, the differentiable [`ops`] with the reference's gradients, and the [`pipeline`] that calibrates, reconstructs,
 //! evaluates and saves what a [`recipe`] describes.
 //!
 //! A plugin needs `use qdrop_core::prelude::*;` and one call of a `register_*!` macro for each strategy.
@@ -16,6 +16,7 @@ pub mod device;
 mod difference;
 pub mod engine;
 pub mod error;
+pub mod exporter;
 pub mod graph;
 pub mod grid;
 mod guard;
@@ -45,6 +46,7 @@ pub use {anyhow, candle_core, candle_nn, inventory, qdrop_kernels as kernels, se
 pub use architecture::Architecture;
 pub use dataset::Dataset;
 pub use error::{Error, Result};
+pub use exporter::Exporter;
 pub use observer::Observer;
 pub use preparation::Preparation;
 pub use quantizer::Quantizer;
@@ -57,6 +59,7 @@ pub mod prelude {
     pub use crate::dataset::{Dataset, DatasetRequest, Sample, Split};
     pub use crate::engine::{Engine, Regularizer, UnitData, UnitEngine};
     pub use crate::error::{Error, Input, Result};
+    pub use crate::exporter::{ExportRequest, ExportedFile, ExportedNetwork, Exporter};
     pub use crate::graph::{channel_groups, ChannelGroup, Conv2d, Graph, GraphBuilder, NodeId, Op, Operator, Pool2d};
     pub use crate::grid::{Granularity, QParams, QuantSpec, Range};
     pub use crate::model::{Precision, QuantModel};
@@ -71,8 +74,8 @@ pub mod prelude {
     pub use crate::task::{Comparison, Measurement, Meter, Metric, MetricUnit, Task};
     pub use crate::weights::KeyMap;
     pub use crate::{
-        register_architecture, register_dataset, register_observer, register_preparation, register_quantizer,
-        register_recipe, register_reconstructor, register_task,
+        register_architecture, register_dataset, register_exporter, register_observer, register_preparation,
+        register_quantizer, register_recipe, register_reconstructor, register_task,
     };
     pub use candle_core::{self, DType, Device, Tensor, Var};
     pub use serde::{self, Deserialize};

@@ -1,5 +1,6 @@
 //! A network with quantizers at its sites.
 
+mod integer;
 mod statistics;
 
 use crate::error::{Error, Result, TensorContext};
@@ -8,6 +9,7 @@ use crate::grid::QParams;
 use crate::ops::{self, Keep};
 use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel};
 use candle_core::{Device, Tensor, Var};
+pub use integer::{IntegerLayer, NotInteger, WeightCodes};
 use qdrop_kernels::adaround;
 pub use statistics::{batch_norm_statistics, ChannelStatistics};
 use std::collections::{BTreeMap, HashMap};

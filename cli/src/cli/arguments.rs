@@ -39,7 +39,9 @@ pub enum Command {
     Evaluate(EvaluateArguments),
     /// Compare two saved results on the same images, with paired standard errors and McNemar's test.
     Compare(CompareArguments),
-    /// List architectures, preparations, observers, quantizers, reconstructors, datasets and tasks.
+    /// Write a saved result in a format of another program, such as ONNX.
+    Export(ExportArguments),
+    /// List architectures, preparations, observers, quantizers, reconstructors, datasets, tasks and exporters.
     List {
         /// Only one kind.
         kind: Option<ListKind>,
@@ -200,6 +202,25 @@ pub struct CompareArguments {
     pub device: String,
 }
 
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// A folder that `quantize --out` wrote.
+    pub dir: PathBuf,
+    /// The format: onnx, onnx-float or another one of `qdrop list exporters`.
+    #[arg(long, value_name = "NAME")]
+    pub format: String,
+    /// Compute in floating point exactly what qdrop computes, instead of in integers: larger and slower, for comparisons.
+    #[arg(long)]
+    pub exact: bool,
+    /// Set a parameter of the format (repeatable).
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// The file to write (default: `model` in the folder, with the format's extension). It must not exist.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
 /// A kind of strategy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ListKind {
@@ -217,6 +238,8 @@ pub enum ListKind {
     Datasets,
     /// Purposes of networks.
     Tasks,
+    /// Formats of exported networks.
+    Exporters,
 }
 
 /// The kind of strategy that a new plugin registers.
@@ -232,6 +255,8 @@ pub enum PluginKind {
     Quantizer,
     /// An optimization.
     Reconstructor,
+    /// A format of exported networks.
+    Exporter,
 }
 
 /// The command for plugins.

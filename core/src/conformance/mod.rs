@@ -5,6 +5,7 @@
 //! built without parameters.
 
 mod architecture;
+mod exporter;
 mod kernel;
 mod observer;
 mod preparation;
@@ -53,6 +54,7 @@ pub fn check(registries: &Registries, kind: &str, name: &str) -> Result<Vec<Chec
         "preparation" => preparation::check(registries.preparations.get(name, kind)?, &mut report),
         "architecture" => architecture::check(registries.architectures.get(name, kind)?, &mut report),
         "reconstructor" => reconstructor::check(registries.reconstructors.get(name, kind)?, &mut report),
+        "exporter" => exporter::check(registries.exporters.get(name, kind)?, &mut report),
         "task" => task::check(registries.tasks.get(name, kind)?, &mut report),
         _ => report.skip("has a suite", format!("there are no checks for a {kind} without its data")),
     }

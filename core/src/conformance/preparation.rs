@@ -30,7 +30,7 @@ pub fn check(entry: &'static Entry<PreparationKind>, report: &mut Report) {
 
 /// A network with what preparations meet: unequal channels, ReLU6, a depthwise convolution, a residual stream, a gate, and
 /// the functions through which no factor passes.
-fn network() -> Result<QuantModel> {
+pub(super) fn network() -> Result<QuantModel> {
     let mut b = GraphBuilder::new([3, 8, 8]);
     let image = b.input();
     let stem = b.unit("stem", |b| {
@@ -86,7 +86,7 @@ fn shapes(graph: &Graph) -> Vec<(String, Vec<usize>)> {
 }
 
 /// A copy with quantizers.
-fn calibrated(model: &QuantModel) -> Result<QuantModel> {
+pub(super) fn calibrated(model: &QuantModel) -> Result<QuantModel> {
     let mut copy = model.float_copy();
     place(&mut copy, BITS, [[-2.0, 4.0]; 2], &|spec, _| Ok(toy_quantizer(spec)))?;
     Ok(copy)

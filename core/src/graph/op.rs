@@ -177,6 +177,33 @@ impl Op {
         }
     }
 
+    /// Whether each element of the value is one of the first input's elements or zero. Then the value lies on the grid of
+    /// whatever quantized that input, because every grid has a zero.
+    pub fn keeps_grid(&self) -> bool {
+        match self {
+            Self::Activation(activation) => *activation == Activation::Relu,
+            Self::MaxPool(_)
+            | Self::Pad(_)
+            | Self::Slice { .. }
+            | Self::ShuffleChannels { .. }
+            | Self::Flatten
+            | Self::UpsampleNearest { .. } => true,
+            // An operator of a plugin that only moves values may read several inputs.
+            Self::Input
+            | Self::Conv2d { .. }
+            | Self::Linear { .. }
+            | Self::BatchNorm { .. }
+            | Self::LayerNorm { .. }
+            | Self::Clip
+            | Self::Add
+            | Self::Mul
+            | Self::AveragePool(_)
+            | Self::GlobalAveragePool
+            | Self::Concat
+            | Self::Custom(_) => false,
+        }
+    }
+
     /// The operation's name in reports.
     pub fn name(&self) -> &'static str {
         match self {

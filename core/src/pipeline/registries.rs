@@ -3,6 +3,7 @@
 use crate::architecture::ArchitectureKind;
 use crate::dataset::DatasetKind;
 use crate::error::Result;
+use crate::exporter::ExporterKind;
 use crate::observer::ObserverKind;
 use crate::preparation::PreparationKind;
 use crate::quantizer::QuantizerKind;
@@ -61,6 +62,8 @@ registries! {
     datasets: DatasetKind,
     /// What networks are for.
     tasks: TaskKind,
+    /// Formats in which networks leave.
+    exporters: ExporterKind,
     /// Recipes that come with strategies.
     recipes: RecipeKind,
 }

@@ -4,7 +4,7 @@ use super::{Registries, Session};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::grid::QParams;
-use crate::model::{QuantModel, QuantSite};
+use crate::model::{QuantModel, QuantSite, WeightCodes};
 use crate::ops::host_values;
 use crate::preparation::Change;
 use crate::recipe::Recipe;
@@ -12,7 +12,6 @@ use crate::run_directory::{RunDirectory, MODEL_FILE, RECIPE_FILE, SUMMARY_FILE};
 use crate::task::Measurement;
 use crate::weights::{self, RawDtype, RawTensor, RawTensors};
 use candle_core::{Device, Tensor};
-use qdrop_kernels::rounding::round_half_even;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -76,7 +75,8 @@ fn serialize(model: &QuantModel) -> Result<Vec<u8>> {
     }
     for (node, site) in model.weight_sites() {
         tensors.remove(&format!("{}.weight", site.name));
-        for (suffix, tensor) in codes(site, model.weight(node)?)? {
+        let Some(weight) = model.weight_codes(node)? else { continue };
+        for (suffix, tensor) in codes(site, &weight)? {
             tensors.insert(format!("{}.weight.{suffix}", site.name), tensor);
         }
     }
@@ -103,24 +103,12 @@ fn grid_tensors(params: &QParams) -> [(&'static str, RawTensor); 2] {
 }
 
 /// A weight as integers counted from qmin, with its scales and zero points.
-fn codes(site: &QuantSite, weight: &Tensor) -> Result<Vec<(&'static str, RawTensor)>> {
-    let spec = *site.quantizer.spec();
-    let params = site.quantizer.qparams()?;
-    let hard = site.quantizer.fake_quantize(weight)?;
-    let channels = spec.granularity.channels(weight.dims())?;
-    let wide = spec.bits > 8;
-    let mut bytes = Vec::new();
-    host_values(&hard, |values| {
-        for (i, v) in values.iter().enumerate() {
-            let c = i / channels.inner % channels.count;
-            let code = round_half_even(v / params.scale[c]) + params.zero_point[c] - spec.qmin();
-            let code = code.clamp(0.0, 65535.0) as u16;
-            bytes.extend_from_slice(&code.to_le_bytes()[..if wide { 2 } else { 1 }]);
-        }
-    })?;
-    let dtype = RawDtype::Integer(if wide { 2 } else { 1 });
-    let mut tensors = vec![("codes", RawTensor { dtype, shape: weight.dims().to_vec(), bytes })];
-    tensors.extend(grid_tensors(&params));
+fn codes(site: &QuantSite, weight: &WeightCodes) -> Result<Vec<(&'static str, RawTensor)>> {
+    let size = if weight.bits > 8 { 2 } else { 1 };
+    let bytes = weight.codes.iter().flat_map(|code| code.to_le_bytes().into_iter().take(size)).collect();
+    let codes = RawTensor { dtype: RawDtype::Integer(size), shape: weight.shape.clone(), bytes };
+    let mut tensors = vec![("codes", codes)];
+    tensors.extend(grid_tensors(&site.quantizer.qparams()?));
     Ok(tensors)
 }
 

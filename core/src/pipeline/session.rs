@@ -470,6 +470,7 @@ impl<'a> Session<'a> {
         let observers = (self.recipe.calibration.inputs == CalibrationInputs::Quantized).then_some(&observers);
         let units = reconstruct(&mut model, &*self.reconstructor, resources, observers)?;
         model.settle_biases(nodes);
+        model.round_biases()?;
         let seconds = prepared.seconds + seconds + units.iter().map(|u| u.seconds).sum::<f64>();
         Ok(RunResult { model, units, seconds, prepared: prepared.changes })
     }

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Suffix of files that are being written.
 pub const PARTIAL: &str = ".partial";
@@ -11,7 +11,19 @@ pub const PARTIAL: &str = ".partial";
 /// Writes a file under a temporary name, syncs it, renames it and syncs the folder. It does not create the
 /// folder: a folder that disappears during a run is an error.
 pub fn write(folder: &Path, name: &str, content: &[u8]) -> Result<()> {
-    let (partial, target) = (folder.join(format!("{name}{PARTIAL}")), folder.join(name));
+    write_file(&folder.join(name), content)
+}
+
+/// Writes a file atomically: under a temporary name beside it, which is synced and renamed. It replaces an older file, and
+/// does not create the folder.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_file(target: &Path, content: &[u8]) -> Result<()> {
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut partial = target.as_os_str().to_os_string();
+    partial.push(PARTIAL);
+    let partial = PathBuf::from(partial);
     let written = File::create(&partial).and_then(|mut file| {
         file.write_all(content)?;
         file.sync_all()
@@ -19,9 +31,9 @@ pub fn write(folder: &Path, name: &str, content: &[u8]) -> Result<()> {
     if let Err(cause) = written {
         // Frees space on a full disk. If this fails too, the first error is still the one to report.
         let _ = std::fs::remove_file(&partial);
-        return Err(Error::io("write", &target)(cause));
+        return Err(Error::io("write", target)(cause));
     }
-    std::fs::rename(&partial, &target).map_err(Error::io("write", &target))?;
+    std::fs::rename(&partial, target).map_err(Error::io("write", target))?;
     // Only Unix can open a folder to sync it.
     if cfg!(unix) {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))?;

@@ -21,6 +21,7 @@ mod tensor_file;
 
 pub use checkpoint::CheckpointFolder;
 pub use events::EventLog;
+pub use files::write_file;
 pub use manifest::{fingerprint_of_file, Fingerprint, Manifest};
 
 use crate::error::{Error, Result};

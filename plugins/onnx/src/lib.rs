@@ -2,6 +2,7 @@
 //! registers itself.
 
 mod architecture;
+mod export;
 mod file;
 mod import;
 pub mod proto;

@@ -34,6 +34,7 @@ pub fn list(kind: Option<ListKind>, output: Output) -> Result<Value> {
     section(ListKind::Reconstructors, "reconstructors", entries(&registries.reconstructors))?;
     section(ListKind::Datasets, "datasets", entries(&registries.datasets))?;
     section(ListKind::Tasks, "tasks", entries(&registries.tasks))?;
+    section(ListKind::Exporters, "exporters", entries(&registries.exporters))?;
     Ok(value.into())
 }
 

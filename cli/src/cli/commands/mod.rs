@@ -4,6 +4,7 @@ mod bench;
 mod compare;
 mod describe;
 mod evaluate;
+mod export;
 mod list;
 mod plan;
 mod plugin;
@@ -36,6 +37,7 @@ pub fn run(arguments: Arguments) -> Result<Value> {
         Command::Resume { dir } => quantize::resume(&dir, &console, output),
         Command::Evaluate(a) => evaluate::evaluate(&a, &console, output),
         Command::Compare(a) => compare::compare(&a, &console, output),
+        Command::Export(a) => export::export(&a, &console, output),
         Command::List { kind } => list::list(kind, output),
         Command::Recipes { action } => recipes::recipes(action, &console, output),
         Command::Check(a) => plan::check(&a, &console, output),

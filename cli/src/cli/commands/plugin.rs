@@ -44,6 +44,11 @@ fn template(kind: PluginKind) -> Template {
             more: &[],
             next: "quantize demo --set reconstruction=NAME",
         },
+        PluginKind::Exporter => Template {
+            source: include_str!("../../../templates/exporter.rs.txt"),
+            more: &[],
+            next: "export RESULT --format NAME",
+        },
     }
 }
 

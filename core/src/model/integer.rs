@@ -1,0 +1,259 @@
+//! Layers as a runtime computes them in integers.
+
+use super::{QuantModel, QuantSite};
+use crate::error::{Error, Result};
+use crate::graph::NodeId;
+use crate::grid::{Granularity, QParams};
+use crate::ops::host_values;
+use candle_core::Tensor;
+use qdrop_kernels::rounding::round_half_even;
+use std::fmt;
+
+/// Largest size of an integer that stands for a weight: they are signed bytes.
+const LARGEST: u32 = 127;
+/// Largest sum of two products of values and weights. Processors without instructions for dot products of bytes add pairs
+/// of products in 16 bits.
+const LARGEST_PAIR: u32 = i16::MAX as u32;
+/// How far from its grid a weight may lie, as a share of the scale: not every quantizer rounds the product in the same way.
+const OFF_GRID: f32 = 1e-3;
+/// Integers of the bias of a channel whose weights are all zero: its grid is free, and these have 22 bits.
+const FREE_BITS: i32 = 22;
+
+/// A weight as integers, with its grid.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightCodes {
+    /// Integers counted from the grid's smallest one, so from 0 to `2^bits - 1`, in the weight's order.
+    pub codes: Vec<u16>,
+    /// Shape of the weight.
+    pub shape: Vec<usize>,
+    /// Bit width, 1 to 16.
+    pub bits: u32,
+    /// One scale for each output channel, or one for all.
+    pub scale: Vec<f32>,
+    /// The code that stands for zero, for each scale. It may lie outside of the codes.
+    pub zero_point: Vec<i32>,
+}
+
+impl WeightCodes {
+    /// The codes of a weight that lies on the grid of its quantizer.
+    fn of(site: &QuantSite, weight: &Tensor) -> Result<Self> {
+        let spec = *site.quantizer.spec();
+        let params = site.quantizer.qparams()?;
+        let wrong = |message: String| Error::graph(format!("{}.weight", site.name), message);
+        if spec.granularity != Granularity::PerTensor && spec.granularity != Granularity::PerAxis(0) {
+            return Err(wrong("is quantized along another axis than that of its output channels".into()));
+        }
+        let channels = spec.granularity.channels(weight.dims())?;
+        if params.scale.len() != channels.count || params.zero_point.len() != channels.count {
+            return Err(wrong(format!("has {} scales for {} channels", params.scale.len(), channels.count)));
+        }
+        let hard = site.quantizer.fake_quantize(weight)?;
+        let codes = host_values(&hard, |values| {
+            let code = |(i, v): (usize, &f32)| {
+                let c = i / channels.inner % channels.count;
+                let code = round_half_even(v / params.scale[c]) + params.zero_point[c] - spec.qmin();
+                let known = (code + spec.qmin() - params.zero_point[c]) * params.scale[c];
+                let off = (known - v).abs() > OFF_GRID * params.scale[c];
+                let inside = (0.0..=spec.qmax() - spec.qmin()).contains(&code);
+                (inside && !off).then_some(code as u16)
+            };
+            values.iter().enumerate().map(code).collect::<Option<Vec<u16>>>()
+        })?;
+        let codes = codes.ok_or_else(|| wrong("does not lie on the grid of its quantizer".into()))?;
+        let zero_point = params.zero_point.iter().map(|z| (z - spec.qmin()) as i32).collect();
+        Ok(Self { codes, shape: weight.dims().to_vec(), bits: spec.bits, scale: params.scale, zero_point })
+    }
+
+    /// Elements of one output channel.
+    pub fn row(&self) -> usize {
+        self.shape.iter().skip(1).product::<usize>().max(1)
+    }
+
+    /// The integers of output channel `channel`, with 0 for zero.
+    pub fn integers(&self, channel: usize) -> impl Iterator<Item = i32> + '_ {
+        let zero = self.zero_point[channel.min(self.zero_point.len() - 1)];
+        let row = self.row();
+        self.codes.iter().skip(channel * row).take(row).map(move |code| i32::from(*code) - zero)
+    }
+}
+
+/// A layer as a runtime computes it in integers: 8-bit values times 8-bit weights, summed with the bias in 32 bits.
+///
+/// The bias must be a multiple of the product of both scales, so it would be rounded to a coarse grid where weights have few
+/// bits. Weights of few bits leave room in a byte: all of them times [`factor`](Self::factor), with scales as much smaller,
+/// are the same weights with a finer grid for the bias.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IntegerLayer {
+    /// The node whose value, on the grid of its quantizer, the layer reads; nothing but
+    /// operations that [keep the grid](crate::graph::Op::keeps_grid) lies between.
+    pub source: NodeId,
+    /// What the integers of the weight are multiplied by: a power of two.
+    pub factor: u32,
+    /// Scale of the multiplied weight, one for each output channel.
+    pub weight_scale: Vec<f32>,
+    /// Scale of the bias, one for each output channel: that of the input times that of the weight.
+    pub bias_scale: Vec<f32>,
+    /// The bias as multiples of its scale, if there is one.
+    pub bias: Option<Vec<i32>>,
+}
+
+/// Why a layer cannot be computed in integers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotInteger {
+    /// The weight is not quantized.
+    FloatWeight,
+    /// The value that the layer reads lies on no grid of at most 8 bits with one scale.
+    Input,
+    /// The weight has more than 8 bits, or 8 bits and a zero point that moves it beyond signed bytes.
+    Weight,
+    /// The bias is so large, or the scales are so small, that a 32-bit integer cannot hold it.
+    Bias,
+}
+
+impl fmt::Display for NotInteger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FloatWeight => "its weight is not quantized",
+            Self::Input => "it reads a value that lies on no 8-bit grid with one scale",
+            Self::Weight => "its weight minus the zero point does not fit a signed byte (`symmetric: true` does)",
+            Self::Bias => "its bias does not fit 32 bits with scales that are so small",
+        })
+    }
+}
+
+impl QuantModel {
+    /// The weight of a node as integers; `None` if it is not quantized.
+    ///
+    /// # Errors
+    /// The weight does not lie on its quantizer's grid, or the grid is not along the output channels.
+    pub fn weight_codes(&self, node: NodeId) -> Result<Option<WeightCodes>> {
+        self.weight_site(node).map(|site| WeightCodes::of(site, self.weight(node)?)).transpose()
+    }
+
+    /// The node whose quantizer's grid the value of `node` lies on: `node` itself, or one before operations that only move
+    /// values and add zeros. `None`: it lies on no grid.
+    pub fn grid_source(&self, mut node: NodeId) -> Option<NodeId> {
+        loop {
+            if self.activation_site(node).is_some() {
+                return Some(node);
+            }
+            let current = self.graph().node(node);
+            if !current.op.keeps_grid() {
+                return None;
+            }
+            node = *current.inputs.first()?;
+        }
+    }
+
+    /// The scale of the value that `node` reads, and the node whose quantizer gave it, if the value lies on a grid of at most
+    /// 8 bits with one scale.
+    fn integer_input(&self, node: NodeId) -> Result<Option<(NodeId, f32, u32)>> {
+        let Some(source) = self.graph().node(node).inputs.first().and_then(|input| self.grid_source(*input)) else {
+            return Ok(None);
+        };
+        let Some(site) = self.activation_site(source) else { return Ok(None) };
+        let spec = *site.quantizer.spec();
+        if spec.granularity != Granularity::PerTensor || spec.bits > 8 {
+            return Ok(None);
+        }
+        let QParams { scale, .. } = site.quantizer.qparams()?;
+        Ok(scale.first().map(|scale| (source, *scale, (1 << spec.bits) - 1)))
+    }
+
+    /// A layer as a runtime computes it in integers, or why it cannot.
+    ///
+    /// # Errors
+    /// Those of [`weight_codes`](Self::weight_codes).
+    pub fn integer_layer(&self, node: NodeId) -> Result<std::result::Result<IntegerLayer, NotInteger>> {
+        let Some(weight) = self.weight_codes(node)? else { return Ok(Err(NotInteger::FloatWeight)) };
+        let Some((source, input_scale, largest_value)) = self.integer_input(node)? else {
+            return Ok(Err(NotInteger::Input));
+        };
+        let channels = weight.shape.first().copied().unwrap_or_default();
+        let sizes: Vec<[u64; 2]> = (0..channels)
+            .map(|c| {
+                let [mut largest, mut sum] = [0, 0];
+                for w in weight.integers(c) {
+                    let size = u64::from(w.unsigned_abs());
+                    (largest, sum) = (size.max(largest), sum + size);
+                }
+                [largest, sum]
+            })
+            .collect();
+        let largest = sizes.iter().map(|[largest, _]| *largest).max().unwrap_or_default() as u32;
+        let fits = (0..channels).all(|c| weight.integers(c).all(|w| i8::try_from(w).is_ok()));
+        if !fits || weight.bits > 8 {
+            return Ok(Err(NotInteger::Weight));
+        }
+        let room = (LARGEST / largest.max(1)).min(LARGEST_PAIR / (2 * largest_value * largest.max(1))).max(1);
+        let bias = match self.bias(node) {
+            Some(bias) => Some(host_values(bias, <[f32]>::to_vec)?),
+            None => None,
+        };
+        // The largest power of two for which every bias fits.
+        let mut factor = 1 << room.ilog2();
+        while factor > 1 && scaled(&weight, &sizes, bias.as_deref(), (input_scale, largest_value), factor).is_none() {
+            factor /= 2;
+        }
+        Ok(match scaled(&weight, &sizes, bias.as_deref(), (input_scale, largest_value), factor) {
+            Some((weight_scale, bias_scale, bias)) => {
+                Ok(IntegerLayer { source, factor, weight_scale, bias_scale, bias })
+            }
+            None => Err(NotInteger::Bias),
+        })
+    }
+
+    /// Rounds the biases of all layers that a runtime can compute in integers to the grids that it has for them, so that
+    /// the network computes what it computes there. This is the last step of quantization.
+    ///
+    /// # Errors
+    /// Those of [`weight_codes`](Self::weight_codes).
+    pub fn round_biases(&mut self) -> Result<()> {
+        let layers: Vec<NodeId> =
+            self.graph().nodes().filter(|(_, node)| node.op.has_weight()).map(|(id, _)| id).collect();
+        for id in layers {
+            let Ok(IntegerLayer { bias_scale, bias: Some(bias), .. }) = self.integer_layer(id)? else { continue };
+            let values: Vec<f32> = bias.iter().zip(&bias_scale).map(|(b, scale)| *b as f32 * scale).collect();
+            let count = values.len();
+            self.set_parameter(&self.bias_name(id), Tensor::from_vec(values, count, self.device())?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Scales of a weight and of a bias, and the integers of the bias.
+type Scaled = (Vec<f32>, Vec<f32>, Option<Vec<i32>>);
+
+/// The scales of a layer whose weight is multiplied by `factor`, and its bias as integers; `None` if one of them does not fit.
+/// `sizes` are the largest integer of each channel and the sum of all; `input` is the scale of values and the largest one.
+fn scaled(
+    weight: &WeightCodes,
+    sizes: &[[u64; 2]],
+    bias: Option<&[f32]>,
+    (input_scale, largest_value): (f32, u32),
+    factor: u32,
+) -> Option<Scaled> {
+    let (mut weight_scales, mut bias_scales, mut integers) = (Vec::new(), Vec::new(), Vec::new());
+    for (c, [_, sum]) in sizes.iter().enumerate() {
+        let mut weight_scale = weight.scale[c.min(weight.scale.len() - 1)] / factor as f32;
+        let mut bias_scale = input_scale * weight_scale;
+        let value = bias.map_or(0.0, |bias| bias[c]);
+        if *sum == 0 && value != 0.0 {
+            // A power of two, so that rounding again changes nothing.
+            bias_scale = 2.0_f32.powi(value.abs().log2().floor() as i32 - FREE_BITS);
+            weight_scale = bias_scale / input_scale;
+        }
+        if !(bias_scale.is_normal() && weight_scale.is_normal() && value.is_finite()) {
+            return None;
+        }
+        let integer = (f64::from(value) / f64::from(bias_scale)).round_ties_even();
+        let products = *sum as f64 * f64::from(factor) * f64::from(largest_value);
+        if integer.abs() + products > f64::from(i32::MAX) {
+            return None;
+        }
+        weight_scales.push(weight_scale);
+        bias_scales.push(bias_scale);
+        integers.push(integer as i32);
+    }
+    Some((weight_scales, bias_scales, bias.map(|_| integers)))
+}
