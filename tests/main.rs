@@ -25,6 +25,7 @@ mod inference;
 mod interrupt;
 mod library;
 mod output;
+mod packed;
 mod prediction;
 mod ranges;
 mod recipe_files;

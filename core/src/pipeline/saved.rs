@@ -76,6 +76,7 @@ pub fn load_saved(path: &Path, registries: &Registries, device: &Device) -> Resu
         Some(graph) => (Session::of_graph(recipe, graph.clone(), registries, device.clone())?, graph),
         None => {
             let session = Session::new(recipe, registries, device.clone())?;
+            check_size(session.graph(), &packed).map_err(|e| Error::data(&file, e))?;
             let graph = session.zero_model()?.graph().clone();
             (session, graph)
         }
@@ -86,6 +87,22 @@ pub fn load_saved(path: &Path, registries: &Registries, device: &Device) -> Resu
     let (summary, float_weights) = (packed.summary.take(), packed.float_weights.take());
     let model = model(&session, graph, packed).map_err(|e| Error::data(&file, e))?;
     Ok(SavedModel { recipe: session.into_recipe(), model, summary, float_weights })
+}
+
+/// Checks that a file may hold the values of a network, before memory is taken for them. Batch normalization has four
+/// parameters for each bias that a file has.
+fn check_size(graph: &Graph, packed: &Packed) -> Result<()> {
+    let size = |shape: &[usize]| shape.iter().copied().fold(1, usize::saturating_mul);
+    let shapes = graph.parameter_shapes();
+    let wanted = shapes.iter().map(|(_, shape)| size(shape)).fold(0, usize::saturating_add);
+    let weights = packed.weights.iter().map(|w| w.values.len());
+    let held: usize = weights.chain(packed.parameters.iter().map(|p| p.values.len())).sum();
+    if wanted > held.saturating_mul(5) {
+        let message =
+            format!("holds {held} values, but the network of its recipe needs {wanted}; was the recipe changed?");
+        return Err(Error::message(message));
+    }
+    Ok(())
 }
 
 /// Checks that the task of the recipe measured what the summary says.

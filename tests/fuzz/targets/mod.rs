@@ -3,6 +3,8 @@
 pub mod class_list;
 pub mod idx;
 pub mod image;
+pub mod packed;
+pub mod packed_description;
 pub mod pickle;
 pub mod plugin;
 pub mod recipe;
@@ -32,10 +34,12 @@ pub struct Target {
 
 /// All targets, for programs that are given a name.
 #[allow(dead_code)]
-pub const ALL: [&Target; 8] = [
+pub const ALL: [&Target; 10] = [
     &class_list::TARGET,
     &idx::TARGET,
     &image::TARGET,
+    &packed::TARGET,
+    &packed_description::TARGET,
     &pickle::TARGET,
     &plugin::TARGET,
     &recipe::TARGET,
