@@ -152,8 +152,8 @@ fn two_results_are_compared_image_by_image() {
     let compared = qdrop(&["compare", text(&a), text(&b), "--json"]).json();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&compared), ["a", "b", "metrics"]);
-    assert_eq!(keys(&compared["a"]), ["bits", "dir", "measured", "recipe"]);
-    assert_eq!((&compared["b"]["bits"], &compared["b"]["dir"]), (&"w3a4".into(), &text(&b).into()));
+    assert_eq!(keys(&compared["a"]), ["bits", "measured", "path", "recipe"]);
+    assert_eq!((&compared["b"]["bits"], &compared["b"]["path"]), (&"w3a4".into(), &text(&b).into()));
     assert_eq!(keys(&compared["metrics"]), ["agreement", "kl", "top1"]);
     let of_means = ["a", "a_standard_error", "b", "b_standard_error", "difference", "difference_standard_error"];
     assert_eq!(keys(&compared["metrics"]["kl"]), of_means);

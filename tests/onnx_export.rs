@@ -84,8 +84,9 @@ pub fn random(graph: Graph) -> QuantModel {
 pub fn export(model: &QuantModel, format: &str, params: &str) -> ExportedNetwork {
     let params = Params::new("test", serde_yaml::from_str(params).unwrap());
     let exporter = registries().exporters.get(format, "test").unwrap().build(&params).unwrap();
-    let (recipe, bits, version) = ("name: test\n", "w4a4", "1.2.3");
-    exporter.export(&ExportRequest { model, recipe, bits, version }).unwrap()
+    let recipe = &qdrop::recipes::load("demo").unwrap();
+    let (bits, version, summary, float_weights) = ("w4a4", "1.2.3", None, None);
+    exporter.export(&ExportRequest { model, recipe, bits, version, summary, float_weights }).unwrap()
 }
 
 fn write(file: impl AsRef<Path>, values: &[f32]) {

@@ -263,7 +263,9 @@ fn what_cannot_be_written_is_named() {
     model.set_activation_quantizer(relu, QuantSite { name: "first".into(), quantizer });
     let params = Params::none("test");
     let exporter = registries().exporters.get("onnx", "test").unwrap().build(&params).unwrap();
-    let request = ExportRequest { model: &model, recipe: "", bits: "w4a4", version: "1" };
+    let recipe = &qdrop::recipes::load("demo").unwrap();
+    let (bits, version, summary, float_weights) = ("w4a4", "1", None, None);
+    let request = ExportRequest { model: &model, recipe, bits, version, summary, float_weights };
     let error = exporter.export(&request).unwrap_err().to_string();
     assert!(error.contains("first") && error.contains("nearest point of its grid"), "{error}");
     let unknown = Params::new("", serde_yaml::from_str("{exakt: true}").unwrap());

@@ -196,3 +196,21 @@ pub fn qdrop(arguments: &[&str]) -> Run {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Run { ok: output.status.success(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
+
+/// A Python interpreter that has these packages, without threads. `None`, and a line that says so, if there is none; the
+/// variable PYTHON can name the interpreter.
+#[expect(clippy::print_stderr, reason = "who runs the tests should see what was skipped")]
+pub fn python(packages: &[&str]) -> Option<std::process::Command> {
+    let program = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
+    let command = || {
+        let mut command = std::process::Command::new(&program);
+        command.env("OMP_NUM_THREADS", "1");
+        command
+    };
+    let there = command().args(["-c", &format!("import {}", packages.join(", "))]).output();
+    if there.is_ok_and(|output| output.status.success()) {
+        return Some(command());
+    }
+    eprintln!("SKIPPED: {} has not all of {} (PYTHON names another one)", program.display(), packages.join(", "));
+    None
+}

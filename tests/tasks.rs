@@ -251,10 +251,10 @@ fn another_task_goes_the_whole_way() {
         weights: None,
         notice: None,
     };
-    save_model(&directory, &result.model).unwrap();
+    save_model(&directory, &result.model, session.recipe()).unwrap();
     save_summary(&directory, &summary).unwrap();
     let saved = load_saved(&out, registries(), &Device::Cpu).unwrap();
-    assert_eq!(saved.summary, summary);
+    assert_eq!(saved.summary.as_ref(), Some(&summary));
     let session = Session::new(saved.recipe, registries(), Device::Cpu).unwrap();
     assert_eq!(session.evaluate(&saved.model, Precision::Quantized, &Silent).unwrap(), quantized);
 

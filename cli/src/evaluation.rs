@@ -3,10 +3,11 @@
 use crate::error::{At, Result, Stage};
 use crate::recipes::{absolute, Loader};
 use qdrop_core::model::Precision;
+use qdrop_core::packed::Packed;
 use qdrop_core::pipeline::{load_saved, Registries, SavedModel, Session, Summary};
 use qdrop_core::progress::{Progress, Silent};
 use qdrop_core::recipe::Recipe;
-use qdrop_core::run_directory::{Manifest, MANIFEST_FILE, RECIPE_FILE, SUMMARY_FILE};
+use qdrop_core::run_directory::{check_weights, MANIFEST_FILE, SUMMARY_FILE};
 use qdrop_core::task::{shown_metrics, Measurement, Task};
 use qdrop_core::{device, Error as Core};
 use std::path::{Path, PathBuf};
@@ -29,12 +30,22 @@ pub fn summary(dir: impl AsRef<Path>) -> Result<Option<Summary>> {
     }
 }
 
-/// Measures the quantized network that a run saved in the folder `dir`: see [`Evaluation`].
+/// Whether `path` is a saved result: the folder of a finished run, or a packed file.
+///
+/// # Errors
+/// The file or the summary in the folder cannot be read, or the summary is damaged.
+pub fn is_saved(path: impl AsRef<Path>) -> Result<bool> {
+    let path = path.as_ref();
+    Ok(Packed::recognizes(path).at(Stage::SavedResult)? || summary(path)?.is_some())
+}
+
+/// Measures the quantized network that a run saved in the folder `path`, or the one in the packed file `path`: see
+/// [`Evaluation`].
 ///
 /// # Errors
 /// Those of [`Evaluation::run`].
-pub fn evaluate(dir: impl Into<PathBuf>) -> Result<Measurement> {
-    Ok(Evaluation::new(dir).run()?.measured)
+pub fn evaluate(path: impl Into<PathBuf>) -> Result<Measurement> {
+    Ok(Evaluation::new(path).run()?.measured)
 }
 
 /// The measurement of a network.
@@ -57,7 +68,7 @@ impl Evaluated {
 /// Measures the quantized network that a run saved, on the evaluation images of its recipe.
 #[must_use = "`run` measures"]
 pub struct Evaluation<'a> {
-    dir: PathBuf,
+    path: PathBuf,
     data: Option<PathBuf>,
     device: String,
     against_float: bool,
@@ -65,9 +76,9 @@ pub struct Evaluation<'a> {
 }
 
 impl Evaluation<'_> {
-    /// For the result in the folder `dir`, on the CPU.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), data: None, device: "cpu".into(), against_float: false, progress: &Silent }
+    /// For the result in the folder `path`, or the packed file `path`, on the CPU.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), data: None, device: "cpu".into(), against_float: false, progress: &Silent }
     }
 
     /// Sets the folder with the images, if it differs from the run's.
@@ -100,15 +111,15 @@ impl<'a> Evaluation<'a> {
     /// Measures.
     ///
     /// # Errors
-    /// The folder holds no saved result or a damaged one, a plugin cannot be loaded, the device cannot be used, the
-    /// images cannot be read, or the work was cancelled; the float network is to be compared with, and its checkpoint is not
+    /// There is no saved result or a damaged one, a plugin cannot be loaded, the device cannot be used, the images cannot be
+    /// read, or the work was cancelled; the float network is to be compared with, and its checkpoint is not
     /// that of the run, or the task does not compare networks.
     pub fn run(&self) -> Result<Evaluated> {
         let (mut recipe, registries, saved) = self.open()?;
         recipe.evaluation.against_float |= self.against_float;
-        let session = Session::new(recipe, &registries, saved.model.device().clone()).at(Stage::Setup)?;
+        let session = saved.session(recipe, &registries).at(Stage::Setup)?;
         if session.recipe().evaluation.against_float {
-            float_weights(&self.dir, &session)?;
+            float_weights(&self.path, &saved, &session)?;
         }
         let measured = session.evaluate(&saved.model, Precision::Quantized, self.progress).at(Stage::Evaluation)?;
         Evaluated::new(measured, session.task())
@@ -117,27 +128,30 @@ impl<'a> Evaluation<'a> {
     /// Loads the result without measuring it.
     ///
     /// # Errors
-    /// The folder holds no saved result or a damaged one, a plugin cannot be loaded, or the device cannot be used.
+    /// There is no saved result or a damaged one, a plugin cannot be loaded, or the device cannot be used.
     pub(crate) fn open(&self) -> Result<(Recipe, Registries, SavedModel)> {
-        if summary(&self.dir)?.is_none() {
-            let next = match self.dir.join(MANIFEST_FILE).exists() {
-                true => format!("; its run is not finished, `qdrop resume {}` continues it", self.dir.display()),
-                false => String::new(),
+        if !is_saved(&self.path)? {
+            let message = match (self.path.is_file(), self.path.join(MANIFEST_FILE).exists()) {
+                (true, _) => "is neither the folder of a finished run nor a packed file".into(),
+                (false, true) => format!(
+                    "holds no saved result: {SUMMARY_FILE} is missing; its run is not finished, `qdrop resume {}` continues \
+                     it",
+                    self.path.display()
+                ),
+                (false, false) => format!("holds no saved result: {SUMMARY_FILE} is missing"),
             };
-            let message = format!("holds no saved result: {SUMMARY_FILE} is missing{next}");
-            return Err(Core::data(&self.dir, message)).at(Stage::SavedResult);
+            return Err(Core::data(&self.path, message)).at(Stage::SavedResult);
         }
         let recipe = self.recipe()?;
         let device = device::open(&self.device).at(Stage::Device)?;
         let registries = Registries::collect().at(Stage::Setup)?;
-        let saved = load_saved(&self.dir, &registries, &device).at(Stage::SavedResult)?;
+        let saved = load_saved(&self.path, &registries, &device).at(Stage::SavedResult)?;
         Ok((recipe, registries, saved))
     }
 
     /// The recipe of the result, with its plugins loaded.
     fn recipe(&self) -> Result<Recipe> {
-        let file = self.dir.join(RECIPE_FILE);
-        let mut recipe = Loader::new(file).progress(self.progress).load()?;
+        let mut recipe = Loader::new(&self.path).progress(self.progress).load()?;
         if let Some(data) = &self.data {
             recipe.data_root = Some(absolute(data)?);
         }
@@ -145,11 +159,14 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-/// Checks that the checkpoint with the float weights is still the one that the run in the folder `dir` began with, and
+/// Checks that the checkpoint with the float weights is still the one from which the saved result at `path` was made, and
 /// returns its SHA-256.
-pub(crate) fn float_weights(dir: &Path, session: &Session<'_>) -> Result<String> {
-    let manifest = Manifest::read(dir).at(Stage::SavedResult)?;
+pub(crate) fn float_weights(path: &Path, saved: &SavedModel, session: &Session<'_>) -> Result<String> {
+    let Some(sha256) = &saved.float_weights else {
+        let message = "does not say from which checkpoint it was made, so it cannot be compared with the float network";
+        return Err(Core::data(path, message)).at(Stage::SavedResult);
+    };
     let files = session.weights_files().at(Stage::FloatNetwork)?;
-    manifest.check_weights(&files).at(Stage::FloatNetwork)?;
-    Ok(manifest.weights)
+    check_weights(&files, sha256).at(Stage::FloatNetwork)?;
+    Ok(sha256.clone())
 }

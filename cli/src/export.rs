@@ -7,7 +7,6 @@ use crate::VERSION;
 use qdrop_core::exporter::{ExportRequest, ExportedFile};
 use qdrop_core::model::Precision;
 use qdrop_core::params::Params;
-use qdrop_core::pipeline::Session;
 use qdrop_core::progress::{Progress, Silent};
 use qdrop_core::recipe::apply_set;
 use qdrop_core::run_directory::{write_file, MODEL_FILE};
@@ -18,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// Bits of a float network in reports.
 const FLOAT_BITS: &str = "w32a32";
 
-/// Writes the network that a run saved in the folder `dir` in a format (`onnx`, `onnx-float`, or that of a plugin): see
+/// Writes a saved network in a format (`onnx`, `onnx-float`, `packed`, or that of a plugin): see
 /// [`Export`].
 ///
 /// # Errors
@@ -48,7 +47,7 @@ pub struct Export<'a> {
 }
 
 impl Export<'_> {
-    /// For the result in the folder `dir`; `format` is the name of an exporter.
+    /// For the result in the folder `dir`, or the packed file `dir`; `format` is the name of an exporter.
     pub fn new(dir: impl Into<PathBuf>, format: impl Into<String>) -> Self {
         Self { dir: dir.into(), format: format.into(), changes: Vec::new(), out: None, progress: &Silent }
     }
@@ -59,7 +58,8 @@ impl Export<'_> {
         self
     }
 
-    /// Sets the name of the (main) file. By default it is `model` with the format's extension, in the result's folder.
+    /// Sets the name of the (main) file. By default it is `model` with the format's extension, in the result's folder; for a
+    /// packed file it is that file's name with the format's extension.
     pub fn out(mut self, file: impl Into<PathBuf>) -> Self {
         self.out = Some(file.into());
         self
@@ -84,19 +84,23 @@ impl<'a> Export<'a> {
         let mut params = Value::Null;
         self.changes.iter().try_for_each(|change| apply_set(&mut params, change)).at(Stage::Export)?;
         let exporter = entry.build(&Params::new("", params)).at(Stage::Export)?;
-        let session = Session::new(recipe, &registries, saved.model.device().clone()).at(Stage::Setup)?;
+        let session = saved.session(recipe, &registries).at(Stage::Setup)?;
+        let float;
         let (model, bits) = match exporter.precision() {
-            Precision::Quantized => (saved.model, saved.summary.bits),
+            Precision::Quantized => (&saved.model, session.recipe().bits()),
             Precision::Float => {
-                float_weights(&self.dir, &session)?;
-                (session.float_model().at(Stage::FloatNetwork)?, FLOAT_BITS.into())
+                float_weights(&self.dir, &saved, &session)?;
+                float = session.float_model().at(Stage::FloatNetwork)?;
+                (&float, FLOAT_BITS.into())
             }
         };
         let request = ExportRequest {
-            model: &model,
-            recipe: &session.recipe().to_yaml().at(Stage::Export)?,
+            model,
+            recipe: session.recipe(),
             bits: &bits,
             version: VERSION,
+            summary: saved.summary.as_ref(),
+            float_weights: saved.float_weights.as_deref(),
         };
         let exported = exporter.export(&request).at(Stage::Export)?;
         let files = self.write(&exported.files)?;
@@ -104,7 +108,10 @@ impl<'a> Export<'a> {
     }
 
     fn write(&self, files: &[ExportedFile]) -> Result<Vec<PathBuf>> {
-        let default = || Path::new(MODEL_FILE).file_stem().map(|stem| self.dir.join(stem)).unwrap_or_default();
+        let default = || match self.dir.is_file() {
+            true => self.dir.with_extension(""),
+            false => Path::new(MODEL_FILE).file_stem().map(|stem| self.dir.join(stem)).unwrap_or_default(),
+        };
         let extended = |stem: &Path, file: &ExportedFile| {
             let mut name = stem.as_os_str().to_os_string();
             name.push(format!(".{}", file.extension));

@@ -59,7 +59,7 @@ mod run;
 
 pub use comparison::{compare, Compared, ComparedResult, Comparison};
 pub use error::{Error, Result, Stage};
-pub use evaluation::{evaluate, summary, Evaluated, Evaluation};
+pub use evaluation::{evaluate, is_saved, summary, Evaluated, Evaluation};
 pub use export::{export, Export, Exported};
 #[doc(inline)]
 pub use qdrop_core as core;

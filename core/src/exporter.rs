@@ -4,7 +4,9 @@ use crate::error::{Error, Result};
 use crate::guard::Origin;
 use crate::model::{Precision, QuantModel};
 use crate::params::Params;
+use crate::recipe::Recipe;
 use crate::registry::{define_kind, Entry};
+use crate::summary::Summary;
 
 /// What is exported.
 #[derive(Clone, Copy)]
@@ -13,12 +15,16 @@ pub struct ExportRequest<'a> {
     /// [`Exporter::precision`] says. Batch normalization is folded where it can be. The names of its input and outputs are
     /// [`Graph::ends`](crate::graph::Graph::ends).
     pub model: &'a QuantModel,
-    /// The recipe as YAML.
-    pub recipe: &'a str,
+    /// The recipe as it ran.
+    pub recipe: &'a Recipe,
     /// Bit widths as reports name them, such as `w4a4`; `w32a32` for the float network.
     pub bits: &'a str,
     /// The version of qdrop.
     pub version: &'a str,
+    /// The measurements of the run, if they are known.
+    pub summary: Option<&'a Summary>,
+    /// SHA-256 of the files with the float weights as hexadecimal text, if it is known.
+    pub float_weights: Option<&'a str>,
 }
 
 /// One file of an exported network.

@@ -2,6 +2,7 @@
 //! `qdrop-core`, and register themselves.
 
 pub mod datasets;
+pub mod exporters;
 pub mod observers;
 pub mod preparations;
 pub mod quantizers;

@@ -176,7 +176,7 @@ pub struct QuantizeArguments {
 /// Arguments of `evaluate`.
 #[derive(Debug, Args)]
 pub struct EvaluateArguments {
-    /// A folder that `quantize --out` wrote, or a recipe (with --float).
+    /// A folder that `quantize --out` wrote, a packed file, or a recipe (with --float).
     #[command(flatten)]
     pub target: RecipeArguments,
     /// Measure the float network.
@@ -190,7 +190,7 @@ pub struct EvaluateArguments {
 /// Arguments of `compare`.
 #[derive(Debug, Args)]
 pub struct CompareArguments {
-    /// A folder that `quantize --out` wrote.
+    /// A folder that `quantize --out` wrote, or a packed file.
     pub a: PathBuf,
     /// Another one, whose differences from A are shown.
     pub b: PathBuf,

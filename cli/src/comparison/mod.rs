@@ -18,7 +18,7 @@ use same::check_same;
 use std::path::{Path, PathBuf};
 use table::text;
 
-/// Compares the results that two runs saved in the folders `a` and `b`: see [`Comparison`].
+/// Compares two saved results, each the folder of a run or a packed file: see [`Comparison`].
 ///
 /// # Errors
 /// Those of [`Comparison::run`].
@@ -26,21 +26,21 @@ pub fn compare(a: impl Into<PathBuf>, b: impl Into<PathBuf>) -> Result<Compared>
     Comparison::new(a, b).run()
 }
 
-/// Measures the quantized networks that two runs saved on the same images, and compares them with each other and with their
+/// Measures two saved quantized networks on the same images, and compares them with each other and with their
 /// float networks. The images are those of the first result; if the recipes evaluate different numbers of them, the
 /// smaller number. All networks see each batch in one pass.
 #[must_use = "`run` compares"]
 pub struct Comparison<'a> {
-    dirs: [PathBuf; 2],
+    paths: [PathBuf; 2],
     data: Option<PathBuf>,
     device: String,
     progress: &'a dyn Progress,
 }
 
 impl Comparison<'_> {
-    /// For the results in the folders `a` and `b`, on the CPU.
+    /// For the results `a` and `b`, each the folder of a run or a packed file, on the CPU.
     pub fn new(a: impl Into<PathBuf>, b: impl Into<PathBuf>) -> Self {
-        Self { dirs: [a.into(), b.into()], data: None, device: "cpu".into(), progress: &Silent }
+        Self { paths: [a.into(), b.into()], data: None, device: "cpu".into(), progress: &Silent }
     }
 
     /// Sets the folder with the images for both results, if it differs from that of the runs.
@@ -65,13 +65,13 @@ impl<'a> Comparison<'a> {
     /// Measures and compares.
     ///
     /// # Errors
-    /// A folder holds no saved result or a damaged one; the results are of different tasks, classes or preprocessing; the
+    /// One is no saved result or a damaged one; the results are of different tasks, classes or preprocessing; the
     /// task does not compare networks; a checkpoint with float weights is not the one that its run began with; the images
     /// cannot be read; or the work was cancelled.
     pub fn run(&self) -> Result<Compared> {
         let progress = WarnOnce::new(self.progress);
-        let [dir_a, dir_b] = &self.dirs;
-        let (mut a, b) = (self.open(dir_a, &progress)?, self.open(dir_b, &progress)?);
+        let [path_a, path_b] = &self.paths;
+        let (mut a, b) = (self.open(path_a, &progress)?, self.open(path_b, &progress)?);
         // The first images are common to both.
         let images = [&a, &b].iter().filter_map(|opened| opened.recipe.evaluation.images).min();
         a.recipe.evaluation.images = images;
@@ -93,13 +93,13 @@ impl<'a> Comparison<'a> {
         Ok(Compared { a, b, metrics, text })
     }
 
-    fn open(&self, dir: &Path, progress: &dyn Progress) -> Result<Opened> {
-        let mut evaluation = Evaluation::new(dir).device(&self.device).progress(progress);
+    fn open(&self, path: &Path, progress: &dyn Progress) -> Result<Opened> {
+        let mut evaluation = Evaluation::new(path).device(&self.device).progress(progress);
         if let Some(data) = &self.data {
             evaluation = evaluation.data(data);
         }
         let (recipe, registries, saved) = evaluation.open()?;
-        Ok(Opened { dir: dir.into(), recipe, registries, saved })
+        Ok(Opened { path: path.into(), recipe, registries, saved })
     }
 }
 
@@ -110,7 +110,7 @@ fn floats(
     b: &Opened,
     session_b: &Session<'_>,
 ) -> Result<(QuantModel, Option<QuantModel>)> {
-    let weights = [float_weights(&a.dir, session_a)?, float_weights(&b.dir, session_b)?];
+    let weights = [float_weights(&a.path, &a.saved, session_a)?, float_weights(&b.path, &b.saved, session_b)?];
     let network = |opened: &Opened| {
         let Recipe { model, tf32, .. } = &opened.recipe;
         (model.architecture.clone(), model.weights_key.clone(), *tf32)

@@ -25,8 +25,8 @@ pub struct Compared {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ComparedResult {
-    /// Its folder.
-    pub dir: PathBuf,
+    /// Its folder or file.
+    pub path: PathBuf,
     /// Name of its recipe.
     pub recipe: String,
     /// Its bit widths, such as `w2a4`.
@@ -37,7 +37,7 @@ pub struct ComparedResult {
 
 /// A result that is opened, with everything that its session refers to.
 pub(super) struct Opened {
-    pub dir: PathBuf,
+    pub path: PathBuf,
     pub recipe: Recipe,
     pub registries: Registries,
     pub saved: SavedModel,
@@ -45,10 +45,10 @@ pub(super) struct Opened {
 
 impl Opened {
     pub fn session(&self) -> Result<Session<'_>> {
-        Session::new(self.recipe.clone(), &self.registries, self.saved.model.device().clone()).at(Stage::Setup)
+        self.saved.session(self.recipe.clone(), &self.registries).at(Stage::Setup)
     }
 
     pub fn result(&self, measured: Measurement) -> ComparedResult {
-        ComparedResult { dir: self.dir.clone(), recipe: self.recipe.name.clone(), bits: self.recipe.bits(), measured }
+        ComparedResult { path: self.path.clone(), recipe: self.recipe.name.clone(), bits: self.recipe.bits(), measured }
     }
 }

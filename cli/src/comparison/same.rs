@@ -31,10 +31,10 @@ pub fn check_same(a: &Opened, session_a: &Session<'_>, b: &Opened, session_b: &S
     let message = format!(
         "cannot be compared with {} image by image: {}; results can be compared if task, classes and images are the same \
          (--data DIR sets the folder with the images of both)",
-        a.dir.display(),
+        a.path.display(),
         different.join(", ")
     );
-    Err(Error::data(&b.dir, message))
+    Err(Error::data(&b.path, message))
 }
 
 /// A value of a recipe on one line.

@@ -8,7 +8,7 @@ use qdrop_core::task::PairedComparison;
 pub fn text(a: &ComparedResult, b: &ComparedResult, metrics: &[PairedComparison]) -> String {
     let mut text = String::new();
     for (name, result) in [("A", a), ("B", b)] {
-        text += &format!("{name}: {}, recipe {}, {}\n", result.dir.display(), result.recipe, result.bits);
+        text += &format!("{name}: {}, recipe {}, {}\n", result.path.display(), result.recipe, result.bits);
     }
     let heading = ["", "A", "B", "B - A", "both", "only A", "only B", "neither", "McNemar p"];
     let mut lines = vec![heading.map(String::from).to_vec()];

@@ -20,6 +20,7 @@ pub use built_in::names;
 use crate::error::{At, Error, Result, Stage};
 use crate::plugins;
 use qdrop_core::engine::Engine;
+use qdrop_core::packed::Packed;
 use qdrop_core::params::parse_value;
 use qdrop_core::progress::{Progress, Silent};
 use qdrop_core::recipe::{apply_set, merge, parse_yaml, read_yaml, write_out, Folders, Recipe, RecipePath};
@@ -63,9 +64,9 @@ pub struct Loader<'a> {
 
 impl Loader<'_> {
     /// A loader for the recipe `name`: a built-in one or one that a plugin registers (see [`names`]), a YAML file, a
-    /// folder with a saved result (then the recipe of that result), a configuration file of the reference
-    /// implementation, or a network as `.onnx` file, for which the [bits](Self::bits) and the [preset](Self::preset) make a
-    /// recipe.
+    /// saved result (then the recipe of that result), which is a folder or a packed file, a configuration file of the
+    /// reference implementation, or a network as `.onnx` file, for which the [bits](Self::bits) and the
+    /// [preset](Self::preset) make a recipe.
     pub fn new(name: impl Into<PathBuf>) -> Self {
         let (set, progress) = (Vec::new(), &Silent);
         let (bits, preset, iters, engine, weights, data) = Default::default();
@@ -239,14 +240,17 @@ impl<'a> Loader<'a> {
         Ok(base.overlaid(file))
     }
 
-    /// Reads the file of a recipe, the one in the folder of a saved result, or a configuration file of the reference
+    /// Reads the file of a recipe, the one of a saved result, or a configuration file of the reference
     /// implementation, and loads its plugins.
     fn read_file(&self, name: &Path) -> Result<File> {
         let path = if name.is_dir() { name.join(RECIPE_FILE) } else { name.into() };
         if !path.exists() {
             return Err(unknown(name.display().to_string()));
         }
-        let mut value = read_yaml(&path).at(Stage::Recipe)?;
+        let mut value = match Packed::recognizes(&path).at(Stage::SavedResult)? {
+            true => parse_yaml(&Packed::recipe(&path).at(Stage::SavedResult)?, &path).at(Stage::Recipe)?,
+            false => read_yaml(&path).at(Stage::Recipe)?,
+        };
         // The demo's files may have been deleted since the result was saved.
         demo_folder()?;
         if reference::recognizes(&value) {

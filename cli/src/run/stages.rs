@@ -147,7 +147,7 @@ impl Stages<'_> {
         // Saved before the evaluation, so that images that cannot be read do not cost the result of hours.
         let saved = self.directory.filter(|_| variant.is_none());
         if let Some(directory) = saved {
-            save_model(directory, &result.model).at(Stage::Saving)?;
+            save_model(directory, &result.model, session.recipe()).at(Stage::Saving)?;
         }
         let measured = session.evaluate(&result.model, Precision::Quantized, self.progress).inspect_err(|e| {
             if let (Some(directory), false) = (saved, matches!(e, Core::Cancelled)) {

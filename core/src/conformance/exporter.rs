@@ -7,8 +7,10 @@ use crate::exporter::{ExportRequest, ExportedNetwork, Exporter, ExporterKind};
 use crate::graph::{Conv2d, GraphBuilder, Operator};
 use crate::model::{Precision, QuantModel};
 use crate::params::Params;
+use crate::recipe::Recipe;
 use crate::registry::Entry;
 use candle_core::{DType, Device, Tensor};
+use std::path::Path;
 
 pub fn check(entry: &'static Entry<ExporterKind>, report: &mut Report) {
     let build = || entry.build(&Params::none("conformance"));
@@ -38,8 +40,14 @@ fn prepared(model: QuantModel, exporter: &dyn Exporter) -> Result<QuantModel> {
 }
 
 fn export(model: &QuantModel, exporter: &dyn Exporter) -> Result<ExportedNetwork> {
-    let (recipe, bits, version) = ("name: conformance\n", "w4a4", "0.0.0");
-    exporter.export(&ExportRequest { model, recipe, bits, version })
+    let tensor = "granularity: per_tensor, observer: minmax, quantizer: fixed";
+    let text = format!(
+        "{{name: conformance, model: {{architecture: none}}, data: none, reconstruction: none, quant: {{setting: qdrop, \
+         weight: {{bits: 4, {tensor}}}, activation: {{bits: 4, {tensor}}}}}}}"
+    );
+    let recipe = &Recipe::from_yaml(&text, Path::new("conformance"))?;
+    let (bits, version, summary, float_weights) = ("w4a4", "0.0.0", None, None);
+    exporter.export(&ExportRequest { model, recipe, bits, version, summary, float_weights })
 }
 
 /// Twice its input.

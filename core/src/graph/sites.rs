@@ -5,7 +5,7 @@ use crate::ops::Activation;
 use std::collections::HashSet;
 
 /// What the quantizer at a site quantizes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SiteKind {
     /// The weight of the node.
     Weight,

@@ -1,59 +1,26 @@
 //! The saved result of a run.
 
-use super::{Registries, Session};
+use super::{plan_sites, Registries, Session, SitePlan};
 use crate::error::{Error, Result};
-use crate::graph::NodeId;
-use crate::grid::QParams;
-use crate::model::{QuantModel, QuantSite, WeightCodes};
-use crate::ops::host_values;
-use crate::preparation::Change;
+use crate::graph::{Graph, SiteKind};
+use crate::grid::{Granularity, QuantSpec};
+use crate::model::QuantModel;
+use crate::packed::{self, About, Packed, PackedSite};
 use crate::recipe::Recipe;
-use crate::run_directory::{RunDirectory, MODEL_FILE, RECIPE_FILE, SUMMARY_FILE};
-use crate::task::Measurement;
-use crate::weights::{self, RawDtype, RawTensor, RawTensors};
+use crate::run_directory::{Manifest, RunDirectory, MODEL_FILE, RECIPE_FILE, SUMMARY_FILE};
+use crate::summary::Summary;
 use candle_core::{Device, Tensor};
-use safetensors::tensor::{Dtype, TensorView};
-use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// The measurements of a run and its conditions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// Name of the recipe.
-    pub recipe: String,
-    /// The recipe's setting: where quantizers are placed and which layers keep 8 bits.
-    pub setting: String,
-    /// Bit widths, such as `w2a4`.
-    pub bits: String,
-    /// Seed of the run.
-    pub seed: u64,
-    /// Name of the reconstructor.
-    pub reconstruction: String,
-    /// Measurement of the full-precision network.
-    pub float: Measurement,
-    /// Measurement of the quantized network.
-    pub quantized: Measurement,
-    /// Wall-clock time of calibration and reconstruction.
-    pub seconds: f64,
-    /// Largest resident memory of the process.
-    pub peak_rss_bytes: u64,
-    /// What the recipe's preparations did to the float network: the name of each, and its changes.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub prepared: Vec<(String, Vec<Change>)>,
-    /// Where the float weights were in the checkpoint, unless they were all of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights: Option<String>,
-    /// A warning for comparisons with other results, such as that the run was shortened.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub notice: Option<String>,
-}
-
-/// Writes the quantized network.
+/// Writes the quantized network as a packed file.
 ///
 /// # Errors
-/// The directory cannot be written.
-pub fn save_model(directory: &RunDirectory, model: &QuantModel) -> Result<()> {
-    directory.write(MODEL_FILE, &serialize(model)?)
+/// The directory cannot be read or written.
+pub fn save_model(directory: &RunDirectory, model: &QuantModel, recipe: &Recipe) -> Result<()> {
+    let manifest = Manifest::read(directory.path())?;
+    let about = About { recipe, summary: None, float_weights: Some(&manifest.weights) };
+    directory.write(MODEL_FILE, &packed::write(model, &about)?)
 }
 
 /// Writes the summary, which shows that the result is complete. The model is [written](save_model) before.
@@ -64,156 +31,171 @@ pub fn save_summary(directory: &RunDirectory, summary: &Summary) -> Result<()> {
     directory.store(SUMMARY_FILE, summary)
 }
 
-fn f32_tensor(values: &[f32], shape: Vec<usize>) -> RawTensor {
-    RawTensor { dtype: RawDtype::F32, shape, bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
-}
-
-fn serialize(model: &QuantModel) -> Result<Vec<u8>> {
-    let mut tensors = RawTensors::new();
-    for (name, tensor) in model.parameters() {
-        tensors.insert(name.clone(), host_values(tensor, |v| f32_tensor(v, tensor.dims().to_vec()))?);
-    }
-    for (node, site) in model.weight_sites() {
-        tensors.remove(&format!("{}.weight", site.name));
-        let Some(weight) = model.weight_codes(node)? else { continue };
-        for (suffix, tensor) in codes(site, &weight)? {
-            tensors.insert(format!("{}.weight.{suffix}", site.name), tensor);
-        }
-    }
-    for (_, site) in model.activation_sites() {
-        for (suffix, tensor) in grid_tensors(&site.quantizer.qparams()?) {
-            tensors.insert(format!("{}.activation.{suffix}", site.name), tensor);
-        }
-    }
-    let mut views = Vec::new();
-    for (name, t) in &tensors {
-        let dtype = match t.dtype {
-            RawDtype::F32 => Dtype::F32,
-            RawDtype::Integer(1) => Dtype::U8,
-            _ => Dtype::U16,
-        };
-        views.push((name, TensorView::new(dtype, t.shape.clone(), &t.bytes).map_err(Error::message)?));
-    }
-    safetensors::serialize(views, None).map_err(Error::message)
-}
-
-fn grid_tensors(params: &QParams) -> [(&'static str, RawTensor); 2] {
-    let vector = |v: &[f32]| f32_tensor(v, vec![v.len()]);
-    [("scale", vector(&params.scale)), ("zero_point", vector(&params.zero_point))]
-}
-
-/// A weight as integers counted from qmin, with its scales and zero points.
-fn codes(site: &QuantSite, weight: &WeightCodes) -> Result<Vec<(&'static str, RawTensor)>> {
-    let size = if weight.bits > 8 { 2 } else { 1 };
-    let bytes = weight.codes.iter().flat_map(|code| code.to_le_bytes().into_iter().take(size)).collect();
-    let codes = RawTensor { dtype: RawDtype::Integer(size), shape: weight.shape.clone(), bytes };
-    let mut tensors = vec![("codes", codes)];
-    tensors.extend(grid_tensors(&site.quantizer.qparams()?));
-    Ok(tensors)
-}
-
 /// A saved result, loaded for evaluation.
 pub struct SavedModel {
     /// The recipe as it ran.
     pub recipe: Recipe,
     /// The quantized network.
     pub model: QuantModel,
-    /// The measurements and the conditions of the run.
-    pub summary: Summary,
+    /// The measurements and the conditions of the run. A packed file of a run has none: it was written before.
+    pub summary: Option<Summary>,
+    /// SHA-256 of the checkpoint with the float weights as hexadecimal text, if it is known.
+    pub float_weights: Option<String>,
 }
 
-/// Reads what [`save_model`] and [`save_summary`] wrote.
+impl SavedModel {
+    /// A session that measures this network as `recipe` says, which is the network's own recipe but for data and evaluation.
+    ///
+    /// # Errors
+    /// A name is unknown or a parameter is wrong.
+    pub fn session<'a>(&self, recipe: Recipe, registries: &'a Registries) -> Result<Session<'a>> {
+        Session::of_graph(recipe, self.model.graph().clone(), registries, self.model.device().clone())
+    }
+}
+
+/// Reads a saved result: the folder of a run, in which [`save_model`] and [`save_summary`] wrote, or a packed file alone.
 ///
 /// # Errors
-/// A file is missing or damaged, a strategy of the recipe is not registered, or the summary was measured by
-/// another task than the recipe's.
-pub fn load_saved(dir: &Path, registries: &Registries, device: &Device) -> Result<SavedModel> {
-    let text = |name: &str| {
-        let file = dir.join(name);
-        std::fs::read_to_string(&file).map_err(Error::io("read", &file)).map(|t| (t, file))
+/// A file is missing, damaged or of another version, a strategy of the recipe is not registered, or the summary was
+/// measured by another task than the recipe's.
+pub fn load_saved(path: &Path, registries: &Registries, device: &Device) -> Result<SavedModel> {
+    let (file, recipe_file, summary_file) = match path.is_dir() {
+        true => (path.join(MODEL_FILE), path.join(RECIPE_FILE), path.join(SUMMARY_FILE)),
+        false => (path.into(), path.into(), path.into()),
     };
-    let (recipe, recipe_file) = text(RECIPE_FILE)?;
-    let (summary, summary_file) = text(SUMMARY_FILE)?;
-    let recipe = Recipe::from_yaml(&recipe, &recipe_file)?;
-    let summary: Summary = serde_json::from_str(&summary).map_err(|e| Error::data(&summary_file, e))?;
-    let file = dir.join(MODEL_FILE);
-    let mut tensors = weights::read(&file)?;
-    let session = Session::new(recipe, registries, device.clone())?;
+    let mut packed = Packed::read(&file)?;
+    if path.is_dir() {
+        let text = |file: &Path| std::fs::read_to_string(file).map_err(Error::io("read", file));
+        packed.recipe = text(&recipe_file)?;
+        let summary = text(&summary_file)?;
+        packed.summary = Some(serde_json::from_str(&summary).map_err(|e| Error::data(&summary_file, e))?);
+    }
+    let recipe = Recipe::from_yaml(&packed.recipe, &recipe_file)?;
+    let known = packed.graph.take();
+    let (session, graph) = match known {
+        Some(graph) => (Session::of_graph(recipe, graph.clone(), registries, device.clone())?, graph),
+        None => {
+            let session = Session::new(recipe, registries, device.clone())?;
+            check_size(session.graph(), &packed).map_err(|e| Error::data(&file, e))?;
+            let graph = session.zero_model()?.graph().clone();
+            (session, graph)
+        }
+    };
+    if let Some(summary) = &packed.summary {
+        check_summary(summary, &session).map_err(|e| Error::data(&summary_file, e))?;
+    }
+    let (summary, float_weights) = (packed.summary.take(), packed.float_weights.take());
+    let model = model(&session, graph, packed).map_err(|e| Error::data(&file, e))?;
+    Ok(SavedModel { recipe: session.into_recipe(), model, summary, float_weights })
+}
+
+/// Checks that a file may hold the values of a network, before memory is taken for them. Batch normalization has four
+/// parameters for each bias that a file has.
+fn check_size(graph: &Graph, packed: &Packed) -> Result<()> {
+    let size = |shape: &[usize]| shape.iter().copied().fold(1, usize::saturating_mul);
+    let shapes = graph.parameter_shapes();
+    let wanted = shapes.iter().map(|(_, shape)| size(shape)).fold(0, usize::saturating_add);
+    let weights = packed.weights.iter().map(|w| w.values.len());
+    let held: usize = weights.chain(packed.parameters.iter().map(|p| p.values.len())).sum();
+    if wanted > held.saturating_mul(5) {
+        let message =
+            format!("holds {held} values, but the network of its recipe needs {wanted}; was the recipe changed?");
+        return Err(Error::message(message));
+    }
+    Ok(())
+}
+
+/// Checks that the task of the recipe measured what the summary says.
+fn check_summary(summary: &Summary, session: &Session<'_>) -> Result<()> {
     for metric in session.task().metrics() {
         for measured in [&summary.float, &summary.quantized] {
             measured.value(&metric).map_err(|e| {
                 let task = &session.recipe().task.name;
-                Error::data(&summary_file, format!("{e}: it is not a result of the recipe's task '{task}'"))
+                Error::message(format!("{e}: it is not a result of the recipe's task '{task}'"))
             })?;
         }
     }
-    let mut model = session.empty_model()?;
-    let weight_sites: Vec<NodeId> = model.weight_sites().map(|(n, _)| n).collect();
-    let mut reader = Reader { tensors: &mut tensors, file: &file, device };
-    for node in weight_sites {
-        if let Some(site) = model.weight_site_mut(node) {
-            let weight = reader.weight(site)?;
-            model.set_weight(node, weight)?;
-        }
-    }
-    let activation_sites: Vec<NodeId> = model.activation_sites().map(|(n, _)| n).collect();
-    for node in activation_sites {
-        if let Some(site) = model.activation_site_mut(node) {
-            let params = reader.qparams(&format!("{}.activation", site.name))?;
-            site.quantizer.set_qparams(&params, device)?;
-        }
-    }
-    for (name, raw) in std::mem::take(reader.tensors) {
-        let values = raw.to_f32().map_err(|e| Error::weights(&file, format!("{name} {e}")))?;
-        model.set_parameter(&name, Tensor::from_vec(values, raw.shape, device)?)?;
-    }
-    Ok(SavedModel { recipe: session.into_recipe(), model, summary })
+    Ok(())
 }
 
-struct Reader<'a> {
-    tensors: &'a mut RawTensors,
-    file: &'a Path,
-    device: &'a Device,
-}
-
-impl Reader<'_> {
-    fn take(&mut self, name: &str) -> Result<RawTensor> {
-        self.tensors.remove(name).ok_or_else(|| Error::weights(self.file, format!("tensor '{name}' is missing")))
+/// The network of a file, whose values must be those of all of its graph and nothing else.
+fn model(session: &Session<'_>, graph: Graph, packed: Packed) -> Result<QuantModel> {
+    let device = session.device();
+    let missing = |what: &str, name: &str| {
+        Error::message(format!("lacks {what} '{name}', which the network of its recipe has; was the recipe changed?"))
+    };
+    let mut sites = BTreeMap::new();
+    let mut values = BTreeMap::new();
+    for weight in packed.weights {
+        values.insert(format!("{}.weight", weight.site.name), (weight.shape, weight.values));
+        sites.insert((SiteKind::Weight, weight.site.name.clone()), weight.site);
     }
-
-    fn qparams(&mut self, prefix: &str) -> Result<QParams> {
-        let mut vector = |suffix: &str| {
-            let name = format!("{prefix}.{suffix}");
-            let raw = self.take(&name)?;
-            raw.to_f32().map_err(|e| Error::weights(self.file, format!("{name} {e}")))
+    sites.extend(packed.activations.into_iter().map(|site| ((SiteKind::Activation, site.name.clone()), site)));
+    values.extend(packed.parameters.into_iter().map(|p| (p.name, (p.shape, p.values))));
+    let mut parameters = HashMap::new();
+    for (name, wanted) in graph.parameter_shapes() {
+        let (shape, values) = values.remove(&name).ok_or_else(|| missing("the parameter", &name))?;
+        if shape != wanted {
+            return Err(Error::message(format!(
+                "has the shape {shape:?} for '{name}', but the network needs {wanted:?}"
+            )));
+        }
+        parameters.insert(name, Tensor::from_vec(values, shape, device)?);
+    }
+    let plans = plan_sites(&graph, &session.recipe().quant)?;
+    let mut model = QuantModel::new(graph, parameters, device.clone());
+    model.allow_tf32(session.recipe().tf32);
+    session.place(&mut model, &plans)?;
+    for SitePlan { site, spec, .. } in plans {
+        let (what, shape) = match site.kind {
+            SiteKind::Weight => ("the quantized weight", model.weight(site.node)?.dims().to_vec()),
+            // As that of one image.
+            SiteKind::Activation => {
+                ("the quantizer of the activation", [&[1], model.graph().node(site.node).shape.as_slice()].concat())
+            }
         };
-        Ok(QParams { scale: vector("scale")?, zero_point: vector("zero_point")? })
-    }
-
-    /// Sets the site's grid and returns the dequantized weight.
-    fn weight(&mut self, site: &mut QuantSite) -> Result<Tensor> {
-        let name = format!("{}.weight", site.name);
-        let params = self.qparams(&name)?;
-        let raw = self.take(&format!("{name}.codes"))?;
-        let spec = *site.quantizer.spec();
-        let channels = spec.granularity.channels(&raw.shape)?;
-        if channels.count != params.scale.len() || params.scale.len() != params.zero_point.len() {
-            return Err(Error::weights(
-                self.file,
-                format!("{name}: {} scales for {} channels", params.scale.len(), channels.count),
-            ));
+        let key = (site.kind, site.name);
+        let saved = sites.remove(&key).ok_or_else(|| missing(what, &key.1))?;
+        check_grid(&saved, &spec, &shape)?;
+        let quantizer = match site.kind {
+            SiteKind::Weight => model.weight_site_mut(site.node),
+            SiteKind::Activation => model.activation_site_mut(site.node),
+        };
+        if let Some(site) = quantizer {
+            site.quantizer.set_qparams(&saved.params, device)?;
         }
-        let values: Vec<f32> = raw
-            .bytes
-            .chunks_exact(raw.dtype.size())
-            .enumerate()
-            .map(|(i, b)| {
-                let c = i / channels.inner % channels.count;
-                let code = b.iter().rev().fold(0_u32, |v, b| v << 8 | u32::from(*b));
-                (code as f32 + spec.qmin() - params.zero_point[c]) * params.scale[c]
-            })
-            .collect();
-        site.quantizer.set_qparams(&params, self.device)?;
-        Ok(Tensor::from_vec(values, raw.shape, self.device)?)
     }
+    match values.into_keys().chain(sites.into_keys().map(|(_, name)| name)).next() {
+        None => Ok(model),
+        Some(name) => {
+            let message = format!("holds '{name}', which the network of its recipe lacks; was the recipe changed?");
+            Err(Error::message(message))
+        }
+    }
+}
+
+/// Checks that a site of the file has the grid that the recipe gives it, and as many scales as a tensor of this shape needs.
+fn check_grid(saved: &PackedSite, wanted: &QuantSpec, shape: &[usize]) -> Result<()> {
+    if saved.spec == *wanted {
+        let (channels, scales) = (wanted.granularity.channels(shape)?.count, saved.params.scale.len());
+        if channels != scales {
+            let message = format!("has {scales} scales for {channels} channels of '{}'", saved.name);
+            return Err(Error::message(message));
+        }
+        return Ok(());
+    }
+    let shown = |spec: &QuantSpec| {
+        let symmetric = if spec.symmetric { "symmetric" } else { "asymmetric" };
+        let granularity = match spec.granularity {
+            Granularity::PerTensor => "per tensor".into(),
+            Granularity::PerAxis(axis) => format!("along axis {axis}"),
+        };
+        format!("{} bits, {symmetric}, {granularity}", spec.bits)
+    };
+    Err(Error::message(format!(
+        "quantizes '{}' with {}, but the recipe says {}; was the recipe changed?",
+        saved.name,
+        shown(&saved.spec),
+        shown(wanted)
+    )))
 }

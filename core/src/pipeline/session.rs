@@ -10,9 +10,9 @@ use super::{
 use crate::architecture::Architecture;
 use crate::cache::{CacheBudget, CachedValues};
 use crate::dataset::{Dataset, DatasetRequest, Split};
-use crate::error::{Error, Input, Result};
-use crate::graph::{fold_batch_norm, Graph, NodeId, Op};
-use crate::model::{batch_norm_statistics, Precision, QuantModel};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, NodeId};
+use crate::model::{Precision, QuantModel};
 use crate::preparation::{Change, Preparation};
 use crate::progress::{Event, Progress};
 use crate::random::SeededRandom;
@@ -21,29 +21,33 @@ use crate::reconstructor::{Grouping, Reconstructor};
 use crate::report::UnitReport;
 use crate::target::TargetSpec;
 use crate::task::{Measurement, Task};
-use crate::weights::{self, Loaded};
-use candle_core::{Device, Tensor};
-use std::collections::HashMap;
+use candle_core::Device;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Place of the architecture in a recipe.
-const ARCHITECTURE: &str = "model.architecture";
+pub(super) const ARCHITECTURE: &str = "model.architecture";
 
 /// A recipe whose strategies are looked up and built.
 pub struct Session<'a> {
-    recipe: Recipe,
-    registries: &'a Registries,
-    device: Device,
-    architecture: Box<dyn Architecture>,
-    /// The files of a network that comes with its weights.
-    own_files: Vec<PathBuf>,
+    pub(super) recipe: Recipe,
+    pub(super) registries: &'a Registries,
+    pub(super) device: Device,
+    /// Where the graph comes from; `None` for the network of a saved result, whose graph is known.
+    pub(super) source: Option<Source>,
     reconstructor: Box<dyn Reconstructor>,
-    preparations: Vec<Box<dyn Preparation>>,
-    graph: Graph,
+    pub(super) preparations: Vec<Box<dyn Preparation>>,
+    pub(super) graph: Graph,
     task: Box<dyn Task>,
     targets: TargetSpec,
+}
+
+/// An architecture that gave a network's graph.
+pub(super) struct Source {
+    pub architecture: Box<dyn Architecture>,
+    /// The files of a network that comes with its weights.
+    pub own_files: Vec<PathBuf>,
 }
 
 /// A quantized network and the reports of its reconstruction.
@@ -72,6 +76,25 @@ impl<'a> Session<'a> {
             other => other,
         })?;
         let own_files = architecture.files(&params)?;
+        Self::with(recipe, registries, device, graph, Some(Source { architecture, own_files }))
+    }
+
+    /// A session for a network of this recipe whose graph is known, such as that of a saved result: with batch normalization
+    /// folded and preparations applied. The architecture is built only where the float network is needed.
+    ///
+    /// # Errors
+    /// A name is unknown, a parameter is wrong, or the task cannot measure the network.
+    pub fn of_graph(recipe: Recipe, graph: Graph, registries: &'a Registries, device: Device) -> Result<Self> {
+        Self::with(recipe, registries, device, graph, None)
+    }
+
+    fn with(
+        recipe: Recipe,
+        registries: &'a Registries,
+        device: Device,
+        graph: Graph,
+        source: Option<Source>,
+    ) -> Result<Self> {
         let reconstructor = build_reconstructor(&recipe, registries)?;
         let preparation = |(i, strategy): (usize, &Strategy)| {
             let path = format!("prepare[{i}]");
@@ -98,18 +121,7 @@ impl<'a> Session<'a> {
         if !recipe.reconstruction.merge.is_empty() {
             units_of(&graph, reconstructor.grouping(), &recipe.reconstruction.merge)?;
         }
-        let session = Self {
-            recipe,
-            registries,
-            device,
-            architecture,
-            own_files,
-            reconstructor,
-            preparations,
-            graph,
-            task,
-            targets,
-        };
+        let session = Self { recipe, registries, device, source, reconstructor, preparations, graph, task, targets };
         if session.recipe.evaluation.against_float {
             session.check_compares("evaluation.against_float")?;
         }
@@ -210,28 +222,6 @@ impl<'a> Session<'a> {
         build_reconstructor(&self.recipe, self.registries)
     }
 
-    /// The files with the float weights: a checkpoint, or the files of a network that comes with its weights.
-    ///
-    /// # Errors
-    /// [`Error::NotGiven`]: the recipe names no checkpoint. [`Error::Setting`]: it names one for a network that comes with
-    /// its weights.
-    pub fn weights_files(&self) -> Result<Vec<PathBuf>> {
-        match &self.own_files[..] {
-            [] => Ok(vec![self.checkpoint()?]),
-            [file, ..] if self.recipe.model.weights.is_some() => {
-                let message = format!("the network comes with its weights, from {}; leave the key out", file.display());
-                Err(Error::setting("model.weights", message))
-            }
-            own => Ok(own.to_vec()),
-        }
-    }
-
-    fn checkpoint(&self) -> Result<PathBuf> {
-        let file = self.recipe.model.weights.as_ref();
-        let file = file.ok_or_else(|| Error::not_given("model.weights", Input::Weights))?;
-        Ok(self.recipe.resolve("model.weights", file))
-    }
-
     /// Opens one split of the dataset.
     ///
     /// # Errors
@@ -276,77 +266,6 @@ impl<'a> Session<'a> {
             progress.event(Event::Warning(note));
         }
         Ok(dataset)
-    }
-
-    /// The full-precision network with its weights, after batch-norm folding.
-    ///
-    /// # Errors
-    /// The checkpoint cannot be read or does not match the network.
-    pub fn float_model(&self) -> Result<QuantModel> {
-        self.float_network().map(|(model, _)| model)
-    }
-
-    /// The [float network](Self::float_model), and where its weights were in the checkpoint unless they were all of it.
-    ///
-    /// # Errors
-    /// The checkpoint cannot be read or does not match the network.
-    pub fn float_network(&self) -> Result<(QuantModel, Option<String>)> {
-        if !self.own_files.is_empty() {
-            self.weights_files()?;
-            let own = self.architecture.parameters(&self.recipe.model.architecture.params_at(ARCHITECTURE))?;
-            let on_device = |(name, value): (String, Tensor)| Ok((name, value.to_device(&self.device)?));
-            return Ok((self.model(own.into_iter().map(on_device).collect::<Result<_>>()?)?, None));
-        }
-        let maps = self.architecture.key_maps(&self.graph)?;
-        let key = self.recipe.model.weights_key.as_deref();
-        let Loaded { parameters, taken, others } =
-            weights::load(&self.checkpoint()?, &self.graph, &maps, key, &self.device)?;
-        let place = (!taken.is_empty() || !others.is_empty()).then(|| {
-            let quoted = |place: &String| if place.is_empty() { "no key ('')".into() } else { format!("'{place}'") };
-            let mut note = format!("the weights are those under {}", quoted(&taken));
-            if !others.is_empty() {
-                let list = others.iter().map(quoted).collect::<Vec<_>>().join(", ");
-                note += &format!("; the checkpoint holds others under {list}, which `model.weights_key` can choose");
-            }
-            note
-        });
-        Ok((self.model(parameters)?, place))
-    }
-
-    /// The network with all parameters zero (the bounds of clips 1), after batch-norm folding.
-    ///
-    /// # Errors
-    /// A tensor cannot be made on the device.
-    pub fn zero_model(&self) -> Result<QuantModel> {
-        let mut parameters = HashMap::new();
-        for (name, shape) in self.graph.parameter_shapes() {
-            parameters.insert(name, Tensor::zeros(shape, candle_core::DType::F32, &self.device)?);
-        }
-        for (_, node) in self.graph.nodes().filter(|(_, node)| node.op == Op::Clip) {
-            // A bound is a positive number.
-            let bound = Tensor::ones(node.shape[0], candle_core::DType::F32, &self.device)?;
-            parameters.insert(format!("{}.bound", node.name), bound);
-        }
-        self.model(parameters)
-    }
-
-    /// The network after batch-norm folding, with the operations that the recipe's preparations give it; its values are the same.
-    fn model(&self, mut parameters: HashMap<String, Tensor>) -> Result<QuantModel> {
-        let statistics = batch_norm_statistics(&self.graph, &parameters)?;
-        let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
-        let mut model = QuantModel::new(graph, parameters, self.device.clone());
-        model.set_statistics(statistics)?;
-        model.allow_tf32(self.recipe.tf32);
-        self.preparations.iter().try_for_each(|preparation| preparation.rewrite(&mut model))?;
-        Ok(model)
-    }
-
-    /// The network with its quantizers; all parameters are zero, and the quantizers have no ranges.
-    pub(super) fn empty_model(&self) -> Result<QuantModel> {
-        let mut model = self.zero_model()?;
-        let plans = self.plans_of(model.graph())?;
-        self.place(&mut model, &plans)?;
-        Ok(model)
     }
 
     /// Measures a model on the evaluation images. If the recipe says so (`evaluation.against_float`), a quantized network is

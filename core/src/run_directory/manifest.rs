@@ -81,22 +81,23 @@ impl Manifest {
             );
             return Err(Error::data(directory, message));
         }
-        self.check_weights(weights)
+        check_weights(weights, &self.weights)
     }
+}
 
-    /// Checks that these are the files with the float weights of the run.
-    ///
-    /// # Errors
-    /// One cannot be read or differs.
-    pub fn check_weights(&self, files: &[PathBuf]) -> Result<()> {
-        if self.weights != fingerprint_of_files(files)? {
-            let message =
-                "is not the checkpoint that the run began with (its SHA-256 differs); restore it, or start a \
-                           new run with another --out";
-            return Err(Error::weights(files.first().map_or(Path::new(""), PathBuf::as_path), message));
-        }
-        Ok(())
+/// Checks that these files with float weights are still those that a run began with, whose SHA-256 is given as hexadecimal
+/// text.
+///
+/// # Errors
+/// One cannot be read or differs.
+pub fn check_weights(files: &[PathBuf], sha256: &str) -> Result<()> {
+    if fingerprint_of_files(files)? != sha256 {
+        let message =
+            "is not the checkpoint that the run began with (its SHA-256 differs); restore it, or start a new run \
+                       with another --out";
+        return Err(Error::weights(files.first().map_or(Path::new(""), PathBuf::as_path), message));
     }
+    Ok(())
 }
 
 /// Computes the SHA-256 of a sequence of values.

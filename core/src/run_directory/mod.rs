@@ -22,7 +22,7 @@ mod tensor_file;
 pub use checkpoint::CheckpointFolder;
 pub use events::EventLog;
 pub use files::write_file;
-pub use manifest::{fingerprint_of_file, Fingerprint, Manifest};
+pub use manifest::{check_weights, fingerprint_of_file, Fingerprint, Manifest};
 
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
@@ -32,7 +32,7 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Quantized weights, scales and zero points.
+/// The quantized network as a [packed](crate::packed) file.
 pub const MODEL_FILE: &str = "model.safetensors";
 /// The recipe with all changes applied.
 pub const RECIPE_FILE: &str = "recipe.yaml";

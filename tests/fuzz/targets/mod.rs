@@ -4,6 +4,8 @@ pub mod class_list;
 pub mod idx;
 pub mod image;
 pub mod onnx;
+pub mod packed;
+pub mod packed_description;
 pub mod pickle;
 pub mod plugin;
 pub mod recipe;
@@ -33,11 +35,13 @@ pub struct Target {
 
 /// All targets, for programs that are given a name.
 #[allow(dead_code)]
-pub const ALL: [&Target; 9] = [
+pub const ALL: [&Target; 11] = [
     &class_list::TARGET,
     &idx::TARGET,
     &image::TARGET,
     &onnx::TARGET,
+    &packed::TARGET,
+    &packed_description::TARGET,
     &pickle::TARGET,
     &plugin::TARGET,
     &recipe::TARGET,

@@ -17,7 +17,7 @@ pub const TARGET: Target = Target { name: "run_directory", seeds, read, allowed:
 const FILES: [&str; 4] = ["run.json", "summary.json", "model.safetensors", "float.json"];
 
 /// A finished run of a small network.
-fn finished() -> &'static Path {
+pub(super) fn finished() -> &'static Path {
     static RUN: OnceLock<TempDir> = OnceLock::new();
     let run = RUN.get_or_init(|| {
         let folder = folder();

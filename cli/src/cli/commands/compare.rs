@@ -18,7 +18,7 @@ pub fn compare(arguments: &CompareArguments, console: &Console, output: Output) 
     let result = |result: &ComparedResult| -> Result<Value> {
         let names = [("recipe", result.recipe.as_str()), ("bits", &result.bits)];
         let mut value = Value::from_iter(names);
-        value["dir"] = path(&result.dir);
+        value["path"] = path(&result.path);
         value["measured"] = serde_json::to_value(&result.measured)?;
         Ok(value)
     };

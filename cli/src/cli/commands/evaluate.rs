@@ -4,21 +4,24 @@ use super::{run_of, Output};
 use crate::cli::arguments::EvaluateArguments;
 use crate::cli::console::Console;
 use crate::recipes::is_built_in;
-use crate::{summary, Evaluation};
+use crate::{is_saved, Evaluation};
 use anyhow::{bail, Result};
 use serde_json::Value;
 
 /// Prints the task's measurement.
 pub fn evaluate(arguments: &EvaluateArguments, console: &Console, output: Output) -> Result<Value> {
     let target = &arguments.target;
-    let dir = target.recipe.as_path();
-    let saved = summary(dir)?.is_some();
+    let path = target.recipe.as_path();
+    let saved = is_saved(path)?;
     if !saved && !arguments.float {
-        if is_built_in(&dir.to_string_lossy()) || dir.is_file() {
-            bail!("'{}' is a recipe, nothing is quantized yet; add --float to measure its float network, or give a folder written by `quantize --out`", dir.display());
+        if is_built_in(&path.to_string_lossy()) || path.is_file() {
+            bail!("'{}' is a recipe, nothing is quantized yet; add --float to measure its float network, or give a saved result: a folder written by `quantize --out`, or a packed file", path.display());
         }
-        if !dir.exists() {
-            bail!("'{}' is neither a folder written by `quantize --out` nor a recipe", dir.display());
+        if !path.exists() {
+            bail!(
+                "'{}' is neither a saved result (a folder written by `quantize --out`, or a packed file) nor a recipe",
+                path.display()
+            );
         }
     }
     if saved && (target.iters.is_some() || target.weights.is_some() || !target.set.is_empty()) {
@@ -27,7 +30,7 @@ pub fn evaluate(arguments: &EvaluateArguments, console: &Console, output: Output
     let evaluated = if arguments.float {
         run_of(target, console)?.evaluate_float()?
     } else {
-        let mut evaluation = Evaluation::new(dir).device(&target.device).progress(console);
+        let mut evaluation = Evaluation::new(path).device(&target.device).progress(console);
         if let Some(data) = &target.data {
             evaluation = evaluation.data(data);
         }

@@ -80,11 +80,12 @@ impl Exporter for Onnx {
 
     fn export(&self, request: &ExportRequest<'_>) -> Result<ExportedNetwork> {
         let (graph, notes) = Network::new(request, self.0)?.write()?;
+        let recipe = request.recipe.to_yaml()?;
         let entry = |(key, value): (&str, &str)| StringStringEntryProto { key: key.into(), value: value.into() };
         let metadata = [
             ("qdrop.bits", request.bits),
             ("qdrop.pattern", self.0.name()),
-            ("qdrop.recipe", request.recipe),
+            ("qdrop.recipe", &recipe),
             ("qdrop.version", request.version),
         ];
         let model = ModelProto {

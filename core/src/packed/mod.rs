@@ -1,0 +1,27 @@
+//! Packed files: a quantized network in one file that is as small as its bits allow. `docs/packed-format.md` describes them.
+
+mod bits;
+mod container;
+mod description;
+mod read;
+mod write;
+
+pub use read::{Packed, PackedParameter, PackedSite, PackedWeight};
+pub use write::{write, About};
+
+/// The tensor with scales, zero points that are no integers, and parameters.
+const FLOATS: &str = "floats";
+/// The tensor with zero points.
+const ZERO_POINTS: &str = "zero_points";
+/// The tensor with the description.
+const DESCRIPTION: &str = "description";
+
+/// The tensor with the integers of a weight. The names of the other tensors have no dot.
+fn tensor_name(site: &str) -> String {
+    format!("{site}.weight")
+}
+
+/// The value of an integer counted from qmin. All but the product is exact with integers of up to 16 bits as zero points.
+fn dequantized(code: u16, qmin: f32, scale: f32, zero_point: f32) -> f32 {
+    (f32::from(code) + qmin - zero_point) * scale
+}

@@ -1,0 +1,3 @@
+//! The built-in exporters, but for those of ONNX.
+
+mod packed;
