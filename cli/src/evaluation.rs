@@ -59,6 +59,7 @@ impl Evaluated {
 pub struct Evaluation<'a> {
     dir: PathBuf,
     data: Option<PathBuf>,
+    set: Vec<String>,
     device: String,
     against_float: bool,
     progress: &'a dyn Progress,
@@ -67,12 +68,20 @@ pub struct Evaluation<'a> {
 impl Evaluation<'_> {
     /// For the result in the folder `dir`, on the CPU.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), data: None, device: "cpu".into(), against_float: false, progress: &Silent }
+        let (data, set) = (None, Vec::new());
+        Self { dir: dir.into(), data, set, device: "cpu".into(), against_float: false, progress: &Silent }
     }
 
     /// Sets the folder with the images, if it differs from the run's.
     pub fn data(mut self, folder: impl Into<PathBuf>) -> Self {
         self.data = Some(folder.into());
+        self
+    }
+
+    /// Changes how the network is measured: `key=value` as of [`Loader::set`], where the key is `data`, `task`, `evaluation`
+    /// or below one of them, such as `data={name: numpy, params: {images: eval.npy, labels: labels.npy}}`.
+    pub fn set(mut self, change: impl Into<String>) -> Self {
+        self.set.push(change.into());
         self
     }
 
@@ -101,7 +110,7 @@ impl<'a> Evaluation<'a> {
     ///
     /// # Errors
     /// The folder holds no saved result or a damaged one, a plugin cannot be loaded, the device cannot be used, the
-    /// images cannot be read, or the work was cancelled; the float network is to be compared with, and its checkpoint is not
+    /// images cannot be read, a change is refused, or the work was cancelled; the float network is to be compared with, and its checkpoint is not
     /// that of the run, or the task does not compare networks.
     pub fn run(&self) -> Result<Evaluated> {
         let (mut recipe, registries, saved) = self.open()?;
@@ -137,7 +146,18 @@ impl<'a> Evaluation<'a> {
     /// The recipe of the result, with its plugins loaded.
     fn recipe(&self) -> Result<Recipe> {
         let file = self.dir.join(RECIPE_FILE);
-        let mut recipe = Loader::new(file).progress(self.progress).load()?;
+        let mut loader = Loader::new(file).progress(self.progress);
+        for change in &self.set {
+            let key = change.split(['=', '.']).next().unwrap_or_default().trim();
+            if !["data", "task", "evaluation"].contains(&key) {
+                let key = change.split('=').next().unwrap_or_default().trim();
+                let message =
+                    "a saved network cannot be changed, only how it is measured: `data`, `task` and `evaluation`";
+                return Err(Core::setting(key, message)).at(Stage::Recipe);
+            }
+            loader = loader.set(change);
+        }
+        let mut recipe = loader.load()?;
         if let Some(data) = &self.data {
             recipe.data_root = Some(absolute(data)?);
         }

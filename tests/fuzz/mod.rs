@@ -56,7 +56,7 @@ macro_rules! fuzz_tests {
     };
 }
 
-fuzz_tests!(class_list, idx, image, pickle, plugin, recipe, run_directory, weights);
+fuzz_tests!(class_list, idx, image, numpy, pickle, plugin, recipe, run_directory, weights);
 
 /// The program for libFuzzer is a workspace of its own, and is not built here: another version of a crate would be noticed
 /// only by who fuzzes.

@@ -3,6 +3,7 @@
 pub mod class_list;
 pub mod idx;
 pub mod image;
+pub mod numpy;
 pub mod pickle;
 pub mod plugin;
 pub mod recipe;
@@ -32,10 +33,11 @@ pub struct Target {
 
 /// All targets, for programs that are given a name.
 #[allow(dead_code)]
-pub const ALL: [&Target; 8] = [
+pub const ALL: [&Target; 9] = [
     &class_list::TARGET,
     &idx::TARGET,
     &image::TARGET,
+    &numpy::TARGET,
     &pickle::TARGET,
     &plugin::TARGET,
     &recipe::TARGET,
