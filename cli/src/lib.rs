@@ -57,7 +57,7 @@ mod run;
 
 pub use comparison::{compare, Compared, ComparedResult, Comparison};
 pub use error::{Error, Result, Stage};
-pub use evaluation::{evaluate, summary, Evaluated, Evaluation};
+pub use evaluation::{evaluate, saved_report, summary, Evaluated, Evaluation, SavedReport};
 #[doc(inline)]
 pub use qdrop_core as core;
 pub use run::{resume, Check, Outcome, Plan, Run};
