@@ -60,12 +60,6 @@ fn arrays_become_images_in_either_layout() {
             assert_eq!((sample.image, sample.target), (want.clone(), Target::Class(1 - index)));
         }
     }
-    // Evaluated on the calibration images, which is said; and where there are others, not.
-    let note = format!(
-        "calibration and evaluation use the same images, {wide}; on other images the quantized network may be worse"
-    );
-    assert_eq!((hwc.notes(), chw.notes()), (vec![note], vec![]));
-
     // Floats are taken as they are.
     let floats: Vec<u8> = turned.iter().flat_map(|v| (f32::from(*v) - 100.0).to_le_bytes()).collect();
     let file = save(&folder, "floats.npy", "<f4", "(2, 3, 2, 3)", &floats);
@@ -77,6 +71,14 @@ fn arrays_become_images_in_either_layout() {
     let calibration = self::request([3, 2, 3], TWO, Split::Calibration);
     let unlabelled = open("numpy", &format!("{{images: {}}}", file.display()), &calibration).unwrap();
     assert_eq!((unlabelled.len(), unlabelled.sample(0).unwrap().target), (2, Target::Unknown));
+    // That the network will be evaluated on the same images is said.
+    let note = format!(
+        "calibration and evaluation use the same images, {}; on other images the quantized network may be worse",
+        file.display()
+    );
+    assert_eq!((unlabelled.notes(), hwc.notes()), (vec![note], vec![]));
+    let other = open("numpy", &format!("{{images: {}, eval_images: {wide}}}", file.display()), &calibration).unwrap();
+    assert!(other.notes().is_empty());
 }
 
 #[test]
@@ -240,9 +242,10 @@ fn folders_without_labels() {
     let data = open("image_folder", &params, &unlabelled).unwrap();
     assert_eq!((data.len(), data.targets()), (3, TargetSpec::Nothing));
     assert!((0..3).all(|i| data.sample(i).unwrap().target == Target::Unknown));
-    assert!(data.notes().iter().any(|note| note.starts_with("calibration and evaluation use the same images, ")));
     let calibration = DatasetRequest { split: Split::Calibration, ..unlabelled.clone() };
-    assert_eq!(open("image_folder", &params, &calibration).unwrap().len(), 3);
+    let data = open("image_folder", &params, &calibration).unwrap();
+    let said = data.notes().iter().any(|note| note.starts_with("calibration and evaluation use the same images, "));
+    assert!(data.len() == 3 && said, "{:?}", data.notes());
     let labels = params.replace("resize", "labels: x, resize");
     let error = open("image_folder", &labels, &unlabelled).err().unwrap();
     assert_eq!(error, "data.params.labels: is given, but the task compares with nothing; leave one of them out");

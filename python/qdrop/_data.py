@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Union
 
 from ._errors import InputError
+from ._inputs import Inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,16 +46,19 @@ def find(
     labels: Optional[Images],
     mean: Optional[PerChannel],
     std: Optional[PerChannel],
-    temporary: Path,
+    inputs: Inputs,
     *,
     of_recipe: bool,
+    known: Optional[Dict[str, Any]] = None,
 ) -> Data:
-    """Return where images are; arrays are written into the folder `temporary`.
+    """Return where images are; arrays are kept among the `inputs`.
 
     Parameters
     ----------
     of_recipe
         Whether a recipe knows what is in a folder.
+    known
+        Mean and standard deviation of pixels where none are given.
     """
     if images is None:
         for name, given in [("eval_images", eval_images), ("labels", labels), ("mean", mean), ("std", std)]:
@@ -64,11 +68,14 @@ def find(
     norm = {key: value for key, value in [("mean", mean), ("std", std)] if value is not None}
     if _is_folder(images):
         return _folder(images, eval_images, labels, norm, of_recipe)
-    params = {"images": _array_file("images", images, temporary), **norm}
+    file = _array_file("images", images, inputs)
+    if known and _holds_pixels(file):
+        norm = {**known, **norm}
+    params = {"images": file, **norm}
     if eval_images is not None:
-        params["eval_images"] = _array_file("eval_images", eval_images, temporary)
+        params["eval_images"] = _array_file("eval_images", eval_images, inputs)
     if labels is not None:
-        params["labels"] = _array_file("labels", labels, temporary)
+        params["labels"] = _array_file("labels", labels, inputs)
     changes = [change("data", {"name": "numpy", "params": params})]
     return Data(None, changes + _task(labels is not None))
 
@@ -112,7 +119,7 @@ def _folder(images: Any, eval_images: Any, labels: Any, norm: Any, of_recipe: bo
     return Data(str(root), changes + _task(labelled))
 
 
-def _array_file(name: str, given: Any, temporary: Path) -> str:
+def _array_file(name: str, given: Any, inputs: Inputs) -> str:
     """Return the `.npy` file of an array."""
     if _is_path(given):
         return str(Path(given).absolute())
@@ -129,9 +136,19 @@ def _array_file(name: str, given: Any, temporary: Path) -> str:
         array = array.astype("<f4", copy=False)
     elif array.dtype != np.uint8:
         raise InputError(f"{name}: an array of uint8 or float32 is needed, not of {array.dtype}")
-    file = temporary / f"{name}.npy"
+    file = inputs.file(f"{name}.npy")
     np.save(file, np.ascontiguousarray(array), allow_pickle=False)
     return str(file)
+
+
+def _holds_pixels(file: str) -> bool:
+    """Return whether the elements of a `.npy` file are bytes."""
+    try:
+        with open(file, "rb") as opened:
+            return b"|u1" in opened.read(256)
+    except OSError:
+        # The error is that of the reader.
+        return False
 
 
 def _kind(value: object) -> str:

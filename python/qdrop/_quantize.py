@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
-from . import _data, _native
+from . import _data, _model, _native
 from ._data import change
 from ._errors import InputError
+from ._inputs import Inputs
 from ._progress import Progress
-from ._result import Quantized, Temporary
+from ._result import Quantized
 
 if TYPE_CHECKING:
+    import torch
+
     from ._data import Images, PerChannel
+
+BITS = "w4a4"
 
 
 class Request(NamedTuple):
@@ -27,7 +31,7 @@ class Request(NamedTuple):
 
 
 def quantize(
-    model: Union[str, os.PathLike[str]],
+    model: Union[str, os.PathLike[str], bytes, torch.nn.Module],
     images: Optional[Images] = None,
     bits: Optional[str] = None,
     preset: Optional[str] = None,
@@ -37,6 +41,7 @@ def quantize(
     eval_images: Optional[Images] = None,
     mean: Optional[PerChannel] = None,
     std: Optional[PerChannel] = None,
+    image_size: Union[int, Tuple[int, int], None] = None,
     weights: Union[str, os.PathLike[str], None] = None,
     iters: Optional[int] = None,
     seed: Optional[int] = None,
@@ -44,29 +49,103 @@ def quantize(
     out: Union[str, os.PathLike[str], None] = None,
     device: str = "cpu",
 ) -> Quantized:
-    """Quantize a network."""
-    name, of_recipe = _recipe(model, bits, preset)
-    temporary = Temporary()
-    data = _data.find(images, eval_images, labels, mean, std, temporary.path, of_recipe=of_recipe)
+    """Quantize a network with a few hundred to a thousand images, and measure it.
+
+    Parameters
+    ----------
+    model
+        The name of a built-in architecture with `weights`, such as ``"resnet18"``; or a recipe: the name of a built-in one (the
+        program lists them with ``qdrop recipes``) or a YAML file.
+    images
+        The images to calibrate with. One of
+
+        * an array of shape (N, C, H, W) or (N, H, W, C), or the path of a ``.npy`` file of one. ``float32`` is taken as it is,
+          preprocessed as the network needs it; ``uint8`` holds pixels, which are normalized with `mean` and `std`. Images have
+          the size of the network's input;
+        * a folder with ``train/`` and ``val/`` and, in each, one folder of images for each class;
+        * any other folder of images. All images in it and below it are used.
+
+        A recipe may know its images, and need not be given others.
+    bits
+        Bits of weights and activations, such as ``"w4a4"`` (the default), ``"w8a8"`` or ``"w2a4"``. A recipe says it by itself.
+    preset
+        How much effort is made: ``"fast"`` (the default), which takes minutes. A recipe says it by itself.
+    progress
+        Whether progress is shown: a bar of tqdm if it is installed, on a terminal or in a notebook, and else lines on a terminal.
+    labels
+        The classes of the images that the network is measured on, those of `eval_images` if they are given: integers in an array
+        or a ``.npy`` file; for a folder without class folders a file with the labels. Without labels, the quantized network is
+        compared with the float network alone.
+    eval_images
+        The images to measure the network on, of the same kind as `images`. By default they are the same.
+    mean, std
+        Mean and standard deviation of pixels in [0, 1], a number or one for each channel. By default those of ImageNet.
+    image_size
+        The height and width of a module's input, if `images` is a folder.
+    weights
+        The checkpoint with the weights of a built-in architecture.
+    iters
+        Steps of reconstruction for each unit, with learning rates to match.
+    seed
+        Seed of every random draw. The same seed gives the same result.
+    set
+        Further values of the recipe by their keys, such as ``{"quant.weight.observer": "minmax"}``.
+    out
+        A folder in which to save the run; `load` opens it later, and ``qdrop resume`` continues it after an interruption. Arrays
+        are kept beside it, in ``OUT.inputs``. By default the result lives as long as the object that is returned.
+    device
+        ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+
+    Returns
+    -------
+    Quantized
+        The quantized network.
+
+    Raises
+    ------
+    Error
+        An input cannot be used (`InputError`), a file cannot be read or written (`FileError`), or another of its subclasses.
+    KeyboardInterrupt
+        Ctrl-C was pressed. With `out`, ``qdrop resume`` continues.
+
+    Warns
+    -----
+    UserWarning
+        Something about the images or the network should be known, such as images that cannot be read.
+
+    Examples
+    --------
+    >>> result = qdrop.quantize("demo")
+    >>> result.evaluate()["top1"]
+    """
+    inputs = Inputs(out)
+    onnx = _model.onnx_file(model, images, image_size, inputs)
+    name, of_recipe = (onnx, False) if onnx is not None else _recipe(os.fspath(model), bits, preset)
+    data = _data.find(images, eval_images, labels, mean, std, inputs, of_recipe=of_recipe)
     changes = list(data.changes)
     if seed is not None:
         changes.append(change("seed", seed))
     changes += [change(key, value) for key, value in (set or {}).items()]
-    folder = temporary.path / "result" if out is None else Path(out).absolute()
     path = None if weights is None else os.fspath(weights)
     listener = Progress(progress)
     try:
-        _native.quantize(Request(name, changes, iters, path, data.folder), device, str(folder), listener)
+        request = Request(name, changes, iters, path, data.folder)
+        _native.quantize(request, device, str(inputs.result), listener)
     finally:
         listener.finished()
-    return Quantized(folder, temporary)
+    return Quantized(inputs.result, inputs)
 
 
-def _recipe(model: Any, bits: Optional[str], preset: Optional[str]) -> tuple[str, bool]:
-    if not isinstance(model, (str, os.PathLike)):
-        raise InputError(f"model: a path or a name is needed, not {type(model).__name__}")
-    name = os.fspath(model)
-    known = f"best/{name}_{bits or 'w4a4'}"
-    if known in _native.recipes():
-        return known, False
+def _recipe(name: str, bits: Optional[str], preset: Optional[str]) -> Tuple[str, bool]:
+    """Return the recipe of an architecture, or the one that is named, and whether it is the latter."""
+    known = _native.recipes()
+    best = f"best/{name}_{bits or BITS}"
+    if best in known:
+        return best, False
+    of_network = [recipe.rsplit("_", 1)[1] for recipe in known if recipe.startswith(f"best/{name}_")]
+    if of_network:
+        raise InputError(f"bits: there is no {bits} of {name}; known: {', '.join(of_network)}")
+    for key, value in [("bits", bits), ("preset", preset)]:
+        if value is not None:
+            raise InputError(f"{key}: {name} is a recipe, which says it by itself; change it with set={{key: value}}")
     return name, True

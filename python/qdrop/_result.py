@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
 from . import _data, _native
 from ._errors import InputError
+from ._inputs import Inputs
 from ._progress import Progress
 
 if TYPE_CHECKING:
     from ._data import Images, PerChannel
-
-
-class Temporary:
-    """A temporary folder, which goes with the object or the process."""
-
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="qdrop-"))
-        self._end = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
-
-    def remove(self) -> None:
-        """Remove the folder now."""
-        self._end()
 
 
 class Report:
@@ -61,11 +47,12 @@ class Quantized:
         The folder with the result. Without ``out=`` it is a temporary one, which is removed with this object.
     """
 
-    def __init__(self, path: Path, temporary: Optional[Temporary] = None) -> None:
+    def __init__(self, path: Path, inputs: Optional[Inputs] = None) -> None:
         # Damage is noticed here.
         self._report = Report(*_read_report(path))
         self.path = path
-        self._temporary = temporary
+        # What is temporary goes with this object.
+        self._inputs = inputs
 
     def report(self) -> Report:
         """Return what the run measured.
@@ -97,7 +84,7 @@ class Quantized:
             Their classes: an array or a ``.npy`` file of integers; for a folder without class folders a file of labels.
             Without labels the network is compared with the float network alone.
         mean, std
-            As of `quantize`.
+            As of `quantize`, but by default those of the run.
         device
             ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         progress
@@ -113,14 +100,15 @@ class Quantized:
         Error
             The images cannot be read or do not fit the network.
         """
-        temporary = Temporary()
-        listener = Progress(progress)
+        inputs, listener = Inputs(None), Progress(progress)
         try:
-            data = _data.find(images, None, labels, mean, std, temporary.path, of_recipe=False)
+            params = json.loads(_native.dataset(str(self.path))).get("params") or {}
+            known = {key: params[key] for key in ("mean", "std") if params.get(key) is not None}
+            data = _data.find(images, None, labels, mean, std, inputs, of_recipe=False, known=known)
             return dict(json.loads(_native.evaluate(str(self.path), data.folder, data.changes, device, listener)))
         finally:
             listener.finished()
-            temporary.remove()
+            inputs.remove()
 
     def __repr__(self) -> str:
         summary = self._report.summary
@@ -136,7 +124,7 @@ def _is_shown(key: str) -> bool:
 
 def _read_report(path: Path) -> tuple[str, Dict[str, Any]]:
     text, summary = _native.report(str(path))
-    return text, json.loads(summary)
+    return text.rstrip("\n"), json.loads(summary)
 
 
 def load(path: Union[str, os.PathLike[str]]) -> Quantized:

@@ -9,7 +9,8 @@ mod work;
 use error::python_error;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use qdrop::{Evaluation, Run};
+use qdrop::core::run_directory::RunDirectory;
+use qdrop::{Error, Evaluation, Run, Stage};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -44,6 +45,14 @@ fn quantize(
     })
 }
 
+/// Checks that a run can be saved in the folder `out`, without making it.
+#[pyfunction]
+fn check_out(py: Python<'_>, out: PathBuf) -> PyResult<()> {
+    let stage = Stage::RunDirectory;
+    let checked = RunDirectory::check_usable(&out).map_err(|cause| Error::Stage { stage, cause: Box::new(cause) });
+    checked.map_err(|error| python_error(py, &error))
+}
+
 /// Measures the result in the folder `dir`: JSON with the values of all metrics.
 #[pyfunction]
 fn evaluate(
@@ -75,6 +84,12 @@ fn report(py: Python<'_>, dir: PathBuf) -> PyResult<(String, String)> {
     Ok((report.table, json(&report.summary)?))
 }
 
+/// The dataset of the recipe of a result: JSON with its name and parameters.
+#[pyfunction]
+fn dataset(py: Python<'_>, dir: PathBuf) -> PyResult<String> {
+    json(&qdrop::recipes::load(dir).map_err(|error| python_error(py, &error))?.data)
+}
+
 /// The names of the built-in recipes.
 #[pyfunction]
 fn recipes() -> Vec<String> {
@@ -88,7 +103,7 @@ fn json(value: &impl serde::Serialize) -> PyResult<String> {
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{evaluate, main, quantize, recipes, report};
+    use super::{check_out, dataset, evaluate, main, quantize, recipes, report};
 
     /// The version, the commit and the features of the build.
     #[pymodule_export]

@@ -159,7 +159,7 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         None => class_folders::find_unlabelled(&folder)?,
         Some(classes) => find(params, &parsed, &folder, classes, calibration)?,
     };
-    if !calibration && parsed.train == parsed.val {
+    if calibration && parsed.train == parsed.val {
         notes.push(super::same_images(&folder));
     }
     let (augment_seed, targets) = (augment.then_some(request.seed), request.targets);

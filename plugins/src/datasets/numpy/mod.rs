@@ -188,13 +188,13 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
     let evaluation = parsed.eval_images.as_ref().map_or_else(|| calibration.clone(), |name| file("eval_images", name));
     let mut notes = Vec::new();
     let images = NpyFile::open(match request.split {
-        Split::Calibration => &calibration,
-        Split::Evaluation => {
+        Split::Calibration => {
             if calibration == evaluation {
                 notes.push(super::same_images(&calibration));
             }
-            &evaluation
+            &calibration
         }
+        Split::Evaluation => &evaluation,
     })?;
     let channels = request.input[0];
     let layout = layout(&images, request.input)?;
