@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 from ._errors import InputError
 from ._inputs import Inputs
@@ -52,10 +52,10 @@ def _export(torch: Any, module: Any, shape: Tuple[int, int, int], file: Path) ->
     """Export a module as it computes in evaluation mode; its own mode stays."""
     modes = [(part, part.training) for part in module.modules()]
     first = next(iter(module.parameters()), None)
-    place = {} if first is None else {"dtype": first.dtype, "device": first.device}
+    place: Dict[str, Any] = {} if first is None else {"dtype": first.dtype, "device": first.device}
     # One image would be taken for a constant.
     example = torch.zeros((2, *shape), **place)
-    options = {"input_names": ["input"], "output_names": ["output"]}
+    options: Dict[str, Any] = {"input_names": ["input"], "output_names": ["output"]}
     known = inspect.signature(torch.onnx.export).parameters
     if "dynamo" in known and importlib.util.find_spec("onnxscript") is not None:
         options.update(dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False)

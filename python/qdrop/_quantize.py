@@ -120,7 +120,7 @@ def quantize(
     """
     inputs = Inputs(out)
     onnx = _model.onnx_file(model, images, image_size, inputs)
-    name, of_recipe = (onnx, False) if onnx is not None else _recipe(os.fspath(model), bits, preset)
+    name, of_recipe = (onnx, False) if onnx is not None else _recipe(str(model), bits, preset)
     data = _data.find(images, eval_images, labels, mean, std, inputs, of_recipe=of_recipe)
     changes = list(data.changes)
     if seed is not None:
