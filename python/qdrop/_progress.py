@@ -63,10 +63,8 @@ class Progress:
 def _tqdm(terminal: bool) -> Optional[Any]:
     """Return the class of tqdm that shows bars here; `None` if there is none."""
     try:
-        from tqdm import tqdm as plain
         from tqdm.auto import tqdm
     except ImportError:
         return None
-    # In a notebook, `auto` is another class.
-    notebook = "ipykernel" in sys.modules and tqdm is not plain
-    return tqdm if terminal or notebook else None
+    # A notebook shows bars too.
+    return tqdm if terminal or "ipykernel" in sys.modules else None
