@@ -1,9 +1,7 @@
-//! Saved results: their summary and report, and measuring their network.
+//! Saved results: their summary, and measuring their network.
 
 use crate::error::{At, Result, Stage};
 use crate::recipes::{absolute, Loader};
-use crate::report::{table, Row};
-use crate::run::{float_row, variant_file};
 use qdrop_core::model::Precision;
 use qdrop_core::pipeline::{load_saved, Registries, SavedModel, Session, Summary};
 use qdrop_core::progress::{Progress, Silent};
@@ -29,58 +27,6 @@ pub fn summary(dir: impl AsRef<Path>) -> Result<Option<Summary>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => Ok(None),
         Err(e) => Err(Core::io("read", &file)(e)).at(Stage::SavedResult),
     }
-}
-
-/// The summary that a finished run saved in the folder `dir`.
-///
-/// # Errors
-/// There is none, or it is damaged.
-fn saved_summary(dir: &Path) -> Result<Summary> {
-    summary(dir)?.map_or_else(
-        || {
-            let next = match dir.join(MANIFEST_FILE).exists() {
-                true => format!("; its run is not finished, `qdrop resume {}` continues it", dir.display()),
-                false => String::new(),
-            };
-            let message = format!("holds no saved result: {SUMMARY_FILE} is missing{next}");
-            Err(Core::data(dir, message)).at(Stage::SavedResult)
-        },
-        Ok,
-    )
-}
-
-/// The report of a saved result.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct SavedReport {
-    /// The table that the run ended with.
-    pub table: String,
-    /// The measurements and the conditions of the run.
-    pub summary: Summary,
-}
-
-/// The report of the finished run in the folder `dir`, for which nothing is computed.
-///
-/// # Errors
-/// The folder holds no saved result or a damaged one, or a plugin of its recipe cannot be loaded.
-pub fn saved_report(dir: impl AsRef<Path>) -> Result<SavedReport> {
-    let dir = dir.as_ref();
-    let summary = saved_summary(dir)?;
-    let recipe = Loader::new(dir.join(RECIPE_FILE)).load()?;
-    let variants = recipe.compare.iter().enumerate().map(|(i, _)| {
-        let file = dir.join(variant_file(i));
-        let text = std::fs::read_to_string(&file).map_err(Core::io("read", &file))?;
-        serde_json::from_str::<Row>(&text).map_err(|e| Core::data(&file, format!("is damaged: {e}")))
-    });
-    let variants: Vec<Row> = variants.collect::<qdrop_core::Result<_>>().at(Stage::SavedResult)?;
-    let (name, bits) = (summary.reconstruction.clone(), summary.bits.clone());
-    let own = Row { name, bits, measured: summary.quantized.clone(), seconds: Some(summary.seconds) };
-    let rows: Vec<Row> = std::iter::once(float_row(summary.float.clone())).chain(variants).chain([own]).collect();
-    let registries = Registries::collect().at(Stage::Setup)?;
-    let task = registries.tasks.get(&recipe.task.name, "task");
-    let task = task.and_then(|task| task.build(&recipe.task.params_at("task"))).at(Stage::Setup)?;
-    let table = table(&rows, &summary, &*task).at(Stage::SavedResult)?;
-    Ok(SavedReport { table, summary })
 }
 
 /// Measures the quantized network that a run saved in the folder `dir`: see [`Evaluation`].
@@ -164,8 +110,8 @@ impl<'a> Evaluation<'a> {
     ///
     /// # Errors
     /// The folder holds no saved result or a damaged one, a plugin cannot be loaded, the device cannot be used, the
-    /// images cannot be read, a change is refused, or the work was cancelled; the float network is to be compared with, and its checkpoint is not
-    /// that of the run, or the task does not compare networks.
+    /// images cannot be read, a change is refused, or the work was cancelled; the float network is to be compared with, and
+    /// its checkpoint is not that of the run, or the task does not compare networks.
     pub fn run(&self) -> Result<Evaluated> {
         let (mut recipe, registries, saved) = self.open()?;
         recipe.evaluation.against_float |= self.against_float;
@@ -182,7 +128,14 @@ impl<'a> Evaluation<'a> {
     /// # Errors
     /// The folder holds no saved result or a damaged one, a plugin cannot be loaded, or the device cannot be used.
     pub(crate) fn open(&self) -> Result<(Recipe, Registries, SavedModel)> {
-        saved_summary(&self.dir)?;
+        if summary(&self.dir)?.is_none() {
+            let next = match self.dir.join(MANIFEST_FILE).exists() {
+                true => format!("; its run is not finished, `qdrop resume {}` continues it", self.dir.display()),
+                false => String::new(),
+            };
+            let message = format!("holds no saved result: {SUMMARY_FILE} is missing{next}");
+            return Err(Core::data(&self.dir, message)).at(Stage::SavedResult);
+        }
         let recipe = self.recipe()?;
         let device = device::open(&self.device).at(Stage::Device)?;
         let registries = Registries::collect().at(Stage::Setup)?;

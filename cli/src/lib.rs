@@ -54,13 +54,15 @@ pub mod plugins;
 pub mod recipes;
 pub mod report;
 mod run;
+mod saved;
 
 pub use comparison::{compare, Compared, ComparedResult, Comparison};
 pub use error::{Error, Result, Stage};
-pub use evaluation::{evaluate, saved_report, summary, Evaluated, Evaluation, SavedReport};
+pub use evaluation::{evaluate, summary, Evaluated, Evaluation};
 #[doc(inline)]
 pub use qdrop_core as core;
 pub use run::{resume, Check, Outcome, Plan, Run};
+pub use saved::{saved_report, SavedReport};
 
 // Linked, so that their strategies are registered.
 use qdrop_models as _;
