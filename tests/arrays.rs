@@ -67,6 +67,9 @@ fn arrays_become_images_in_either_layout() {
     let want: Vec<f32> = turned[18..].iter().map(|v| f32::from(*v) - 100.0).collect();
     assert_eq!(floats.sample(1).unwrap().image, want);
     assert_eq!(floats.targets(), TWO);
+    assert_eq!(floats.preprocessing().unwrap(), "an array of floats, taken as they are");
+    let pixels = "an array of pixels, mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]";
+    assert_eq!(hwc.preprocessing().unwrap(), pixels);
     // Calibration needs no labels.
     let calibration = self::request([3, 2, 3], TWO, Split::Calibration);
     let unlabelled = open("numpy", &format!("{{images: {}}}", file.display()), &calibration).unwrap();

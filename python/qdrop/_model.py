@@ -59,6 +59,9 @@ def _export(torch: Any, module: Any, shape: Tuple[int, int, int], file: Path) ->
     known = inspect.signature(torch.onnx.export).parameters
     if "dynamo" in known and importlib.util.find_spec("onnxscript") is not None:
         options.update(dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False)
+        if "external_data" in known:
+            # One file.
+            options.update(external_data=False)
     else:
         if "dynamo" in known:
             options.update(dynamo=False)

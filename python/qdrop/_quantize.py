@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from ._data import Images, PerChannel
 
 BITS = "w4a4"
+PRESETS = {None: "best", "fast": "best", "published": "imagenet"}
 
 
 class Request(NamedTuple):
     """The recipe that runs."""
 
     name: str
+    bits: Optional[str]
+    preset: Optional[str]
     changes: List[str]
     iters: Optional[int]
     weights: Optional[str]
@@ -54,8 +57,13 @@ def quantize(
     Parameters
     ----------
     model
-        The name of a built-in architecture with `weights`, such as ``"resnet18"``; or a recipe: the name of a built-in one (the
-        program lists them with ``qdrop recipes``) or a YAML file.
+        The network. One of
+
+        * the path of an ONNX file, or its content as bytes;
+        * a ``torch.nn.Module``, which ``torch.onnx.export`` writes to such a file as it computes in evaluation mode; the size of
+          its input is that of `images`, or `image_size`;
+        * the name of a built-in architecture with `weights`, such as ``"resnet18"``;
+        * a recipe: the name of a built-in one (the program lists them with ``qdrop recipes``) or a YAML file.
     images
         The images to calibrate with. One of
 
@@ -67,9 +75,10 @@ def quantize(
 
         A recipe may know its images, and need not be given others.
     bits
-        Bits of weights and activations, such as ``"w4a4"`` (the default), ``"w8a8"`` or ``"w2a4"``. A recipe says it by itself.
+        Bits of weights and activations, such as ``"w8a8"`` or ``"w2a4"``. The default is ``"w4a4"``, or what the recipe says.
     preset
-        How much effort is made: ``"fast"`` (the default), which takes minutes. A recipe says it by itself.
+        How the network is quantized: ``"fast"``, the default, has what was found to help and takes minutes; ``"published"`` is
+        QDrop as it was published, and takes hours. A recipe says it by itself.
     progress
         Whether progress is shown: a bar of tqdm if it is installed, on a terminal or in a notebook, and else lines on a terminal.
     labels
@@ -91,8 +100,8 @@ def quantize(
     set
         Further values of the recipe by their keys, such as ``{"quant.weight.observer": "minmax"}``.
     out
-        A folder in which to save the run; `load` opens it later, and ``qdrop resume`` continues it after an interruption. Arrays
-        are kept beside it, in ``OUT.inputs``. By default the result lives as long as the object that is returned.
+        A folder in which to save the run; `load` opens it later, and ``qdrop resume`` continues it after an interruption. Arrays,
+        modules and bytes are kept beside it, in ``OUT.inputs``. By default the result lives as long as the object that is returned.
     device
         ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
 
@@ -120,7 +129,9 @@ def quantize(
     """
     inputs = Inputs(out)
     onnx = _model.onnx_file(model, images, image_size, inputs)
-    name, of_recipe = (onnx, False) if onnx is not None else _recipe(str(model), bits, preset)
+    name, of_recipe = onnx, False
+    if name is None:
+        name, bits, preset, of_recipe = _recipe(str(model), bits, preset)
     data = _data.find(images, eval_images, labels, mean, std, inputs, of_recipe=of_recipe)
     changes = list(data.changes)
     if seed is not None:
@@ -129,23 +140,20 @@ def quantize(
     path = None if weights is None else os.fspath(weights)
     listener = Progress(progress)
     try:
-        request = Request(name, changes, iters, path, data.folder)
+        request = Request(name, bits, preset, changes, iters, path, data.folder)
         _native.quantize(request, device, str(inputs.result), listener)
     finally:
         listener.finished()
     return Quantized(inputs.result, inputs)
 
 
-def _recipe(name: str, bits: Optional[str], preset: Optional[str]) -> Tuple[str, bool]:
-    """Return the recipe of an architecture, or the one that is named, and whether it is the latter."""
+def _recipe(name: str, bits: Optional[str], preset: Optional[str]) -> Tuple[str, Optional[str], Optional[str], bool]:
+    """Return the recipe of a built-in architecture, or the one of this name; what it does not say; and whether it is the latter."""
     known = _native.recipes()
-    best = f"best/{name}_{bits or BITS}"
-    if best in known:
-        return best, False
-    of_network = [recipe.rsplit("_", 1)[1] for recipe in known if recipe.startswith(f"best/{name}_")]
-    if of_network:
-        raise InputError(f"bits: there is no {bits} of {name}; known: {', '.join(of_network)}")
-    for key, value in [("bits", bits), ("preset", preset)]:
-        if value is not None:
-            raise InputError(f"{key}: {name} is a recipe, which says it by itself; change it with set={{key: value}}")
-    return name, True
+    folder = PRESETS.get(preset, "best")
+    of_network = [recipe.rsplit("_", 1)[1] for recipe in known if recipe.startswith(f"{folder}/{name}_")]
+    if not of_network:
+        return name, bits, preset, True
+    if (bits or BITS) not in of_network:
+        raise InputError(f"bits: there is no recipe for {bits} of {name}; known: {', '.join(of_network)}")
+    return f"{folder}/{name}_{bits or BITS}", None, None if preset in PRESETS else preset, False

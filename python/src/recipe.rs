@@ -10,8 +10,12 @@ use std::path::PathBuf;
 /// A recipe with changes.
 #[derive(FromPyObject)]
 pub struct Request {
-    /// The name or file of a recipe.
+    /// The name or file of a recipe, or the file of a network.
     name: PathBuf,
+    /// Bits of weights and activations.
+    bits: Option<String>,
+    /// The preset of a network without a recipe.
+    preset: Option<String>,
     /// Changes of single values, `key=value`.
     changes: Vec<String>,
     /// Iterations for each unit.
@@ -28,6 +32,12 @@ impl Request {
         let mut loader = Loader::new(self.name).progress(progress);
         for change in self.changes {
             loader = loader.set(change);
+        }
+        if let Some(bits) = self.bits {
+            loader = loader.bits(bits);
+        }
+        if let Some(preset) = self.preset {
+            loader = loader.preset(preset);
         }
         if let Some(iters) = self.iters {
             loader = loader.iters(iters);

@@ -68,10 +68,11 @@ class Results(unittest.TestCase):
     def test_the_recipe_of_an_architecture_is_the_best_one(self):
         with self.assertRaisesRegex(qdrop.InputError, "^loading the float network: model.weights: no checkpoint is given"):
             qdrop.quantize("resnet18", progress=False)
-        with self.assertRaisesRegex(qdrop.InputError, "^bits: there is no w5a5 of resnet18; known: w2a2, w2a4, w3a3"):
+        with self.assertRaisesRegex(qdrop.InputError, "^bits: there is no recipe for w5a5 of resnet18; known: w2a2, w2a4, w3a3"):
             qdrop.quantize("resnet18", bits="w5a5")
-        with self.assertRaisesRegex(qdrop.InputError, "^bits: demo is a recipe, which says it by itself"):
-            qdrop.quantize("demo", bits="w4a4")
+        with self.assertRaisesRegex(qdrop.InputError, "--preset: a preset is for a network without a recipe"):
+            qdrop.quantize("demo", preset="fast")
+        self.assertEqual(quantize(bits="w3a4").report().summary["bits"], "w3a4")
 
 
 class Errors(unittest.TestCase):

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 import tempfile
 import unittest
+import warnings
 from pathlib import Path
 from unittest import mock
 
@@ -88,6 +89,38 @@ class Export(unittest.TestCase):
         with self.assertRaisesRegex(qdrop.InputError, r"^model: torch.onnx.export cannot export .* images of \(4, 9, 11\): "):
             exported(module, np.zeros((2, 4, 9, 11), np.float32))
         self.assertTrue(all(part.training for part in module.modules()))
+
+
+class Quantize(unittest.TestCase):
+    def test_a_module_its_file_and_its_bytes_are_one_network(self):
+        torch.manual_seed(5)
+        module = Small().eval()
+        pixels = np.random.default_rng(2).integers(0, 256, (96, 12, 16, 3), dtype=np.uint8)
+        mean, std = np.float32([0.4, 0.5, 0.6]), np.float32([0.3, 0.2, 0.1])
+        floats = ((pixels / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
+        with torch.no_grad():
+            labels = module(torch.from_numpy(floats)).argmax(1).numpy()
+        short = {"calibration": {"images": 64, "observe": 32, "refine": 8}}
+        options = {"labels": labels, "progress": False, "iters": 3, "set": short}
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            # Calibration and evaluation use the same images.
+            warnings.simplefilter("ignore")
+            out = Path(folder) / "result"
+            of_module = qdrop.quantize(module, pixels, "w8a8", mean=mean, std=std, out=out, **options)
+            summary = of_module.report().summary
+            # The float network is the module.
+            self.assertEqual((summary["float"]["top1"], summary["bits"]), (100, "w8a8"))
+            self.assertGreater(summary["quantized"]["top1"], 80)
+            file = Path(folder) / "result.inputs" / "model.onnx"
+            copy = Path(folder) / "network.onnx"
+            self.assertEqual(sorted(path.name for path in file.parent.iterdir()), ["images.npy", "labels.npy", "model.onnx"])
+            copy.write_bytes(file.read_bytes())
+            for model in (copy, str(copy), file.read_bytes()):
+                other = qdrop.quantize(model, floats, "w8a8", **options)
+                self.assertEqual(other.report().summary["quantized"], summary["quantized"])
+            # Without labels, of a network that is saved.
+            again = qdrop.load(out).evaluate(pixels, progress=False)
+            self.assertEqual(again["kl"], summary["quantized"]["kl"])
 
 
 if __name__ == "__main__":

@@ -71,6 +71,13 @@ impl Dataset for Numpy {
         self.targets
     }
 
+    fn preprocessing(&self) -> Option<String> {
+        Some(match &self.values {
+            Values::Preprocessed => "an array of floats, taken as they are".into(),
+            Values::Pixels { mean, std } => format!("an array of pixels, mean {mean:?}, std {std:?}"),
+        })
+    }
+
     fn notes(&self) -> Vec<String> {
         self.notes.clone()
     }
