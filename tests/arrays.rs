@@ -247,7 +247,8 @@ fn folders_without_labels() {
     assert!((0..3).all(|i| data.sample(i).unwrap().target == Target::Unknown));
     let calibration = DatasetRequest { split: Split::Calibration, ..unlabelled.clone() };
     let data = open("image_folder", &params, &calibration).unwrap();
-    let said = data.notes().iter().any(|note| note.starts_with("calibration and evaluation use the same images, "));
+    let note = format!("calibration and evaluation use the same images, {}; ", folder.path().display());
+    let said = data.notes().iter().any(|said| said.starts_with(&note));
     assert!(data.len() == 3 && said, "{:?}", data.notes());
     let labels = params.replace("resize", "labels: x, resize");
     let error = open("image_folder", &labels, &unlabelled).err().unwrap();

@@ -25,7 +25,7 @@ def onnx_file(model: Any, images: Any, image_size: Union[int, Tuple[int, int], N
     # A module cannot be there if PyTorch was not imported.
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module):
-        return str(_export(torch, model, _input_shape(images, image_size), inputs.file("model.onnx")))
+        return str(_export(torch, model, _input_shape(images, image_size), inputs.file(f"{type(model).__name__}.onnx")))
     kind = type(model).__name__
     raise InputError(f"model: a path, a name, the bytes of an ONNX file or a torch.nn.Module is needed, not {kind}")
 

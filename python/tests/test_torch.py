@@ -109,11 +109,11 @@ class Quantize(unittest.TestCase):
             of_module = qdrop.quantize(module, pixels, "w8a8", mean=mean, std=std, out=out, **options)
             summary = of_module.report().summary
             # The float network is the module.
-            self.assertEqual((summary["float"]["top1"], summary["bits"]), (100, "w8a8"))
+            self.assertEqual((summary["float"]["top1"], summary["bits"], summary["recipe"]), (100, "w8a8", "Small_w8a8"))
             self.assertGreater(summary["quantized"]["top1"], 80)
-            file = Path(folder) / "result.inputs" / "model.onnx"
+            file = Path(folder) / "result.inputs" / "Small.onnx"
             copy = Path(folder) / "network.onnx"
-            self.assertEqual(sorted(path.name for path in file.parent.iterdir()), ["images.npy", "labels.npy", "model.onnx"])
+            self.assertEqual(sorted(path.name for path in file.parent.iterdir()), ["Small.onnx", "images.npy", "labels.npy"])
             copy.write_bytes(file.read_bytes())
             for model in (copy, str(copy), file.read_bytes()):
                 other = qdrop.quantize(model, floats, "w8a8", **options)

@@ -160,7 +160,8 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         Some(classes) => find(params, &parsed, &folder, classes, calibration)?,
     };
     if calibration && parsed.train == parsed.val {
-        notes.push(super::same_images(&folder));
+        // Without the dot of a folder that is the root itself.
+        notes.push(super::same_images(&folder.components().collect::<PathBuf>()));
     }
     let (augment_seed, targets) = (augment.then_some(request.seed), request.targets);
     Ok(Box::new(ImageFolder { images, notes, targets, size: height, resize, params: parsed, augment_seed }))
