@@ -144,8 +144,8 @@ fn lists_name_everything_with_its_origin() {
     assert_eq!(names("observers"), ["avg_minmax", "avg_mse", "avg_mse_fast", "minmax", "mse", "mse_fast"]);
     assert_eq!(names("quantizers"), ["adaround", "fixed", "lsq", "lsq_plus"]);
     assert_eq!(names("reconstructors"), ["fast", "layerwise", "none", "qdrop"]);
-    assert_eq!(names("datasets"), ["idx", "image_folder"]);
-    assert_eq!(names("tasks"), ["classification"]);
+    assert_eq!(names("datasets"), ["idx", "image_folder", "numpy"]);
+    assert_eq!(names("tasks"), ["classification", "unlabelled"]);
     let architectures = [
         "mnasnet",
         "mobilenet_v2",

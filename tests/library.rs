@@ -72,10 +72,15 @@ fn a_stopped_run_is_resumed_to_the_same_result() {
     let run = |out: &Path| Run::new(small().load().unwrap()).unwrap().out(out).unwrap();
     let outcome = run(&whole).quantize().unwrap();
     assert_eq!(outcome.out.as_deref(), Some(whole.as_path()));
+    // The saved result has the same report, variants included.
+    let report = qdrop::saved_report(&whole).unwrap();
+    assert_eq!((&report.table, &report.summary), (&outcome.table, &outcome.summary));
     let recorder = Recorder { stop_after: Some(13), ..Default::default() };
     let error = run(&stopped).progress(&recorder).quantize().err().unwrap();
     assert!(error.is_cancelled() && matches!(error, Error::Stage { stage: Stage::Quantization, .. }), "{error}");
     assert_eq!(qdrop::summary(&stopped).unwrap(), None);
+    let error = qdrop::saved_report(&stopped).unwrap_err().to_string();
+    assert!(error.contains("summary.json is missing; its run is not finished, `qdrop resume "), "{error}");
     let resumed = qdrop::resume(&stopped, &Silent).unwrap();
     assert!(model(&stopped) == model(&whole), "the resumed result differs");
     assert_eq!(resumed.summary.quantized, outcome.summary.quantized);

@@ -1,6 +1,7 @@
 //! All integration tests are one crate, because linking it once is much cheaper than one binary for each file.
 
 mod architectures;
+mod arrays;
 mod bad_input;
 mod checks;
 mod cli;

@@ -70,6 +70,7 @@ impl Evaluated {
 pub struct Evaluation<'a> {
     path: PathBuf,
     data: Option<PathBuf>,
+    set: Vec<String>,
     device: String,
     against_float: bool,
     progress: &'a dyn Progress,
@@ -78,12 +79,20 @@ pub struct Evaluation<'a> {
 impl Evaluation<'_> {
     /// For the result in the folder `path`, or the packed file `path`, on the CPU.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), data: None, device: "cpu".into(), against_float: false, progress: &Silent }
+        let (data, set) = (None, Vec::new());
+        Self { path: path.into(), data, set, device: "cpu".into(), against_float: false, progress: &Silent }
     }
 
     /// Sets the folder with the images, if it differs from the run's.
     pub fn data(mut self, folder: impl Into<PathBuf>) -> Self {
         self.data = Some(folder.into());
+        self
+    }
+
+    /// Changes how the network is measured: `key=value` as of [`Loader::set`], where the key is `data`, `task`, `evaluation`
+    /// or below one of them, such as `data={name: numpy, params: {images: eval.npy, labels: labels.npy}}`.
+    pub fn set(mut self, change: impl Into<String>) -> Self {
+        self.set.push(change.into());
         self
     }
 
@@ -112,8 +121,8 @@ impl<'a> Evaluation<'a> {
     ///
     /// # Errors
     /// There is no saved result or a damaged one, a plugin cannot be loaded, the device cannot be used, the images cannot be
-    /// read, or the work was cancelled; the float network is to be compared with, and its checkpoint is not
-    /// that of the run, or the task does not compare networks.
+    /// read, a change is refused, or the work was cancelled; the float network is to be compared with, and its checkpoint is
+    /// not that of the run, or the task does not compare networks.
     pub fn run(&self) -> Result<Evaluated> {
         let (mut recipe, registries, saved) = self.open()?;
         recipe.evaluation.against_float |= self.against_float;
@@ -151,7 +160,18 @@ impl<'a> Evaluation<'a> {
 
     /// The recipe of the result, with its plugins loaded.
     fn recipe(&self) -> Result<Recipe> {
-        let mut recipe = Loader::new(&self.path).progress(self.progress).load()?;
+        let mut loader = Loader::new(&self.path).progress(self.progress);
+        for change in &self.set {
+            let key = change.split(['=', '.']).next().unwrap_or_default().trim();
+            if !["data", "task", "evaluation"].contains(&key) {
+                let key = change.split('=').next().unwrap_or_default().trim();
+                let message =
+                    "a saved network cannot be changed, only how it is measured: `data`, `task` and `evaluation`";
+                return Err(Core::setting(key, message)).at(Stage::Recipe);
+            }
+            loader = loader.set(change);
+        }
+        let mut recipe = loader.load()?;
         if let Some(data) = &self.data {
             recipe.data_root = Some(absolute(data)?);
         }

@@ -56,6 +56,7 @@ pub mod plugins;
 pub mod recipes;
 pub mod report;
 mod run;
+mod saved;
 
 pub use comparison::{compare, Compared, ComparedResult, Comparison};
 pub use error::{Error, Result, Stage};
@@ -64,6 +65,7 @@ pub use export::{export, Export, Exported};
 #[doc(inline)]
 pub use qdrop_core as core;
 pub use run::{resume, Check, Outcome, Plan, Run};
+pub use saved::{saved_report, SavedReport};
 
 // Linked, so that their strategies are registered.
 use qdrop_models as _;

@@ -63,6 +63,9 @@ pub enum TargetSpec {
         /// Length of each target.
         count: usize,
     },
+    /// Nothing: no ground truth is needed, because outputs are compared with those of the float network alone. Each target is
+    /// [`Target::Unknown`].
+    Nothing,
 }
 
 impl TargetSpec {
@@ -71,6 +74,7 @@ impl TargetSpec {
         match (self, target) {
             (Self::Class { classes }, Target::Class(class)) => class < classes,
             (Self::Values { count }, Target::Values(values)) => values.len() == *count,
+            (Self::Nothing, Target::Unknown) => true,
             _ => false,
         }
     }
@@ -81,6 +85,7 @@ impl Display for TargetSpec {
         match self {
             Self::Class { classes } => write!(f, "one of {classes} classes"),
             Self::Values { count } => write!(f, "{count} numbers"),
+            Self::Nothing => f.write_str("nothing"),
         }
     }
 }
@@ -98,6 +103,7 @@ mod tests {
         let error = Target::Values(vec![0.5; 3]).class().unwrap_err().to_string();
         assert_eq!(error, "the target of an image is 3 numbers, a class is expected");
         assert!(!ten.contains(&Target::Unknown) && !two.contains(&Target::Unknown));
+        assert!(TargetSpec::Nothing.contains(&Target::Unknown) && !TargetSpec::Nothing.contains(&Target::Class(0)));
         let error = Target::Unknown.class().unwrap_err().to_string();
         assert_eq!(error, "the target of an image is unknown, a class is expected");
         let error = Target::Class(3).values().unwrap_err().to_string();

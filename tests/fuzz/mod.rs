@@ -56,7 +56,20 @@ macro_rules! fuzz_tests {
     };
 }
 
-fuzz_tests!(class_list, idx, image, onnx, packed, packed_description, pickle, plugin, recipe, run_directory, weights);
+fuzz_tests!(
+    class_list,
+    idx,
+    image,
+    numpy,
+    onnx,
+    packed,
+    packed_description,
+    pickle,
+    plugin,
+    recipe,
+    run_directory,
+    weights
+);
 
 /// The program for libFuzzer is a workspace of its own, and is not built here: another version of a crate would be noticed
 /// only by who fuzzes.

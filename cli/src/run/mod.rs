@@ -6,6 +6,7 @@ mod stages;
 
 pub use check::Check;
 pub use plan::Plan;
+pub(crate) use stages::{float_row, variant_file};
 
 use crate::error::{At, Result, Stage};
 use crate::evaluation::Evaluated;

@@ -11,11 +11,22 @@ use qdrop_core::pipeline::{
 };
 use qdrop_core::progress::{Event, Progress, WarnOnce};
 use qdrop_core::run_directory::{EventLog, Manifest, RunDirectory, MODEL_FILE};
+use qdrop_core::task::Measurement;
 use qdrop_core::Error as Core;
 use std::sync::Arc;
 
 /// File with the result of the float evaluation.
 const FLOAT_FILE: &str = "float.json";
+
+/// File with the result of variant `i`.
+pub(crate) fn variant_file(i: usize) -> String {
+    format!("compare-{i}.json")
+}
+
+/// The line of the float network in the table.
+pub(crate) fn float_row(measured: Measurement) -> Row {
+    Row { name: "float".into(), bits: "w32a32".into(), measured, seconds: None }
+}
 
 /// Runs all stages.
 pub fn quantize(mut run: Run<'_>) -> Result<Outcome> {
@@ -65,13 +76,13 @@ fn run_stages(
     let float = stages.kept_or(FLOAT_FILE, || {
         let model = session.float_model().at(Stage::FloatNetwork)?;
         let measured = session.evaluate(&model, Precision::Float, progress).at(Stage::FloatEvaluation)?;
-        Ok(Row { name: "float".into(), bits: "w32a32".into(), measured, seconds: None })
+        Ok(float_row(measured))
     })?;
     let float_measured = float.measured.clone();
     let mut rows = vec![float];
     for (i, variant) in recipe.compare.iter().enumerate() {
         progress.event(Event::Variant { name: &variant.name });
-        let row = stages.kept_or(&format!("compare-{i}.json"), || {
+        let row = stages.kept_or(&variant_file(i), || {
             let recipe = recipe.variant(variant).at(Stage::Recipe)?;
             let session = Session::new(recipe, registries, session.device().clone()).at(Stage::Setup)?;
             Ok(stages.quantize_and_measure(&session, Some(i), &variant.name)?.row)

@@ -124,6 +124,11 @@ impl<'a> Session<'a> {
         let session = Self { recipe, registries, device, source, reconstructor, preparations, graph, task, targets };
         if session.recipe.evaluation.against_float {
             session.check_compares("evaluation.against_float")?;
+        } else if session.task.metrics().is_empty() {
+            let name = &session.recipe.task.name;
+            let message =
+                format!("the task '{name}' measures a network by comparing it with the float network; set it to true");
+            return Err(Error::setting("evaluation.against_float", message));
         }
         session.registries.datasets.get(&session.recipe.data.name, "data")?;
         for plan in session.plans()? {

@@ -19,10 +19,10 @@ pub(super) struct GuardedTask {
 impl GuardedTask {
     pub fn new(origin: Origin, inner: Box<dyn Task>) -> Result<Self> {
         let metrics = origin.ask("metrics", || inner.metrics())?;
-        if metrics.is_empty() {
+        let image_metrics = origin.ask("image_metrics", || inner.image_metrics())?;
+        if metrics.is_empty() && image_metrics.is_empty() {
             return Err(defect(origin, "names no metric"));
         }
-        let image_metrics = origin.ask("image_metrics", || inner.image_metrics())?;
         for metrics in [&metrics, &image_metrics] {
             let mut keys = BTreeSet::new();
             for Metric { key, .. } in metrics {

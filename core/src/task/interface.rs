@@ -14,7 +14,8 @@ pub trait Task: Send + Sync {
     /// The task cannot measure a network with these outputs.
     fn targets(&self, outputs: &[&[usize]]) -> Result<TargetSpec>;
 
-    /// The metrics. The first one is compared with published values.
+    /// The metrics. The first one is compared with published values. A task without a ground truth has none, and measures
+    /// networks by its [`image_metrics`](Self::image_metrics) alone.
     fn metrics(&self) -> Vec<Metric>;
 
     /// Begins a measurement.

@@ -123,6 +123,9 @@ impl Measurement {
     /// # Errors
     /// The value of a metric is missing.
     pub fn text(&self, metrics: &[Metric]) -> Result<String> {
+        if metrics.is_empty() {
+            return Ok(format!("nothing can be measured on {} images without a ground truth", self.images));
+        }
         let parts = metrics.iter().map(|metric| {
             let digits = metric.unit.digits();
             let value = metric.unit.text(self.value(metric)?, digits);
@@ -208,6 +211,8 @@ mod tests {
         let text = known.text(&metrics).unwrap();
         assert_eq!(text, "top-1 90.00 % (standard error 3.75), mean absolute error 0.0123 of 64 images");
         assert_eq!((known.standard_error(&metrics[0]), known.standard_error(&metrics[1])), (Some(3.75), None));
+        let none = measured.text(&[]).unwrap();
+        assert_eq!(none, "nothing can be measured on 64 images without a ground truth");
         let error = Measurement::new(1, [("b", 1.0)]).value(&Metric::number("a", "A")).unwrap_err().to_string();
         assert_eq!(error, "there is no 'a' among the measured values (b)");
     }

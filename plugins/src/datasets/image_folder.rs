@@ -57,7 +57,7 @@ impl Default for FolderParams {
 struct ImageFolder {
     images: Vec<(PathBuf, Option<usize>)>,
     notes: Vec<String>,
-    classes: usize,
+    targets: TargetSpec,
     size: usize,
     /// Length of the shorter side before the crop.
     resize: usize,
@@ -71,7 +71,7 @@ impl Dataset for ImageFolder {
     }
 
     fn targets(&self) -> TargetSpec {
-        TargetSpec::Class { classes: self.classes }
+        self.targets
     }
 
     fn preprocessing(&self) -> Option<String> {
@@ -116,7 +116,11 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         );
         return Err(Error::setting("data", message));
     }
-    let classes = request.classes()?;
+    // A task without a ground truth needs no classes.
+    let classes = match request.targets {
+        TargetSpec::Nothing => None,
+        _ => Some(request.classes()?),
+    };
     // As images of 256 pixels are cropped to 224.
     let resize = parsed.resize.unwrap_or((height * 256 + 112) / 224);
     if resize < height {
@@ -133,15 +137,14 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
     if parsed.label_numbers.is_some() && parsed.labels.is_none() {
         return Err(params.error("label_numbers", "says what numbers in `labels` mean, which is not given"));
     }
+    if classes.is_none() && parsed.labels.is_some() {
+        return Err(params.error("labels", "is given, but the task compares with nothing; leave one of them out"));
+    }
     let root = match (&request.root, &parsed.root) {
         (Some(root), _) => root.clone(),
         (None, Some(root)) => params.resolve("root", root),
         (None, None) => return Err(Error::not_given(join(params.path(), "root"), Input::Data)),
     };
-    let class_list = parsed.class_list.as_ref().map(|list| match list.to_str() {
-        Some(IMAGENET) => list.clone(),
-        _ => params.resolve("class_list", list),
-    });
     let (folder, augment) = match request.split {
         Split::Calibration => (&parsed.train, parsed.augment),
         Split::Evaluation => (&parsed.val, false),
@@ -151,8 +154,27 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         let message = "there is no such folder; the data folder holds `train` and `val` unless the dataset's parameters say otherwise";
         return Err(Error::data(folder, message));
     }
+    let calibration = request.split == Split::Calibration;
+    let Found { images, mut notes } = match classes {
+        None => class_folders::find_unlabelled(&folder)?,
+        Some(classes) => find(params, &parsed, &folder, classes, calibration)?,
+    };
+    if calibration && parsed.train == parsed.val {
+        // Without the dot of a folder that is the root itself.
+        notes.push(super::same_images(&folder.components().collect::<PathBuf>()));
+    }
+    let (augment_seed, targets) = (augment.then_some(request.seed), request.targets);
+    Ok(Box::new(ImageFolder { images, notes, targets, size: height, resize, params: parsed, augment_seed }))
+}
+
+/// The images in `folder` with their classes, which for calibration need not be known.
+fn find(params: &Params, parsed: &FolderParams, folder: &Path, classes: usize, calibration: bool) -> Result<Found> {
+    let class_list = parsed.class_list.as_ref().map(|list| match list.to_str() {
+        Some(IMAGENET) => list.clone(),
+        _ => params.resolve("class_list", list),
+    });
     let class_list = match class_list {
-        None if parsed.labels.is_none() => imagenet_list(&folder, classes)?,
+        None if parsed.labels.is_none() => imagenet_list(folder, classes)?,
         list => list.as_deref().map(ClassList::read).transpose()?,
     };
     let class_list = class_list.as_ref();
@@ -160,15 +182,12 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
         let message = format!("the class list has {} classes, the classifier {classes}", list.len());
         return Err(Error::data(&list.file, message));
     }
-    let calibration = request.split == Split::Calibration;
-    let Found { images, notes } = match parsed.labels.as_ref().map(|list| params.resolve("labels", list)) {
-        None => class_folders::find(&folder, class_list, classes, calibration)?,
+    match parsed.labels.as_ref().map(|list| params.resolve("labels", list)) {
+        None => class_folders::find(folder, class_list, classes, calibration),
         // The list is that of the evaluation images.
-        Some(_) if calibration => class_folders::find_unlabelled(&folder)?,
-        Some(file) => Labels { file: &file, numbers: parsed.label_numbers, class_list, classes }.find(&folder)?,
-    };
-    let augment_seed = augment.then_some(request.seed);
-    Ok(Box::new(ImageFolder { images, notes, classes, size: height, resize, params: parsed, augment_seed }))
+        Some(_) if calibration => class_folders::find_unlabelled(folder),
+        Some(file) => Labels { file: &file, numbers: parsed.label_numbers, class_list, classes }.find(folder),
+    }
 }
 
 /// ImageNet's list of classes, if the network has as many and all folders are classes of it: then a part of them is enough.

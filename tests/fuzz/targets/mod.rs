@@ -3,6 +3,7 @@
 pub mod class_list;
 pub mod idx;
 pub mod image;
+pub mod numpy;
 pub mod onnx;
 pub mod packed;
 pub mod packed_description;
@@ -35,10 +36,11 @@ pub struct Target {
 
 /// All targets, for programs that are given a name.
 #[allow(dead_code)]
-pub const ALL: [&Target; 11] = [
+pub const ALL: [&Target; 12] = [
     &class_list::TARGET,
     &idx::TARGET,
     &image::TARGET,
+    &numpy::TARGET,
     &onnx::TARGET,
     &packed::TARGET,
     &packed_description::TARGET,

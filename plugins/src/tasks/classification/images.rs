@@ -6,24 +6,45 @@ use qdrop_core::prelude::*;
 
 /// Top-1, agreement with the float network, and KL divergence from it.
 pub fn metrics() -> Vec<Metric> {
-    vec![top1(), Metric::percent("agreement", "agreement"), Metric::number("kl", "KL (nats)")]
+    [vec![top1()], metrics_without_labels()].concat()
+}
+
+/// Agreement with the float network, and KL divergence from it.
+pub fn metrics_without_labels() -> Vec<Metric> {
+    vec![Metric::percent("agreement", "agreement"), Metric::number("kl", "KL (nats)")]
 }
 
 /// For each image: 100 if its class has the largest logit, 100 if the float network's largest logit is of the same class as
 /// this one's, and KL(float || quantized) of the softmax probabilities in nats.
 pub fn values(outputs: &[Tensor], float: &[Tensor], targets: &[Target]) -> Result<Vec<Vec<f64>>> {
-    let percent = |yes: bool| if yes { 100.0 } else { 0.0 };
+    let rows = values_without_labels(outputs, float, targets)?;
+    let outputs = logits(outputs, targets)?;
+    let rows = rows.into_iter().zip(&outputs).zip(targets).map(|((row, own), target)| {
+        let right = percent(rank(own, target.class()?) == Some(0));
+        Ok([vec![right], row].concat())
+    });
+    rows.collect()
+}
+
+/// The values of [`values`] that need no class.
+pub fn values_without_labels(outputs: &[Tensor], float: &[Tensor], targets: &[Target]) -> Result<Vec<Vec<f64>>> {
     let (outputs, float) = (logits(outputs, targets)?, logits(float, targets)?);
-    let rows = outputs.iter().zip(&float).zip(targets).map(|((own, float), target)| {
+    let rows = outputs.iter().zip(&float).map(|(own, float)| {
         if own.len() != float.len() {
             let (own, float) = (own.len(), float.len());
             return Err(Error::message(format!("{own} logits cannot be compared with {float} of the float network")));
         }
-        let right = rank(own, target.class()?) == Some(0);
-        let agrees = predicted(own) == predicted(float);
-        Ok(vec![percent(right), percent(agrees), divergence(float, own)])
+        Ok(vec![percent(predicted(own) == predicted(float)), divergence(float, own)])
     });
     rows.collect()
+}
+
+fn percent(yes: bool) -> f64 {
+    if yes {
+        100.0
+    } else {
+        0.0
+    }
 }
 
 /// The class with the largest logit; of equal ones the smaller class, as in [`rank`].

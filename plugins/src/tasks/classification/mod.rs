@@ -4,6 +4,7 @@ mod accuracy;
 mod comparison;
 mod images;
 mod meter;
+mod unlabelled;
 
 use comparison::PublishedAccuracy;
 use meter::AccuracyMeter;

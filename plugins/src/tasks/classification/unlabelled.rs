@@ -1,0 +1,69 @@
+//! Classification of images whose classes nobody knows: the quantized network is compared with the float one alone.
+
+use super::accuracy::logits;
+use super::images::{metrics_without_labels, values_without_labels};
+use qdrop_core::prelude::*;
+
+struct Unlabelled;
+
+impl Task for Unlabelled {
+    fn targets(&self, outputs: &[&[usize]]) -> Result<TargetSpec> {
+        match outputs {
+            [_] => Ok(TargetSpec::Nothing),
+            many => {
+                let message = format!(
+                    "logits are compared of a network with one output, this one has {}; choose another task or architecture",
+                    many.len()
+                );
+                Err(Error::setting("task", message))
+            }
+        }
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        Vec::new()
+    }
+
+    fn meter(&self) -> Result<Box<dyn Meter>> {
+        Ok(Box::<Count>::default())
+    }
+
+    fn image_metrics(&self) -> Vec<Metric> {
+        metrics_without_labels()
+    }
+
+    fn image_values(&self, outputs: &[Tensor], float: &[Tensor], targets: &[Target]) -> Result<Vec<Vec<f64>>> {
+        values_without_labels(outputs, float, targets)
+    }
+}
+
+/// Counts the images: without a class there is nothing to measure of a single network.
+#[derive(Debug, Default)]
+struct Count(usize);
+
+impl Meter for Count {
+    fn update(&mut self, outputs: &[Tensor], targets: &[Target]) -> Result<()> {
+        logits(outputs, targets)?;
+        if let Some(known) = targets.iter().find(|target| **target != Target::Unknown) {
+            return Err(Error::message(format!("the target of an image is {known}, none is expected")));
+        }
+        self.0 += targets.len();
+        Ok(())
+    }
+
+    fn compute(&self) -> Result<Measurement> {
+        match self.0 {
+            0 => Err(Error::message("there is no image to compare networks on")),
+            images => Ok(Measurement::new(images, [("", 0.0); 0])),
+        }
+    }
+}
+
+register_task! {
+    name: "unlabelled", aliases: [],
+    summary: "the class of an image, without labels: agreement with the float network and KL divergence from it",
+    build: |params| {
+        params.expect_none()?;
+        Ok(Box::new(Unlabelled))
+    }
+}
