@@ -341,7 +341,6 @@ fn unusual_grids_compute_the_same_in_onnxruntime() {
     add("symmetric_values", &|model| place(model, "relu1", spec(5, true, Granularity::PerTensor), [-2.0, 2.0], 1));
     add("weight_per_tensor", &|model| place(model, "conv1", spec(4, false, Granularity::PerTensor), [-0.3, 0.25], 1));
     add("wide_weight", &|model| place(model, "conv1", spec(12, false, Granularity::PerAxis(0)), [-0.3, 0.25], 12));
-    drop(add);
     let notes = |name: &str| expected[name].1.as_str();
     assert!(notes("asymmetric_8_bits").contains("`symmetric: true` does) (2 in all: 'conv1', 'conv2')"));
     assert!(notes("channels").contains("several scales are rounded in floating point (1 in all: 'relu1')"));
