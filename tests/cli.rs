@@ -149,6 +149,7 @@ fn lists_name_everything_with_its_origin() {
     let architectures = [
         "mnasnet",
         "mobilenet_v2",
+        "onnx",
         "regnetx_1600m",
         "regnetx_200m",
         "regnetx_3200m",
@@ -345,6 +346,7 @@ fn every_command_has_a_manual_page() {
         "completions",
         "describe",
         "evaluate",
+        "export",
         "list",
         "man",
         "plugin",

@@ -147,7 +147,7 @@ fn small_network() -> ModelProto {
 fn files(folder: &Path) -> [String; 2] {
     let network = folder.join("net.onnx");
     std::fs::write(&network, prost::Message::encode_to_vec(&small_network())).unwrap();
-    for (split, count) in [("train", 24), ("val", 8)] {
+    for (split, count) in [("train", 40), ("val", 8)] {
         for i in 0..count {
             let class = ["bright", "dark"][i % 2];
             let dir = folder.join("data").join(split).join(class);
@@ -171,7 +171,7 @@ fn a_network_without_a_recipe_is_described_checked_quantized_and_evaluated() {
         .map(|unit| unit["name"].as_str().unwrap().into())
         .collect();
     assert_eq!(units, ["stem", "block", "head"]);
-    let few = ["--set", "calibration={images: 16, observe: 16, refine: 8}", "--iters", "8"];
+    let few = ["--set", "calibration={images: 40, observe: 16, refine: 8}", "--iters", "8"];
     let run = |arguments: &[&str]| qdrop(&[&["quantize", &network, "--data", &data][..], &few[..], arguments].concat());
     let planned = run(&["--bits", "w2a4", "--dry-run"]);
     assert!(planned.stderr.contains("images: shorter side to 9 pixels, center crop of 8"), "{}", planned.stderr);
