@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes fixtures/checkpoints/*: the weights of one small network in files as training scripts write them.
 
-    pip install torch numpy && python3 tests/checkpoints_golden.py
+    pip install torch numpy onnx onnxscript && python3 tests/checkpoints_golden.py
 
 In each, conv.weight is [1, 2], conv.bias [3, 4], bn.weight [5, 6], bn.bias [7, 8], bn.running_mean [9, 10] and
 bn.running_var [11, 12]; the weights that are not to be taken are 100 larger.
@@ -10,11 +10,13 @@ import argparse
 import collections
 import copy
 import datetime
+import json
 import pathlib
 import unittest.mock
 import zipfile
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 
@@ -95,6 +97,34 @@ def repacked(source: pathlib.Path, target: pathlib.Path, big_endian: bool, compr
             new.writestr(entry.filename, data)
 
 
+def without_paths(value: object) -> object:
+    """The JSON of an exported program without the stack traces, which name folders of this machine."""
+    if isinstance(value, dict):
+        return {k: without_paths(v) for k, v in value.items() if k != "stack_trace"}
+    return [without_paths(v) for v in value] if isinstance(value, list) else value
+
+
+def save_program(net: nn.Module, file: pathlib.Path) -> None:
+    """torch.export's archive, compressed."""
+    torch.export.save(torch.export.export(net, (torch.ones(1, 1, 2, 2),)), file)
+    with zipfile.ZipFile(file) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, data in entries.items():
+            if name.endswith("models/model.json"):
+                data = json.dumps(without_paths(json.loads(data))).encode()
+            new.writestr(name, data)
+
+
+def save_onnx(net: nn.Module, file: pathlib.Path, dynamo: bool) -> None:
+    """An ONNX file without the stack traces that PyTorch adds."""
+    torch.onnx.export(net, (torch.ones(1, 1, 2, 2),), file, dynamo=dynamo, external_data=False)
+    model = onnx.load(file)
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    onnx.save(model, file)
+
+
 def save_legacy(value: object, file: pathlib.Path, **options: int) -> None:
     """The format keeps the path of a module's source, which should not name a folder of this machine."""
     with unittest.mock.patch("inspect.getsourcefile", lambda _: "network.py"):
@@ -136,7 +166,12 @@ def main() -> None:
     repacked(folder / "plain.pth", folder / "deflated.pth", False, zipfile.ZIP_DEFLATED)
     torch.jit.script(net).save(folder / "script.pth")
     repacked(folder / "script.pth", folder / "torchscript.pth", False, zipfile.ZIP_STORED)
+    torch.jit.freeze(torch.jit.script(network().eval())).save(folder / "script.pth")
+    repacked(folder / "script.pth", folder / "frozen.pth", False, zipfile.ZIP_DEFLATED)
     (folder / "script.pth").unlink()
+    save_program(network().eval(), folder / "program.pt2")
+    save_onnx(network().eval(), folder / "newer.onnx", True)
+    save_onnx(network().eval(), folder / "older.onnx", False)
     print(f"PyTorch {torch.__version__}: {len(list(folder.iterdir()))} files in {folder}")
 
 

@@ -11,7 +11,7 @@ use qdrop_core::pipeline::{load_saved, plan_sites};
 use qdrop_core::prelude::*;
 use qdrop_core::recipe::Recipe;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A recipe whose architecture is not there: a file has the graph.
 fn recipe(bits: u32, symmetric: bool, weight: &str, activation: &str) -> Recipe {
@@ -162,7 +162,7 @@ fn weights_that_are_on_no_uniform_grid_are_kept_as_they_are() {
     let site = model.weight_site(node).unwrap();
     let wanted = vec(&site.quantizer.fake_quantize(model.weight(node).unwrap()).unwrap());
     assert_eq!((&weight.values, &weight.site.params), (&wanted, &site.quantizer.qparams().unwrap()));
-    assert!(reads_the_same(dir.path(), &file), "the reader of the documentation differs");
+    check_reader(dir.path(), &[file]);
 }
 
 /// Bytes that no file can do without: codes, and 4 bytes for each scale, bias and other parameter, and the bits of zero
@@ -199,8 +199,8 @@ fn files_are_at_most_3_percent_larger_than_in_theory() {
     }
 }
 
-/// Packed files of small networks of `grids`, and one of the demo.
-fn demo(out: &Path) -> std::path::PathBuf {
+/// The file of the demo without reconstruction.
+fn demo(out: &Path) -> PathBuf {
     let loader = Loader::new("demo").set("calibration={images: 64, observe: 32}").set("evaluation.images=100");
     let recipe = loader.set("reconstruction=none").set("compare=[]").load().unwrap();
     Run::new(recipe).unwrap().out(out).unwrap().quantize().unwrap();
@@ -215,64 +215,70 @@ fn documented() -> String {
     code.to_string()
 }
 
-/// Prints all values of a file, as their bytes.
+/// Prints all values of files, as their bytes.
 const PRINT: &str = "
 import sys
-about, text, weights, activations, parameters = read(sys.argv[1])
 def dump(*arrays):
-    return \"\".join(np.ascontiguousarray(a, dtype='<f4').tobytes().hex() for a in arrays)
-for name in sorted(weights):
-    print('weight', name, list(weights[name].shape), dump(weights[name]))
-for name in sorted(activations):
-    s = activations[name]
-    print('activation', name, s['bits'], s['qmin'], dump(s['scale'], s['zero_point']))
-for name in sorted(parameters):
-    print('parameter', name, list(parameters[name].shape), dump(parameters[name]))
+    return ''.join(np.ascontiguousarray(a, dtype='<f4').tobytes().hex() for a in arrays)
+for path in sys.argv[1:]:
+    about, text, weights, activations, parameters = read(path)
+    for name in sorted(weights):
+        print('weight', name, list(weights[name].shape), dump(weights[name]))
+    for name in sorted(activations):
+        s = activations[name]
+        print('activation', name, s['bits'], s['qmin'], dump(s['scale'], s['zero_point']))
+    for name in sorted(parameters):
+        print('parameter', name, list(parameters[name].shape), dump(parameters[name]))
 ";
 
-/// Whether the reader in the documentation reads what we do; true if there is no NumPy.
-fn reads_the_same(dir: &Path, file: &Path) -> bool {
+/// Checks that the reader in the documentation reads from these files what we do, if there is NumPy.
+#[track_caller]
+fn check_reader(dir: &Path, files: &[PathBuf]) {
     let code = documented() + PRINT;
-    let Some(mut python) = python(&["numpy"]) else { return true };
+    let Some(mut python) = python(&["numpy"]) else { return };
     let script = dir.join("reader.py");
     std::fs::write(&script, code).unwrap();
-    let output = python.arg(&script).arg(file).output().unwrap();
+    let output = python.arg(&script).args(files).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let mut packed = Packed::read(file).unwrap();
-    packed.weights.sort_by(|a, b| a.site.name.cmp(&b.site.name));
-    packed.activations.sort_by(|a, b| a.name.cmp(&b.name));
-    packed.parameters.sort_by(|a, b| a.name.cmp(&b.name));
     let hex = |values: &[f32]| -> String {
         values.iter().flat_map(|v| v.to_le_bytes()).map(|b| format!("{b:02x}")).collect()
     };
     let mut wanted = String::new();
-    for w in &packed.weights {
-        writeln!(wanted, "weight {} {:?} {}", w.site.name, w.shape, hex(&w.values)).unwrap();
+    for file in files {
+        let mut packed = Packed::read(file).unwrap();
+        packed.weights.sort_by(|a, b| a.site.name.cmp(&b.site.name));
+        packed.activations.sort_by(|a, b| a.name.cmp(&b.name));
+        packed.parameters.sort_by(|a, b| a.name.cmp(&b.name));
+        for w in &packed.weights {
+            writeln!(wanted, "weight {} {:?} {}", w.site.name, w.shape, hex(&w.values)).unwrap();
+        }
+        for site in &packed.activations {
+            let values = [&site.params.scale[..], &site.params.zero_point].concat();
+            writeln!(wanted, "activation {} {} {} {}", site.name, site.spec.bits, site.spec.qmin(), hex(&values))
+                .unwrap();
+        }
+        for p in &packed.parameters {
+            writeln!(wanted, "parameter {} {:?} {}", p.name, p.shape, hex(&p.values)).unwrap();
+        }
     }
-    for site in &packed.activations {
-        let values = [&site.params.scale[..], &site.params.zero_point].concat();
-        writeln!(wanted, "activation {} {} {} {}", site.name, site.spec.bits, site.spec.qmin(), hex(&values)).unwrap();
+    let got = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(got.lines().count(), wanted.lines().count());
+    for (got, wanted) in got.lines().zip(wanted.lines()) {
+        assert!(got == wanted, "{}", wanted.get(..40).unwrap_or(wanted));
     }
-    for p in &packed.parameters {
-        writeln!(wanted, "parameter {} {:?} {}", p.name, p.shape, hex(&p.values)).unwrap();
-    }
-    String::from_utf8(output.stdout).unwrap() == wanted
 }
 
 #[test]
 fn the_reader_in_the_documentation_gives_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
-    let demo = demo(&dir.path().join("run"));
-    assert!(overhead(&demo) < 0.03);
-    assert!(reads_the_same(dir.path(), &demo), "demo");
-    let file = dir.path().join("m.safetensors");
-    for (bits, symmetric, weight, activation) in
-        grids().into_iter().filter(|(bits, ..)| [1, 3, 5, 8, 11, 16].contains(bits))
-    {
+    let mut files = vec![demo(&dir.path().join("run"))];
+    assert!(overhead(&files[0]) < 0.03);
+    for (i, (bits, symmetric, weight, activation)) in grids().into_iter().enumerate() {
         let recipe = recipe(bits, symmetric, weight, activation);
-        std::fs::write(&file, bytes(&quantized(&graph(), &recipe), &recipe)).unwrap();
-        assert!(reads_the_same(dir.path(), &file), "{bits} bits, symmetric {symmetric}, {weight}, {activation}");
+        files.push(dir.path().join(i.to_string()));
+        std::fs::write(&files[i + 1], bytes(&quantized(&graph(), &recipe), &recipe)).unwrap();
     }
+    check_reader(dir.path(), &files);
 }
 
 #[test]
@@ -300,6 +306,15 @@ fn a_file_and_data_are_enough() {
     assert_eq!(qdrop(&["evaluate", &text(&alone), "--data", &text(&data), "--json"]).json(), of_folder);
     let changed = qdrop(&["evaluate", &text(&alone), "--set", "seed=3"]);
     assert!(changed.error().contains("a saved result cannot be changed"), "{}", changed.stderr);
+}
+
+#[test]
+fn a_packed_file_is_no_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, recipe) = (dir.path().join("w.safetensors"), recipe(4, false, "per_channel", "per_tensor"));
+    std::fs::write(&file, bytes(&quantized(&graph(), &recipe), &recipe)).unwrap();
+    let error = qdrop_core::weights::load(&file, &graph(), &[], None, &Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("holds a quantized network, the result of a run; give the checkpoint"), "{error}");
 }
 
 #[test]
@@ -337,12 +352,13 @@ fn damaged_files_and_other_versions_are_refused() {
         let error = refused(dir.path(), &good[..end]);
         assert!(error.contains("is truncated or damaged"), "{end}: {error}");
     }
-    for bit in 0..8 * good.len() {
+    for byte in 0..good.len() {
+        let bit = byte * 5 % 8;
         let mut flipped = good.clone();
-        flipped[bit / 8] ^= 1 << (bit % 8);
+        flipped[byte] ^= 1 << bit;
         let error = refused(dir.path(), &flipped);
         let known = ["damaged", "has version", "is no quantized network"];
-        assert!(known.iter().any(|text| error.contains(text)), "bit {bit}: {error}");
+        assert!(known.iter().any(|text| error.contains(text)), "bit {bit} of byte {byte}: {error}");
     }
     let version = good.windows(13).position(|bytes| bytes == b"\"version\":\"1\"").unwrap();
     let mut newer = good.clone();

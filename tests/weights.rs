@@ -204,3 +204,139 @@ fn a_variance_that_cannot_be_one_is_named() {
         assert!(error.contains(want), "{error}");
     }
 }
+
+/// A network whose tensors have no name of `fixtures/checkpoints`.
+fn other_network() -> Graph {
+    let mut b = GraphBuilder::new([1, 2, 2]);
+    let x = b.input();
+    let x = b.conv2d("stem", x, Conv2d::new(3, 1).bias()).unwrap();
+    b.finish(x).unwrap()
+}
+
+#[track_caller]
+fn refused(file: &std::path::Path, graph: &Graph, wants: &[&str]) {
+    let error = load(file, graph, &[], None, &Device::Cpu).unwrap_err().to_string();
+    wants.iter().for_each(|want| assert!(error.contains(want), "'{want}' is not in: {error}"));
+}
+
+#[test]
+fn programs_of_torch_export_are_named_with_what_to_do() {
+    let wants = [
+        "is a program that `torch.export.save` wrote (.pt2), not a checkpoint",
+        "`torch.save(torch.export.load(\"",
+        ".pt2\").state_dict, \"weights.pth\")`",
+        ".pt2\"), f=\"net.onnx\")`, for `qdrop quantize net.onnx --data DIR`",
+    ];
+    refused(&fixture("fixtures/checkpoints/program.pt2"), &network(), &wants);
+    // PyTorch 2.1 to 2.6 wrote these names.
+    let dir = tempfile::tempdir().unwrap();
+    let older = dir.path().join("older.pt2");
+    let mut archive = zip::ZipWriter::new(std::fs::File::create(&older).unwrap());
+    for name in ["serialized_exported_program.json", "serialized_state_dict.pt", "serialized_constants.pt", "version"] {
+        archive.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+    }
+    archive.finish().unwrap();
+    refused(&older, &network(), &wants);
+}
+
+#[test]
+fn onnx_files_are_named_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["newer.onnx", "older.onnx"] {
+        let file = fixture("fixtures/checkpoints").join(name);
+        let want = format!(
+            "is an ONNX file, which holds the network with its weights: give it as the network, `qdrop quantize {}",
+            file.display()
+        );
+        refused(&file, &network(), &[&want, "`model: {onnx: "]);
+        // Wherever a download ended within the graph, and under any name.
+        let bytes = std::fs::read(&file).unwrap();
+        let part = dir.path().join("weights.pth");
+        for end in [bytes.len() - 1, bytes.len() / 2] {
+            std::fs::write(&part, &bytes[..end]).unwrap();
+            refused(&part, &network(), &["is an ONNX file"]);
+        }
+        std::fs::write(&part, &bytes[..8]).unwrap();
+        refused(&part, &network(), &["neither safetensors nor a PyTorch checkpoint"]);
+    }
+    // Bytes that begin like one.
+    for bytes in [
+        &b"\x08\x08"[..],
+        b"\x08\x08\x12\x02abc",
+        b"\x3a\x03\x0a\x01x",
+        b"\x08\xff\x01\x3a\x03\x0a\x01x",
+        b"{\"a\": 1}",
+    ] {
+        let file = dir.path().join("net.onnx");
+        std::fs::write(&file, bytes).unwrap();
+        let error = read(&file).unwrap_err().to_string();
+        assert!(!error.contains("is an ONNX file"), "{error}");
+    }
+}
+
+#[test]
+fn where_nothing_fits_modules_and_scripts_are_named_with_what_to_do() {
+    let script = [
+        "the file is TorchScript",
+        "torch.save(model.state_dict(), \"weights.pth\")",
+        "images, \"net.onnx\", dynamo=False)",
+    ];
+    refused(&fixture("fixtures/checkpoints/frozen.pth"), &network(), &script);
+    refused(&fixture("fixtures/checkpoints/torchscript.pth"), &other_network(), &script);
+    let module = [
+        "holds a whole module (`torch.save(model)`)",
+        "torch.save(model.state_dict(), \"weights.pth\")",
+        "torch.onnx.export(model, images, \"net.onnx\")",
+    ];
+    for name in ["module.pth", "module_legacy.pth", "module_in_dictionary.pth", "data_parallel.pth"] {
+        refused(&fixture("fixtures/checkpoints").join(name), &other_network(), &module);
+    }
+    for name in ["plain.pth", "training_2.pth", "lightning.pth"] {
+        let file = fixture("fixtures/checkpoints").join(name);
+        let error = load(&file, &other_network(), &[], None, &Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains("tensors missing") && !error.contains("torch"), "{error}");
+    }
+}
+
+#[test]
+fn files_that_torch_writes_here_are_known_and_the_advice_works() {
+    const SCRIPT: &str = r#"
+import sys
+import torch
+from torch import nn
+
+folder = sys.argv[1] + "/"
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1)
+        self.bn = nn.BatchNorm2d(2)
+    def forward(self, x):
+        return self.bn(self.conv(x))
+net = Net().eval()
+torch.export.save(torch.export.export(net, (torch.ones(1, 1, 2, 2),)), folder + "net.pt2")
+torch.save(torch.export.load(folder + "net.pt2").state_dict, folder + "advised.pth")
+torch.jit.script(net).save(folder + "script.pt")
+torch.jit.freeze(torch.jit.script(net)).save(folder + "frozen.pt")
+torch.save(net, folder + "module.pt")
+"#;
+    let Some(mut python) = python(&["torch"]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("write.py");
+    std::fs::write(&script, SCRIPT).unwrap();
+    let output = python.arg("-Wignore").arg(&script).arg(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let at = |name: &str| dir.path().join(name);
+    let loaded = |name: &str| {
+        let parameters = load(&at(name), &network(), &[], None, &Device::Cpu).unwrap().parameters;
+        let mut values: Vec<_> = parameters.into_iter().map(|(name, value)| (name, vec(&value))).collect();
+        values.sort_by(|a, b| a.0.cmp(&b.0));
+        values
+    };
+    assert_eq!(loaded("advised.pth"), loaded("module.pt"));
+    assert_eq!(loaded("script.pt"), loaded("module.pt"));
+    refused(&at("net.pt2"), &network(), &["is a program that `torch.export.save` wrote"]);
+    refused(&at("frozen.pt"), &network(), &["the file is TorchScript"]);
+    refused(&at("script.pt"), &other_network(), &["the file is TorchScript"]);
+    refused(&at("module.pt"), &other_network(), &["holds a whole module"]);
+}

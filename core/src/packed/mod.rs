@@ -6,6 +6,7 @@ mod description;
 mod read;
 mod write;
 
+pub(crate) use container::FORMAT;
 pub use read::{Packed, PackedParameter, PackedSite, PackedWeight};
 pub use write::{write, About};
 

@@ -1,6 +1,7 @@
 //! A checkpoint whose tensors can be looked at before any of them is copied.
 
 use super::entries::{plain, Entry};
+use super::foreign::Form;
 use super::raw::{Order, RawDtype, RawTensor};
 use super::value::TensorRef;
 use super::RawTensors;
@@ -33,6 +34,8 @@ impl Tensor {
 /// The tensors of a checkpoint.
 pub(super) struct Checkpoint {
     pub entries: Vec<Entry<Tensor>>,
+    /// How it was made.
+    pub form: Form,
     place: Place,
     order: Order,
 }
@@ -45,7 +48,9 @@ impl Checkpoint {
             in_module: e.in_module,
             tensor: Tensor::View(e.tensor),
         };
-        Self { entries: entries.into_iter().map(view).collect(), place, order }
+        let modules = !entries.is_empty() && entries.iter().all(|e| e.in_module);
+        let form = if modules { Form::Module } else { Form::Dictionary };
+        Self { entries: entries.into_iter().map(view).collect(), form, place, order }
     }
 
     /// Tensors that are one dictionary.
@@ -57,7 +62,7 @@ impl Checkpoint {
             tensor: Tensor::Whole(tensor),
         };
         let entries = tensors.into_iter().map(whole).collect();
-        Self { entries, place: Place::Copies(HashMap::new()), order: Order::Little }
+        Self { entries, form: Form::Dictionary, place: Place::Copies(HashMap::new()), order: Order::Little }
     }
 
     /// Copies a tensor.

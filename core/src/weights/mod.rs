@@ -4,6 +4,7 @@ mod calls;
 mod checkpoint;
 mod choice;
 mod entries;
+mod foreign;
 mod key_map;
 mod legacy;
 mod pickle;
@@ -31,7 +32,7 @@ pub type RawTensors = BTreeMap<String, RawTensor>;
 /// before its name.
 ///
 /// # Errors
-/// The file cannot be read, is truncated, or has another format.
+/// The file cannot be read, is truncated, or has another format, which the message names if it is known.
 pub fn read(file: &Path) -> Result<RawTensors> {
     open(file)?.into_tensors().map_err(|message| Error::weights(file, message))
 }
@@ -39,13 +40,15 @@ pub fn read(file: &Path) -> Result<RawTensors> {
 fn open(file: &Path) -> Result<Checkpoint> {
     let bytes = std::fs::read(file).map_err(Error::io("read", file))?;
     let checkpoint = if bytes.starts_with(b"PK\x03\x04") {
-        torch_zip::read(&bytes)
+        torch_zip::read(file, &bytes)
     } else if legacy::recognizes(&bytes) {
         legacy::read(bytes)
     } else if safetensors_file::recognizes(&bytes) {
         safetensors_file::read(&bytes).map(Checkpoint::of_tensors)
     } else if let Some(text) = safetensors_file::recognizes_index(&bytes) {
         return safetensors_file::read_index(file, text).map(Checkpoint::of_tensors);
+    } else if foreign::is_onnx(&bytes) {
+        Err(foreign::onnx(file))
     } else {
         Err("neither safetensors nor a PyTorch checkpoint; was the download complete?".into())
     };
@@ -114,7 +117,9 @@ pub fn load(file: &Path, graph: &Graph, key_maps: &[KeyMap], key: Option<&str>, 
     }
     let unexpected = chosen.unexpected.iter().filter(|e| !checkpoint.is_counter(**e));
     problems.unexpected = unexpected.map(|e| checkpoint.entries[*e].path.clone()).collect();
-    problems.check(file, &chosen.prefix, &others)?;
+    let fitting = chosen.found.len() - problems.missing.len() - problems.misshapen.len();
+    let form = checkpoint.form.hint(file).filter(|_| 2 * fitting < chosen.found.len());
+    problems.check(file, &chosen.prefix, &others, form)?;
     Ok(Loaded { parameters, taken: chosen.prefix, others })
 }
 
@@ -139,8 +144,9 @@ struct Problems {
 }
 
 impl Problems {
-    /// An error if there are any. The weights were looked for under `place`, and `others` fit too.
-    fn check(&self, file: &Path, place: &str, others: &[String]) -> Result<()> {
+    /// An error if there are any. The weights were looked for under `place`, and `others` fit too; `form` says what to do
+    /// with a file of this form.
+    fn check(&self, file: &Path, place: &str, others: &[String], form: Option<String>) -> Result<()> {
         let lists = [
             ("missing", &self.missing),
             ("unexpected", &self.unexpected),
@@ -162,7 +168,8 @@ impl Problems {
         } else if let Some(index) = index_of_part(file).filter(|_| !self.missing.is_empty()) {
             format!("the file is one of several parts; give their index, which is usually named {index}")
         } else {
-            "check that the checkpoint belongs to this architecture and its parameters".into()
+            let hint = "check that the checkpoint belongs to this architecture and its parameters";
+            form.map_or(hint.into(), |form| format!("{hint}; {form}"))
         };
         Err(Error::weights(file, format!("{place}{}; {hint}", text.join("; "))))
     }

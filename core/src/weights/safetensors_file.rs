@@ -2,6 +2,7 @@
 
 use super::{RawDtype, RawTensor, RawTensors};
 use crate::error::{Error, Result};
+use crate::packed;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,12 @@ pub(super) fn recognizes(bytes: &[u8]) -> bool {
 }
 
 pub(super) fn read(bytes: &[u8]) -> Result<RawTensors, String> {
-    let file = SafeTensors::deserialize(bytes).map_err(|e| format!("not a complete safetensors file: {e}"))?;
+    let damaged = |e| format!("not a complete safetensors file: {e}");
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
+    if header.metadata().as_ref().and_then(|m| m.get("format")).is_some_and(|format| format == packed::FORMAT) {
+        return Err("holds a quantized network, the result of a run; give the checkpoint with float weights".into());
+    }
+    let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let mut tensors = RawTensors::new();
     for (name, view) in file.tensors() {
         let dtype = match view.dtype() {

@@ -15,7 +15,13 @@ fn seeds() -> Vec<Vec<u8>> {
         ("layer.bias", view(Dtype::F16, &[3], 6)),
         ("layer.count", view(Dtype::I64, &[], 8)),
     ];
-    let files = ["tests/fixtures/legacy.pth", "tests/fixtures/parameter.pth", "tests/fixtures/zip.pth"];
+    let files = [
+        "tests/fixtures/legacy.pth",
+        "tests/fixtures/parameter.pth",
+        "tests/fixtures/zip.pth",
+        "tests/fixtures/checkpoints/program.pt2",
+        "tests/fixtures/checkpoints/newer.onnx",
+    ];
     let index = br#"{"metadata": {"total_size": 96}, "weight_map": {"layer.weight": "part.safetensors"}}"#;
     let mut all: Vec<_> = files.map(repository).into();
     all.push(safetensors::serialize(tensors, None).unwrap());
