@@ -204,12 +204,8 @@ fn layers_between_quantizers_are_in_integers_and_the_file_says_what_it_is() {
     assert_eq!(file.producer_name, "qdrop");
     let metadata: Vec<(&str, &str)> = file.metadata_props.iter().map(|p| (p.key.as_str(), p.value.as_str())).collect();
     let recipe = qdrop::recipes::load("demo").unwrap().to_yaml().unwrap();
-    let wanted = [
-        ("qdrop.bits", "w4a4"),
-        ("qdrop.pattern", "integer"),
-        ("qdrop.recipe", &recipe),
-        ("qdrop.version", "1.2.3"),
-    ];
+    let wanted =
+        [("qdrop.bits", "w4a4"), ("qdrop.pattern", "integer"), ("qdrop.recipe", &recipe), ("qdrop.version", "1.2.3")];
     assert_eq!(metadata, wanted);
     let graph = file.graph.unwrap();
     assert_eq!((graph.input[0].name.as_str(), graph.output[0].name.as_str()), ("input", "output"));

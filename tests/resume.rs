@@ -196,7 +196,7 @@ fn ctrl_c_within_a_unit(more: &[&str]) {
 fn memory_and_files_of_cached_values_give_the_same_result() {
     let dir = tempfile::tempdir().unwrap();
     uninterrupted(dir.path());
-    let want = tensors(&dir.path().join(UNINTERRUPTED));
+    let want = tensors(&dir.path().join("uninterrupted"));
     let spill = dir.path().join("spill");
     let out = dir.path().join("spilled");
     let set = format!("cache={{limit: 300KiB, spill: {}}}", spill.display());
