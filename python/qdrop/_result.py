@@ -110,6 +110,39 @@ class Quantized:
             listener.finished()
             inputs.remove()
 
+    def export(
+        self, file: Union[str, os.PathLike[str]], format: str = "onnx", exact: bool = False
+    ) -> Path:
+        """Write the network for another program, such as ONNX Runtime.
+
+        Parameters
+        ----------
+        file
+            The file to write, such as ``"x.onnx"``. Another file is not replaced.
+        format
+            ``"onnx"``, the quantized network in the integers that runtimes are fast with; ``"onnx-float"``, the float network;
+            or that of a plugin (``qdrop list exporters``).
+        exact
+            Whether ``"onnx"`` computes what qdrop computes, bit for bit up to the order of sums, instead of being fast.
+
+        Returns
+        -------
+        pathlib.Path
+            The file, with which further ones of the same name may lie.
+
+        Raises
+        ------
+        InputError
+            The format is unknown, it cannot express the network, or the file exists.
+
+        Warns
+        -----
+        UserWarning
+            A layer could not be written in the usual way.
+        """
+        changes = ["exact=true"] if exact else []
+        return _native.export(str(self.path), format, changes, os.fspath(file), Progress(False))[0]
+
     def __repr__(self) -> str:
         summary = self._report.summary
         measured = summary["quantized"]

@@ -75,6 +75,23 @@ class Results(unittest.TestCase):
         self.assertEqual(quantize(bits="w3a4").report().summary["bits"], "w3a4")
 
 
+class Exports(unittest.TestCase):
+    def test_files_are_written_and_not_replaced(self):
+        result = quantize()
+        with tempfile.TemporaryDirectory() as folder:
+            fast, exact = (Path(folder) / name for name in ("fast.onnx", "exact.onnx"))
+            self.assertEqual(result.export(fast), fast)
+            self.assertEqual(result.export(str(exact), exact=True), exact)
+            self.assertEqual(fast.read_bytes()[:1], b"\x08")
+            self.assertNotEqual(fast.read_bytes(), exact.read_bytes())
+            with self.assertRaisesRegex(qdrop.InputError, "fast.onnx: exists already; remove it"):
+                result.export(fast)
+            with self.assertRaisesRegex(qdrop.InputError, "unknown exporter 'onnxx', did you mean 'onnx'"):
+                result.export(Path(folder) / "other", format="onnxx")
+            with self.assertRaisesRegex(qdrop.InputError, "exact"):
+                result.export(Path(folder) / "float.onnx", format="onnx-float", exact=True)
+
+
 class Errors(unittest.TestCase):
     def test_texts_are_those_of_the_program(self):
         cases = [
