@@ -44,7 +44,7 @@ class Quantized:
     Attributes
     ----------
     path : pathlib.Path
-        The folder with the result. Without ``out=`` it is a temporary one, which is removed with this object.
+        The folder with the result, or the packed file. Without ``out=`` it is a temporary one, which goes with this object.
     """
 
     def __init__(self, path: Path, inputs: Optional[Inputs] = None) -> None:
@@ -110,6 +110,39 @@ class Quantized:
             listener.finished()
             inputs.remove()
 
+    def export(
+        self, file: Union[str, os.PathLike[str]], format: str = "onnx", exact: bool = False
+    ) -> Path:
+        """Write the network for another program, such as ONNX Runtime.
+
+        Parameters
+        ----------
+        file
+            The file to write, such as ``"x.onnx"``. Another file is not replaced.
+        format
+            ``"onnx"``, the quantized network in the integers that runtimes are fast with; ``"onnx-float"``, the float network;
+            ``"packed"``, a file that `load` opens; or that of a plugin (the program lists them with ``qdrop list exporters``).
+        exact
+            Whether ``"onnx"`` computes what qdrop computes, bit for bit up to the order of sums, instead of being fast.
+
+        Returns
+        -------
+        pathlib.Path
+            The file, with which further ones of the same name may lie.
+
+        Raises
+        ------
+        InputError
+            The format is unknown, it cannot express the network, or the file exists.
+
+        Warns
+        -----
+        UserWarning
+            A layer could not be written in the usual way.
+        """
+        changes = ["exact=true"] if exact else []
+        return _native.export(str(self.path), format, changes, os.fspath(file), Progress(False))[0]
+
     def __repr__(self) -> str:
         summary = self._report.summary
         measured = summary["quantized"]
@@ -128,12 +161,12 @@ def _read_report(path: Path) -> tuple[str, Dict[str, Any]]:
 
 
 def load(path: Union[str, os.PathLike[str]]) -> Quantized:
-    """Open a result that ``quantize(..., out=path)`` or ``qdrop quantize --out`` saved.
+    """Open a result that ``quantize(..., out=path)`` or ``qdrop quantize --out`` saved, or a packed file.
 
     Parameters
     ----------
     path
-        The folder.
+        The folder, or the file: ``model.safetensors`` of a folder, or what ``export(file, format="packed")`` wrote.
 
     Returns
     -------
@@ -143,9 +176,9 @@ def load(path: Union[str, os.PathLike[str]]) -> Quantized:
     Raises
     ------
     InputError
-        The folder holds no finished result, or a damaged one.
+        There is no finished result, or a damaged one.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise InputError(f"{path} is no folder with a result")
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
     return Quantized(path.absolute())

@@ -9,8 +9,9 @@ mod work;
 use error::python_error;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use qdrop::core::progress::Event;
 use qdrop::core::run_directory::RunDirectory;
-use qdrop::{Error, Evaluation, Run, Stage};
+use qdrop::{Error, Evaluation, Export, Run, Stage};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -76,6 +77,27 @@ fn evaluate(
     json(&measured)
 }
 
+/// Writes the result in the folder `dir` in a format of another program, and returns the files.
+#[pyfunction]
+fn export(
+    py: Python<'_>,
+    dir: PathBuf,
+    format: String,
+    changes: Vec<String>,
+    out: PathBuf,
+    listener: Py<PyAny>,
+) -> PyResult<Vec<PathBuf>> {
+    work::run(py, listener, move |progress| {
+        let mut export = Export::new(dir, format).out(out).progress(progress);
+        for change in changes {
+            export = export.set(change);
+        }
+        let exported = export.run()?;
+        exported.notes.into_iter().for_each(|note| progress.event(Event::Warning(note)));
+        Ok(exported.files)
+    })
+}
+
 /// The report of the result in the folder `dir`: its table, and its summary as JSON.
 #[pyfunction]
 fn report(py: Python<'_>, dir: PathBuf) -> PyResult<(String, String)> {
@@ -103,7 +125,7 @@ fn json(value: &impl serde::Serialize) -> PyResult<String> {
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{check_out, dataset, evaluate, main, quantize, recipes, report};
+    use super::{check_out, dataset, evaluate, export, main, quantize, recipes, report};
 
     /// The version, the commit and the features of the build.
     #[pymodule_export]

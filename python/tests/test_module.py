@@ -75,6 +75,27 @@ class Results(unittest.TestCase):
         self.assertEqual(quantize(bits="w3a4").report().summary["bits"], "w3a4")
 
 
+class Exports(unittest.TestCase):
+    def test_files_are_written_and_not_replaced(self):
+        result = quantize()
+        with tempfile.TemporaryDirectory() as folder:
+            fast, exact = (Path(folder) / name for name in ("fast.onnx", "exact.onnx"))
+            with self.assertWarnsRegex(UserWarning, "layers are computed in floating point: .* 'conv1'"):
+                self.assertEqual(result.export(fast), fast)
+            self.assertEqual(result.export(str(exact), exact=True), exact)
+            self.assertEqual(fast.read_bytes()[:1], b"\x08")
+            self.assertNotEqual(fast.read_bytes(), exact.read_bytes())
+            with self.assertRaisesRegex(qdrop.InputError, "fast.onnx: exists already; remove it"):
+                result.export(fast)
+            with self.assertRaisesRegex(qdrop.InputError, "unknown exporter 'onnxx', did you mean 'onnx'"):
+                result.export(Path(folder) / "other", format="onnxx")
+            packed = qdrop.load(result.export(Path(folder) / "packed.safetensors", format="packed"))
+            self.assertEqual(packed.report().summary, result.report().summary)
+            self.assertEqual(packed.evaluate(progress=False), result.evaluate(progress=False))
+            with self.assertRaisesRegex(qdrop.InputError, "exact"):
+                result.export(Path(folder) / "float.onnx", format="onnx-float", exact=True)
+
+
 class Errors(unittest.TestCase):
     def test_texts_are_those_of_the_program(self):
         cases = [
@@ -97,8 +118,10 @@ class Errors(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             with self.assertRaisesRegex(qdrop.InputError, "holds no saved result: summary.json is missing"):
                 qdrop.load(folder)
-            with self.assertRaisesRegex(qdrop.InputError, "is no folder with a result"):
+            with self.assertRaisesRegex(qdrop.InputError, "none does not exist"):
                 qdrop.load(Path(folder) / "none")
+            with self.assertRaisesRegex(qdrop.InputError, "is neither the folder of a finished run nor a packed file"):
+                qdrop.load(__file__)
             Path(folder, "mine").write_text("")
             with self.assertRaisesRegex(qdrop.InputError, r"is not empty \(it holds 'mine'\)"):
                 quantize(out=folder)

@@ -118,6 +118,11 @@ class Quantize(unittest.TestCase):
             for model in (copy, str(copy), file.read_bytes()):
                 other = qdrop.quantize(model, floats, "w8a8", **options)
                 self.assertEqual(other.report().summary["quantized"], summary["quantized"])
+            # What is exported computes the same, in ONNX Runtime.
+            exported = of_module.export(Path(folder) / "exported.onnx", exact=True)
+            session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+            logits = session.run(None, {session.get_inputs()[0].name: floats})[0]
+            self.assertEqual(round(100 * np.mean(logits.argmax(1) == labels), 2), round(summary["quantized"]["top1"], 2))
             # Without labels, of a network that is saved.
             again = qdrop.load(out).evaluate(pixels, progress=False)
             self.assertEqual(again["kl"], summary["quantized"]["kl"])
