@@ -56,6 +56,16 @@ fn without_quantizers(graph: &Graph) -> u64 {
     graph.nodes().filter(open).count() as u64
 }
 
+/// Those of them that are computed in floating point: they read what is not quantized, or are larger than 1 x 1 pixel.
+fn in_floats(graph: &Graph) -> u64 {
+    let open = |(id, node): &(NodeId, &Node)| {
+        let Op::Conv2d { kernel, .. } = &node.op else { return false };
+        let added = graph.consumers(*id).iter().all(|next| graph.node(*next).op == Op::Add);
+        matches!(graph.node(node.inputs[0]).op, Op::Input | Op::GlobalAveragePool) || (added && *kernel != [1, 1])
+    };
+    graph.nodes().filter(open).count() as u64
+}
+
 #[test]
 fn architectures_compute_the_same_in_onnxruntime() {
     let dir = tempfile::tempdir().unwrap();
@@ -74,7 +84,8 @@ fn architectures_compute_the_same_in_onnxruntime() {
                 float_case(&dir.path().join(&case_name), &float, &images);
             }
             let convolutions = model.graph().nodes().filter(|(_, node)| matches!(node.op, Op::Conv2d { .. })).count();
-            expected.insert(case_name, convolutions as u64 - without_quantizers(model.graph()));
+            expected
+                .insert(case_name, (convolutions as u64, in_floats(model.graph()), without_quantizers(model.graph())));
         }
     }
     for result in onnxruntime(dir.path()).unwrap_or_default() {
@@ -84,8 +95,11 @@ fn architectures_compute_the_same_in_onnxruntime() {
         if case.ends_with("w8a8") {
             agrees(&result, "float", 1e-5, SAME);
         }
-        // Every other convolution is one on integers.
-        assert_eq!(runs(&result, "integer", "QLinearConv"), expected[case], "{case}");
+        // Every other convolution is one on integers, or a product of integers.
+        let (convolutions, in_floats, without_quantizers) = expected[case];
+        assert_eq!(runs(&result, "integer", "QLinearConv"), convolutions - without_quantizers, "{case}");
+        assert_eq!(runs(&result, "integer", "MatMulInteger"), without_quantizers - in_floats, "{case}");
+        assert_eq!(runs(&result, "integer", "Conv") + runs(&result, "integer", "FusedConv"), in_floats, "{case}");
     }
 }
 

@@ -101,7 +101,7 @@ fn line(name: &str, results: &[Value], own: f64, [integer, exact, float]: [u64; 
         };
         format!("{}, {}", of("off"), of("on"))
     };
-    let convolutions = ["QLinearConv", "MatMulIntegerToFloat", "FusedConv", "Conv"];
+    let convolutions = ["QLinearConv", "MatMulInteger", "FusedConv", "Conv"];
     let convolutions = convolutions.map(|operator| runs(large, "integer", operator).to_string());
     let speed = |batch: &str| {
         let of = |file| number(&large["speed"], &[batch, file]);
@@ -129,7 +129,7 @@ fn exported_networks_in_numbers() {
     println!(
         "Of each format with optimizations off, and with all: % of predictions equal, mean difference in % of the logits' \
          deviation; first where sums are exact, then with any scales and beside how far qdrop is from itself. Convolutions: \
-         QLinearConv, MatMulIntegerToFloat, FusedConv, Conv. Images/s: float, integer, ratio. MB: integer, theory, exact, float.\n\n\
+         QLinearConv, MatMulInteger, FusedConv, Conv. Images/s: float, integer, ratio. MB: integer, theory, exact, float.\n\n\
          | network | exact | integer | exact, any scales | integer, any scales | itself | convolutions | batch 1 | batch 16 | MB |\n\
          |---|---|---|---|---|---|---|---|---|---|"
     );

@@ -52,6 +52,22 @@ fn a_scaffolded_crate_passes_its_own_tests_and_quantizes_the_demo() {
 }
 
 #[test]
+fn a_scaffolded_exporter_passes_its_own_tests_and_writes_the_demo() {
+    let dir = outside();
+    let file = scaffold(dir.path(), "my_format", "exporter");
+    let own = Command::new(env!("CARGO")).arg("test").current_dir(dir.path().join("my_format")).output().unwrap();
+    let output = String::from_utf8_lossy(&own.stdout);
+    assert!(own.status.success() && output.contains("tests::conforms ... ok"), "{output} {:?}", own.stderr);
+    let out = dir.path().join("out");
+    qdrop(&[&["quantize", "demo", "--json", "--out", text(&out)], SMALL].concat()).json();
+    let arguments = ["--plugin", text(&file), "export", text(&out), "--format", "my_format", "--set", "weights=true"];
+    let exported = qdrop(&[&arguments[..], &["--json"]].concat()).json();
+    let written = std::fs::read_to_string(exported["files"][0]["path"].as_str().unwrap()).unwrap();
+    assert!(written.contains("layer1.0.conv1 = conv2d(") && written.contains("4 bits, scale ["), "{written}");
+    assert!(written.contains("weight [16, 16, 3, 3] ["), "{written}");
+}
+
+#[test]
 fn a_scaffolded_architecture_brings_its_recipe() {
     let dir = outside();
     let file = scaffold(dir.path(), "my_network", "architecture");

@@ -2,6 +2,7 @@
 
 use super::file::{int, ints, Constant};
 use super::network::Network;
+use super::product;
 use super::weight::{float_weight, integer_weight};
 use crate::proto::AttributeProto;
 use qdrop_core::graph::Node;
@@ -58,6 +59,12 @@ impl<'a> Layer<'a> {
     pub fn write(self, network: &mut Network<'a>) -> Result<()> {
         let name = format!("{}.weight", self.node.name);
         let codes = network.model.weight_codes(self.id)?;
+        if let (None, Some(codes), Some(layer)) = (&self.integers, &codes, network.product(self.id)) {
+            if let Some(output) = product::write(network, self.id, codes, &layer)? {
+                network.set_float(self.id, output);
+                return Ok(());
+            }
+        }
         let (input, weight, bias) = match (&self.integers, codes) {
             (Some(layer), Some(codes)) => {
                 let input = network.dequantized(self.input)?;

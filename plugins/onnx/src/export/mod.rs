@@ -9,6 +9,7 @@ mod layer;
 mod network;
 mod notes;
 mod operation;
+mod product;
 mod site;
 mod weight;
 

@@ -4,6 +4,7 @@ use super::file::{Constant, File};
 use super::layer::Layer;
 use super::notes::Notes;
 use super::operation;
+use super::product::is_product;
 use super::site::{check_sites, codes_on_grid, float_site, ByteGrid, ByteSite};
 use super::Pattern;
 use crate::proto::GraphProto;
@@ -66,7 +67,14 @@ impl<'a> Network<'a> {
     fn plan(&mut self) -> Result<()> {
         let layers = self.graph().nodes().filter(|(_, node)| node.op.has_weight());
         for (id, _) in layers {
-            self.layers.insert(id, self.model.integer_layer(id)?);
+            let layer = match self.model.integer_layer(id)? {
+                Ok(layer) => match self.model.activation_site(layer.source).map(ByteGrid::of).transpose()?.flatten() {
+                    Some(_) => Ok(layer),
+                    None => Err(NotInteger::Input),
+                },
+                why => why,
+            };
+            self.layers.insert(id, layer);
         }
         for (id, site) in self.model.activation_sites() {
             let Some(planned) = ByteSite::of(self.model, id)? else {
@@ -197,6 +205,7 @@ impl<'a> Network<'a> {
         let quantized_next = self.bases.contains(&id);
         match self.layers.get(&id)? {
             Ok(layer) if quantized_next || matches!(node.op, Op::Linear { .. }) => Some(layer.clone()),
+            Ok(_) if is_product(&node.op) => None,
             Ok(_) => {
                 let why = "its value is added to another one, or goes through a function, before it is quantized";
                 self.notes.add(&format!("layers are computed in floating point: {why}"), &node.name);
@@ -207,6 +216,12 @@ impl<'a> Network<'a> {
                 None
             }
         }
+    }
+
+    /// What a layer is in integers, if the file computes it as a product of matrices of integers.
+    pub fn product(&self, id: NodeId) -> Option<IntegerLayer> {
+        let wanted = is_product(&self.graph().node(id).op) && !self.bases.contains(&id);
+        self.layers.get(&id)?.as_ref().ok().filter(|_| wanted).cloned()
     }
 
     /// Whether the file must round as qdrop does.

@@ -128,9 +128,9 @@ pub fn float_weight(file: &mut File, name: &str, weight: &WeightCodes) -> String
     file.node("Mul", &[&value, &scale], name, Vec::new())
 }
 
-/// Adds a quantized weight as signed bytes, `(code - zero_point) * factor`, and their values in floating point.
-pub fn integer_weight(file: &mut File, name: &str, weight: &WeightCodes, layer: &IntegerLayer) -> String {
-    let integers = match weight.bits {
+/// Adds a quantized weight as signed bytes, `(code - zero_point) * factor`.
+pub fn integers(file: &mut File, name: &str, weight: &WeightCodes, layer: &IntegerLayer) -> String {
+    match weight.bits {
         // Nothing is packed, so the bytes can be stored as they are.
         8 => {
             let channels = weight.shape.first().copied().unwrap_or_default();
@@ -148,7 +148,12 @@ pub fn integer_weight(file: &mut File, name: &str, weight: &WeightCodes, layer: 
             }
             cast(file, &value, &format!("{name}.int8"), DataType::Int8)
         }
-    };
+    }
+}
+
+/// Adds a quantized weight as signed bytes, and their values in floating point.
+pub fn integer_weight(file: &mut File, name: &str, weight: &WeightCodes, layer: &IntegerLayer) -> String {
+    let integers = integers(file, name, weight, layer);
     let channels = layer.weight_scale.len();
     let scale = Constant::new(layer.weight_scale.iter().copied(), [channels]);
     let scale = file.constant(&format!("{name}.scale"), scale);
