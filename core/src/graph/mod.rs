@@ -19,6 +19,7 @@ mod units;
 pub use blocks::find_units;
 pub use builder::{Conv2d, GraphBuilder, Pool2d};
 pub use channels::{channel_groups, channel_read, ChannelGroup};
+pub(crate) use execute::affine;
 pub use execute::{execute, Replaced};
 pub use fold::fold_batch_norm;
 pub(crate) use fold::folded_batch_norms;
