@@ -155,6 +155,16 @@ impl Graph {
         self.nodes().filter(|(_, n)| n.inputs.contains(&id)).map(|(i, _)| i).collect()
     }
 
+    /// The normalizations and activation functions that [complete](Op::completes_layer) a node, one after the other: each is the
+    /// only reader of the one before it.
+    pub fn completion(&self, head: NodeId) -> Vec<NodeId> {
+        let next = |id: NodeId| match self.consumers(id)[..] {
+            [next] if self.node(next).op.completes_layer() => Some(next),
+            _ => None,
+        };
+        std::iter::successors(next(head), |id| next(*id)).collect()
+    }
+
     /// Names and shapes of all parameters, including the running statistics of batch normalization.
     pub fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
         let mut shapes = Vec::new();
