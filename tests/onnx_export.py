@@ -1,11 +1,13 @@
 """Runs exported networks in onnxruntime and prints, as JSON, how far they are from qdrop.
 
 Usage: onnx_export.py FOLDER. Each folder in FOLDER has case.json (shape of the images, number of outputs), images.bin,
-logits.bin and files *.onnx; `float.onnx` is compared with float.bin. Needs numpy, onnx and onnxruntime.
+logits.bin and files *.onnx; `float.onnx` is compared with float.bin. `speed` in case.json lists numbers of images: with so many at
+once, the float network and the one in integers are timed on one thread. Needs numpy, onnx and onnxruntime.
 """
 
 import json
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -14,15 +16,21 @@ import onnx
 import onnxruntime
 
 onnxruntime.set_default_logger_severity(4)
+# Measurements of each network.
+TURNS = 9
 
 
-def run(file, level, images, optimized=None):
+def load(file, level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL, optimized=None):
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = level
     options.intra_op_num_threads = 1
     if optimized:
         options.optimized_model_filepath = str(optimized)
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def run(file, level, images, optimized=None):
+    session = load(file, level, optimized)
     name = session.get_inputs()[0].name
     batches = [images[i : i + 64] for i in range(0, len(images), 64)]
     logits = np.concatenate([session.run(None, {name: batch})[0] for batch in batches])
@@ -34,6 +42,23 @@ def compare(logits, ours):
         "equal": float((logits.argmax(1) == ours.argmax(1)).mean()),
         "error": float(np.abs(logits - ours).mean() / ours.std()),
     }
+
+
+def speed(folder, images, batch):
+    """Images per second of the float network and of the one in integers, in turns, and the median of their ratios."""
+    sessions = {name: load(folder / f"{name}.onnx") for name in ("float", "integer")}
+    batch = images[:batch]
+    times = {name: [] for name in sessions}
+    for turn in range(TURNS + 1):
+        for name, session in sessions.items():
+            start = time.perf_counter()
+            for _ in range(max(1, 16 // len(batch))):
+                session.run(None, {session.get_inputs()[0].name: batch})
+            if turn > 0:
+                times[name].append((time.perf_counter() - start) / max(16, len(batch)))
+    result = {name: float(1 / np.median(seconds)) for name, seconds in times.items()}
+    result["ratio"] = float(np.median(np.divide(times["float"], times["integer"])))
+    return result
 
 
 def check(folder):
@@ -69,6 +94,8 @@ def check(folder):
                 "theirs": float(right(on).mean()),
                 "standard_error": float(difference.std() / np.sqrt(len(images))),
             }
+    if "speed" in case:
+        result["speed"] = {str(batch): speed(folder, images, batch) for batch in case["speed"]}
     return result
 
 

@@ -1,6 +1,6 @@
 //! Exported ONNX files, read without onnxruntime: their nodes, and what their constants compute.
 
-use crate::onnx_export::{export, quantized, random};
+use crate::onnx_case::{export, quantized, random, Scales};
 use crate::support::*;
 use prost::Message;
 use qdrop_core::model::{QuantModel, QuantSite};
@@ -168,7 +168,7 @@ fn files_hold_the_weights_and_biases_of_the_network_in_their_bits() {
         for (symmetric, granularity) in
             [(false, Granularity::PerAxis(0)), (true, Granularity::PerAxis(0)), (false, Granularity::PerTensor)]
         {
-            let model = quantized(float.float_copy(), [4, 4], &images);
+            let model = quantized(float.float_copy(), [4, 4], &images, Scales::Any);
             let model = with_weight(model, spec(bits, symmetric, granularity), [-0.35, 0.4]);
             let second = model.graph().find("second").unwrap();
             let what = format!("{bits} bits, symmetric: {symmetric}, {granularity:?}");
@@ -197,7 +197,7 @@ fn files_hold_the_weights_and_biases_of_the_network_in_their_bits() {
 #[test]
 fn layers_between_quantizers_are_in_integers_and_the_file_says_what_it_is() {
     let float = small();
-    let model = quantized(float.float_copy(), [3, 4], &images(&float, 2));
+    let model = quantized(float.float_copy(), [3, 4], &images(&float, 2), Scales::Any);
     let exported = export(&model, "onnx", "{}");
     assert_eq!(exported.files[0].extension, "onnx");
     let file = self::file(&exported);
@@ -253,7 +253,7 @@ fn the_input_and_the_outputs_keep_their_names() {
 #[test]
 fn what_cannot_be_written_is_named() {
     let float = small();
-    let mut model = quantized(float.float_copy(), [4, 4], &images(&float, 2));
+    let mut model = quantized(float.float_copy(), [4, 4], &images(&float, 2), Scales::Any);
     let relu = model.graph().find("relu").unwrap();
     // AdaRound learns roundings of weights; it does not say what it computes of values.
     let mut quantizer = quantizer("adaround", &spec(4, false, Granularity::PerTensor));

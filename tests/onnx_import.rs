@@ -1,5 +1,6 @@
 //! Networks of torchvision as ONNX files, against onnxruntime; and a network without a recipe, from its file to a result.
 
+use crate::onnx_again::Again;
 use crate::support::*;
 use qdrop_core::prelude::*;
 use qdrop_onnx::proto::tensor_shape_proto::{dimension::Value as Side, Dimension};
@@ -37,6 +38,7 @@ fn networks_of_torchvision_have_the_outputs_of_onnxruntime() {
         list => list.split(',').any(|n| n == name),
     };
     let folder = tempfile::tempdir().unwrap();
+    let mut again = Again::new();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/onnx_models.py");
     let packages = ["torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors"];
     let Some(mut python) = python(&packages) else { return };
@@ -57,9 +59,13 @@ fn networks_of_torchvision_have_the_outputs_of_onnxruntime() {
             let error = got.iter().zip(&want).fold(0.0_f32, |a, (x, y)| a.max((x - y).abs())) / largest;
             assert!(error < 1e-5, "{name}, {exporter} exporter: relative difference {error}");
             both.push(units);
+            if exporter == "new" {
+                again.add(name, &file);
+            }
         }
         assert_eq!(both[0], both[1], "{name}: both exporters describe the same units");
     }
+    again.check();
 }
 
 /// The float network of a file, and the names of its units.

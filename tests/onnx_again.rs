@@ -1,0 +1,112 @@
+//! Networks that came in as ONNX files, quantized on the command line and exported again.
+
+use crate::onnx_case::*;
+use crate::onnx_export::write_saved;
+use crate::support::*;
+use prost::Message;
+use qdrop_core::inference::Inference;
+use qdrop_core::model::Precision;
+use qdrop_core::pipeline::{load_saved, Session};
+use qdrop_core::prelude::*;
+use qdrop_onnx::proto::ModelProto;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// Exported networks may be as far from qdrop as this, relative to the logits' deviation.
+const DIFFERENCE: f64 = 0.01;
+/// Random networks round values near the middle of two points in another way whenever a sum has another order: they may be
+/// farther from qdrop by this multiple of how far qdrop is from itself.
+const OWN: f64 = 4.0;
+
+/// Cases of networks that are quantized and exported again.
+pub struct Again {
+    folder: tempfile::TempDir,
+    own: Vec<(String, f64)>,
+}
+
+impl Again {
+    /// Without cases; images are made.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let images = pictures([12, 3, 64, 64], 21);
+        // Two of ImageNet's classes.
+        for (i, image) in (0..12).map(|i| (i, images.get(i).unwrap())) {
+            let class = ["n01440764", "n01443537"][i % 2];
+            let dir = folder.path().join("data").join(if i < 8 { "train" } else { "val" }).join(class);
+            std::fs::create_dir_all(&dir).unwrap();
+            let channels = vec(&image.affine(32.0, 128.0).unwrap());
+            let pixels = (0..64 * 64).flat_map(|p| [0, 1, 2].map(|c| channels[c * 64 * 64 + p] as u8));
+            let file = [b"P6 64 64 255 ".to_vec(), pixels.collect()].concat();
+            std::fs::write(dir.join(format!("{i}.ppm")), file).unwrap();
+        }
+        std::fs::create_dir(folder.path().join("cases")).unwrap();
+        Self { folder, own: Vec::new() }
+    }
+
+    fn path(&self, parts: &[&str]) -> PathBuf {
+        parts.iter().fold(self.folder.path().to_path_buf(), |path, part| path.join(part))
+    }
+
+    /// Quantizes the network of a file for two iterations, and writes it in all formats.
+    pub fn add(&mut self, name: &str, network: &Path) {
+        let [out, data, case] = [vec!["out", name], vec!["data"], vec!["cases", name]].map(|parts| self.path(&parts));
+        let [network, out, data] = [network, &out, &data].map(|path| path.to_str().unwrap());
+        let few = ["--bits", "w4a4", "--iters", "2"];
+        let sets = ["calibration={images: 8, observe: 8, refine: 2}", "reconstruction.params.batch_size=4"];
+        let sets = sets.map(|set| ["--set", set]).concat();
+        qdrop(&[&["quantize", network, "--data", data, "--out", out, "--json"], &few[..], &sets].concat()).json();
+        std::fs::create_dir_all(&case).unwrap();
+        for (file, arguments) in
+            [("integer", &["onnx"][..]), ("exact", &["onnx", "--exact"]), ("float", &["onnx-float"])]
+        {
+            let file = case.join(format!("{file}.onnx"));
+            let start = ["export", out, "--out", file.to_str().unwrap(), "--json", "--format"];
+            qdrop(&[&start, arguments].concat()).json();
+            let ends = |file: &Path| {
+                let graph = ModelProto::decode(std::fs::read(file).unwrap().as_slice()).unwrap().graph.unwrap();
+                [&graph.input, &graph.output].map(|values| values.iter().map(|v| v.name.clone()).collect::<Vec<_>>())
+            };
+            assert_eq!(ends(&file), ends(Path::new(network)), "{name}: names of inputs and outputs");
+        }
+        write_saved(&case, Path::new(out));
+        let own = own_difference(Path::new(out));
+        self.own.push((name.into(), own));
+    }
+
+    /// Compares all cases with onnxruntime.
+    pub fn check(&self) {
+        for result in onnxruntime(&self.path(&["cases"])).unwrap_or_default() {
+            let own = self.own.iter().find(|(name, _)| result["case"] == *name).unwrap().1;
+            for file in ["float", "exact", "integer"] {
+                let of = |level| number(&result["files"][file], &[level, "error"]);
+                println!("{} {file}: off {:.5}, on {:.5}, own {own:.5}", result["case"], of("off"), of("on"));
+            }
+            check_case(&result, own);
+        }
+    }
+}
+
+fn check_case(result: &Value, own: f64) {
+    for level in ["off", "on"] {
+        let of = |file: &str| number(&result["files"][file], &[level, "error"]);
+        let what = format!("{}, optimizations {level}, qdrop from itself {own}", result["case"]);
+        assert!(of("float") < 1e-4, "{what}: the float network is {} away", of("float"));
+        for file in ["exact", "integer"] {
+            assert!(of(file) <= DIFFERENCE.max(OWN * own), "{what}: {file} is {} away", of(file));
+        }
+    }
+}
+
+/// How far the network of a result is from itself with sums in another order: the mean difference of logits, relative to their
+/// standard deviation.
+fn own_difference(result: &Path) -> f64 {
+    let saved = load_saved(result, registries(), &Device::Cpu).unwrap();
+    let session = Session::new(saved.recipe, registries(), Device::Cpu).unwrap();
+    let dataset = session.dataset(Split::Evaluation).unwrap();
+    let pixels: Vec<f32> = (0..dataset.len()).flat_map(|i| dataset.sample(i).unwrap().image).collect();
+    let dims = [&[dataset.len()], session.graph().input_shape()].concat();
+    let images = Tensor::from_vec(pixels, dims, &Device::Cpu).unwrap();
+    let mut inference = Inference::of_network(&saved.model, Precision::Quantized).unwrap();
+    let kernels = vec(&inference.forward(&images).unwrap()[0]);
+    difference(&kernels, &logits(&saved.model, Precision::Quantized, &images))
+}
