@@ -27,8 +27,20 @@ impl Default for KindsParams {
 }
 
 /// The kinds of blocks.
-pub const KINDS: [&str; 9] =
-    ["gate", "hard_gate", "fire", "inception", "shuffle", "shuffle_down", "dense", "odd", "pooled"];
+pub const KINDS: [&str; 12] = [
+    "gate",
+    "hard_gate",
+    "fire",
+    "inception",
+    "shuffle",
+    "shuffle_down",
+    "dense",
+    "layer_norm",
+    "odd",
+    "pooled",
+    "two_sums",
+    "early",
+];
 
 /// A convolution with an activation function.
 fn layer(b: &mut GraphBuilder, name: &str, x: NodeId, conv: Conv2d, activation: Activation) -> Result<NodeId> {
@@ -127,6 +139,14 @@ fn block(b: &mut GraphBuilder, kind: &str, x: NodeId) -> Result<NodeId> {
             let y = layer(b, "transition", y, Conv2d::new(9, 1), Relu)?;
             b.average_pool("half", y, Pool2d::new(2))
         }
+        // ConvNeXt (arXiv 2201.03545).
+        "layer_norm" => {
+            let y = b.conv2d("depthwise", x, Conv2d::new(c, 7).padding(3).groups(c).bias())?;
+            let y = b.layer_norm("norm", y, 1e-6)?;
+            let y = layer(b, "expand", y, Conv2d::new(4 * c, 1), Activation::Gelu)?;
+            let y = b.conv2d("project", y, Conv2d::new(c, 1).bias())?;
+            b.add("sum", x, y)
+        }
         // Values with many readers, and combinations of values that are quantized before.
         "odd" => {
             let a = layer(b, "a", x, Conv2d::new(c, 3).padding(1), Relu)?;
@@ -152,6 +172,17 @@ fn block(b: &mut GraphBuilder, kind: &str, x: NodeId) -> Result<NodeId> {
             let all = b.concat("all", &[next, mean, pooled])?;
             let last = layer(b, "last", all, Conv2d::new(c, 1), Relu)?;
             b.max_pool("end", last, Pool2d::new(2).stride(1))
+        }
+        "two_sums" => {
+            let y = b.conv2d("a", x, Conv2d::new(c, 3).padding(1).bias())?;
+            let y = b.add("first", y, x)?;
+            let y = b.conv2d("b", y, Conv2d::new(c, 3).padding(1).bias())?;
+            b.add("second", y, x)
+        }
+        // The addition reads a value after its activation function.
+        "early" => {
+            let y = layer(b, "a", x, Conv2d::new(c, 3).padding(1), Relu)?;
+            b.add("sum", y, x)
         }
         "enlarged" => {
             let a = layer(b, "a", x, Conv2d::new(c, 3).padding(1), Relu)?;
@@ -267,6 +298,14 @@ fn the_engine_of_a_gpu_names_what_it_does_not_compute() {
         ("gate", "'se.mean' (global_average_pool) is an operation that the fused engine of a GPU does not support"),
         ("fire", "'both' (concat) is an operation"),
         ("odd", "'free' (silu) is an operation"),
+        (
+            "two_sums",
+            "the fused engine of a GPU computes one row of layers with one shortcut, from its input to its end",
+        ),
+        (
+            "early",
+            "'a' (conv2d) is activated or quantized before it is added, which the fused engine of a GPU does not",
+        ),
     ] {
         for device in cuda_devices() {
             let mut model = model_with("kinds_of_blocks", &kind(name), ["adaround", "lsq"]);

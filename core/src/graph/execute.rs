@@ -70,19 +70,22 @@ pub fn execute(
     }
 }
 
-/// The factor and the offset of each channel that batch normalization with running statistics is.
+/// The factor and the offset of each channel that a normalization applies: all that batch normalization with running statistics is, and
+/// the last step of layer normalization.
 ///
 /// # Errors
-/// The node is no batch normalization, a parameter is missing, or shapes do not fit each other.
+/// The node is no normalization, a parameter is missing, or shapes do not fit each other.
 pub(crate) fn affine(node: &Node, parameters: &HashMap<String, Tensor>) -> Result<[Tensor; 2]> {
-    let Op::BatchNorm { eps } = &node.op else {
-        return Err(Error::graph(&node.name, format!("{} has no running statistics", node.op.name())));
-    };
     let parameter = |name: &str| {
         let key = format!("{}.{name}", node.name);
         parameters.get(&key).ok_or_else(|| Error::graph(&node.name, format!("has no parameter '{key}'")))
     };
     let (gamma, beta) = (parameter("weight")?, parameter("bias")?);
+    let eps = match &node.op {
+        Op::BatchNorm { eps } => eps,
+        Op::LayerNorm { .. } => return Ok([gamma.clone(), beta.clone()]),
+        other => return Err(Error::graph(&node.name, format!("{} is no normalization", other.name()))),
+    };
     let (mean, variance) = (parameter("running_mean")?, parameter("running_var")?);
     let run = || {
         let factor = gamma.div(&(variance + *eps)?.sqrt()?)?;

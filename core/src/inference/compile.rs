@@ -234,19 +234,22 @@ impl<'a> Builder<'a> {
                 let to = self.new_slot(id);
                 self.instructions.push(Instruction::Affine { node: id, from, to });
             }
+            (Op::LayerNorm { eps }, &[from]) => {
+                let to = self.new_slot(id);
+                self.instructions.push(Instruction::LayerNorm { node: id, eps: *eps as f32, from, to });
+            }
             (Op::Flatten, &[from]) if self.layouts[from].height * self.layouts[from].width == 1 => {
                 self.take(id, from);
             }
             // In two groups: operations without a kernel, and arguments that no kernel takes.
-            (Op::Input | Op::Pad(_) | Op::LayerNorm { .. } | Op::UpsampleNearest { .. } | Op::Custom(_), _) => {
-                return false
-            }
+            (Op::Input | Op::Pad(_) | Op::UpsampleNearest { .. } | Op::Custom(_), _) => return false,
             (
                 Op::Conv2d { .. }
                 | Op::Linear { .. }
                 | Op::Activation(_)
                 | Op::Clip
                 | Op::BatchNorm { .. }
+                | Op::LayerNorm { .. }
                 | Op::Add
                 | Op::Mul
                 | Op::MaxPool(_)

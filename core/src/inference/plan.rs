@@ -8,7 +8,7 @@ use crate::ops::host_values;
 use candle_core::Tensor;
 use qdrop_kernels::nhwc::pool::{average_pool, max_pool, mean};
 use qdrop_kernels::nhwc::stage::{apply, Stage};
-use qdrop_kernels::nhwc::{affine, copy_channels, from_planes, multiply, shuffle_channels, to_planes};
+use qdrop_kernels::nhwc::{affine, copy_channels, from_planes, layer_norm, multiply, shuffle_channels, to_planes};
 use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout, Write};
 use qdrop_kernels::pool::Pool2dShape;
 use rayon::prelude::*;
@@ -77,6 +77,13 @@ pub enum Instruction {
     /// Computes batch normalization that is not folded.
     Affine {
         node: NodeId,
+        from: Slot,
+        to: Slot,
+    },
+    /// Computes layer normalization.
+    LayerNorm {
+        node: NodeId,
+        eps: f32,
         from: Slot,
         to: Slot,
     },
@@ -198,6 +205,11 @@ impl Plan {
                     let [factors, offsets] = weights.affine(*node)?;
                     let [x, z] = two(buffers, *from, *to)?;
                     affine((&x.0, x.1), factors, Some(offsets), Write::Replace, (&mut z.0, z.1));
+                }
+                Instruction::LayerNorm { node, eps, from, to } => {
+                    let [factors, offsets] = weights.affine(*node)?;
+                    let [x, z] = two(buffers, *from, *to)?;
+                    layer_norm((&x.0, x.1), [factors, offsets], *eps, (&mut z.0, z.1));
                 }
                 Instruction::Mean { from, to } => {
                     let [x, z] = two(buffers, *from, *to)?;

@@ -32,7 +32,7 @@ impl Weights {
             if graph.node(*id).op == Op::Clip {
                 bounds.insert(*id, Bounds::new(&model.bounds(*id)?));
             }
-            if let Op::BatchNorm { .. } = graph.node(*id).op {
+            if let Op::BatchNorm { .. } | Op::LayerNorm { .. } = graph.node(*id).op {
                 let [factors, offsets] = crate::graph::affine(graph.node(*id), model.parameters())?;
                 let values = |x: &Tensor| host_values(x, <[f32]>::to_vec);
                 affine.insert(*id, [values(&factors)?, values(&offsets)?]);

@@ -31,6 +31,13 @@ pub enum Operation<L, A> {
     },
     /// A factor and an offset for each channel: batch normalization that is not folded.
     Affine(A),
+    /// Each pixel's channels are shifted and scaled to mean 0 and variance 1, then by factors and offsets.
+    LayerNorm {
+        /// The factor and the offset of each channel.
+        affine: A,
+        /// Added to the variance.
+        eps: f32,
+    },
 }
 
 impl<L, A> Operation<L, A> {
@@ -46,6 +53,7 @@ impl<L, A> Operation<L, A> {
         Ok(match self {
             Self::Convolution(own) => Operation::Convolution(layer(own)?),
             Self::Affine(own) => Operation::Affine(affine(own)?),
+            Self::LayerNorm { affine: own, eps } => Operation::LayerNorm { affine: affine(own)?, eps },
             Self::Sum => Operation::Sum,
             Self::Product => Operation::Product,
             Self::Mean => Operation::Mean,

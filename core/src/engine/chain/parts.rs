@@ -60,6 +60,7 @@ impl Walk<'_> {
         match own.map(|own| &mut self.parts[own]).filter(|part| part.activation.is_none() && part.value == input) {
             Some(part) => {
                 (part.activation, part.value) = (Some(function), id);
+                self.known.remove(&input);
                 self.known.insert(id, reads[0]);
             }
             None => {
@@ -112,6 +113,7 @@ impl Walk<'_> {
             Op::Slice { start, .. } => Operation::Slice { start: *start },
             Op::ShuffleChannels { groups } => Operation::Shuffle { groups: *groups },
             Op::BatchNorm { .. } => Operation::Affine(()),
+            Op::LayerNorm { eps } => Operation::LayerNorm { affine: (), eps: *eps as f32 },
             // One pixel is flat already.
             Op::Flatten if image(graph, node.inputs[0])[1..] == [1, 1] => {
                 if (self.quantized)(id) {
@@ -121,12 +123,9 @@ impl Walk<'_> {
                 }
                 return Ok(());
             }
-            Op::Input
-            | Op::Flatten
-            | Op::Pad(_)
-            | Op::LayerNorm { .. }
-            | Op::UpsampleNearest { .. }
-            | Op::Custom(_) => return Err(self.refused(id)),
+            Op::Input | Op::Flatten | Op::Pad(_) | Op::UpsampleNearest { .. } | Op::Custom(_) => {
+                return Err(self.refused(id))
+            }
         };
         self.part(id, reads, operation, id);
         Ok(())

@@ -29,8 +29,8 @@ pub enum Refusal {
         /// The pooling, with its operation.
         node: String,
     },
-    /// The GPU's engine takes a chain with one addition, at its end.
-    #[error("the fused engine of a GPU computes one block at a time, and this unit has several")]
+    /// The GPU's engine takes layers in a row, with one addition at the end.
+    #[error("the fused engine of a GPU computes one row of layers with one shortcut, from its input to its end")]
     Blocks,
     /// An operation for which the GPU's engine has no kernel.
     #[error("{node} is an operation that the fused engine of a GPU does not support")]

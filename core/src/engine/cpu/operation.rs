@@ -5,7 +5,8 @@ use super::weight::Weight;
 use crate::engine::chain::ChainAffine;
 use qdrop_kernels::nhwc::stage::Read;
 use qdrop_kernels::nhwc::{
-    accumulate, affine, copy_channels, multiply, multiply_sum, pool, shuffle_channels, spread_channels, Write,
+    accumulate, affine, copy_channels, layer_norm, layer_norm_backward, multiply, multiply_sum, pool, shuffle_channels,
+    spread_channels, Write,
 };
 use qdrop_kernels::pool::Pool2dShape;
 
@@ -34,6 +35,10 @@ pub enum Operation {
         groups: usize,
     },
     Affine(ChainAffine),
+    LayerNorm {
+        affine: ChainAffine,
+        eps: f32,
+    },
 }
 
 impl Operation {
@@ -76,6 +81,9 @@ impl Operation {
             Self::Affine(ChainAffine { factors, offsets }) => {
                 affine(x(0), factors, Some(offsets), Write::Replace, out.write());
             }
+            Self::LayerNorm { affine: ChainAffine { factors, offsets }, eps } => {
+                layer_norm(x(0), [factors, offsets], *eps, out.write());
+            }
         }
     }
 
@@ -115,6 +123,9 @@ impl Operation {
                 shuffle_channels(gradient, out.layout.channels / *groups, write, out.write());
             }
             Self::Affine(ChainAffine { factors, .. }) => affine(gradient, factors, None, write, out.write()),
+            Self::LayerNorm { affine: ChainAffine { factors, .. }, eps } => {
+                layer_norm_backward(gradient, x(0), factors, *eps, write, out.write());
+            }
         }
     }
 }

@@ -90,6 +90,7 @@ impl Plan {
                 Described::Slice { start } => Operation::Slice { start },
                 Described::Shuffle { groups } => Operation::Shuffle { groups },
                 Described::Affine(affine) => Operation::Affine(affine),
+                Described::LayerNorm { affine, eps } => Operation::LayerNorm { affine, eps },
             };
             let site = staged.then(|| Site::new(stage, batch * size(image))).transpose()?;
             steps.push(Step {

@@ -1,7 +1,7 @@
 //! Benchmarks of single blocks of the published networks (W2A4), with random weights.
 
 use super::branches;
-use super::row::{Layer, Row, Shortcut};
+use super::row::{Body, Layer, Row, Shortcut};
 use anyhow::Result;
 use qdrop_core::engine::UnitSamples;
 use qdrop_core::graph::{quantization_sites, Op, SiteKind};
@@ -33,9 +33,6 @@ pub struct Block {
     signed: Option<bool>,
     lambda: f64,
 }
-
-/// Adds the block's operations to a graph, and returns their value.
-type Body = Box<dyn Fn(&mut GraphBuilder, NodeId) -> qdrop_core::Result<NodeId>>;
 
 /// Where blocks are computed.
 pub struct On {

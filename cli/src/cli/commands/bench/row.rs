@@ -2,6 +2,9 @@
 
 use qdrop_core::prelude::*;
 
+/// Adds a block's operations to a graph, and returns their value.
+pub type Body = Box<dyn Fn(&mut GraphBuilder, NodeId) -> Result<NodeId>>;
+
 /// One convolution of a block.
 pub struct Layer {
     pub out: usize,
@@ -28,7 +31,7 @@ pub struct Row {
 
 impl Row {
     /// As a function that adds it to a graph.
-    pub fn body(self) -> Box<dyn Fn(&mut GraphBuilder, NodeId) -> Result<NodeId>> {
+    pub fn body(self) -> Body {
         Box::new(move |b, x| self.add(b, x))
     }
 
