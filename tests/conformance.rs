@@ -59,3 +59,8 @@ fn tasks_conform() {
 fn built_in_architectures_conform() {
     all_conform("architecture", names(&registries().architectures));
 }
+
+#[test]
+fn built_in_exporters_conform() {
+    all_conform("exporter", names(&registries().exporters));
+}
