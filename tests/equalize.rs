@@ -182,7 +182,7 @@ fn channels_that_will_be_lost_are_a_warning_until_they_are_equalized() {
         }
         session.uneven_channels(&model, &images).unwrap()
     };
-    let text = warning(NOTHING, true).unwrap();
+    let text = warning("[]", true).unwrap();
     assert!(text.contains("quantized values, channels smaller than 2 steps"), "{text}");
     assert!(text.contains("`--set 'prepare=[equalize]'` scales the channels"), "{text}");
     assert_eq!(warning("[equalize]", true), None);
