@@ -74,6 +74,7 @@ impl Again {
     }
 
     /// Compares all cases with onnxruntime.
+    #[expect(clippy::print_stdout, reason = "the figures are for the log of the tests")]
     pub fn check(&self) {
         for result in onnxruntime(&self.path(&["cases"])).unwrap_or_default() {
             let own = self.own.iter().find(|(name, _)| result["case"] == *name).unwrap().1;

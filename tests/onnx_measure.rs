@@ -1,6 +1,6 @@
 //! Measurements of exported networks in onnxruntime: agreement with qdrop, speed on one thread, sizes of files.
 //!
-//! `cargo test --release -p qdrop --test integration -- --ignored --nocapture onnx_measure` prints a table. PYTHON names a
+//! `cargo test --release -p qdrop --test integration -- --ignored --nocapture exported_networks_in_numbers` prints a table. PYTHON names a
 //! Python with numpy, onnx and onnxruntime, QDROP_ARCHITECTURES the networks (all published ones without it), QDROP_IMAGES
 //! the number of images.
 
@@ -125,7 +125,6 @@ fn line(name: &str, results: &[Value], own: f64, [integer, exact, float]: [u64; 
 
 #[test]
 #[ignore = "takes an hour"]
-#[expect(clippy::print_stdout, reason = "a measurement is for who runs it")]
 fn exported_networks_in_numbers() {
     println!(
         "Of each format with optimizations off, and with all: % of predictions equal, mean difference in % of the logits' \
