@@ -244,7 +244,7 @@ fn every_kind_of_block_learns_the_same_both_ways() {
     }
 }
 
-/// Learned scales of weights and biases, hard passes, and values that are mixed with random weights.
+/// Learned scales of weights and biases, and hard passes.
 #[test]
 fn every_kind_of_block_learns_everything_the_same_both_ways() {
     let rates = std::collections::BTreeMap::from([(groups::WEIGHT_SCALE.into(), 1e-3), (groups::BIAS.into(), 2e-3)]);
