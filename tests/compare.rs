@@ -246,6 +246,15 @@ fn results_that_do_not_fit_are_refused() {
         a.display()
     );
     assert!(error.error().contains(&want), "{}", error.stderr);
+    // Other images for calibration are no difference.
+    let calibrated = dir.path().join("calibrated");
+    let test = |key: &str, file: &str| {
+        format!("data.params.{key}={}", fixture(&format!("../cli/demo/t10k-{file}-ubyte.gz")).display())
+    };
+    let of_test = nearest().set(test("train_images", "images-idx3")).set(test("train_labels", "labels-idx1"));
+    run(of_test, &calibrated);
+    let compared = Comparison::new(&a, &calibrated).run().unwrap();
+    assert_ne!(compared.a.measured, compared.b.measured);
     let fewer = dir.path().join("fewer");
     run(nearest().set("evaluation.images=40"), &fewer);
     let compared = Comparison::new(&a, &fewer).run().unwrap();

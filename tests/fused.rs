@@ -1,5 +1,6 @@
 //! The fused engine computes what the generic engine computes, for every unit of the published networks.
 
+use crate::fused_graphs::kind;
 use crate::support::*;
 use qdrop_core::engine::UnitSamples;
 use qdrop_core::graph::{fold_batch_norm, merge_units, quantization_sites, Graph, SiteKind, Subgraph, Unit};
@@ -294,9 +295,9 @@ impl Progress for Reasons {
 
 #[test]
 fn other_units_go_the_generic_way_and_say_why() {
-    // Squeeze-and-excitation multiplies values, which no chain does.
-    let mut model = model("regnety_400m", "{image_size: 32}", "lsq");
-    let unit = model.graph().units()[1].clone();
+    // No kernel computes the gradient of an enlargement.
+    let mut model = model("kinds_of_blocks", &kind("enlarged"), "lsq");
+    let unit = unit(&model, "block");
     let samples = samples(&model, &unit);
     let mut task = UnitTask::new(&mut model, &unit, 0, samples).unwrap();
     let settings = QdropParams { iters: 1, batch_size: 2, ..Default::default() };
@@ -306,7 +307,10 @@ fn other_units_go_the_generic_way_and_say_why() {
     optimize(&task, &settings, &context).unwrap();
     let said = reasons.0.lock().unwrap().clone();
     assert_eq!(said.len(), 1);
-    assert!(said[0].contains("(mul) is an operation that the fused engine does not support"), "{said:?}");
+    assert!(
+        said[0].contains("'large' (upsample_nearest) is an operation that the fused engine does not support"),
+        "{said:?}"
+    );
     context.engine = Engine::Fused;
     let error = optimize(&task, &settings, &context).unwrap_err().to_string();
     assert!(

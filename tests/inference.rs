@@ -1,6 +1,7 @@
 //! Forward passes on the kernels compute the same values as candle computes node by node.
 
 use crate::fused::{model, NETWORKS};
+use crate::fused_graphs::{kind, KINDS};
 use crate::support::*;
 use qdrop_core::inference::Inference;
 use qdrop_core::model::{Precision, QuantModel, QuantSite};
@@ -42,9 +43,14 @@ fn check(name: &str, model: &QuantModel) {
 
 #[test]
 fn networks_have_the_same_outputs_on_the_kernels() {
-    // With squeeze and excitation, whose products candle computes.
     for (name, params) in NETWORKS.into_iter().chain([("regnety_400m", "{image_size: 32}")]) {
         let mut model = model(name, params, "lsq");
+        fine(&mut model);
+        check(name, &model);
+    }
+    // Gates, branches, pools, slices and shuffles of channels, normalization that is not folded.
+    for name in KINDS {
+        let mut model = model("kinds_of_blocks", &kind(name), "lsq");
         fine(&mut model);
         check(name, &model);
     }

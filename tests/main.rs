@@ -15,6 +15,7 @@ mod engines;
 mod equalize;
 mod folders;
 mod fused;
+mod fused_graphs;
 mod fuzz;
 mod golden_observers;
 mod golden_quantizers;

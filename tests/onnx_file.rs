@@ -50,6 +50,7 @@ fn broadcast(a: &Values, b: &Values, f: impl Fn(f64, f64) -> f64) -> Values {
 fn constants(graph: &GraphProto) -> HashMap<String, Values> {
     let mut known = HashMap::new();
     for tensor in &graph.initializer {
+        assert!(graph.node.iter().any(|node| node.input.contains(&tensor.name)), "nothing reads {}", tensor.name);
         let raw = tensor.raw_data.as_deref().unwrap();
         let numbers: Vec<f64> = match DataType::try_from(tensor.data_type).unwrap() {
             DataType::Float => raw.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect(),

@@ -1,6 +1,6 @@
-"""Exports a network of torchvision with random weights by both of PyTorch's exporters, and runs it in onnxruntime.
+"""Exports networks of torchvision with random weights by both of PyTorch's exporters, and runs them in onnxruntime.
 
-Usage: onnx_models.py FOLDER NETWORK. Writes NETWORK-new.onnx and NETWORK-old.onnx, and beside each a file .safetensors with
+Usage: onnx_models.py FOLDER NETWORK... Writes NETWORK-new.onnx and NETWORK-old.onnx of each network, and beside each a file .safetensors with
 `images` and `logits`. Needs torch, torchvision, onnx, onnxscript, onnxruntime, safetensors and numpy.
 """
 
@@ -55,13 +55,14 @@ def run(file, size):
     save_file({"images": images, "logits": np.ascontiguousarray(logits)}, str(file.with_suffix(".safetensors")))
 
 
-def main(folder, name):
-    size = 299 if name == "inception_v3" else 224
-    model = network(name)
-    for kind in ("new", "old"):
-        file = Path(folder) / f"{name}-{kind}.onnx"
-        export(model, str(file), size, kind == "new")
-        run(file, size)
+def main(folder, *names):
+    for name in names:
+        size = 299 if name == "inception_v3" else 224
+        model = network(name)
+        for kind in ("new", "old"):
+            file = Path(folder) / f"{name}-{kind}.onnx"
+            export(model, str(file), size, kind == "new")
+            run(file, size)
 
 
 main(*sys.argv[1:])

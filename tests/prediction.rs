@@ -1,6 +1,7 @@
 //! The prediction difference, and the rest of the network that it is computed with.
 
 use crate::fused::{divergence, model, model_with, samples, unit, Reasons};
+use crate::fused_graphs::kind;
 use crate::strategies::{learn, reconstructor, SMALL};
 use crate::support::*;
 use qdrop_core::model::Precision;
@@ -43,8 +44,8 @@ fn the_rest_of_the_network_passes_gradients_to_a_unit() {
 }
 
 /// Units after which all that a rest may consist of comes: pooling before the first layer, shortcuts with and without a
-/// convolution, grouped convolutions, the mean before the classifier, nothing. The larger images pass in several chunks.
-const BEFORE_RESTS: [[&str; 3]; 9] = [
+/// convolution, grouped convolutions, gates, branches, pools, shuffles, the mean before the classifier, nothing. The larger images pass in several chunks.
+const BEFORE_RESTS: [[&str; 3]; 17] = [
     ["resnet18", SMALL, "conv1"],
     ["resnet18", SMALL, "layer1.0"],
     ["mobilenet_v2", SMALL, "features.0"],
@@ -54,6 +55,14 @@ const BEFORE_RESTS: [[&str; 3]; 9] = [
     ["mobilenet_v2", SMALL, "classifier"],
     ["regnetx_600m", SMALL, "stem"],
     ["mnasnet", SMALL, "layers.8.0"],
+    ["regnety_400m", SMALL, "stem"],
+    ["kinds_of_blocks", "{kind: gate}", "stem"],
+    ["kinds_of_blocks", "{kind: hard_gate}", "stem"],
+    ["kinds_of_blocks", "{kind: inception}", "stem"],
+    ["kinds_of_blocks", "{kind: shuffle_down}", "stem"],
+    ["kinds_of_blocks", "{kind: dense}", "stem"],
+    ["kinds_of_blocks", "{kind: odd, size: 60}", "stem"],
+    ["kinds_of_blocks", "{kind: pooled}", "stem"],
 ];
 
 #[test]
@@ -106,8 +115,8 @@ fn the_rest_of_the_network_is_the_same_on_both_engines() {
 
 #[test]
 fn a_rest_that_the_fused_kernels_cannot_compute_says_why() {
-    // Squeeze-and-excitation multiplies values, which no chain does.
-    let mut model = model("regnety_400m", SMALL, "lsq");
+    // No kernel computes the gradient of an enlargement.
+    let mut model = model("kinds_of_blocks", &kind("enlarged"), "lsq");
     let unit = unit(&model, "stem");
     let samples = samples(&model, &unit);
     let task = UnitTask::new(&mut model, &unit, 0, samples).unwrap();
@@ -118,7 +127,7 @@ fn a_rest_that_the_fused_kernels_cannot_compute_says_why() {
     let said = reasons.0.lock().unwrap().clone();
     assert_eq!(said.len(), 1);
     assert!(said[0].starts_with("after stem: "), "{said:?}");
-    assert!(said[0].contains("(mul) is an operation"), "{said:?}");
+    assert!(said[0].contains("'large' (upsample_nearest) is an operation"), "{said:?}");
 }
 
 #[test]

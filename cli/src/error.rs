@@ -74,7 +74,8 @@ pub enum Error {
     },
 }
 
-fn did_you_mean(suggestion: &Option<String>) -> String {
+/// A name that was perhaps meant, as a part of a message; empty if there is none.
+pub(crate) fn did_you_mean(suggestion: &Option<String>) -> String {
     suggestion.as_ref().map(|s| format!(", did you mean '{s}'?")).unwrap_or_default()
 }
 

@@ -70,6 +70,18 @@ impl QuantSpec {
         let bits = if self.symmetric { self.bits - 1 } else { self.bits };
         ((1_i64 << bits) - 1) as f32
     }
+
+    /// The integer of a value, counted from qmin, so from 0 to `2^bits - 1`: `round(value / scale) + zero_point - qmin`. `None`
+    /// if it lies outside of the grid.
+    pub fn code(&self, value: f32, scale: f32, zero_point: f32) -> Option<u16> {
+        let code = round_half_even(value / scale) + zero_point - self.qmin();
+        (0.0..=self.qmax() - self.qmin()).contains(&code).then_some(code as u16)
+    }
+
+    /// The value of an integer counted from qmin. All but the product is exact with integers of up to 16 bits as zero points.
+    pub fn dequantize(&self, code: u16, scale: f32, zero_point: f32) -> f32 {
+        (f32::from(code) + self.qmin() - zero_point) * scale
+    }
 }
 
 impl QuantSpec {
@@ -145,6 +157,15 @@ mod tests {
         assert_eq!((s.qmin(), s.qmax()), (-8.0, 7.0));
         let s = spec(16, false).unwrap();
         assert_eq!((s.qmin(), s.qmax()), (0.0, 65535.0));
+        for (spec, first, last) in [(spec(4, true).unwrap(), -8.0, 7.0), (spec(4, false).unwrap(), -5.0, 10.0)] {
+            let zero_point = spec.qmin() - first;
+            for (code, value) in [(0, first), (15, last)] {
+                assert_eq!(spec.code(0.5 * value + 0.1, 0.5, zero_point), Some(code));
+                assert_eq!(spec.dequantize(code, 0.5, zero_point), 0.5 * value);
+            }
+            assert_eq!(spec.code(0.5 * first - 0.5, 0.5, zero_point), None);
+            assert_eq!(spec.code(0.5 * last + 0.5, 0.5, zero_point), None);
+        }
         for bits in [0, 17] {
             let error = spec(bits, false).unwrap_err().to_string();
             assert_eq!(error, format!("quant.weight.bits: {bits} bits are not supported; use 1 to 16"));

@@ -388,6 +388,7 @@ impl QuantModel {
         self.settle_biases(nodes.iter().copied());
         for id in nodes {
             let weight = self.parameters.get(&self.weight_name(*id));
+            let learn_bias = learn_bias && self.graph.node(*id).op.has_weight();
             // A bias moves outputs as much as its channel's weights do: rates are relative to the largest of them.
             let largest = |w: &Tensor| w.abs()?.flatten_from(1)?.max(1);
             let size = weight.filter(|_| learn_bias).map(largest).transpose()?;

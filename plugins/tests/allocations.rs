@@ -4,7 +4,7 @@
 use qdrop_core::engine::UnitSamples;
 use qdrop_core::kernels::{in_pool, random::Stream, testing};
 use qdrop_core::model::{QuantModel, QuantSite};
-use qdrop_core::ops::Keep;
+use qdrop_core::ops::{Activation, Keep};
 use qdrop_core::pipeline::Registries;
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Silent;
@@ -49,7 +49,8 @@ fn noise(dims: &[usize], salt: u32) -> Tensor {
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
 }
 
-/// A block with every kind of convolution: Winograd, depthwise, direct and a projection.
+/// A block with every kind of convolution: Winograd, depthwise, direct and a projection; and a gate, pools and operations on
+/// channels.
 fn model() -> QuantModel {
     let mut b = GraphBuilder::new([32, 12, 12]);
     let x = b.input();
@@ -59,6 +60,16 @@ fn model() -> QuantModel {
             let y = b.relu("relu", y)?;
             let y = b.conv2d("each", y, Conv2d::new(32, 3).padding(1).groups(32).bias())?;
             let y = b.relu6("relu6", y)?;
+            let gate = b.global_average_pool("mean", y)?;
+            let gate = b.conv2d("gate", gate, Conv2d::new(32, 1).bias())?;
+            let gate = b.activation("sigmoid", gate, Activation::Sigmoid)?;
+            let y = b.mul("gated", y, gate)?;
+            let most = b.max_pool("most", x, Pool2d::new(3).stride(1).padding(1))?;
+            let average = b.average_pool("average", y, Pool2d::new(3).stride(1).padding(1))?;
+            let y = b.concat("both", &[y, most, average])?;
+            let y = b.shuffle_channels("shuffled", y, 2)?;
+            let y = b.slice("some", y, 7, 80)?;
+            let y = b.batch_norm("normal", y, 1e-5)?;
             let y = b.conv2d("last", y, Conv2d::new(40, 3).stride(2).padding(1).bias())?;
             let shortcut = b.conv2d("projection", x, Conv2d::new(40, 1).stride(2).bias())?;
             let sum = b.add("sum", y, shortcut)?;
@@ -70,7 +81,10 @@ fn model() -> QuantModel {
         .parameter_shapes()
         .into_iter()
         .enumerate()
-        .map(|(i, (name, shape))| (name, noise(&shape, i as u32).affine(0.1, 0.0).unwrap()))
+        .map(|(i, (name, shape))| {
+            let offset = if name.ends_with("running_var") { 1.0 } else { 0.0 };
+            (name, noise(&shape, i as u32).affine(0.1, offset).unwrap())
+        })
         .collect();
     let registries = Registries::collect().unwrap();
     let build = |name: &str, granularity| {
@@ -78,14 +92,14 @@ fn model() -> QuantModel {
         registries.quantizers.get(name, "test").unwrap().build(&spec, &Params::none("test")).unwrap()
     };
     let mut model = QuantModel::new(graph.clone(), parameters, Device::Cpu);
-    for name in ["wide", "each", "last", "projection"] {
+    for name in ["wide", "each", "gate", "last", "projection"] {
         let node = graph.find(name).unwrap();
         let mut quantizer = build("adaround", Granularity::PerAxis(0));
         let channels = graph.node(node).shape[0];
         quantizer.set_range(&Range { min: vec![-0.08; channels], max: vec![0.08; channels] }, &Device::Cpu).unwrap();
         model.set_weight_quantizer(node, QuantSite { name: name.into(), quantizer });
     }
-    for name in ["relu", "relu6", "out"] {
+    for name in ["relu", "relu6", "sigmoid", "gated", "normal", "out"] {
         let mut quantizer = build("lsq", Granularity::PerTensor);
         quantizer.set_range(&Range { min: vec![0.0], max: vec![2.0] }, &Device::Cpu).unwrap();
         model.set_activation_quantizer(graph.find(name).unwrap(), QuantSite { name: name.into(), quantizer });

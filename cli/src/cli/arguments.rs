@@ -205,7 +205,7 @@ pub struct CompareArguments {
 /// Arguments of `export`.
 #[derive(Debug, Args)]
 pub struct ExportArguments {
-    /// A folder that `quantize --out` wrote.
+    /// A folder that `quantize --out` wrote, or a packed file.
     pub dir: PathBuf,
     /// The format: onnx, onnx-float or another one of `qdrop list exporters`.
     #[arg(long, value_name = "NAME")]

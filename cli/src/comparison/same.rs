@@ -1,13 +1,18 @@
-//! Whether two results can be measured on the same images: they have the same task, classes and preprocessing.
+//! Whether two results can be measured on the same images: they have the same task, classes and preprocessed images.
 
 use super::results::Opened;
+use qdrop_core::dataset::Split;
 use qdrop_core::pipeline::Session;
 use qdrop_core::recipe::Recipe;
 use qdrop_core::{Error, Result};
 use serde_yaml::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Checks that both results are of the same task, classes and preprocessing.
+/// The key of the folder with the images.
+const ROOT: &str = "data_root";
+
+/// Checks that both results are of the same task, classes and images. Parameters of the dataset may differ where they
+/// do not change images and targets, such as a class list that is given in one recipe and found in the other.
 pub fn check_same(a: &Opened, session_a: &Session<'_>, b: &Opened, session_b: &Session<'_>) -> Result<()> {
     let task = |recipe: &Recipe| shown(serde_yaml::to_value(&recipe.task).ok().as_ref());
     let input = |session: &Session<'_>| format!("{:?}", session.graph().input_shape());
@@ -21,8 +26,12 @@ pub fn check_same(a: &Opened, session_a: &Session<'_>, b: &Opened, session_b: &S
     if a.recipe.data.name == b.recipe.data.name {
         let (data_a, data_b) = (Data::of(&a.recipe), Data::of(&b.recipe));
         let keys: BTreeSet<&String> = data_a.leaves.keys().chain(data_b.leaves.keys()).collect();
-        let others = keys.into_iter().filter(|key| !data_a.same(&data_b, key));
-        different.extend(others.map(|key| (format!("`{key}`"), data_a.shown(key), data_b.shown(key))));
+        let others: Vec<&String> = keys.into_iter().filter(|key| !data_a.same(&data_b, key)).collect();
+        let only_parameters = different.is_empty() && others.iter().all(|key| *key != ROOT);
+        if !others.is_empty() && only_parameters && same_images(session_a, session_b)? {
+            return Ok(());
+        }
+        different.extend(others.iter().map(|key| (format!("`{key}`"), data_a.shown(key), data_b.shown(key))));
     }
     if different.is_empty() {
         return Ok(());
@@ -35,6 +44,20 @@ pub fn check_same(a: &Opened, session_a: &Session<'_>, b: &Opened, session_b: &S
         different.join(", ")
     );
     Err(Error::data(&b.path, message))
+}
+
+/// Whether the images that are evaluated, as the networks see them, and their targets are the same. Stops at the first difference.
+fn same_images(a: &Session<'_>, b: &Session<'_>) -> Result<bool> {
+    let (data_a, data_b) = (a.dataset(Split::Evaluation)?, b.dataset(Split::Evaluation)?);
+    let count = a.recipe().evaluation.images.unwrap_or(usize::MAX);
+    let (count_a, count_b) = (data_a.len().min(count), data_b.len().min(count));
+    let same = |i: usize| match (data_a.sample(i), data_b.sample(i)) {
+        (Ok(a), Ok(b)) => a.target == b.target && a.image == b.image,
+        // An image that cannot be read is not counted.
+        (Err(_), Err(_)) => true,
+        _ => false,
+    };
+    Ok(count_a == count_b && (0..count_a).all(same))
 }
 
 /// A value of a recipe on one line.
@@ -57,15 +80,15 @@ impl<'a> Data<'a> {
         let mut leaves = BTreeMap::new();
         collect("data.params", &recipe.data.params, &mut leaves);
         // `data_root` replaces the folder in the dataset's parameters, so both stand under one key here.
-        let (root, in_params) = ("data_root", "data.params.root");
+        let in_params = "data.params.root";
         let given = match (&recipe.data_root, leaves.get(in_params)) {
-            (Some(folder), _) => Some(recipe.resolve(root, folder)),
+            (Some(folder), _) => Some(recipe.resolve(ROOT, folder)),
             (None, Some(Value::String(folder))) => Some(recipe.resolve(in_params, folder.as_ref())),
             _ => None,
         };
         if let Some(folder) = given {
             leaves.retain(|key, _| !key.starts_with(in_params));
-            leaves.insert(root.into(), folder.to_string_lossy().into_owned().into());
+            leaves.insert(ROOT.into(), folder.to_string_lossy().into_owned().into());
         }
         Self { recipe, leaves }
     }

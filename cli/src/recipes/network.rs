@@ -1,7 +1,7 @@
 //! The recipe of a network that is given as a file, without a recipe.
 
 use super::absolute;
-use crate::error::{At, Result, Stage};
+use crate::error::{did_you_mean, At, Result, Stage};
 use qdrop_core::recipe::RecipePath;
 use qdrop_core::registry::nearest;
 use qdrop_core::Error as Core;
@@ -54,7 +54,7 @@ pub fn recipe(file: &Path, given_bits: Option<&str>, preset: Option<&str>) -> Re
         }
         "published" => {}
         unknown => {
-            let suggestion = nearest(unknown, PRESETS).map(|s| format!(", did you mean '{s}'?")).unwrap_or_default();
+            let suggestion = did_you_mean(&nearest(unknown, PRESETS));
             let message = format!("unknown preset '{unknown}'{suggestion}; known: {}", PRESETS.join(", "));
             return Err(Core::setting("--preset", message)).at(Stage::Recipe);
         }

@@ -70,7 +70,7 @@ impl Pool2dShape {
     /// Pixels of the image under output position `o` of `axis`, and how many pixels the window
     /// covers when those of the padding count.
     #[inline(always)]
-    fn window(&self, axis: usize, o: usize) -> (std::ops::Range<usize>, usize) {
+    pub(crate) fn window(&self, axis: usize, o: usize) -> (std::ops::Range<usize>, usize) {
         let size = [self.in_height, self.in_width][axis];
         let [before, after] = self.padding.along(axis);
         let start = o * self.stride[axis];
@@ -85,13 +85,30 @@ impl Pool2dShape {
         self.window(axis, position).0
     }
 
+    /// Output positions of an axis whose windows have pixel `pixel` of the image in them.
+    #[inline(always)]
+    pub(crate) fn windows(&self, axis: usize, pixel: usize) -> std::ops::Range<usize> {
+        let (kernel, stride) = (self.kernel[axis], self.stride[axis]);
+        let at = pixel + self.padding.along(axis)[0];
+        let first = (at + 1).saturating_sub(kernel).div_ceil(stride);
+        first..(at / stride + 1).min(self.out(axis)).max(first)
+    }
+
+    /// Number of pixels that the average of a window is divided by: those of the image, or all of it, whose sizes are
+    /// `inside` and `covered`.
+    #[inline(always)]
+    pub(crate) fn divisor(&self, inside: [usize; 2], covered: [usize; 2]) -> usize {
+        let [height, width] = if self.count_include_pad { covered } else { inside };
+        height * width
+    }
+
     fn for_each_window(&self, mut body: impl FnMut(usize, std::ops::Range<usize>, std::ops::Range<usize>, usize)) {
         let (oh, ow) = (self.out_height(), self.out_width());
         for y in 0..oh {
             let (rows, height) = self.window(0, y);
             for x in 0..ow {
                 let (columns, width) = self.window(1, x);
-                let count = if self.count_include_pad { height * width } else { rows.len() * columns.len() };
+                let count = self.divisor([rows.len(), columns.len()], [height, width]);
                 body(y * ow + x, rows.clone(), columns, count);
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! A reconstructor sees every engine as a [`UnitEngine`]. The `generic` engine computes a unit with candle's
 //! operations. It supports every operation and every quantizer, and its results are the reference. Fused engines
-//! compute the same results faster. They support units that are a `chain` of layers whose quantizers describe their
+//! compute the same results faster. They support units that are a `chain` of steps whose quantizers describe their
 //! computation ([`Quantizer::kernel`](crate::quantizer::Quantizer::kernel)). The chain describes the unit
 //! independently of a device; the engine `cpu` compiles it into a plan over preallocated buffers.
 
@@ -25,7 +25,7 @@ pub use samples::{input_site, UnitData, UnitSamples, EVERYTHING};
 use crate::error::{Error, Result};
 use crate::graph::Unit;
 use crate::model::QuantModel;
-use chain::{Chain, Rejected};
+use chain::{Block, Chain, Rejected};
 use cpu::CpuUnit;
 use cuda::DeviceUnit;
 use generic::GenericUnit;
@@ -65,8 +65,8 @@ pub(crate) fn open<'a>(
     }
     let refusal = match engine {
         Engine::Generic => None,
-        Engine::Auto | Engine::Fused => match chain(model, unit, mixing, device) {
-            Ok(chain) => return Ok((fused(chain, model, samples, batch, device)?, None)),
+        Engine::Auto | Engine::Fused => match described(model, unit, mixing, device) {
+            Ok(described) => return Ok((fused(described, model, samples, batch)?, None)),
             Err(Rejected::Failed(error)) => return Err(error),
             Err(Rejected::Refused(why)) if engine == Engine::Fused => {
                 return Err(Error::graph(
@@ -80,41 +80,48 @@ pub(crate) fn open<'a>(
     Ok((Box::new(GenericUnit::new(model, unit, samples.clone(), batch)?), refusal))
 }
 
+/// A unit as the fused engine of a device computes it.
+enum Described<'a> {
+    /// For the CPU.
+    Chain(Box<Chain>),
+    /// For a device of the CUDA engine: the one that was given, or the model's.
+    Block(Box<Block>, Option<&'a Arc<dyn cuda::Device>>),
+}
+
 /// What the fused engine of the model's device, or of `device`, computes of a unit.
-fn chain(
+fn described<'a>(
     model: &QuantModel,
     unit: &Unit,
     mixing: bool,
-    device: Option<&Arc<dyn cuda::Device>>,
-) -> Result<Chain, Rejected> {
+    device: Option<&'a Arc<dyn cuda::Device>>,
+) -> Result<Described<'a>, Rejected> {
     let chain = Chain::of(model, &unit.subgraph)?;
-    if device.is_some() || model.device().is_cuda() {
-        if mixing {
-            return Err(Refusal::Mixing.into());
-        }
-        if !chain.is_block() {
-            return Err(Refusal::Blocks.into());
-        }
+    if device.is_none() && !model.device().is_cuda() {
+        return Ok(Described::Chain(Box::new(chain)));
     }
-    Ok(chain)
+    if mixing {
+        return Err(Refusal::Mixing.into());
+    }
+    Ok(Described::Block(Box::new(Block::of(chain)?), device))
 }
 
-/// The fused engine of the model's device, or of `device`.
+/// The fused engine of a unit.
 fn fused<'a>(
-    chain: Chain,
+    unit: Described<'_>,
     model: &QuantModel,
     samples: &UnitSamples,
     batch: usize,
-    device: Option<&Arc<dyn cuda::Device>>,
 ) -> Result<Box<dyn UnitEngine + 'a>> {
+    let (block, device) = match unit {
+        Described::Chain(chain) => return Ok(Box::new(CpuUnit::new(*chain, samples, batch)?)),
+        Described::Block(block, device) => (block, device),
+    };
     let own = match model.device() {
         _ if device.is_some() => device.cloned(),
         #[cfg(feature = "cuda")]
         candle_core::Device::Cuda(device) => Some(cuda::Gpu::of(device)? as Arc<dyn cuda::Device>),
         _ => None,
     };
-    Ok(match own {
-        Some(device) => Box::new(DeviceUnit::new(device, model.device().clone(), chain, samples, batch, model.tf32())?),
-        None => Box::new(CpuUnit::new(chain, samples, batch)?),
-    })
+    let own = own.ok_or_else(|| Error::message("this build of qdrop has no engine for the model's device"))?;
+    Ok(Box::new(DeviceUnit::new(own, model.device().clone(), *block, samples, batch, model.tf32())?))
 }

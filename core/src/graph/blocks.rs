@@ -71,19 +71,7 @@ fn parts(graph: &Graph) -> Vec<Vec<NodeId>> {
 
 /// The layers of a part, each with what completes it.
 fn apart(graph: &Graph, part: &[NodeId]) -> Vec<Vec<NodeId>> {
-    let with_completion = |layer: NodeId| {
-        let mut nodes = vec![layer];
-        let mut last = layer;
-        while let [next] = graph.consumers(last)[..] {
-            if !graph.node(next).op.completes_layer() {
-                break;
-            }
-            nodes.push(next);
-            last = next;
-        }
-        nodes
-    };
-    layers(graph, part).map(with_completion).collect()
+    layers(graph, part).map(|layer| [vec![layer], graph.completion(layer)].concat()).collect()
 }
 
 /// The layer of a part that has only one.

@@ -41,19 +41,11 @@ pub fn execute(
             ops::conv2d(input(0)?, weight()?, own_bias(*bias)?, geometry).doing(doing())
         }
         Op::Linear { bias, .. } => ops::linear(input(0)?, weight()?, own_bias(*bias)?).doing(doing()),
-        Op::BatchNorm { eps } => {
-            let run = || -> Result<candle_core::Result<Tensor>> {
-                let (gamma, beta) = (parameter("weight")?, parameter("bias")?);
-                let (mean, variance) = (parameter("running_mean")?, parameter("running_var")?);
-                let x = input(0)?;
-                Ok((|| {
-                    let column = |t: Tensor| ops::along_channels(&t, x.rank());
-                    let factor = gamma.div(&(variance + *eps)?.sqrt()?)?;
-                    let offset = (beta - (mean * &factor)?)?;
-                    x.broadcast_mul(&column(factor)?)?.broadcast_add(&column(offset)?)
-                })())
-            };
-            run()?.doing(doing())
+        Op::BatchNorm { .. } => {
+            let ([factor, offset], x) = (affine(node, parameters)?, input(0)?);
+            let column = |t: &Tensor| ops::along_channels(t, x.rank());
+            let run = || x.broadcast_mul(&column(&factor)?)?.broadcast_add(&column(&offset)?);
+            run().doing(doing())
         }
         Op::LayerNorm { eps } => {
             ops::layer_norm(input(0)?, parameter("weight")?, parameter("bias")?, *eps).doing(doing())
@@ -76,4 +68,29 @@ pub fn execute(
         }
         Op::UpsampleNearest { factor } => ops::upsample_nearest(input(0)?, *factor).doing(doing()),
     }
+}
+
+/// The factor and the offset of each channel that a normalization applies: all that batch normalization with running statistics is, and
+/// the last step of layer normalization.
+///
+/// # Errors
+/// The node is no normalization, a parameter is missing, or shapes do not fit each other.
+pub(crate) fn affine(node: &Node, parameters: &HashMap<String, Tensor>) -> Result<[Tensor; 2]> {
+    let parameter = |name: &str| {
+        let key = format!("{}.{name}", node.name);
+        parameters.get(&key).ok_or_else(|| Error::graph(&node.name, format!("has no parameter '{key}'")))
+    };
+    let (gamma, beta) = (parameter("weight")?, parameter("bias")?);
+    let eps = match &node.op {
+        Op::BatchNorm { eps } => eps,
+        Op::LayerNorm { .. } => return Ok([gamma.clone(), beta.clone()]),
+        other => return Err(Error::graph(&node.name, format!("{} is no normalization", other.name()))),
+    };
+    let (mean, variance) = (parameter("running_mean")?, parameter("running_var")?);
+    let run = || {
+        let factor = gamma.div(&(variance + *eps)?.sqrt()?)?;
+        let offset = (beta - (mean * &factor)?)?;
+        Ok([factor, offset])
+    };
+    run().doing(format!("computing the factors of batch_norm '{}'", node.name))
 }

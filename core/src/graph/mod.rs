@@ -19,6 +19,7 @@ mod units;
 pub use blocks::find_units;
 pub use builder::{Conv2d, GraphBuilder, Pool2d};
 pub use channels::{channel_groups, channel_read, ChannelGroup};
+pub(crate) use execute::affine;
 pub use execute::{execute, Replaced};
 pub use fold::fold_batch_norm;
 pub(crate) use fold::folded_batch_norms;
@@ -152,6 +153,16 @@ impl Graph {
     /// Nodes that read the value of `id`.
     pub fn consumers(&self, id: NodeId) -> Vec<NodeId> {
         self.nodes().filter(|(_, n)| n.inputs.contains(&id)).map(|(i, _)| i).collect()
+    }
+
+    /// The normalizations and activation functions that [complete](Op::completes_layer) a node, one after the other: each is the
+    /// only reader of the one before it.
+    pub fn completion(&self, head: NodeId) -> Vec<NodeId> {
+        let next = |id: NodeId| match self.consumers(id)[..] {
+            [next] if self.node(next).op.completes_layer() => Some(next),
+            _ => None,
+        };
+        std::iter::successors(next(head), |id| next(*id)).collect()
     }
 
     /// Names and shapes of all parameters, including the running statistics of batch normalization.

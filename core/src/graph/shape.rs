@@ -2,6 +2,7 @@
 
 use super::Op;
 use crate::error::{Error, Result};
+use crate::ops::Padding;
 use qdrop_kernels::conv::Conv2dShape;
 
 /// Most elements that a value of one image may have, and largest size of a window, stride or side of padding. Beyond it
@@ -21,7 +22,7 @@ impl Op {
             Self::Input => return Err(Error::message("a network has one input, which is its first node")),
             Self::Conv2d { out_channels, kernel, geometry, .. } => {
                 let [in_channels, in_height, in_width] = image(first)?;
-                let sides = [0, 1].map(|axis| geometry.padding.along(axis)).concat();
+                let sides = sides(geometry.padding);
                 in_range(&[&kernel[..], &geometry.stride, &geometry.dilation, &sides, &[*out_channels]])?;
                 let shape = Conv2dShape {
                     batch: 1,
@@ -62,7 +63,7 @@ impl Op {
             }
             Self::MaxPool(geometry) | Self::AveragePool(geometry) => {
                 let [channels, height, width] = image(first)?;
-                let sides = [0, 1].map(|axis| geometry.padding.along(axis)).concat();
+                let sides = sides(geometry.padding);
                 in_range(&[&geometry.kernel[..], &geometry.stride, &sides])?;
                 let shape = geometry.of_planes(channels, height, width)?;
                 vec![channels, shape.out_height(), shape.out_width()]
@@ -70,7 +71,7 @@ impl Op {
             Self::GlobalAveragePool => vec![image(first)?[0], 1, 1],
             Self::Pad(padding) => {
                 let [channels, height, width] = image(first)?;
-                in_range(&[&[0, 1].map(|axis| padding.along(axis)).concat()])?;
+                in_range(&[&sides(*padding)])?;
                 let [height, width] = padding.padded(height, width);
                 vec![channels, height, width]
             }
@@ -144,6 +145,11 @@ fn image(shape: &[usize]) -> Result<[usize; 3]> {
     shape
         .try_into()
         .map_err(|_| Error::message(format!("needs an image (C, H, W), but its input has the shape {shape:?}")))
+}
+
+/// All four sides of a padding.
+fn sides(padding: Padding) -> Vec<usize> {
+    [0, 1].map(|axis| padding.along(axis)).concat()
 }
 
 fn in_range(sizes: &[&[usize]]) -> Result<()> {

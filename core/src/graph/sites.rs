@@ -49,7 +49,7 @@ pub fn quantization_sites(graph: &Graph) -> Vec<Site> {
         let of_input = node.inputs.contains(&graph.input());
         let alone = node.op.completes_layer() && !completing.contains(&id) && !relu && !of_input;
         if node.op.has_weight() || node.op.combines() || alone {
-            let completed = completed(graph, id);
+            let completed = graph.completion(id);
             completing.extend(&completed);
             if let Some(value) = activation_site(graph, id, &completed) {
                 sites.push(site(value, SiteKind::Activation));
@@ -66,20 +66,6 @@ pub fn quantization_sites(graph: &Graph) -> Vec<Site> {
         }
     }
     sites
-}
-
-/// The nodes that complete `head`: each is the only reader of the one before it.
-fn completed(graph: &Graph, head: NodeId) -> Vec<NodeId> {
-    let mut nodes = Vec::new();
-    let mut value = head;
-    while let [next] = graph.consumers(value)[..] {
-        if !graph.node(next).op.completes_layer() {
-            break;
-        }
-        nodes.push(next);
-        value = next;
-    }
-    nodes
 }
 
 /// The value at which the output of `head`, which these nodes complete, is quantized, or `None` if it is not.

@@ -61,20 +61,7 @@ pub fn unit_costs(graph: &Graph, units: &[Unit]) -> Vec<f64> {
 /// Nothing reads the value of a layer.
 pub fn layer_units(graph: &Graph) -> Result<Vec<Unit>> {
     let layers = graph.nodes().filter(|(_, n)| n.op.has_weight());
-    layers
-        .map(|(id, node)| {
-            let mut nodes = vec![id];
-            let mut last = id;
-            while let [next] = graph.consumers(last)[..] {
-                if !graph.node(next).op.completes_layer() {
-                    break;
-                }
-                nodes.push(next);
-                last = next;
-            }
-            Unit::new(graph, node.name.clone(), nodes)
-        })
-        .collect()
+    layers.map(|(id, node)| Unit::new(graph, node.name.clone(), [vec![id], graph.completion(id)].concat())).collect()
 }
 
 /// Merges neighbouring units. Each group lists the units of one larger unit, by name or by a glob pattern such as

@@ -199,36 +199,64 @@ impl<'a> Builder<'a> {
                 let to = self.new_slot(id);
                 self.instructions.push(Instruction::MaxPool { shape, from, to });
             }
+            (Op::AveragePool(geometry), &[from]) => {
+                let x = self.layouts[from];
+                let Ok(shape) = geometry.of_planes(x.channels, x.height, x.width) else { return false };
+                let to = self.new_slot(id);
+                self.instructions.push(Instruction::AveragePool { shape, from, to });
+            }
             (Op::GlobalAveragePool, &[from]) => {
                 let to = self.new_slot(id);
                 self.instructions.push(Instruction::Mean { from, to });
+            }
+            (Op::Mul, &[x, factor]) => {
+                let (whole, one) = (self.layouts[x], self.layouts[factor]);
+                let pixels = |layout: Layout| [layout.height, layout.width];
+                if pixels(one) != pixels(whole) && pixels(one) != [1, 1] || one.channels != whole.channels {
+                    return false;
+                }
+                let to = self.new_slot(id);
+                self.instructions.push(Instruction::Multiply { x, factor, to });
+            }
+            (Op::Concat, from) => {
+                let to = self.new_slot(id);
+                self.instructions.push(Instruction::Concat { from: from.to_vec(), to });
+            }
+            (Op::Slice { start, .. }, &[from]) => {
+                let to = self.new_slot(id);
+                self.instructions.push(Instruction::Slice { start: *start, from, to });
+            }
+            (Op::ShuffleChannels { groups }, &[from]) => {
+                let to = self.new_slot(id);
+                self.instructions.push(Instruction::Shuffle { groups: *groups, from, to });
+            }
+            (Op::BatchNorm { .. }, &[from]) => {
+                let to = self.new_slot(id);
+                self.instructions.push(Instruction::Affine { node: id, from, to });
+            }
+            (Op::LayerNorm { eps }, &[from]) => {
+                let to = self.new_slot(id);
+                self.instructions.push(Instruction::LayerNorm { node: id, eps: *eps as f32, from, to });
             }
             (Op::Flatten, &[from]) if self.layouts[from].height * self.layouts[from].width == 1 => {
                 self.take(id, from);
             }
             // In two groups: operations without a kernel, and arguments that no kernel takes.
-            (
-                Op::Input
-                | Op::BatchNorm { .. }
-                | Op::Mul
-                | Op::AveragePool(_)
-                | Op::Pad(_)
-                | Op::Concat
-                | Op::Slice { .. }
-                | Op::ShuffleChannels { .. }
-                | Op::LayerNorm { .. }
-                | Op::UpsampleNearest { .. }
-                | Op::Custom(_),
-                _,
-            ) => return false,
+            (Op::Input | Op::Pad(_) | Op::UpsampleNearest { .. } | Op::Custom(_), _) => return false,
             (
                 Op::Conv2d { .. }
                 | Op::Linear { .. }
                 | Op::Activation(_)
                 | Op::Clip
+                | Op::BatchNorm { .. }
+                | Op::LayerNorm { .. }
                 | Op::Add
+                | Op::Mul
                 | Op::MaxPool(_)
+                | Op::AveragePool(_)
                 | Op::GlobalAveragePool
+                | Op::Slice { .. }
+                | Op::ShuffleChannels { .. }
                 | Op::Flatten,
                 _,
             ) => return false,

@@ -1,8 +1,8 @@
 //! Forward passes on the kernels, with channels-last images and weights that are packed once.
 //!
 //! They compute the same values as [`QuantModel::run`], which computes node by node. On the CPU, kernels compute
-//! convolutions, fully connected layers, activation functions, additions and quantizers that round to nearest. Candle
-//! computes every other operation, and every operation on other devices.
+//! convolutions, fully connected layers, activation functions, sums and products, pools, operations that move channels, and
+//! quantizers that round to nearest. Candle computes every other operation, and every operation on other devices.
 
 mod compile;
 mod plan;

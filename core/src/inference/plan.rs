@@ -6,9 +6,10 @@ use crate::graph::NodeId;
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
 use candle_core::Tensor;
-use qdrop_kernels::nhwc::pool::{max_pool, mean};
+use qdrop_kernels::nhwc::pool::{average_pool, max_pool, mean};
 use qdrop_kernels::nhwc::stage::{apply, Stage};
-use qdrop_kernels::nhwc::{from_planes, to_planes, Buffer, ForwardConvolution, Layout};
+use qdrop_kernels::nhwc::{affine, copy_channels, from_planes, layer_norm, multiply, shuffle_channels, to_planes};
+use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout, Write};
 use qdrop_kernels::pool::Pool2dShape;
 use rayon::prelude::*;
 
@@ -42,6 +43,47 @@ pub enum Instruction {
     },
     MaxPool {
         shape: Pool2dShape,
+        from: Slot,
+        to: Slot,
+    },
+    AveragePool {
+        shape: Pool2dShape,
+        from: Slot,
+        to: Slot,
+    },
+    /// Multiplies by a value of equal size, or by one pixel.
+    Multiply {
+        x: Slot,
+        factor: Slot,
+        to: Slot,
+    },
+    /// Puts values one after the other along the channels.
+    Concat {
+        from: Vec<Slot>,
+        to: Slot,
+    },
+    /// Takes channels from `start` on.
+    Slice {
+        start: usize,
+        from: Slot,
+        to: Slot,
+    },
+    /// Shuffles channels.
+    Shuffle {
+        groups: usize,
+        from: Slot,
+        to: Slot,
+    },
+    /// Computes batch normalization that is not folded.
+    Affine {
+        node: NodeId,
+        from: Slot,
+        to: Slot,
+    },
+    /// Computes layer normalization.
+    LayerNorm {
+        node: NodeId,
+        eps: f32,
         from: Slot,
         to: Slot,
     },
@@ -127,6 +169,47 @@ impl Plan {
                 Instruction::MaxPool { shape, from, to } => {
                     let [x, z] = two(buffers, *from, *to)?;
                     max_pool(shape, (&x.0, x.1), (&mut z.0, z.1));
+                }
+                Instruction::AveragePool { shape, from, to } => {
+                    let [x, z] = two(buffers, *from, *to)?;
+                    average_pool(shape, (&x.0, x.1), (&mut z.0, z.1));
+                }
+                Instruction::Multiply { x, factor, to } if x == factor => {
+                    let [x, z] = two(buffers, *x, *to)?;
+                    multiply((&x.0, x.1), (&x.0, x.1), Write::Replace, (&mut z.0, z.1));
+                }
+                Instruction::Multiply { x, factor, to } => {
+                    let three = buffers.get_disjoint_mut([*x, *factor, *to]);
+                    let [x, f, z] = three.map_err(|_| broken("a value is read where it is written"))?;
+                    multiply((&x.0, x.1), (&f.0, f.1), Write::Replace, (&mut z.0, z.1));
+                }
+                Instruction::Concat { from, to } => {
+                    let mut first = 0;
+                    for from in from {
+                        let [x, z] = two(buffers, *from, *to)?;
+                        let count = x.1.channels;
+                        copy_channels((&x.0, x.1), 0, count, Write::Replace, (&mut z.0, z.1), first);
+                        first += count;
+                    }
+                }
+                Instruction::Slice { start, from, to } => {
+                    let [x, z] = two(buffers, *from, *to)?;
+                    let count = z.1.channels;
+                    copy_channels((&x.0, x.1), *start, count, Write::Replace, (&mut z.0, z.1), 0);
+                }
+                Instruction::Shuffle { groups, from, to } => {
+                    let [x, z] = two(buffers, *from, *to)?;
+                    shuffle_channels((&x.0, x.1), *groups, Write::Replace, (&mut z.0, z.1));
+                }
+                Instruction::Affine { node, from, to } => {
+                    let [factors, offsets] = weights.affine(*node)?;
+                    let [x, z] = two(buffers, *from, *to)?;
+                    affine((&x.0, x.1), factors, Some(offsets), Write::Replace, (&mut z.0, z.1));
+                }
+                Instruction::LayerNorm { node, eps, from, to } => {
+                    let [factors, offsets] = weights.affine(*node)?;
+                    let [x, z] = two(buffers, *from, *to)?;
+                    layer_norm((&x.0, x.1), [factors, offsets], *eps, (&mut z.0, z.1));
                 }
                 Instruction::Mean { from, to } => {
                     let [x, z] = two(buffers, *from, *to)?;

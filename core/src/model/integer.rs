@@ -6,7 +6,6 @@ use crate::graph::NodeId;
 use crate::grid::{Granularity, QParams};
 use crate::ops::host_values;
 use candle_core::Tensor;
-use qdrop_kernels::rounding::round_half_even;
 use std::fmt;
 
 /// Largest size of an integer that stands for a weight: they are signed bytes.
@@ -51,11 +50,10 @@ impl WeightCodes {
         let codes = host_values(&hard, |values| {
             let code = |(i, v): (usize, &f32)| {
                 let c = i / channels.inner % channels.count;
-                let code = round_half_even(v / params.scale[c]) + params.zero_point[c] - spec.qmin();
-                let known = (code + spec.qmin() - params.zero_point[c]) * params.scale[c];
-                let off = (known - v).abs() > OFF_GRID * params.scale[c];
-                let inside = (0.0..=spec.qmax() - spec.qmin()).contains(&code);
-                (inside && !off).then_some(code as u16)
+                let (scale, zero_point) = (params.scale[c], params.zero_point[c]);
+                let code = spec.code(*v, scale, zero_point)?;
+                let off = (spec.dequantize(code, scale, zero_point) - v).abs() > OFF_GRID * scale;
+                (!off).then_some(code)
             };
             values.iter().enumerate().map(code).collect::<Option<Vec<u16>>>()
         })?;
@@ -170,17 +168,9 @@ impl QuantModel {
             return Ok(Err(NotInteger::Input));
         };
         let channels = weight.shape.first().copied().unwrap_or_default();
-        let sizes: Vec<[u64; 2]> = (0..channels)
-            .map(|c| {
-                let [mut largest, mut sum] = [0, 0];
-                for w in weight.integers(c) {
-                    let size = u64::from(w.unsigned_abs());
-                    (largest, sum) = (size.max(largest), sum + size);
-                }
-                [largest, sum]
-            })
-            .collect();
-        let largest = sizes.iter().map(|[largest, _]| *largest).max().unwrap_or_default() as u32;
+        let sizes = |c: usize| weight.integers(c).map(i32::unsigned_abs);
+        let largest = (0..channels).flat_map(sizes).max().unwrap_or_default();
+        let sums: Vec<u64> = (0..channels).map(|c| sizes(c).map(u64::from).sum()).collect();
         let fits = (0..channels).all(|c| weight.integers(c).all(|w| i8::try_from(w).is_ok()));
         if !fits || weight.bits > 8 {
             return Ok(Err(NotInteger::Weight));
@@ -191,16 +181,13 @@ impl QuantModel {
             None => None,
         };
         // The largest power of two for which every bias fits.
-        let mut factor = 1 << room.ilog2();
-        while factor > 1 && scaled(&weight, &sizes, bias.as_deref(), (input_scale, largest_value), factor).is_none() {
-            factor /= 2;
-        }
-        Ok(match scaled(&weight, &sizes, bias.as_deref(), (input_scale, largest_value), factor) {
-            Some((weight_scale, bias_scale, bias)) => {
-                Ok(IntegerLayer { source, factor, weight_scale, bias_scale, bias })
-            }
-            None => Err(NotInteger::Bias),
-        })
+        let factors = std::iter::successors(Some(1 << room.ilog2()), |factor| (*factor > 1).then_some(factor / 2));
+        let layer = factors.into_iter().find_map(|factor| {
+            let input = (input_scale, largest_value);
+            let (weight_scale, bias_scale, bias) = scaled(&weight, &sums, bias.as_deref(), input, factor)?;
+            Some(IntegerLayer { source, factor, weight_scale, bias_scale, bias })
+        });
+        Ok(layer.ok_or(NotInteger::Bias))
     }
 
     /// Rounds the biases of all layers that a runtime can compute in integers to the grids that it has for them, so that
@@ -230,16 +217,16 @@ impl QuantModel {
 type Scaled = (Vec<f32>, Vec<f32>, Option<Vec<i32>>);
 
 /// The scales of a layer whose weight is multiplied by `factor`, and its bias as integers; `None` if one of them does not fit.
-/// `sizes` are the largest integer of each channel and the sum of all; `input` is the scale of values and the largest one.
+/// `sums` are those of the sizes of each channel's integers; the input is given as the scale of values and the largest one.
 fn scaled(
     weight: &WeightCodes,
-    sizes: &[[u64; 2]],
+    sums: &[u64],
     bias: Option<&[f32]>,
     (input_scale, largest_value): (f32, u32),
     factor: u32,
 ) -> Option<Scaled> {
     let (mut weight_scales, mut bias_scales, mut integers) = (Vec::new(), Vec::new(), Vec::new());
-    for (c, [_, sum]) in sizes.iter().enumerate() {
+    for (c, sum) in sums.iter().enumerate() {
         let mut weight_scale = weight.scale[c.min(weight.scale.len() - 1)] / factor as f32;
         let mut bias_scale = input_scale * weight_scale;
         let value = bias.map_or(0.0, |bias| bias[c]);

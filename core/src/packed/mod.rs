@@ -21,8 +21,3 @@ const DESCRIPTION: &str = "description";
 fn tensor_name(site: &str) -> String {
     format!("{site}.weight")
 }
-
-/// The value of an integer counted from qmin. All but the product is exact with integers of up to 16 bits as zero points.
-fn dequantized(code: u16, qmin: f32, scale: f32, zero_point: f32) -> f32 {
-    (f32::from(code) + qmin - zero_point) * scale
-}

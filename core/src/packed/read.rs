@@ -3,7 +3,7 @@
 use super::bits::{length, unpack};
 use super::container::{Container, Refusal};
 use super::description::{Description, Site, ZeroPoints};
-use super::{dequantized, tensor_name, DESCRIPTION, FLOATS, ZERO_POINTS};
+use super::{tensor_name, DESCRIPTION, FLOATS, ZERO_POINTS};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::grid::{QParams, QuantSpec};
@@ -154,7 +154,7 @@ fn unpacked(container: &Container<'_>, description: Description) -> Result<Packe
                 let QParams { scale, zero_point } = &site.params;
                 let value = |(i, code)| {
                     let c = i / channels.inner % channels.count;
-                    dequantized(code, site.spec.qmin(), scale[c], zero_point[c])
+                    site.spec.dequantize(code, scale[c], zero_point[c])
                 };
                 unpack(codes, bits, count).enumerate().map(value).collect()
             }

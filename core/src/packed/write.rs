@@ -3,7 +3,7 @@
 use super::bits::pack;
 use super::container::{assemble, Part};
 use super::description::{Description, Parameter, Site, Weight, ZeroPoints};
-use super::{dequantized, tensor_name, DESCRIPTION, FLOATS, ZERO_POINTS};
+use super::{tensor_name, DESCRIPTION, FLOATS, ZERO_POINTS};
 use crate::error::{Error, Result};
 use crate::grid::{Granularity, QParams, QuantSpec};
 use crate::model::{QuantModel, QuantSite};
@@ -11,7 +11,6 @@ use crate::ops::host_values;
 use crate::recipe::Recipe;
 use crate::summary::Summary;
 use candle_core::Tensor;
-use qdrop_kernels::rounding::round_half_even;
 use qdrop_kernels::segments::Channels;
 use std::collections::BTreeMap;
 
@@ -131,13 +130,11 @@ impl Values {
 /// A hard weight as integers from qmin; `None` if they do not give exactly these values, as with a quantizer whose points
 /// are no multiples of its scale.
 fn integers(hard: &[f32], spec: &QuantSpec, params: &QParams, channels: Channels) -> Option<Vec<u16>> {
-    let largest = (1_u32 << spec.bits) - 1;
     let integer = |(i, value): (usize, &f32)| {
         let c = i / channels.inner % channels.count;
         let (scale, zero_point) = (*params.scale.get(c)?, *params.zero_point.get(c)?);
-        let code = round_half_even(value / scale) + zero_point - spec.qmin();
-        let code = (0.0..=largest as f32).contains(&code).then_some(code as u16)?;
-        (dequantized(code, spec.qmin(), scale, zero_point) == *value).then_some(code)
+        let code = spec.code(*value, scale, zero_point)?;
+        (spec.dequantize(code, scale, zero_point) == *value).then_some(code)
     };
     hard.iter().enumerate().map(integer).collect()
 }

@@ -16,6 +16,8 @@ const IMAGES: usize = 16;
 const STEPS: f32 = 2.0;
 /// Share of what later layers read from a value that small channels may carry.
 const SHARE: f64 = 0.2;
+/// The preparation that scales channels.
+const EQUALIZE: &str = "equalize";
 /// Share of the values that may be like this.
 const VALUES: f64 = 0.15;
 
@@ -56,10 +58,15 @@ impl Session<'_> {
         if (lost.len() as f64) <= VALUES * shares.len() as f64 {
             return Ok(None);
         }
+        let remedy = if self.recipe().prepare.iter().any(|preparation| preparation.name == EQUALIZE) {
+            "`equalize` has scaled the channels as far as it does; more bits for such values resolve more \
+             (`quant.overrides`)"
+        } else {
+            "`--set 'prepare=[equalize]'` scales the channels so that they are resolved; the float network stays the same"
+        };
         Ok(Some(format!(
             "in {} of {} quantized values, channels smaller than {STEPS} steps of the grid carry more than {:.0} % of what \
-             the next layers read ({:.0} % in '{}', at {} bits): they will be lost. `--set 'prepare=[equalize]'` scales the \
-             channels so that they are resolved; the float network stays the same",
+             the next layers read ({:.0} % in '{}', at {} bits): they will be lost. {remedy}",
             lost.len(),
             shares.len(),
             100.0 * SHARE,

@@ -123,8 +123,11 @@ pub fn load(file: &Path, graph: &Graph, key_maps: &[KeyMap], key: Option<&str>, 
     Ok(Loaded { parameters, taken: chosen.prefix, others })
 }
 
-/// Refuses values that no network can compute with.
-fn usable(name: &str, values: Vec<f32>) -> Result<Vec<f32>, String> {
+/// The values of the parameter `name`, if a network can compute with them.
+///
+/// # Errors
+/// A value is not finite, or the parameter is a variance and a value is negative; the message says which one.
+pub fn usable(name: &str, values: Vec<f32>) -> Result<Vec<f32>, String> {
     if let Some(i) = values.iter().position(|v| !v.is_finite()) {
         return Err(format!("holds {} at element {i}", values[i]));
     }

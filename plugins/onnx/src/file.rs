@@ -43,8 +43,7 @@ impl OnnxFile {
             );
             return Err(error(message));
         }
-        let own = |domain: &str| domain.is_empty() || domain == "ai.onnx";
-        let opset = model.opset_import.iter().filter(|set| own(&set.domain)).map(|set| set.version).next();
+        let opset = model.opset_import.iter().filter(|set| is_standard(&set.domain)).map(|set| set.version).next();
         match opset {
             Some(version) if (OLDEST_OPSET..=newest_opset).contains(&version) => {}
             Some(version) => {
@@ -199,6 +198,11 @@ impl OnnxFile {
             false => Err(self.error(tensor, format!("has {found} values, its shape {:?} needs {wanted}", tensor.dims))),
         }
     }
+}
+
+/// Whether this is the domain of ONNX's own operators.
+pub fn is_standard(domain: &str) -> bool {
+    domain.is_empty() || domain == "ai.onnx"
 }
 
 fn is_external(tensor: &TensorProto) -> bool {

@@ -5,6 +5,15 @@ pub type Read<'a> = (&'a [f32], Layout);
 /// A batch of images that is written.
 pub type Written<'a> = (&'a mut [f32], Layout);
 
+/// What becomes of the values that are there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// They are replaced.
+    Replace,
+    /// What is written is added to them.
+    Add,
+}
+
 /// Sizes of a batch of images in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {

@@ -1,157 +1,45 @@
-//! A unit as a chain of layers, described independently of a device: the input of every fused engine.
+//! A unit as a chain of steps, described independently of a device: the input of every fused engine.
 //!
-//! A chain begins with the unit's input. Each layer (convolution or fully connected layer) reads the value of the one
-//! before it, or the mean over its pixels, and is followed by its stage: activation function, quantizer and drop. Before
-//! the stage an earlier value of the chain, or a layer of it, may be added.
+//! A chain begins with the unit's input. Each step reads earlier values of the chain, any of them, and is followed by its stage:
+//! activation function, quantizer and drop. A value may have several readers, whose gradients are added. The value of the last
+//! step is the unit's output.
 
+mod block;
+mod description;
+mod operation;
 mod parts;
 mod refusal;
 
+pub use block::{Block, Shortcut};
+pub use description::{
+    Chain, ChainAffine, ChainBias, ChainConvolution, ChainQuantizer, ChainStage, ChainStep, ChainWeight, SoftRounding,
+};
+pub use operation::Operation;
 pub use refusal::{Refusal, Rejected};
 
 use super::variable::Variable;
 use crate::error::{Error, Result};
 use crate::graph::geometry::{convolution, image};
-use crate::graph::{NodeId, Subgraph};
-use crate::grid::{Granularity, QParams, QuantSpec};
+use crate::graph::{affine, NodeId, Subgraph};
+use crate::grid::{Granularity, QParams};
 use crate::model::{QuantModel, QuantSite};
 use crate::ops::host_values;
 use crate::quantizer::{Parameter, QuantizerKernel};
 use candle_core::{Tensor, Var};
-use parts::{Link, Parts};
+use parts::{name, Part, Parts};
 use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::nhwc::stage::Function;
 use std::collections::HashMap;
 
-/// A unit as a chain of layers.
-pub struct Chain {
-    /// Channels, height and width of its input.
-    pub input: [usize; 3],
-    /// Channels, height and width of its output.
-    pub output: [usize; 3],
-    /// Whether the output is an image (N, C, H, W); otherwise it is flat (N, features).
-    pub output_is_image: bool,
-    /// Its layers, one at least.
-    pub layers: Vec<ChainLayer>,
-}
-
-/// What is added to a layer's output.
-pub struct ChainAddition {
-    /// The layer whose value it is; `None` for the unit's input.
-    pub from: Option<usize>,
-    /// A convolution of that value, if it is not the value itself that is added.
-    pub projection: Option<Box<ChainConvolution>>,
-}
-
-/// A layer and what comes after it.
-pub struct ChainLayer {
-    /// Whether it reads the mean over all pixels of the value before it.
-    pub reads_mean: bool,
-    pub convolution: ChainConvolution,
-    pub added: Option<ChainAddition>,
-    pub stage: ChainStage,
-}
-
-/// A convolution. A fully connected layer is a 1 x 1 convolution of an image of 1 x 1 pixels.
-pub struct ChainConvolution {
-    /// Its geometry for one image.
-    pub shape: Conv2dShape,
-    pub weight: ChainWeight,
-    pub bias: Option<ChainBias>,
-}
-
-impl ChainConvolution {
-    /// The same for this many images.
-    pub fn of_batch(self, batch: usize) -> Self {
-        Self { shape: Conv2dShape { batch, ..self.shape }, ..self }
-    }
-
-    /// Channels, height and width of its output.
-    pub fn output(&self) -> [usize; 3] {
-        [self.shape.out_channels, self.shape.out_height(), self.shape.out_width()]
-    }
-}
-
-/// A weight (O, I / groups, KH, KW).
-pub enum ChainWeight {
-    /// A weight that is not learned.
-    Fixed(Vec<f32>),
-    /// A weight whose rounding is learned.
-    SoftRounding(SoftRounding),
-}
-
-/// The learned rounding of a weight: `(clamp(floor + h(alpha) + zero_point, qmin, qmax) - zero_point) * scale`
-/// (AdaRound, arXiv 2004.10568, equations 22 and 23).
-pub struct SoftRounding {
-    pub alpha: Variable,
-    /// `floor(weight / scale)`, of the weight's shape.
-    pub floor: Tensor,
-    /// One for each output channel.
-    pub scale: Vec<f32>,
-    /// One for each output channel.
-    pub zero_point: Vec<f32>,
-    /// The variable of the scale, if it is learned too (Genie-M, arXiv 2212.04780, section 3.2): one element for each
-    /// output channel, or a single one.
-    pub learned_scale: Option<Variable>,
-    pub qmin: f32,
-    pub qmax: f32,
-    /// Whether passes compute with hard roundings, and gradients with soft ones.
-    pub straight_through: bool,
-}
-
-/// A bias with one element for each output channel.
-pub struct ChainBias {
-    pub value: Vec<f32>,
-    pub learned: Option<Variable>,
-}
-
-/// An activation function and a quantizer, both optional.
-pub struct ChainStage {
-    /// A clip has one bound for each channel.
-    pub activation: Option<Function<Vec<f32>>>,
-    pub quantizer: Option<ChainQuantizer>,
-    /// The site's number in the order of execution, from 1; 0 without a quantizer.
-    pub site: usize,
-}
-
-/// A per-tensor quantizer that rounds to the nearest integer.
-pub struct ChainQuantizer {
-    pub spec: QuantSpec,
-    pub scale: f32,
-    pub zero_point: f32,
-    pub learned_scale: Option<Variable>,
-    /// The variable of the zero point, if it is learned; its gradient is the straight-through estimator's (LSQ+, arXiv
-    /// 2004.09576).
-    pub learned_zero_point: Option<Variable>,
-}
-
 impl Chain {
-    /// Shape of the output of one sample.
-    pub fn output_dims(&self) -> &[usize] {
-        if self.output_is_image {
-            &self.output
-        } else {
-            &self.output[..1]
-        }
-    }
-
-    /// Whether there is one addition at most: at the end, and of the unit's input or a convolution of it.
-    pub fn is_block(&self) -> bool {
-        let last = self.layers.len().saturating_sub(1);
-        self.layers.iter().enumerate().all(|(i, layer)| {
-            let added = layer.added.as_ref().is_none_or(|added| i == last && added.from.is_none());
-            added && !layer.reads_mean
-        })
-    }
-
     /// Describes a unit whose quantizers have begun to learn.
     pub fn of(model: &QuantModel, unit: &Subgraph) -> Result<Self, Rejected> {
         if !model.device().is_cpu() && !model.device().is_cuda() {
             return Err(Refusal::Device.into());
         }
-        let parts = Parts::of(model.graph(), unit)?;
+        let parts = Parts::of(model.graph(), unit, &|id| model.activation_site(id).is_some())?;
         let mut describer = Describer::new(model, unit)?;
-        let chain = describer.chain(&parts)?;
+        let chain = describer.chain(parts)?;
         describer.check_all_known()?;
         Ok(chain)
     }
@@ -161,7 +49,7 @@ impl Chain {
         if !model.device().is_cpu() {
             return Err(Refusal::Device.into());
         }
-        Describer::of_float(model).chain(&Parts::of(model.graph(), part)?)
+        Describer::of_float(model).chain(Parts::of(model.graph(), part, &|_| false)?)
     }
 }
 
@@ -212,31 +100,31 @@ impl<'a> Describer<'a> {
         }
     }
 
-    fn chain(&mut self, parts: &Parts) -> Result<Chain, Rejected> {
+    fn chain(&mut self, parts: Parts) -> Result<Chain, Rejected> {
         let graph = self.model.graph();
-        let mut layers = Vec::new();
-        for link in &parts.links {
-            let convolution = self.convolution(link.node)?;
-            let added = match &link.added {
-                None => None,
-                Some(added) => {
-                    let operands = std::iter::once(link.node).chain(added.projection);
-                    for node in operands {
-                        if self.activation_site(node).is_some() {
-                            return Err(Refusal::BeforeAddition { node: self.name(node) }.into());
-                        }
-                    }
-                    let projection = added.projection.map(|node| self.convolution(node)).transpose()?;
-                    Some(ChainAddition { from: added.from, projection: projection.map(Box::new) })
-                }
-            };
-            layers.push(ChainLayer { reads_mean: link.reads_mean, convolution, added, stage: self.stage(link)? });
-        }
+        let Parts { input, output, parts } = parts;
         Ok(Chain {
-            input: image(graph, parts.input),
-            output: image(graph, parts.output),
-            output_is_image: graph.node(parts.output).shape.len() == 3,
-            layers,
+            input: image(graph, input),
+            output: image(graph, output),
+            output_is_image: graph.node(output).shape.len() == 3,
+            steps: parts.into_iter().map(|part| self.step(part)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn step(&mut self, part: Part) -> Result<ChainStep, Rejected> {
+        let (graph, model) = (self.model.graph(), self.model);
+        let affine = || -> Result<ChainAffine, Rejected> {
+            let [factors, offsets] = affine(graph.node(part.node), model.parameters())?;
+            let [factors, offsets] = [factors, offsets].map(|x| host_values(&x, <[f32]>::to_vec));
+            Ok(ChainAffine { factors: factors?, offsets: offsets? })
+        };
+        let stage = self.stage(part.activation, part.value)?;
+        Ok(ChainStep {
+            name: name(graph, part.node),
+            size: image(graph, part.node),
+            reads: part.reads,
+            operation: part.operation.try_map(|()| self.convolution(part.node), |()| affine())?,
+            stage,
         })
     }
 
@@ -290,9 +178,9 @@ impl<'a> Describer<'a> {
         }
     }
 
-    fn stage(&mut self, link: &Link) -> Result<ChainStage, Rejected> {
-        let activation = link.activation.map(|f| f.try_map(|node| self.model.bounds(node))).transpose()?;
-        let Some(placed) = self.activation_site(link.value) else {
+    fn stage(&mut self, activation: Option<Function<NodeId>>, value: NodeId) -> Result<ChainStage, Rejected> {
+        let activation = activation.map(|f| f.try_map(|node| self.model.bounds(node))).transpose()?;
+        let Some(placed) = self.activation_site(value) else {
             return Ok(ChainStage { activation, quantizer: None, site: 0 });
         };
         let (spec, name) = (*placed.quantizer.spec(), &placed.name);
@@ -315,7 +203,7 @@ impl<'a> Describer<'a> {
             learned_scale: scale.map(|var| self.variable(&var, name)).transpose()?,
             learned_zero_point: zero_point.map(|var| self.variable(&var, name)).transpose()?,
         };
-        let site = self.sites.get(&link.value).copied().unwrap_or_default();
+        let site = self.sites.get(&value).copied().unwrap_or_default();
         Ok(ChainStage { activation, quantizer: Some(quantizer), site })
     }
 }

@@ -1,199 +1,196 @@
-//! Splits a unit into the parts of a chain: its layers, and the earlier values that are added on the way.
+//! Splits a unit into the parts of a chain: operations, each with the activation function and the quantizer after it.
 
-use super::refusal::Refusal;
+use super::operation::Operation;
+use super::refusal::{Refusal, Rejected};
+use crate::error::Error;
+use crate::graph::geometry::image;
 use crate::graph::{Graph, NodeId, Op, Subgraph};
+use crate::ops::Pool2dGeometry;
+use qdrop_kernels::nhwc::pool::MOST_TAPS;
 use qdrop_kernels::nhwc::stage::Function;
+use qdrop_kernels::pool::Pool2dShape;
 use std::collections::HashMap;
 
-/// A layer of the chain with what follows it.
-pub struct Link {
+/// An operation of the chain with what follows it.
+pub struct Part {
+    /// The node of the operation.
     pub node: NodeId,
-    /// Whether the layer reads the mean over all pixels of the value before it.
-    pub reads_mean: bool,
-    pub added: Option<Added>,
-    /// The activation function, after the addition. A clip is named by its node.
+    /// The values that it reads: 0 is the unit's input, `i + 1` the value of part `i`.
+    pub reads: Vec<usize>,
+    pub operation: Operation<(), ()>,
+    /// The activation function. A clip is named by its node.
     pub activation: Option<Function<NodeId>>,
     /// The node whose value all of this computes.
     pub value: NodeId,
 }
 
-/// What is added to a layer's output.
-pub struct Added {
-    /// The layer whose value it is; `None` for the unit's input.
-    pub from: Option<usize>,
-    /// A layer that computes what is added from that value.
-    pub projection: Option<NodeId>,
-}
-
-/// The parts of a unit: layers in a row, each of which reads the value of the one before it.
+/// The parts of a unit, in an order in which each reads earlier values.
 pub struct Parts {
     pub input: NodeId,
     pub output: NodeId,
-    pub links: Vec<Link>,
+    pub parts: Vec<Part>,
 }
 
 /// Walks through the nodes of a unit in the order of execution.
 struct Walk<'a> {
     graph: &'a Graph,
-    unit: &'a Subgraph,
-    links: Vec<Link>,
-    /// Which layer computes a value; `None` for the unit's input.
-    known: HashMap<NodeId, Option<usize>>,
-    /// Layers that compute what is added, and the value that they read.
-    projections: HashMap<NodeId, Option<usize>>,
-    /// The value that the next layer of the chain reads.
-    tail: NodeId,
-    /// Whether that is the mean of the last layer's value.
-    mean: bool,
+    /// Whether a node's value is quantized.
+    quantized: &'a dyn Fn(NodeId) -> bool,
+    parts: Vec<Part>,
+    /// The values of nodes, as numbers.
+    known: HashMap<NodeId, usize>,
 }
 
 impl Walk<'_> {
-    fn readers(&self, id: NodeId) -> Vec<NodeId> {
-        self.graph.consumers(id).into_iter().filter(|c| self.unit.contains(*c)).collect()
+    fn refused(&self, id: NodeId) -> Rejected {
+        Refusal::Operation { node: name(self.graph, id) }.into()
     }
 
-    fn name(&self, id: NodeId) -> String {
-        let node = self.graph.node(id);
-        format!("'{}' ({})", node.name, node.op.name())
+    fn part(&mut self, node: NodeId, reads: Vec<usize>, operation: Operation<(), ()>, value: NodeId) {
+        self.parts.push(Part { node, reads, operation, activation: None, value });
+        self.known.insert(value, self.parts.len());
     }
 
-    fn is_layer(&self, id: NodeId) -> bool {
-        self.graph.node(id).op.has_weight()
-    }
-
-    /// Whether a layer's value goes straight into an addition.
-    fn is_straight(&self, layer: NodeId) -> bool {
-        self.readers(layer).first().is_some_and(|r| self.graph.node(*r).op == Op::Add)
-    }
-
-    /// Whether a layer continues the chain. If several layers read its end, that one does which does not lead straight to
-    /// an addition.
-    fn continues(&self, layer: NodeId, input: NodeId) -> bool {
-        let alone = self.readers(input).iter().filter(|id| self.is_layer(**id)).count() == 1;
-        input == self.tail && (alone || !self.is_straight(layer))
-    }
-
-    fn layer(&mut self, id: NodeId, input: NodeId) -> Result<(), Refusal> {
-        if self.continues(id, input) {
-            let reads_mean = std::mem::take(&mut self.mean);
-            self.links.push(Link { node: id, reads_mean, added: None, activation: None, value: id });
-            self.end_with(id);
-            return Ok(());
-        }
-        match self.known.get(&input) {
-            Some(from) if self.is_straight(id) => {
-                self.projections.insert(id, *from);
-                Ok(())
+    /// An activation function belongs to the part whose value nothing else reads, and which has none yet; otherwise it is a part
+    /// of its own.
+    fn activation(&mut self, id: NodeId, reads: Vec<usize>, function: Function<NodeId>) {
+        let input = self.graph.node(id).inputs[0];
+        let alone = self.graph.consumers(input).len() == 1 && !self.graph.outputs().contains(&input);
+        let own = reads[0].checked_sub(1).filter(|_| alone && !(self.quantized)(input));
+        match own.map(|own| &mut self.parts[own]).filter(|part| part.activation.is_none() && part.value == input) {
+            Some(part) => {
+                (part.activation, part.value) = (Some(function), id);
+                self.known.remove(&input);
+                self.known.insert(id, reads[0]);
             }
-            Some(_) if self.links.is_empty() => Err(Refusal::Start),
-            _ => Err(Refusal::Branch { node: self.name(input) }),
-        }
-    }
-
-    /// The last layer's value is that of this node now.
-    fn end_with(&mut self, id: NodeId) {
-        let Some(last) = self.links.len().checked_sub(1) else { return };
-        self.known.remove(&self.links[last].value);
-        self.known.insert(id, Some(last));
-        self.links[last].value = id;
-        self.tail = id;
-    }
-
-    fn addition(&mut self, id: NodeId, inputs: &[NodeId]) -> Result<(), Refusal> {
-        let refused = Refusal::Addition { node: self.name(id) };
-        let tail = self.tail;
-        let Some(other) = inputs.iter().copied().find(|input| *input != tail) else { return Err(refused) };
-        let (from, projection) = match (self.known.get(&other), self.projections.get(&other)) {
-            (Some(from), None) => (*from, None),
-            (None, Some(from)) => (*from, Some(other)),
-            _ => return Err(refused),
-        };
-        let last = self.links.len();
-        match self.links.last_mut() {
-            Some(link) if inputs.contains(&tail) && !self.mean && from.is_none_or(|from| from + 1 < last) => {
-                if link.activation.is_some() || link.added.is_some() {
-                    return Err(Refusal::BeforeAddition { node: self.graph.node(link.node).name.clone() });
+            None => {
+                self.part(id, reads, Operation::Sum, id);
+                if let Some(part) = self.parts.last_mut() {
+                    part.activation = Some(function);
                 }
-                link.added = Some(Added { from, projection });
             }
-            _ => return Err(refused),
         }
-        self.end_with(id);
-        Ok(())
     }
 
-    fn activation(&mut self, id: NodeId, input: NodeId, function: Function<NodeId>) -> Result<(), Refusal> {
-        let refused = Refusal::Operation { node: self.name(id) };
-        match self.links.last_mut() {
-            Some(link) if input == self.tail && !self.mean && link.activation.is_none() => {
-                link.activation = Some(function);
-            }
-            _ => return Err(refused),
-        }
-        self.end_with(id);
-        Ok(())
-    }
-
-    fn node(&mut self, id: NodeId) -> Result<(), Refusal> {
+    fn pool(&self, id: NodeId, geometry: &Pool2dGeometry) -> Result<Pool2dShape, Rejected> {
         let node = self.graph.node(id);
-        let of_tail = node.inputs.first() == Some(&self.tail);
-        match (&node.op, node.inputs.as_slice()) {
-            (Op::Conv2d { .. } | Op::Linear { .. }, [input]) => self.layer(id, *input),
-            (Op::Add, inputs) => self.addition(id, inputs),
-            (Op::Activation(activation), [input]) => self.activation(id, *input, Function::Activation(*activation)),
-            (Op::Clip, [input]) => self.activation(id, *input, Function::Clip(id)),
-            (Op::GlobalAveragePool, _) if of_tail && !self.mean && !self.links.is_empty() => {
-                (self.mean, self.tail) = (true, id);
-                Ok(())
+        let [channels, height, width] = image(self.graph, node.inputs[0]);
+        geometry.of_planes(channels, height, width).map_err(|e| Error::graph(&node.name, e.to_string()).into())
+    }
+
+    fn node(&mut self, id: NodeId) -> Result<(), Rejected> {
+        let graph = self.graph;
+        let node = graph.node(id);
+        let reads: Option<Vec<usize>> = node.inputs.iter().map(|input| self.known.get(input).copied()).collect();
+        let reads = reads.ok_or_else(|| Error::graph(&node.name, "an input of this node is not known in its unit"))?;
+        let operation = match &node.op {
+            Op::Conv2d { .. } | Op::Linear { .. } => Operation::Convolution(()),
+            Op::Add => Operation::Sum,
+            Op::Mul => {
+                let [value, factor] = [0, 1].map(|i| image(graph, node.inputs[i]));
+                if factor != value && factor != [value[0], 1, 1] {
+                    return Err(Refusal::Factor { node: name(graph, id) }.into());
+                }
+                Operation::Product
             }
+            Op::Activation(activation) => {
+                self.activation(id, reads, Function::Activation(*activation));
+                return Ok(());
+            }
+            Op::Clip => {
+                self.activation(id, reads, Function::Clip(id));
+                return Ok(());
+            }
+            Op::GlobalAveragePool => Operation::Mean,
+            Op::MaxPool(geometry) => {
+                if geometry.kernel.iter().product::<usize>() > MOST_TAPS {
+                    return Err(Refusal::LargePool { node: name(graph, id) }.into());
+                }
+                Operation::MaxPool(self.pool(id, geometry)?)
+            }
+            Op::AveragePool(geometry) => Operation::AveragePool(self.pool(id, geometry)?),
+            Op::Concat => Operation::Concat,
+            Op::Slice { start, .. } => Operation::Slice { start: *start },
+            Op::ShuffleChannels { groups } => Operation::Shuffle { groups: *groups },
+            Op::BatchNorm { .. } => Operation::Affine(()),
+            Op::LayerNorm { eps } => Operation::LayerNorm { affine: (), eps: *eps as f32 },
             // One pixel is flat already.
-            (Op::Flatten, _) if of_tail && self.mean => {
-                self.tail = id;
-                Ok(())
+            Op::Flatten if image(graph, node.inputs[0])[1..] == [1, 1] => {
+                if (self.quantized)(id) {
+                    self.part(id, reads, Operation::Sum, id);
+                } else {
+                    self.known.insert(id, reads[0]);
+                }
+                return Ok(());
             }
-            (
-                Op::Input
-                | Op::Conv2d { .. }
-                | Op::Linear { .. }
-                | Op::BatchNorm { .. }
-                | Op::Activation(_)
-                | Op::Clip
-                | Op::Mul
-                | Op::MaxPool(_)
-                | Op::AveragePool(_)
-                | Op::GlobalAveragePool
-                | Op::Pad(_)
-                | Op::Concat
-                | Op::Slice { .. }
-                | Op::ShuffleChannels { .. }
-                | Op::LayerNorm { .. }
-                | Op::Flatten
-                | Op::UpsampleNearest { .. }
-                | Op::Custom(_),
-                _,
-            ) => Err(Refusal::Operation { node: self.name(id) }),
+            Op::Input | Op::Flatten | Op::Pad(_) | Op::UpsampleNearest { .. } | Op::Custom(_) => {
+                return Err(self.refused(id))
+            }
+        };
+        self.part(id, reads, operation, id);
+        Ok(())
+    }
+
+    /// Whether a part is a layer that only computes what another one adds: nothing is done to its value before.
+    fn is_operand(&self, part: usize, readers: &[usize]) -> bool {
+        let Part { operation, activation, value, .. } = &self.parts[part];
+        let layer =
+            matches!(operation, Operation::Convolution(())) && activation.is_none() && !(self.quantized)(*value);
+        layer && matches!(readers, [reader] if self.is_addition(*reader))
+    }
+
+    fn is_addition(&self, part: usize) -> bool {
+        matches!(self.parts[part].operation, Operation::Sum) && self.parts[part].reads.len() == 2
+    }
+
+    /// The parts in the order in which a chain computes them: a layer whose value is only added comes right before the addition,
+    /// the one first that reads the later value.
+    fn ordered(self) -> Vec<Part> {
+        let readers: Vec<Vec<usize>> = (1..=self.parts.len())
+            .map(|value| {
+                let reads = |part: &Part| part.reads.iter().filter(|read| **read == value).count();
+                self.parts.iter().enumerate().flat_map(|(i, part)| vec![i; reads(part)]).collect()
+            })
+            .collect();
+        let operand: Vec<bool> = (0..self.parts.len()).map(|part| self.is_operand(part, &readers[part])).collect();
+        let mut order: Vec<usize> = Vec::new();
+        for part in (0..self.parts.len()).filter(|part| !operand[*part]) {
+            let own = self.parts[part].reads.iter().filter_map(|read| read.checked_sub(1));
+            let mut own: Vec<usize> = own.filter(|read| operand[*read]).collect();
+            own.sort_by_key(|read| (std::cmp::Reverse(self.parts[*read].reads[0]), *read));
+            order.extend(own);
+            order.push(part);
         }
+        let mut place = vec![0; self.parts.len() + 1];
+        order.iter().enumerate().for_each(|(i, part)| place[part + 1] = i + 1);
+        let mut parts: Vec<Option<Part>> = self.parts.into_iter().map(Some).collect();
+        let moved = order.iter().filter_map(|part| parts[*part].take());
+        let renamed = |part: Part| Part { reads: part.reads.iter().map(|read| place[*read]).collect(), ..part };
+        moved.map(renamed).collect()
     }
 }
 
+/// A node's name with its operation.
+pub fn name(graph: &Graph, id: NodeId) -> String {
+    let node = graph.node(id);
+    format!("'{}' ({})", node.name, node.op.name())
+}
+
 impl Parts {
-    /// Splits a unit into its parts, or returns why it is not a chain.
-    pub fn of(graph: &Graph, unit: &Subgraph) -> Result<Self, Refusal> {
+    /// Splits a unit into its parts, or returns why a chain cannot compute it. `quantized` tells whether a node's value is
+    /// quantized.
+    pub fn of(graph: &Graph, unit: &Subgraph, quantized: &dyn Fn(NodeId) -> bool) -> Result<Self, Rejected> {
         let (&[input], &[output]) = (unit.inputs(), unit.outputs()) else {
-            return Err(Refusal::Ends { inputs: unit.inputs().len(), outputs: unit.outputs().len() });
+            return Err(Refusal::Ends { inputs: unit.inputs().len(), outputs: unit.outputs().len() }.into());
         };
-        let (known, projections) = (HashMap::from([(input, None)]), HashMap::new());
-        let mut walk = Walk { graph, unit, links: Vec::new(), known, projections, tail: input, mean: false };
+        let mut walk = Walk { graph, quantized, parts: Vec::new(), known: HashMap::from([(input, 0)]) };
         unit.nodes().iter().try_for_each(|id| walk.node(*id))?;
-        if walk.links.is_empty() {
-            return Err(Refusal::Start);
+        // The output comes last, and every other value is read.
+        let last = walk.parts.len();
+        let read = |value: usize| walk.parts.iter().any(|part| part.reads.contains(&value));
+        if last == 0 || walk.known.get(&output) != Some(&last) || !(1..last).all(read) {
+            return Err(Refusal::Shape.into());
         }
-        let added =
-            walk.links.iter().filter(|link| link.added.as_ref().is_some_and(|a| a.projection.is_some())).count();
-        if walk.tail != output || walk.mean || added != walk.projections.len() {
-            return Err(Refusal::Shape);
-        }
-        // Inside the unit, a value is read by the next layer and by additions alone; outside, only the last one is read.
-        Ok(Self { input, output, links: walk.links })
+        Ok(Self { input, output, parts: walk.ordered() })
     }
 }

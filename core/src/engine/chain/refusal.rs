@@ -1,8 +1,8 @@
-//! Why the fused engine cannot compute a unit.
+//! Why a fused engine cannot compute a unit.
 
 use crate::error::Error;
 
-/// Why a unit is not a chain that a fused engine can compute.
+/// Why a fused engine cannot compute a unit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -17,32 +17,35 @@ pub enum Refusal {
         /// Values of the unit that are read outside.
         outputs: usize,
     },
-    /// The main path cannot be told apart from the shortcut.
-    #[error("no layer reads only the unit's input")]
-    Start,
-    /// A value inside the unit has several readers.
-    #[error("the value of {node} is read more than once")]
-    Branch {
+    /// A product with a factor of other sizes than the kernels multiply by.
+    #[error("{node} multiplies by neither a value of equal size nor one factor for each channel")]
+    Factor {
+        /// The product, with its operation.
+        node: String,
+    },
+    /// A max pooling whose windows are larger than its kernel supports.
+    #[error("{node} has windows of more than 256 pixels")]
+    LargePool {
+        /// The pooling, with its operation.
+        node: String,
+    },
+    /// The GPU's engine takes layers in a row, with one addition at the end.
+    #[error("the fused engine of a GPU computes one row of layers with one shortcut, from its input to its end")]
+    Blocks,
+    /// An operation for which the GPU's engine has no kernel.
+    #[error("{node} is an operation that the fused engine of a GPU does not support")]
+    DeviceOperation {
         /// The node, with its operation.
         node: String,
     },
-    /// A shortcut that does not come from the unit's main path.
-    #[error("{node} adds something other than an earlier value of the unit or a layer of it")]
-    Addition {
-        /// The addition.
-        node: String,
-    },
-    /// The GPU's engine takes a chain with one addition, at its end.
-    #[error("the fused engine of a GPU computes one block at a time, and this unit has several")]
-    Blocks,
-    /// An operation that is not a layer, an addition or an activation function.
+    /// An operation without kernels for its gradient.
     #[error("{node} is an operation that the fused engine does not support")]
     Operation {
         /// The node, with its operation.
         node: String,
     },
-    /// Nodes that belong neither to the chain nor to its shortcut.
-    #[error("the unit is not a chain of layers with shortcuts")]
+    /// The unit has no operation, its output is one of its inputs, or nothing reads one of its values.
+    #[error("nothing reads one of the unit's values, or the unit computes nothing")]
     Shape,
     /// Units of a part of the network that each need a value of the other.
     #[error("its units read values of each other, so none can be computed before the other")]
@@ -53,10 +56,10 @@ pub enum Refusal {
         /// The convolution.
         node: String,
     },
-    /// The addition reads a quantized value.
-    #[error("'{node}' is quantized before the addition")]
+    /// The addition at the end of the unit reads a value with an activation function or a quantizer, which the GPU's engine does not.
+    #[error("{node} is activated or quantized before it is added, which the fused engine of a GPU does not support")]
     BeforeAddition {
-        /// The layer.
+        /// The layer, with its operation.
         node: String,
     },
     /// The weight's quantizer does not describe its computation, or describes one that the engine does not know.

@@ -27,24 +27,23 @@ impl FloatUnit {
     pub fn new(chain: Chain) -> Result<Self> {
         let chunk = chunk(&chain, LARGEST);
         let plan = Plan::new(chain, [chunk; 2], true)?;
-        let choices = std::iter::repeat_with(|| Choice::All).take(plan.layers.len() + 1).collect();
-        let output = Images::new(plan.layers.last().map_or(plan.x.layout, |l| l.z.layout));
+        let choices = std::iter::repeat_with(|| Choice::All).take(plan.values.len()).collect();
+        let output = Images::new(plan.end());
         Ok(Self { chunk, plan, choices, output })
     }
 
     /// Elements of the input and of the output of one image.
     pub fn each(&self) -> [usize; 2] {
-        [self.plan.x.each(), self.output.each()]
+        [self.plan.values[0].each(), self.output.each()]
     }
 
-    fn pass(&mut self) -> (Pass<'_>, Option<&mut Images>, &mut Images) {
-        let Plan { x, gx, layers } = &mut self.plan;
-        (Pass { x, layers, choices: &self.choices, first: 0 }, gx.as_mut(), &mut self.output)
+    fn pass(&mut self) -> (Pass<'_>, &mut Images) {
+        (Pass { plan: &mut self.plan, choices: &self.choices, first: 0 }, &mut self.output)
     }
 
     fn chunk_forward(&mut self, input: &[f32], order: Order) {
-        self.plan.x.take(input, order);
-        let (mut pass, _, output) = self.pass();
+        self.plan.values[0].take(input, order);
+        let (mut pass, output) = self.pass();
         pass.forward();
         pass.output(output);
     }
@@ -67,10 +66,10 @@ impl FloatUnit {
         in_pool(|| {
             for ((x, gz), gx) in input.chunks(read).zip(output.chunks(written)).zip(gradient.chunks_mut(read)) {
                 self.chunk_forward(x, orders[0]);
-                let (mut pass, gradient, _) = self.pass();
+                let (mut pass, _) = self.pass();
                 pass.output_gradient(gz, orders[1]);
-                if let Some(gradient) = gradient {
-                    pass.backward(Some(gradient));
+                pass.backward();
+                if let Some(gradient) = &self.plan.gradients[0] {
                     gradient.give(gx, orders[0]);
                 }
             }

@@ -6,13 +6,14 @@
 //! [`pass`] executes it: for [`unit`], which learns, and for [`float`], a unit of the float
 //! network.
 
-mod addition;
 mod channel_variable;
 mod choice;
 mod float;
 mod images;
+mod operation;
 mod pass;
 mod plan;
+mod readers;
 mod rounding;
 mod samples;
 mod stage;

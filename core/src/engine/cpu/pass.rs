@@ -1,131 +1,120 @@
-//! The forward and the backward pass of a chunk of images through the layers of a chain.
+//! The forward and the backward pass of a chunk of images through the steps of a chain.
 
-use super::addition::{Addition, Projection};
 use super::choice::Choice;
 use super::images::{Images, Order};
-use super::stage::Layer;
+use super::plan::{Plan, Step};
 use qdrop_kernels::nhwc::stage::{self, Read, Targets};
-use qdrop_kernels::nhwc::{accumulate, pool};
+use qdrop_kernels::nhwc::Write;
 
-/// A chunk of a batch on its way through the layers, one at least.
+/// A chunk of a batch on its way through the steps, one at least.
 pub struct Pass<'a> {
-    /// The chain's input.
-    pub x: &'a Images,
-    pub layers: &'a mut [Layer],
-    /// What each site keeps: first the input, then every layer.
+    pub plan: &'a mut Plan,
+    /// What each site keeps: first the input, then every step.
     pub choices: &'a [Choice],
     /// Number of images before the chunk in its batch.
     pub first: usize,
 }
 
-/// The value of an earlier layer, or the chain's input.
-fn value<'a>(before: &'a [Layer], from: Option<usize>, x: &'a Images) -> Read<'a> {
-    from.map_or(x.read(), |from| before[from].a.read())
-}
-
-/// What is added before a stage.
-fn sum<'a>(added: &'a Option<Addition>, before: &'a [Layer], x: &'a Images) -> Option<Read<'a>> {
-    added.as_ref().map(|added| added.value(value(before, added.from, x)))
+/// What the stage of a step reads: one value, to which another may be added.
+fn stage_input<'a>(reads: &[usize], z: &'a Option<Images>, values: &'a [Images]) -> (Read<'a>, Option<Read<'a>>) {
+    match z {
+        Some(z) => (z.read(), None),
+        None => (values[reads[0]].read(), reads.get(1).map(|added| values[*added].read())),
+    }
 }
 
 impl Pass<'_> {
-    /// Computes what the stage of the last layer reads.
+    /// Computes what the stage of the last step reads.
     pub fn forward(&mut self) {
-        let Self { x, layers, choices, first } = self;
-        let last = layers.len() - 1;
-        for i in 0..=last {
-            let (before, rest) = layers.split_at_mut(i);
-            let Layer { mean, weight, added, site, z, a, kept, .. } = &mut rest[0];
-            let read = value(before, i.checked_sub(1), x);
-            match mean {
-                None => weight.forward(read, z.write()),
-                Some([pixel, _]) => {
-                    pool::mean(read, pixel.write());
-                    weight.forward(pixel.read(), z.write());
-                }
-            }
-            if let Some(Addition { from, projection: Some(projection) }) = added {
-                projection.weight.forward(value(before, *from, x), projection.z.write());
-            }
-            if i < last {
-                let rows = (choices[i + 1].mixing(), *first * z.layout.height);
-                stage::forward(site.stage(), z.read(), sum(added, before, x), rows, a.write(), kept);
+        let Plan { steps, values, .. } = &mut *self.plan;
+        let last = steps.len() - 1;
+        for (i, Step { reads, operation, z, stage }) in steps.iter_mut().enumerate() {
+            let (before, own) = values.split_at_mut(i + 1);
+            operation.forward(reads, before, z.as_mut().unwrap_or(&mut own[0]));
+            if let Some(stage) = stage.as_mut().filter(|_| i < last) {
+                let (z, added) = stage_input(reads, z, before);
+                let rows = (self.choices[i + 1].mixing(), self.first * z.1.height);
+                stage::forward(stage.site.stage(), z, added, rows, own[0].write(), &mut stage.kept);
             }
         }
     }
 
-    /// The value of the last layer.
+    /// The value of the last step.
     pub fn output(&mut self, out: &mut Images) {
-        let last = self.layers.len() - 1;
-        let (before, end) = self.layers.split_at_mut(last);
-        let Layer { added, site, z, kept, .. } = &mut end[0];
-        let rows = (self.choices[last + 1].mixing(), self.first * z.layout.height);
-        stage::forward(site.stage(), z.read(), sum(added, before, self.x), rows, out.write(), kept);
+        let Plan { steps, values, .. } = &mut *self.plan;
+        let last = steps.len() - 1;
+        let Step { reads, z, stage: Some(stage), .. } = &mut steps[last] else { return };
+        let (z, added) = stage_input(reads, z, values);
+        let rows = (self.choices[last + 1].mixing(), self.first * z.1.height);
+        stage::forward(stage.site.stage(), z, added, rows, out.write(), &mut stage.kept);
     }
 
     /// Computes the loss, with its factor and range, and its gradient.
     pub fn loss(&mut self, target: Targets<'_>, loss: (f32, [f32; 2])) {
-        let last = self.layers.len() - 1;
-        let (before, end) = self.layers.split_at_mut(last);
-        let Layer { added, site, z, gz, rows, .. } = &mut end[0];
-        let mixing = (self.choices[last + 1].mixing(), self.first * z.layout.height);
-        stage::end(site.stage(), z.read(), sum(added, before, self.x), target, loss, mixing, gz.write(), rows);
-        end[0].add_up();
+        let Plan { steps, values, gradients, .. } = &mut *self.plan;
+        let last = steps.len() - 1;
+        let (Step { reads, z, stage: Some(stage), .. }, Some(gradient)) = (&mut steps[last], &mut gradients[last + 1])
+        else {
+            return;
+        };
+        let (z, added) = stage_input(reads, z, values);
+        let mixing = (self.choices[last + 1].mixing(), self.first * z.1.height);
+        stage::end(stage.site.stage(), z, added, target, loss, mixing, gradient.write(), &mut stage.rows);
+        stage.add_up();
     }
 
     /// Takes the gradient of the [output](Self::output).
-    pub fn output_gradient(&mut self, values: &[f32], order: Order) {
-        let last = self.layers.len() - 1;
-        let (before, end) = self.layers.split_at_mut(last);
-        let Layer { added, site, z, gz, kept, rows, .. } = &mut end[0];
-        gz.take(values, order);
-        let mixing = (self.choices[last + 1].mixing(), self.first * z.layout.height);
-        stage::backward(site.stage(), z.read(), sum(added, before, self.x), mixing, kept, gz.write(), rows);
-        end[0].add_up();
+    pub fn output_gradient(&mut self, gradient: &[f32], order: Order) {
+        let last = self.plan.steps.len();
+        if let Some(own) = &mut self.plan.gradients[last] {
+            own.take(gradient, order);
+        }
+        self.stage_backward(last);
     }
 
-    /// The backward pass from the gradient of the last layer's output, down to that of the chain's input, if there is room
+    /// The gradient of what the stage of a value reads, from that of the value, in its place.
+    fn stage_backward(&mut self, value: usize) {
+        let Plan { steps, values, gradients, .. } = &mut *self.plan;
+        let (Some(step), Some(gradient)) = (value.checked_sub(1), &mut gradients[value]) else { return };
+        let Step { reads, z, stage: Some(stage), .. } = &mut steps[step] else { return };
+        let (z, added) = stage_input(reads, z, values);
+        let mixing = (self.choices[value].mixing(), self.first * z.1.height);
+        stage::backward(stage.site.stage(), z, added, mixing, &stage.kept, gradient.write(), &mut stage.rows);
+        stage.add_up();
+    }
+
+    /// The backward pass from the gradient of what the last stage reads, down to that of the chain's input, if there is room
     /// for it: the first chunk replaces the gradients of all weights, others add to them.
-    pub fn backward(&mut self, mut gx: Option<&mut Images>) {
-        let Self { x, layers, choices, first } = self;
-        let replace = *first == 0;
-        for i in (0..layers.len()).rev() {
-            let (before, after) = layers.split_at_mut(i);
-            let Layer { mean, weight, added, gz, .. } = &mut after[0];
-            let from = i.checked_sub(1);
-            let read = mean.as_ref().map_or(value(before, from, x), |[pixel, _]| pixel.read());
-            weight.backward_weight(read, gz.read(), replace);
-            if let Some(Addition { from, projection: Some(projection) }) = added {
-                projection.weight.backward_weight(value(before, *from, x), gz.read(), replace);
+    pub fn backward(&mut self) {
+        let replace = self.first == 0;
+        for value in (0..=self.plan.steps.len()).rev() {
+            if value < self.plan.steps.len() {
+                self.gradient(value);
+                self.stage_backward(value);
             }
-            let Some(gradient) = before.last_mut().map(|previous| &mut previous.gz).or(gx.as_deref_mut()) else {
-                return;
+            let Plan { steps, values, gradients, readers } = &mut *self.plan;
+            let Some(Step { reads, operation, .. }) = value.checked_sub(1).map(|step| &mut steps[step]) else {
+                continue;
             };
-            match mean {
-                None => weight.backward_input(gz.read(), gradient.write()),
-                Some([_, pixel]) => {
-                    weight.backward_input(gz.read(), pixel.write());
-                    pool::mean_backward(pixel.read(), gradient.write());
-                }
+            let own = &gradients[readers.gradient[value]];
+            if let (Some(weight), Some(gradient)) = (operation.weight_mut(), own) {
+                weight.backward_weight(values[reads[0]].read(), gradient.read(), replace);
             }
-            // Later layers, of which all gradients are known, may have added the value too.
-            for Layer { added, gz, .. } in after {
-                let Some(added) = added.as_mut().filter(|added| added.from == from) else { continue };
-                match &mut added.projection {
-                    None => accumulate(gz.read(), gradient.write()),
-                    Some(Projection { weight, gx: Some(gx), .. }) => {
-                        weight.backward_input(gz.read(), gx.write());
-                        accumulate(gx.read(), gradient.write());
-                    }
-                    // Reads the chain's input, which needs no gradient.
-                    Some(Projection { gx: None, .. }) => {}
-                }
-            }
-            let Some((previous, earlier)) = before.split_last_mut() else { return };
-            let Layer { added, site, z, gz, kept, rows, .. } = previous;
-            let mixing = (choices[i].mixing(), *first * z.layout.height);
-            stage::backward(site.stage(), z.read(), sum(added, earlier, x), mixing, kept, gz.write(), rows);
-            previous.add_up();
         }
+    }
+
+    /// Adds up the gradients that all readers of a value give, if it has a place of its own.
+    fn gradient(&mut self, value: usize) {
+        let Plan { steps, values, gradients, readers } = &mut *self.plan;
+        let Some(mut sum) = gradients[value].take() else { return };
+        let mut write = Write::Replace;
+        for (reader, place) in &readers.of[value] {
+            let Step { reads, operation, .. } = &mut steps[*reader];
+            if let Some(gradient) = &gradients[readers.gradient[reader + 1]] {
+                operation.backward(*place, (reads, values), gradient.read(), write, &mut sum);
+                write = Write::Add;
+            }
+        }
+        gradients[value] = Some(sum);
     }
 }

@@ -1,27 +1,40 @@
 //! From a chain to buffers and plans: the size of chunks, memory layouts and borders.
 
-use super::addition::{Addition, Projection};
 use super::images::Images;
-use super::stage::{Layer, Site};
+use super::operation::Operation;
+use super::readers::Readers;
+use super::stage::{Site, Stage};
 use super::weight::Weight;
-use crate::engine::chain::{Chain, ChainAddition};
+use crate::engine::chain::{Chain, ChainStep, Operation as Described};
 use crate::error::{Error, Result};
 use crate::graph::geometry::border;
 use qdrop_kernels::conv::Conv2dShape;
-use qdrop_kernels::drop::Choices;
-use qdrop_kernels::nhwc::stage::{groups_of_row, Sums};
 use qdrop_kernels::nhwc::{border_of_gradient, Layout, Layouts};
 
 /// Bytes that the buffers of one chunk should not exceed, so that they stay in a share of the last-level cache.
 const CACHE: usize = 10 << 20;
 
-/// The buffers and parameters that a chain computes with, for one chunk at a time.
+/// The buffers and parameters that a chain computes with, for one chunk at a time. Value 0 is the chain's input, value
+/// `i + 1` that of step `i`.
 pub struct Plan {
-    /// The chain's input.
-    pub x: Images,
-    /// Its gradient, if it was asked for.
-    pub gx: Option<Images>,
-    pub layers: Vec<Layer>,
+    pub steps: Vec<Step>,
+    /// All values. That of the last step, which nothing in the unit reads, is empty.
+    pub values: Vec<Images>,
+    /// The gradients of values where they are needed and [own](Readers::is_own): first with respect to the value, then, for
+    /// steps with a stage, with respect to what the stage reads.
+    pub gradients: Vec<Option<Images>>,
+    pub readers: Readers,
+}
+
+/// An operation of the chain with what follows it.
+pub struct Step {
+    /// The values that it reads.
+    pub reads: Vec<usize>,
+    pub operation: Operation,
+    /// The operation's value, if a stage reads it. Otherwise that is the step's value.
+    pub z: Option<Images>,
+    /// The stage, which the last step always has, and sums have too.
+    pub stage: Option<Stage>,
 }
 
 /// Layout of images (C, H, W) with a border.
@@ -38,73 +51,84 @@ impl Plan {
     /// Makes the plan of a chain for chunks and batches of these sizes.
     ///
     /// # Errors
-    /// The chain has no layer, or a tensor cannot be read.
+    /// The chain has no step, or a tensor cannot be read.
     pub fn new(chain: Chain, [chunk, batch]: [usize; 2], input_gradient: bool) -> Result<Self> {
-        if chain.layers.is_empty() {
-            return Err(Error::message("a chain without layers cannot be computed"));
-        }
-        let values: Vec<[usize; 3]> = chain.layers.iter().map(|l| l.convolution.output()).collect();
-        let shapes: Vec<Conv2dShape> = chain.layers.iter().map(|l| of_chunk(&l.convolution.shape, chunk)).collect();
-        let borders = Borders::of(&chain, &shapes);
-        let x_layout = layout(chunk, chain.input, borders.values[0]);
-        let gx_layout = input_gradient.then(|| layout(chunk, chain.input, 0));
-        let last = values.len() - 1;
-        // Empty for the last layer, whose value nothing in the unit reads.
-        let value = |i: usize| layout(if i < last { chunk } else { 0 }, values[i], borders.values[i + 1]);
-        let gradient = |i: usize| layout(chunk, values[i], borders.gradients[i]);
-        let mut layers: Vec<Layer> = Vec::new();
-        for (i, layer) in chain.layers.into_iter().enumerate() {
-            let (z, gz) = (layout(chunk, values[i], 0), gradient(i));
-            // What is read, and its gradient.
-            let source = |from: Option<usize>| match from {
-                None => (x_layout, gx_layout),
-                Some(from) => (value(from), Some(gradient(from))),
+        let Some(last) = chain.steps.len().checked_sub(1) else {
+            return Err(Error::message("a chain without steps cannot be computed"));
+        };
+        let readers = Readers::of(&chain, input_gradient);
+        let borders = Borders::of(&chain, &readers);
+        let sizes: Vec<[usize; 3]> =
+            std::iter::once(chain.input).chain(chain.steps.iter().map(|step| step.size)).collect();
+        // Empty for the last step.
+        let value = |v: usize| layout(if v <= last { chunk } else { 0 }, sizes[v], borders.values[v]);
+        let gradient = |v: usize| layout(chunk, sizes[v], borders.gradients[readers.gradient[v]]);
+        let mut steps = Vec::new();
+        for (i, step) in chain.steps.into_iter().enumerate() {
+            let ChainStep { reads, operation, size: image, stage, .. } = step;
+            let sum = matches!(operation, Described::Sum);
+            // A convolution writes no border.
+            let moved = matches!(operation, Described::Convolution(_)) && borders.values[i + 1] > 0;
+            let staged = i == last || sum || moved || !stage.is_empty();
+            let z = if staged { layout(chunk, image, 0) } else { value(i + 1) };
+            let operation = match operation {
+                Described::Convolution(convolution) => {
+                    let gx = readers.needed[reads[0]].then(|| gradient(reads[0]));
+                    let first = readers.of[reads[0]].first() == Some(&(i, 0));
+                    let layouts = Layouts { x: value(reads[0]), z, gz: gradient(i + 1), gx };
+                    let weight = Box::new(Weight::new(convolution.of_batch(chunk), layouts)?);
+                    Operation::Convolution { weight, room: gx.filter(|_| !first).map(Images::new) }
+                }
+                Described::Sum => Operation::Sum,
+                Described::Product => Operation::Product,
+                Described::Mean => Operation::Mean,
+                Described::MaxPool(shape) => {
+                    Operation::MaxPool { shape, taps: vec![0; chunk * image.iter().product::<usize>()] }
+                }
+                Described::AveragePool(shape) => Operation::AveragePool(shape),
+                Described::Concat => Operation::Concat,
+                Described::Slice { start } => Operation::Slice { start },
+                Described::Shuffle { groups } => Operation::Shuffle { groups },
+                Described::Affine(affine) => Operation::Affine(affine),
+                Described::LayerNorm { affine, eps } => Operation::LayerNorm { affine, eps },
             };
-            let (x, gx) = source(i.checked_sub(1));
-            let mean = layer.reads_mean.then(|| {
-                let pixel = layout(chunk, [x.channels, 1, 1], border(&shapes[i]));
-                [Images::new(pixel), Images::new(Layout { border: 0, ..pixel })]
-            });
-            let layouts = match &mean {
-                Some([mean, gradient]) => Layouts { x: mean.layout, z, gz, gx: gx.map(|_| gradient.layout) },
-                None => Layouts { x, z, gz, gx },
-            };
-            let addition = |added: ChainAddition| -> Result<Addition> {
-                let (x, gx) = source(added.from);
-                let project = |projection| -> Result<Projection> {
-                    let weight = Weight::new(projection, Layouts { x, z, gz, gx })?;
-                    Ok(Projection { weight, z: Images::new(z), gx: gx.map(Images::new) })
-                };
-                let projection = added.projection.map(|projection| project(projection.of_batch(chunk)));
-                Ok(Addition { from: added.from, projection: projection.transpose()? })
-            };
-            layers.push(Layer {
-                mean,
-                weight: Weight::new(layer.convolution.of_batch(chunk), layouts)?,
-                added: layer.added.map(addition).transpose()?,
-                site: Site::new(layer.stage, batch * size(values[i]))?,
-                z: Images::new(z),
-                a: Images::new(value(i)),
-                gz: Images::new(gz),
-                kept: vec![Choices::default(); chunk * z.height * groups_of_row(z)],
-                rows: vec![Sums::default(); chunk * z.height],
-                sums: Sums::default(),
+            let site = staged.then(|| Site::new(stage, batch * size(image))).transpose()?;
+            steps.push(Step {
+                reads,
+                operation,
+                z: (staged && !sum).then(|| Images::new(z)),
+                stage: site.map(|site| Stage::new(site, z)),
             });
         }
-        Ok(Self { x: Images::new(x_layout), gx: gx_layout.map(Images::new), layers })
+        let needed = |v: usize| readers.needed[v] && readers.is_own(v);
+        Ok(Self {
+            values: (0..sizes.len()).map(|v| Images::new(value(v))).collect(),
+            gradients: (0..sizes.len()).map(|v| needed(v).then(|| Images::new(gradient(v)))).collect(),
+            steps,
+            readers,
+        })
+    }
+
+    /// The layout of a chunk of the output.
+    pub fn end(&self) -> Layout {
+        let last = self.values.last().map_or(self.values[0].layout, |value| value.layout);
+        Layout { batch: self.values[0].layout.batch, border: 0, ..last }
     }
 }
 
 /// The number of images that pass through the unit together: a divisor of the batch, such that what they need at a time
-/// stays in the cache. That is one block's buffers: the layers up to an addition.
+/// stays in the cache. That is one block's buffers: the steps up to an addition.
 pub fn chunk(chain: &Chain, batch: usize) -> usize {
+    let readers = Readers::of(chain, false);
     let ends = 2 * size(chain.input) + 2 * size(chain.output);
     let (mut largest, mut block) = (0, 0);
-    for layer in &chain.layers {
-        // For every layer its output, its stage's output and a gradient.
-        block += 3 * size(layer.convolution.output());
+    for (i, step) in chain.steps.iter().enumerate() {
+        // For every operation its value, its stage's value and a gradient.
+        if readers.is_own(i + 1) && !matches!(step.operation, Described::Mean) {
+            block += 3 * size(step.size);
+        }
         largest = largest.max(block);
-        if layer.added.is_some() {
+        if matches!(step.operation, Described::Sum) && step.reads.len() == 2 {
             block = 0;
         }
     }
@@ -115,32 +139,23 @@ pub fn chunk(chain: &Chain, batch: usize) -> usize {
 
 /// Widths of the zero borders that convolutions read.
 struct Borders {
-    /// Of the unit's input and of each layer's value.
+    /// Of each value.
     values: Vec<usize>,
-    /// Of the gradient of each layer's output.
+    /// Of the gradient of each value, if it is its own.
     gradients: Vec<usize>,
 }
 
 impl Borders {
-    fn of(chain: &Chain, shapes: &[Conv2dShape]) -> Self {
-        let mut values = vec![0; shapes.len() + 1];
-        let mut gradients: Vec<usize> = shapes.iter().map(border_of_gradient).collect();
-        for (i, (layer, shape)) in chain.layers.iter().zip(shapes).enumerate() {
-            if !layer.reads_mean {
-                values[i] = values[i].max(border(shape));
-            }
-            let Some(added) = &layer.added else { continue };
-            if let Some(projection) = &added.projection {
-                let read = added.from.map_or(0, |from| from + 1);
-                values[read] = values[read].max(border(&projection.shape));
-                // The projection reads the gradient too.
-                gradients[i] = gradients[i].max(border_of_gradient(&projection.shape));
-            }
+    fn of(chain: &Chain, readers: &Readers) -> Self {
+        let mut values = vec![0; chain.steps.len() + 1];
+        let mut gradients = values.clone();
+        for (i, step) in chain.steps.iter().enumerate() {
+            let Described::Convolution(convolution) = &step.operation else { continue };
+            let shape: &Conv2dShape = &convolution.shape;
+            let (read, written) = (step.reads[0], readers.gradient[i + 1]);
+            values[read] = values[read].max(border(shape));
+            gradients[written] = gradients[written].max(border_of_gradient(shape));
         }
         Self { values, gradients }
     }
-}
-
-fn of_chunk(shape: &Conv2dShape, chunk: usize) -> Conv2dShape {
-    Conv2dShape { batch: chunk, ..*shape }
 }

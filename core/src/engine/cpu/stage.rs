@@ -1,14 +1,12 @@
-//! The stage after a convolution or at the unit's end, and a layer with its buffers.
+//! The stage after an operation.
 
-use super::addition::Addition;
 use super::channel_variable::ChannelVariable;
-use super::images::Images;
 use super::update::Update;
-use super::weight::Weight;
 use crate::engine::chain::ChainStage;
 use crate::error::Result;
 use qdrop_kernels::drop::Choices;
-use qdrop_kernels::nhwc::stage::{Bounds, Function, Stage, Sums, TensorGrid};
+use qdrop_kernels::nhwc::stage::{self, groups_of_row, Bounds, Function, Sums, TensorGrid};
+use qdrop_kernels::nhwc::Layout;
 use qdrop_kernels::rounding::round_half_even;
 
 /// An activation function and a quantizer.
@@ -61,8 +59,8 @@ impl Site {
         }
     }
 
-    pub fn stage(&self) -> Stage<&Bounds> {
-        Stage { activation: self.activation.as_ref().map(Function::as_ref), grid: self.grid }
+    pub fn stage(&self) -> stage::Stage<&Bounds> {
+        stage::Stage { activation: self.activation.as_ref().map(Function::as_ref), grid: self.grid }
     }
 
     pub fn learn(&mut self, sums: Sums, update: Update<'_>) -> Result<()> {
@@ -87,21 +85,10 @@ impl Site {
     }
 }
 
-/// A convolution of the chain with what follows it.
-pub struct Layer {
-    /// The mean over all pixels of the value before it, if that is what the convolution reads, and its gradient.
-    pub mean: Option<[Images; 2]>,
-    pub weight: Weight,
-    pub added: Option<Addition>,
-    /// The stage, after the addition.
+/// A site with the buffers of its passes.
+pub struct Stage {
     pub site: Site,
-    /// The convolution's output.
-    pub z: Images,
-    /// The stage's output, which later layers read; empty for the last layer.
-    pub a: Images,
-    /// The gradient with respect to `a`, then that with respect to `z`.
-    pub gz: Images,
-    /// Which values the stage dropped, for the backward pass; unused where values are mixed with weights.
+    /// Which values were dropped, for the backward pass; unused where values are mixed with weights.
     pub kept: Vec<Choices>,
     /// Sums of the current chunk, row by row.
     pub rows: Vec<Sums>,
@@ -109,7 +96,17 @@ pub struct Layer {
     pub sums: Sums,
 }
 
-impl Layer {
+impl Stage {
+    /// For chunks of values of this layout.
+    pub fn new(site: Site, layout: Layout) -> Self {
+        Self {
+            site,
+            kept: vec![Choices::default(); layout.batch * layout.height * groups_of_row(layout)],
+            rows: vec![Sums::default(); layout.batch * layout.height],
+            sums: Sums::default(),
+        }
+    }
+
     /// Adds the sums of the current chunk to those of the batch.
     pub fn add_up(&mut self) {
         self.sums = self.rows.iter().fold(self.sums, |sum, row| sum + *row);

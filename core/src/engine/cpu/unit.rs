@@ -5,7 +5,7 @@ use super::images::{Images, Order};
 use super::pass::Pass;
 use super::plan::{chunk, Plan};
 use super::samples::Samples;
-use super::stage::Layer;
+use super::stage::Stage;
 use super::update::Update;
 use super::weight::Weight;
 use crate::engine::chain::Chain;
@@ -17,8 +17,8 @@ use crate::ops::{host_values, Keep};
 use crate::optim::finite;
 use candle_core::{Device, Tensor};
 use qdrop_kernels::in_pool;
+use qdrop_kernels::nhwc::rounding;
 use qdrop_kernels::nhwc::stage::Sums;
-use qdrop_kernels::nhwc::{rounding, Layout};
 use std::time::Instant;
 
 /// A unit on the fused CPU engine, for one batch size.
@@ -28,9 +28,8 @@ pub struct CpuUnit {
     /// Shape of the output, including the batch.
     output: Vec<usize>,
     samples: Samples,
-    x: Images,
-    layers: Vec<Layer>,
-    /// What each site keeps in this step: first the input, then every layer.
+    plan: Plan,
+    /// What each site keeps in this step: first the input, then every step of the chain.
     choices: Vec<Choice>,
     /// Samples of a forward pass that waits for the caller's gradient, and a buffer for the output of a chunk.
     pending: Option<Vec<usize>>,
@@ -58,17 +57,15 @@ impl CpuUnit {
     pub fn new(chain: Chain, samples: &UnitSamples, batch: usize) -> Result<Self> {
         let output = [&[batch], chain.output_dims()].concat();
         let chunk = chunk(&chain, batch);
-        let Plan { x, layers, .. } = Plan::new(chain, [chunk, batch], false)?;
-        let end = layers.last().map_or(x.layout, |l| l.z.layout);
-        let samples = Samples::new(samples, x.layout, end)?;
+        let plan = Plan::new(chain, [chunk, batch], false)?;
+        let samples = Samples::new(samples, plan.values[0].layout, plan.end())?;
         Ok(Self {
             batch,
             chunk,
             output,
             samples,
-            x,
-            choices: Vec::with_capacity(layers.len() + 1),
-            layers,
+            choices: Vec::with_capacity(plan.values.len()),
+            plan,
             pending: None,
             value: None,
             has_gradients: false,
@@ -77,20 +74,15 @@ impl CpuUnit {
         })
     }
 
-    /// The layout of a chunk of its output.
-    fn end(&self) -> Layout {
-        self.layers.last().map_or(self.x.layout, |l| l.z.layout)
-    }
-
     /// One divided by the number of positions that the loss averages over.
     fn factor(&self) -> f32 {
-        let layout = self.end();
+        let layout = self.plan.end();
         (1.0 / (self.batch * layout.height * layout.width) as f64) as f32
     }
 
     /// The loss of the last pass.
     fn summed_loss(&self) -> Result<f64> {
-        let sum = self.layers.last().map_or(0.0, |l| l.sums.loss);
+        let sum = self.stages().next_back().map_or(0.0, |stage| stage.sums.loss);
         finite(sum * f64::from(self.factor()), "reconstruction loss")
     }
 
@@ -98,29 +90,32 @@ impl CpuUnit {
     fn begin(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<()> {
         check_batch(samples, self.batch)?;
         self.pending = None;
-        let sites = self.layers.iter().map(|l| (l.site.is_quantized().then_some(l.site.number), l.z.layout));
+        let Plan { steps, values, .. } = &self.plan;
+        let sites = steps
+            .iter()
+            .map(|step| step.stage.as_ref().filter(|stage| stage.site.is_quantized()).map(|stage| stage.site.number));
         self.choices.clear();
-        for (site, layout) in std::iter::once((Some(0), self.x.layout)).chain(sites) {
-            self.choices.push(site.map_or(Ok(Choice::All), |s| Choice::new(keep(s), layout.channels))?);
+        for (site, value) in std::iter::once(Some(0)).chain(sites).zip(values) {
+            self.choices.push(site.map_or(Ok(Choice::All), |s| Choice::new(keep(s), value.layout.channels))?);
         }
         Ok(())
     }
 
     fn prepare(&mut self) {
-        for layer in &mut self.layers {
-            layer.site.prepare();
-            layer.sums = Sums::default();
+        for stage in self.stages_mut() {
+            stage.site.prepare();
+            stage.sums = Sums::default();
         }
     }
 
     /// The values of a chunk; `first` is the number of images before it.
     fn chunk(&mut self, first: usize) -> Pass<'_> {
-        Pass { x: &self.x, layers: &mut self.layers, choices: &self.choices, first }
+        Pass { plan: &mut self.plan, choices: &self.choices, first }
     }
 
     /// Computes a chunk up to the values that the end of the unit reads; `first` is the number of images before it.
     fn chunk_forward(&mut self, indices: &[usize], first: usize) -> Result<()> {
-        self.samples.mixed_input(indices, self.choices[0].mixing(), first, &mut self.x)?;
+        self.samples.mixed_input(indices, self.choices[0].mixing(), first, &mut self.plan.values[0])?;
         self.chunk(first).forward();
         Ok(())
     }
@@ -133,8 +128,9 @@ impl CpuUnit {
             self.chunk_forward(indices, first)?;
         }
         let factor = self.factor();
-        let Self { samples, x, layers, choices, value: output, .. } = self;
-        let mut pass = Pass { x, layers, choices, first };
+        let Self { samples, plan, choices, value: output, .. } = self;
+        let each = plan.end().height * plan.end().values();
+        let mut pass = Pass { plan, choices, first };
         match ending {
             Ending::Loss => {
                 let range = samples.range;
@@ -145,8 +141,7 @@ impl CpuUnit {
                 if let (false, Some(output)) = (computed, output) {
                     pass.output(output);
                 }
-                let before = first * pass.layers.last().map_or(0, |l| l.gz.each());
-                pass.output_gradient(&planes[before..], Order::Planes);
+                pass.output_gradient(&planes[first * each..], Order::Planes);
             }
         }
         Ok(())
@@ -157,7 +152,7 @@ impl CpuUnit {
         let start = Instant::now();
         self.chunk_end(indices, first, ending)?;
         let middle = Instant::now();
-        self.chunk(first).backward(None);
+        self.chunk(first).backward();
         self.times.forward += middle - start;
         self.times.backward += middle.elapsed();
         Ok(())
@@ -174,17 +169,19 @@ impl CpuUnit {
     }
 
     fn weights(&self) -> impl Iterator<Item = &Weight> {
-        self.layers.iter().flat_map(|Layer { weight, added, .. }| {
-            let projection = added.as_ref().and_then(|added| added.projection.as_ref());
-            std::iter::once(weight).chain(projection.map(|projection| &projection.weight))
-        })
+        self.plan.steps.iter().filter_map(|step| step.operation.weight())
     }
 
     fn weights_mut(&mut self) -> impl Iterator<Item = &mut Weight> {
-        self.layers.iter_mut().flat_map(|Layer { weight, added, .. }| {
-            let projection = added.as_mut().and_then(|added| added.projection.as_mut());
-            std::iter::once(weight).chain(projection.map(|projection| &mut projection.weight))
-        })
+        self.plan.steps.iter_mut().filter_map(|step| step.operation.weight_mut())
+    }
+
+    fn stages(&self) -> impl DoubleEndedIterator<Item = &Stage> {
+        self.plan.steps.iter().filter_map(|step| step.stage.as_ref())
+    }
+
+    fn stages_mut(&mut self) -> impl Iterator<Item = &mut Stage> {
+        self.plan.steps.iter_mut().filter_map(|step| step.stage.as_mut())
     }
 }
 
@@ -192,7 +189,7 @@ impl UnitEngine for CpuUnit {
     fn forward(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<Vec<Tensor>> {
         let start = Instant::now();
         self.begin(samples, keep)?;
-        let mut output = self.value.take().unwrap_or_else(|| Images::new(self.end()));
+        let mut output = self.value.take().unwrap_or_else(|| Images::new(self.plan.end()));
         let each = output.each();
         let mut planes = vec![0.0; self.batch * each];
         let run = || {
@@ -255,8 +252,8 @@ impl UnitEngine for CpuUnit {
         let update = Update { rates, number: self.updates };
         let regularizer = regularizer.map(|r| rounding::Regularizer { weight: r.weight as f32, b: r.b as f32 });
         in_pool(|| {
-            for layer in &mut self.layers {
-                layer.site.learn(layer.sums, update)?;
+            for stage in self.stages_mut() {
+                stage.site.learn(stage.sums, update)?;
             }
             self.weights_mut().map(|w| w.learn(regularizer, update)).sum()
         })
@@ -265,20 +262,20 @@ impl UnitEngine for CpuUnit {
     fn state(&mut self) -> Result<EngineState> {
         let mut state = EngineState::new();
         self.weights().try_for_each(|w| w.keep(&mut state))?;
-        self.layers.iter().flat_map(|l| l.site.variables()).try_for_each(|v| v.keep(&mut state))?;
+        self.stages().flat_map(|stage| stage.site.variables()).try_for_each(|v| v.keep(&mut state))?;
         Ok(state)
     }
 
     fn restore(&mut self, updates: usize, state: &EngineState) -> Result<()> {
         self.weights_mut().try_for_each(|w| w.restore(state))?;
-        self.layers.iter_mut().flat_map(|l| l.site.variables_mut()).try_for_each(|v| v.restore(state))?;
+        self.stages_mut().flat_map(|stage| stage.site.variables_mut()).try_for_each(|v| v.restore(state))?;
         self.updates = updates;
         Ok(())
     }
 
     fn finish(&mut self) -> Result<()> {
         self.weights().try_for_each(Weight::write_back)?;
-        self.layers.iter().flat_map(|l| l.site.variables()).try_for_each(|v| v.write_back())
+        self.stages().flat_map(|stage| stage.site.variables()).try_for_each(|v| v.write_back())
     }
 
     fn times(&self) -> StepTimes {

@@ -7,11 +7,11 @@ use super::kernels::{self, StageInput};
 use super::samples::Samples;
 use super::sites::Sites;
 use super::weight::Weight;
-use crate::engine::chain::Chain;
+use crate::engine::chain::{Block, Shortcut as BlockShortcut};
 use crate::engine::checks::{check_batch, check_gradients, no_gradients, no_mixing};
 use crate::engine::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
 use crate::engine::samples::UnitSamples;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::{host_values, Keep};
 use crate::optim::finite;
 use candle_core::{DType, Device as TensorDevice, Tensor};
@@ -76,7 +76,7 @@ enum Shortcut {
 }
 
 impl DeviceUnit {
-    /// Prepares a chain whose quantizers have begun to learn, for batches of this size. `tensors` is where the tensors are
+    /// Prepares a block whose quantizers have begun to learn, for batches of this size. `tensors` is where the tensors are
     /// that the engine returns.
     ///
     /// # Errors
@@ -84,49 +84,47 @@ impl DeviceUnit {
     pub fn new(
         device: Arc<dyn Device>,
         tensors: TensorDevice,
-        mut chain: Chain,
+        block: Block,
         samples: &UnitSamples,
         batch: usize,
         tf32: bool,
     ) -> Result<Self> {
-        let output = [&[batch], chain.output_dims()].concat();
+        let Block { input, output: image, output_is_image, layers: described, shortcut } = block;
+        let dims = if output_is_image { &image[..] } else { &image[..1] };
+        let output = [&[batch], dims].concat();
         let d = &*device;
-        if chain.layers.is_empty() {
-            return Err(Error::message("a chain without layers cannot be computed"));
-        }
-        let added = chain.layers.last_mut().and_then(|last| last.added.take());
         let (mut groups, mut terms) = (Groups::default(), 0);
-        let (input, x_rows) = (chain.input, Rows::new(batch, chain.input));
+        let x_rows = Rows::new(batch, input);
         let mut kept = vec![Buffer::zeros(d, x_rows.groups as usize)?];
         let (mut layers, mut stages) = (Vec::new(), Vec::new());
-        for (i, mut layer) in chain.layers.into_iter().enumerate() {
-            let convolution = layer.convolution.of_batch(batch);
+        for (i, (convolution, mut stage)) in described.into_iter().enumerate() {
+            let convolution = convolution.of_batch(batch);
             let size = convolution.output();
             let (rows, len) = (Rows::new(batch, size), convolution.shape.output_len());
             kept.push(Buffer::zeros(d, rows.groups as usize)?);
-            let activation = layer.stage.activation.take();
+            let activation = stage.activation.take();
             layers.push(Layer {
                 weight: Weight::new(d, convolution, &mut groups, &mut terms, i > 0, tf32)?,
                 activation: activation.map(|f| f.try_map(|bounds| Buffer::new(d, &bounds))).transpose()?,
-                site: layer.stage.quantizer.is_some().then_some(layer.stage.site),
+                site: stage.quantizer.is_some().then_some(stage.site),
                 rows,
                 z: Buffer::zeros(d, len)?,
                 a: Buffer::zeros(d, len)?,
                 gz: Buffer::zeros(d, len)?,
             });
-            stages.push((layer.stage, len, rows.blocks() as usize));
+            stages.push((stage, len, rows.blocks() as usize));
         }
-        let shortcut = match added.map(|added| added.projection) {
-            None => Shortcut::None,
-            Some(None) => Shortcut::Identity,
-            Some(Some(projection)) => {
+        let shortcut = match shortcut {
+            BlockShortcut::None => Shortcut::None,
+            BlockShortcut::Identity => Shortcut::Identity,
+            BlockShortcut::Projection(projection) => {
                 let projection = projection.of_batch(batch);
                 let z = Buffer::zeros(d, projection.shape.output_len())?;
                 Shortcut::Projection(Box::new(Weight::new(d, projection, &mut groups, &mut terms, false, tf32)?), z)
             }
         };
         Ok(Self {
-            samples: Samples::new(d, samples, input, chain.output, batch)?,
+            samples: Samples::new(d, samples, input, image, batch)?,
             x: Buffer::zeros(d, batch * input.iter().product::<usize>())?,
             sites: Sites::new(d, stages, &mut groups)?,
             rates: Buffer::zeros(d, groups.len())?,

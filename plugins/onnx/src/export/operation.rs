@@ -36,11 +36,13 @@ pub fn write(network: &mut Network<'_>, id: NodeId) -> Result<()> {
     if node.op.keeps_grid() && network.model.activation_site(id).is_none() {
         if let Some((codes, grid)) = network.codes(node.inputs[0])? {
             let wanted = format!("{}.quantized", node.name);
-            let [zero, largest] =
-                [grid.zero_point, u8::MAX].map(|code| network.file.constant("code", Constant::scalar(code)));
             let (operator, inputs, attributes) = match node.op {
-                Op::Activation(_) => ("Clip", vec![codes, zero, largest], Vec::new()),
-                _ => moved(network, node, codes, zero)?,
+                Op::Activation(_) => {
+                    let [zero, largest] =
+                        [grid.zero_point, u8::MAX].map(|code| network.file.constant("code", Constant::scalar(code)));
+                    ("Clip", vec![codes, zero, largest], Vec::new())
+                }
+                _ => moved(network, node, codes, Constant::scalar(grid.zero_point))?,
             };
             let moved = network.file.node(operator, &texts(&inputs), &wanted, attributes);
             network.set_codes(id, moved, grid);
@@ -74,7 +76,7 @@ pub fn write(network: &mut Network<'_>, id: NodeId) -> Result<()> {
         | Op::ShuffleChannels { .. }
         | Op::Flatten
         | Op::UpsampleNearest { .. } => {
-            let zero = network.file.constant("zero", Constant::scalar(0.0_f32));
+            let zero = Constant::scalar(0.0_f32);
             let (operator, inputs, attributes) = moved(network, node, inputs[0].clone(), zero)?;
             network.file.add(operator, &texts(&inputs), &output, attributes);
         }
@@ -114,15 +116,15 @@ fn is_part_of_convolutions(network: &Network<'_>, id: NodeId) -> bool {
 /// A node: operator, inputs, attributes.
 type Parts = (&'static str, Vec<String>, Vec<AttributeProto>);
 
-/// The last node of an operation that moves values, in floating point or codes. `zero` is the constant that stands for zero.
-fn moved(network: &mut Network<'_>, node: &Node, input: String, zero: String) -> Result<Parts> {
+/// The last node of an operation that moves values, in floating point or codes. `zero` stands for zero.
+fn moved(network: &mut Network<'_>, node: &Node, input: String, zero: Constant) -> Result<Parts> {
     let indices = |values: &[usize]| Constant::new(values.iter().map(|v| *v as i64), [values.len()]);
     let mut inputs = vec![input];
     let (operator, attributes) = match &node.op {
         Op::MaxPool(geometry) => ("MaxPool", window(network, node, geometry)?.0),
         Op::Pad(padding) => {
             inputs.push(pads(network, padding));
-            inputs.push(zero);
+            inputs.push(network.file.constant("zero", zero));
             ("Pad", vec![text("mode", "constant")])
         }
         Op::UpsampleNearest { factor: [y, x] } => {

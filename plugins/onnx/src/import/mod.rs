@@ -12,7 +12,7 @@ use crate::file::OnnxFile;
 use crate::proto::tensor_shape_proto::dimension::Value as Side;
 use crate::proto::{type_proto, GraphProto, TensorProto, ValueInfoProto};
 use constant::{Constant, Size};
-use layout::{Axis, FLAT, IMAGE};
+use layout::{Axis, IMAGE};
 use network::Network;
 use operators::{Traced, Translator, Value};
 use qdrop_core::graph::Ends;
@@ -64,7 +64,7 @@ pub fn import(path: &Path, image_size: Option<usize>, groups: &Groups) -> Result
         let value = translator.values.get(&output.name).cloned();
         let problem = |message: &str| error(format!("output '{}' {message}", output.name));
         let Some(Value::Traced(traced)) = value else { return Err(problem("is not computed from the image")) };
-        outputs.push(output_of(&mut translator.network, &output.name, &traced).map_err(|message| problem(&message))?);
+        outputs.push(output_of(&mut translator, &output.name, &traced).map_err(|message| problem(&message))?);
     }
     let ends = Ends { input, outputs: graph.output.iter().map(|output| output.name.clone()).collect() };
     let mut network = translator.network;
@@ -161,16 +161,12 @@ fn input(
 }
 
 /// The draft of an output: a flat value or an image.
-fn output_of(network: &mut Network, name: &str, traced: &Traced) -> Result<usize, String> {
-    let shape = &network.drafts[traced.draft].shape;
-    let pixel = shape[1..].iter().product::<usize>() == 1;
-    match (shape.len(), &traced.axes[..]) {
-        (1, axes) if axes == FLAT => Ok(traced.draft),
-        (3, axes) if axes == IMAGE => Ok(traced.draft),
-        (3, [Axis::Batch, Axis::Flat]) => network.push(name, Op::Flatten, &[traced.draft], Vec::new()),
-        (3, [Axis::Batch, Axis::Channels]) if pixel => network.push(name, Op::Flatten, &[traced.draft], Vec::new()),
-        (_, axes) => Err(format!("has the axes {axes:?}; (N, features) and (N, C, H, W) are understood")),
+fn output_of(translator: &mut Translator, name: &str, traced: &Traced) -> Result<usize, String> {
+    if traced.axes == IMAGE {
+        return translator.image(traced);
     }
+    let refused = |_| format!("has the axes {:?}; (N, features) and (N, C, H, W) are understood", traced.axes);
+    translator.flat(name, traced).map_err(refused)
 }
 
 #[cfg(test)]

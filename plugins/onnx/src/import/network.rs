@@ -1,6 +1,7 @@
 //! The network while it is imported: operations of the graph, which can still be changed, with their parameters.
 
 use qdrop_core::prelude::*;
+use qdrop_core::weights::usable;
 use std::collections::{HashMap, HashSet};
 
 /// An operation of a draft.
@@ -183,22 +184,11 @@ impl Network {
             ids[i] = b.node(&draft.name, op, &inputs)?;
             for (own, dims, values) in draft.parameters {
                 let name = format!("{}.{own}", draft.name);
-                check(&name, own, &values)?;
+                let values = usable(&name, values).map_err(|message| Error::graph(&name, message))?;
                 parameters.insert(name, Tensor::from_vec(values, dims, &Device::Cpu)?);
             }
         }
         let outputs: Vec<NodeId> = outputs.iter().map(|output| ids[*output]).collect();
         Ok((b.finish_with_outputs(&outputs)?, parameters))
     }
-}
-
-/// Refuses values that no network can compute with.
-fn check(name: &str, own: &str, values: &[f32]) -> Result<()> {
-    if let Some(i) = values.iter().position(|v| !v.is_finite()) {
-        return Err(Error::graph(name, format!("holds {} at element {i}", values[i])));
-    }
-    if let (true, Some(i)) = (own == "running_var", values.iter().position(|v| *v < 0.0)) {
-        return Err(Error::graph(name, format!("is a variance, but holds {} at element {i}", values[i])));
-    }
-    Ok(())
 }

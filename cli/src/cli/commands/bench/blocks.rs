@@ -1,5 +1,7 @@
 //! Benchmarks of single blocks of the published networks (W2A4), with random weights.
 
+use super::branches;
+use super::row::{Body, Layer, Row, Shortcut};
 use anyhow::Result;
 use qdrop_core::engine::UnitSamples;
 use qdrop_core::graph::{quantization_sites, Op, SiteKind};
@@ -20,32 +22,15 @@ pub const BATCH: usize = 32;
 /// Number of first iterations that are not counted.
 const WARM_UP: usize = 2;
 
-/// One convolution of a block.
-struct Layer {
-    out: usize,
-    kernel: usize,
-    stride: usize,
-    groups: usize,
-}
-
-/// The shortcut of a block.
-#[derive(PartialEq)]
-enum Shortcut {
-    None,
-    Identity,
-    Projection,
-}
-
 /// A block with everything that its time depends on.
 pub struct Block {
     /// Name of the network and of the block in it.
     pub name: &'static str,
     channels: usize,
     size: usize,
-    layers: Vec<Layer>,
-    relu6: bool,
-    shortcut: Shortcut,
-    final_relu: bool,
+    body: Body,
+    /// Whether the quantizer of its output has to have negative values; `None` where the output has no quantizer of its own.
+    signed: Option<bool>,
     lambda: f64,
 }
 
@@ -58,35 +43,22 @@ pub struct On {
 /// The blocks of `torch_block.py`.
 pub fn blocks() -> Vec<Block> {
     let layer = |out, kernel, stride, groups| Layer { out, kernel, stride, groups };
-    let basic = |name, channels, size, out, stride| Block {
-        name,
-        channels,
-        size,
-        layers: vec![layer(out, 3, stride, 1), layer(out, 3, 1, 1)],
-        relu6: false,
-        shortcut: if stride == 1 { Shortcut::Identity } else { Shortcut::Projection },
-        final_relu: true,
-        lambda: 0.01,
+    let block = |name, channels, size, body, signed, lambda| Block { name, channels, size, body, signed, lambda };
+    let basic = |name, channels, size, out, stride| {
+        let shortcut = if stride == 1 { Shortcut::Identity } else { Shortcut::Projection };
+        let layers = vec![layer(out, 3, stride, 1), layer(out, 3, 1, 1)];
+        block(name, channels, size, Row { layers, relu6: false, shortcut, final_relu: true }.body(), Some(false), 0.01)
     };
-    let bottleneck = |name, channels, size, width, groups| Block {
-        name,
-        channels,
-        size,
-        layers: vec![layer(width, 1, 1, 1), layer(width, 3, 1, groups), layer(channels, 1, 1, 1)],
-        relu6: false,
-        shortcut: Shortcut::Identity,
-        final_relu: true,
-        lambda: 0.01,
+    let bottleneck = |name, channels, size, width, groups| {
+        let layers = vec![layer(width, 1, 1, 1), layer(width, 3, 1, groups), layer(channels, 1, 1, 1)];
+        let row = Row { layers, relu6: false, shortcut: Shortcut::Identity, final_relu: true };
+        block(name, channels, size, row.body(), Some(false), 0.01)
     };
-    let inverted = |name, channels, size, stride, out| Block {
-        name,
-        channels,
-        size,
-        layers: vec![layer(channels * 6, 1, 1, 1), layer(channels * 6, 3, stride, channels * 6), layer(out, 1, 1, 1)],
-        relu6: true,
-        shortcut: if stride == 1 { Shortcut::Identity } else { Shortcut::None },
-        final_relu: false,
-        lambda: 0.1,
+    let inverted = |name, channels, size, stride, out| {
+        let wide = channels * 6;
+        let shortcut = if stride == 1 { Shortcut::Identity } else { Shortcut::None };
+        let layers = vec![layer(wide, 1, 1, 1), layer(wide, 3, stride, wide), layer(out, 1, 1, 1)];
+        block(name, channels, size, Row { layers, relu6: true, shortcut, final_relu: false }.body(), Some(true), 0.1)
     };
     vec![
         basic("resnet18.layer1.0", 64, 56, 64, 1),
@@ -97,6 +69,11 @@ pub fn blocks() -> Vec<Block> {
         inverted("mobilenet_v2.features.2", 16, 112, 2, 24),
         inverted("mobilenet_v2.features.16", 160, 7, 1, 160),
         bottleneck("regnetx_600m.s3.b2", 240, 14, 240, 10),
+        block("regnety_400m.s3.b2", 208, 14, Box::new(branches::regnety), Some(false), 0.01),
+        block("efficientnet_b0.features.4.1", 80, 14, Box::new(branches::mobile), Some(true), 0.1),
+        block("squeezenet1_1.features.3", 64, 55, Box::new(branches::fire), None, 0.01),
+        block("googlenet.inception3a", 192, 28, Box::new(branches::inception), None, 0.01),
+        block("shufflenet_v2_x1_0.stage3.1", 232, 14, Box::new(branches::shuffle), None, 0.1),
     ]
 }
 
@@ -104,30 +81,7 @@ impl Block {
     fn graph(&self) -> Result<Graph> {
         let mut b = GraphBuilder::new([self.channels, self.size, self.size]);
         let x = b.input();
-        let y = b.unit("block", |b| {
-            let mut y = x;
-            for (i, l) in self.layers.iter().enumerate() {
-                let conv = Conv2d::new(l.out, l.kernel).stride(l.stride).padding(l.kernel / 2).groups(l.groups).bias();
-                y = b.conv2d(&format!("conv{i}"), y, conv)?;
-                if i + 1 < self.layers.len() {
-                    let name = format!("act{i}");
-                    y = if self.relu6 { b.relu6(&name, y)? } else { b.relu(&name, y)? };
-                }
-            }
-            let out = b.channels(y);
-            let shortcut = match self.shortcut {
-                Shortcut::None => None,
-                Shortcut::Identity => Some(x),
-                Shortcut::Projection => Some(b.conv2d("projection", x, Conv2d::new(out, 1).stride(2).bias())?),
-            };
-            if let Some(shortcut) = shortcut {
-                y = b.add("sum", y, shortcut)?;
-            }
-            if self.final_relu {
-                y = b.relu("out", y)?;
-            }
-            Ok(y)
-        })?;
+        let y = b.unit("block", |b| (self.body)(b, x))?;
         Ok(b.finish(y)?)
     }
 
@@ -149,7 +103,9 @@ impl Block {
         model.allow_tf32(on.tf32);
         let mut sites: Vec<_> = quantization_sites(&graph).into_iter().map(|s| (s.node, s.kind, s.name)).collect();
         let output = graph.outputs()[0];
-        sites.push((output, SiteKind::Activation, "output".into()));
+        if self.signed.is_some() {
+            sites.push((output, SiteKind::Activation, "output".into()));
+        }
         for (node, kind, name) in sites {
             if kind == SiteKind::Weight {
                 let mut quantizer = build("adaround", &weights)?;
@@ -159,7 +115,7 @@ impl Block {
                 model.set_weight_quantizer(node, QuantSite { name, quantizer });
             } else {
                 let mut quantizer = build("lsq", &activations)?;
-                let signed = node == output && !self.final_relu;
+                let signed = node == output && self.signed == Some(true);
                 let range = if signed { (-2.0, 2.0) } else { (0.0, 4.0) };
                 quantizer.set_range(&Range { min: vec![range.0], max: vec![range.1] }, &on.device)?;
                 model.set_activation_quantizer(node, QuantSite { name, quantizer });

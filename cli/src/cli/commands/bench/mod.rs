@@ -2,7 +2,9 @@
 
 mod against;
 mod blocks;
+mod branches;
 mod networks;
+mod row;
 
 use super::Output;
 use crate::cli::arguments::BenchArguments;

@@ -89,6 +89,15 @@ macro_rules! specialize {
             Some(Function::Activation(Activation::Relu6)) => {
                 specialize!(@ both $stage, $activation = Some(Function::Activation(Activation::Relu6)), $quantized, $body)
             }
+            Some(Function::Activation(Activation::Silu)) => {
+                specialize!(@ both $stage, $activation = Some(Function::Activation(Activation::Silu)), $quantized, $body)
+            }
+            Some(Function::Activation(Activation::HardSwish)) => {
+                specialize!(@ both $stage, $activation = Some(Function::Activation(Activation::HardSwish)), $quantized, $body)
+            }
+            Some(Function::Activation(Activation::Gelu)) => {
+                specialize!(@ both $stage, $activation = Some(Function::Activation(Activation::Gelu)), $quantized, $body)
+            }
             Some(Function::Clip(bounds)) => {
                 specialize!(@ both $stage, $activation = Some(Function::Clip(bounds)), $quantized, $body)
             }

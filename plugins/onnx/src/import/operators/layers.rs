@@ -97,7 +97,7 @@ impl Translator {
 
     pub(super) fn gemm(&mut self, call: &Call<'_>) -> Result<Value, String> {
         let traced = self.traced(call, 0)?;
-        let x = self.flat(call, &traced)?;
+        let x = self.flat(&call.flatten(), &traced)?;
         if call.int("transA", 0) != 0 {
             return Err("transposes its input".into());
         }
@@ -140,7 +140,7 @@ impl Translator {
         let weight = transposed(&values, [features, out]);
         let name = layer_name(call, 1);
         if traced.axes.len() == 2 {
-            let x = self.flat(call, &traced)?;
+            let x = self.flat(&call.flatten(), &traced)?;
             return self.linear(&name, x, weight, [out, features], vec![0.0; out]);
         }
         let shape = self.shape_of(&traced);
@@ -157,7 +157,7 @@ impl Translator {
     pub(super) fn batch_normalization(&mut self, call: &Call<'_>) -> Result<Value, String> {
         let traced = self.traced(call, 0)?;
         if traced.axes.get(1) == Some(&Axis::Flat) {
-            let x = self.flat(call, &traced)?;
+            let x = self.flat(&call.flatten(), &traced)?;
             return self.batch_norm(call, Traced { draft: x, axes: super::FLAT.into() });
         }
         match traced.axes.get(1) == Some(&Axis::Channels) {

@@ -8,6 +8,7 @@ mod shapes;
 use super::constant::{Constant, Size};
 use super::layout::{Axis, FLAT, IMAGE};
 use super::network::Network;
+use crate::file::is_standard;
 use crate::proto::{AttributeProto, NodeProto};
 use qdrop_core::prelude::*;
 use std::collections::HashMap;
@@ -90,6 +91,11 @@ impl<'a> Call<'a> {
     pub fn name(&self) -> String {
         super::names::of_node(self.node)
     }
+
+    /// The name of a node that makes an input flat.
+    pub fn flatten(&self) -> String {
+        format!("{}.flatten", self.name())
+    }
 }
 
 impl Translator {
@@ -99,7 +105,7 @@ impl Translator {
     /// The operator, its settings or its inputs are not understood.
     pub fn node(&mut self, node: &NodeProto) -> Result<(), String> {
         let call = &Call { node };
-        if !(node.domain.is_empty() || node.domain == "ai.onnx") {
+        if !is_standard(&node.domain) {
             return Err(format!(
                 "is an operator of '{}', which is not understood; export with standard operators",
                 node.domain
@@ -209,17 +215,15 @@ impl Translator {
         }
     }
 
-    /// The draft of a value that is flat.
-    pub fn flat(&mut self, call: &Call<'_>, traced: &Traced) -> Result<usize, String> {
+    /// The draft of a value that is flat; `name` is that of the node that flattens it, if one is needed.
+    pub fn flat(&mut self, name: &str, traced: &Traced) -> Result<usize, String> {
         let shape = self.shape_of(traced);
         let pixel = shape[1..].iter().product::<usize>() == 1;
         match (shape.len(), &traced.axes[..]) {
             (1, [Axis::Batch, Axis::Channels | Axis::Flat]) => Ok(traced.draft),
-            (3, [Axis::Batch, Axis::Flat]) => {
-                self.network.push(&format!("{}.flatten", call.name()), Op::Flatten, &[traced.draft], Vec::new())
-            }
+            (3, [Axis::Batch, Axis::Flat]) => self.network.push(name, Op::Flatten, &[traced.draft], Vec::new()),
             (3, [Axis::Batch, Axis::Channels]) if pixel => {
-                self.network.push(&format!("{}.flatten", call.name()), Op::Flatten, &[traced.draft], Vec::new())
+                self.network.push(name, Op::Flatten, &[traced.draft], Vec::new())
             }
             (_, axes) => Err(format!("needs a flat value (N, features), but its input has the axes {axes:?}")),
         }
@@ -245,10 +249,8 @@ impl Translator {
             Value::Constant(constant) => constant.dims().iter().map(|d| Size::Known(*d as i64)).collect(),
             Value::Unknown(what) => return Err(format!("asks for the shape of {what}")),
         };
-        let bound = |value: i64| {
-            if value < 0 { value + sizes.len() as i64 } else { value }.clamp(0, sizes.len() as i64) as usize
-        };
-        let (start, end) = (bound(call.int("start", 0)), bound(call.int("end", sizes.len() as i64)));
+        let place = |index| shapes::bound(index, sizes.len());
+        let (start, end) = (place(call.int("start", 0)), place(call.int("end", i64::MAX)));
         Ok(Value::Constant(Constant::vector(sizes.get(start..end).unwrap_or_default().to_vec())))
     }
 }

@@ -91,7 +91,7 @@ impl Translator {
         // A gate may be the smaller one, on either side.
         let (mut large, mut small) = if count(&a) >= count(&b) { (a, b) } else { (b, a) };
         if large.axes == [Axis::Batch, Axis::Flat] || small.axes == [Axis::Batch, Axis::Flat] {
-            let drafts = [self.flat(call, &large)?, self.flat(call, &small)?];
+            let drafts = [self.flat(&call.flatten(), &large)?, self.flat(&call.flatten(), &small)?];
             [large, small] = drafts.map(|draft| Traced { draft, axes: FLAT.into() });
         }
         if self.shape_of(&small).len() < self.shape_of(&large).len() && small.axes.len() == 4 {
@@ -115,7 +115,7 @@ impl Translator {
     fn with_constant(&mut self, call: &Call<'_>, mut x: Traced, constant: usize) -> Result<Value, String> {
         let (dims, values) = self.floats(call, constant)?;
         if x.axes == [Axis::Batch, Axis::Flat] && values.len() > 1 {
-            let draft = self.flat(call, &x)?;
+            let draft = self.flat(&call.flatten(), &x)?;
             x = Traced { draft, axes: FLAT.into() };
         }
         let shape = self.shape_of(&x);

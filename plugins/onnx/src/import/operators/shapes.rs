@@ -9,6 +9,8 @@ use std::rc::Rc;
 
 /// Most elements of a constant that a file may compute; shapes are small.
 const LARGEST: usize = 1 << 20;
+/// Stands for the number of images among the lengths of axes.
+const IMAGES: usize = 0;
 
 impl Translator {
     pub(super) fn concat(&mut self, call: &Call<'_>) -> Result<Value, String> {
@@ -16,7 +18,7 @@ impl Translator {
         let axes = parts.first().map(|part| part.axes.clone()).unwrap_or_default();
         let axis = call.axis(call.int("axis", 1), axes.len())?;
         if axes == [Axis::Batch, Axis::Flat] && axis == 1 {
-            let flat = parts.iter().map(|part| self.flat(call, part)).collect::<Result<Vec<_>, _>>()?;
+            let flat = parts.iter().map(|part| self.flat(&call.flatten(), part)).collect::<Result<Vec<_>, _>>()?;
             return Ok(Self::flat_value(self.network.push(&call.name(), Op::Concat, &flat, Vec::new())?));
         }
         if axes[axis] != Axis::Channels || parts.iter().any(|part| part.axes != axes) {
@@ -84,8 +86,8 @@ impl Translator {
         for (axis, start, end) in ranges(self, call, rank)? {
             let batch = traced.axes[axis] == Axis::Batch;
             let side = match axis {
-                0 => i64::MAX,
-                axis => self.sides(&traced)[axis - 1] as i64,
+                0 => usize::MAX,
+                axis => self.sides(&traced)[axis - 1],
             };
             if batch {
                 if start != 0 || end < i64::from(i32::MAX) {
@@ -93,8 +95,7 @@ impl Translator {
                 }
                 continue;
             }
-            let bound = |v: i64| if v < 0 { v.saturating_add(side) } else { v }.clamp(0, side) as usize;
-            let (start, end) = (bound(start), bound(end));
+            let (start, end) = (bound(start, side), bound(end, side));
             match self.part(call, &traced, axis, start, end.saturating_sub(start))? {
                 Value::Traced(part) => traced = part,
                 _ => return Err("takes a part of a constant".into()),
@@ -129,29 +130,12 @@ impl Translator {
                 1 => vec![sides.iter().product()],
                 axis => return Err(format!("flattens from axis {axis} on; all but the images is understood")),
             },
-            "Squeeze" => {
-                let given = self.integers(call, 1, "axes")?;
-                let gone: Vec<usize> = match given {
-                    Some(axes) => axes.iter().map(|a| call.axis(*a, rank)).collect::<Result<_, _>>()?,
-                    None => (1..rank).filter(|a| sides[a - 1] == 1).collect(),
-                };
-                if gone.iter().any(|a| *a == 0 || sides[a - 1] != 1) {
-                    return Err(format!(
-                        "removes the axes {gone:?} of the sides {sides:?}; only axes of length 1 can go"
-                    ));
+            "Squeeze" | "Unsqueeze" => {
+                let all = [&[IMAGES], &sides[..]].concat();
+                match resqueezed(self, call, &all)?.split_first() {
+                    Some((&IMAGES, sides)) => sides.to_vec(),
+                    _ => return Err("adds an axis before the images".into()),
                 }
-                (1..rank).filter(|a| !gone.contains(a)).map(|a| sides[a - 1]).collect()
-            }
-            "Unsqueeze" => {
-                let axes = self.integers(call, 1, "axes")?.ok_or("says no axes")?;
-                let all = rank + axes.len();
-                let added: Vec<usize> = axes.iter().map(|a| call.axis(*a, all)).collect::<Result<_, _>>()?;
-                let mut old = sides.iter();
-                (1..all)
-                    .map(|a| if added.contains(&a) { Some(1) } else { old.next().copied() })
-                    .collect::<Option<_>>()
-                    .filter(|_| !added.contains(&0))
-                    .ok_or("adds an axis before the images")?
             }
             _ => {
                 let wanted = match call.has(1) {
@@ -208,6 +192,36 @@ impl Translator {
     }
 }
 
+/// The place from 0 to `count` that an index of a range means; negative ones count from the end.
+pub(super) fn bound(index: i64, count: usize) -> usize {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    if index < 0 { index.saturating_add(count) } else { index }.clamp(0, count) as usize
+}
+
+/// The lengths of all axes after Squeeze or Unsqueeze.
+fn resqueezed(t: &Translator, call: &Call<'_>, old: &[usize]) -> Result<Vec<usize>, String> {
+    let given = t.integers(call, 1, "axes")?;
+    let places = |axes: &[i64], rank: usize| axes.iter().map(|a| call.axis(*a, rank)).collect::<Result<Vec<_>, _>>();
+    if call.node.op_type == "Unsqueeze" {
+        let axes = given.ok_or("says no axes")?;
+        let all = old.len() + axes.len();
+        let added = places(&axes, all)?;
+        let mut old = old.iter().copied();
+        let lengths = (0..all).map(|a| if added.contains(&a) { Some(1) } else { old.next() });
+        return lengths
+            .collect::<Option<_>>()
+            .ok_or_else(|| format!("adds the axes {axes:?}, of which some are the same"));
+    }
+    let gone = match given {
+        Some(axes) => places(&axes, old.len())?,
+        None => (0..old.len()).filter(|a| old[*a] == 1).collect(),
+    };
+    if gone.iter().any(|a| old[*a] != 1) {
+        return Err(format!("removes the axes {gone:?} of a value of the shape {old:?}; only axes of length 1 can go"));
+    }
+    Ok(old.iter().enumerate().filter(|(a, _)| !gone.contains(a)).map(|(_, d)| *d).collect())
+}
+
 /// The ranges of Slice: axis, start and end.
 fn ranges(t: &Translator, call: &Call<'_>, rank: usize) -> Result<Vec<(usize, i64, i64)>, String> {
     let starts = t.integers(call, 1, "starts")?.ok_or("says no start")?;
@@ -246,9 +260,8 @@ pub fn constant(t: &Translator, call: &Call<'_>) -> Result<Vec<Value>, String> {
             let Ok([(0, start, end)]) = <[_; 1]>::try_from(ranges(t, call, input(0)?.dims().len())?) else {
                 return Err(refused());
             };
-            let count = values.len() as i64;
-            let bound = |v: i64| if v < 0 { v.saturating_add(count) } else { v }.clamp(0, count) as usize;
-            Constant::vector(values.get(bound(start)..bound(end)).unwrap_or_default().to_vec())
+            let (start, end) = (bound(start, values.len()), bound(end, values.len()));
+            Constant::vector(values.get(start..end).unwrap_or_default().to_vec())
         }
         "Range" => {
             let [start, end, step] = [integer(input(0)?)?, integer(input(1)?)?, integer(input(2)?)?];
@@ -362,23 +375,7 @@ fn restack(t: &Translator, call: &Call<'_>) -> Result<Constant, String> {
             wanted.iter_mut().filter(|size| **size == -1).for_each(|size| *size = count / known.max(1));
             wanted.iter().map(|s| usize::try_from(*s).ok()).collect::<Option<Vec<_>>>().ok_or_else(refused)?
         }
-        "Unsqueeze" => {
-            let axes = t.integers(call, 1, "axes")?.ok_or("says no axes")?;
-            let all = old.len() + axes.len();
-            let added: Vec<usize> = axes.iter().map(|a| call.axis(*a, all)).collect::<Result<_, _>>()?;
-            let mut sides = old.iter().copied();
-            (0..all)
-                .map(|a| if added.contains(&a) { Some(1) } else { sides.next() })
-                .collect::<Option<_>>()
-                .ok_or_else(refused)?
-        }
-        "Squeeze" => {
-            let gone: Vec<usize> = match t.integers(call, 1, "axes")? {
-                Some(axes) => axes.iter().map(|a| call.axis(*a, old.len())).collect::<Result<_, _>>()?,
-                None => (0..old.len()).filter(|a| old[*a] == 1).collect(),
-            };
-            old.iter().enumerate().filter(|(a, _)| !gone.contains(a)).map(|(_, d)| *d).collect()
-        }
+        "Squeeze" | "Unsqueeze" => resqueezed(t, call, old)?,
         _ => return Err(refused()),
     };
     if dims.iter().try_fold(1_usize, |p, d| p.checked_mul(*d)) != Some(old.iter().product()) {
