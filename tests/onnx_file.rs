@@ -90,6 +90,21 @@ fn computed(node: &NodeProto, inputs: &[&Values]) -> Values {
             let side = |s: &f64| if *s < 0.0 { count } else { *s as usize };
             Values { shape: inputs[1].numbers.iter().map(side).collect(), numbers: inputs[0].numbers.clone() }
         }
+        "Transpose" => {
+            let order: Vec<usize> = attribute(node, "perm").ints.iter().map(|axis| *axis as usize).collect();
+            let old = &inputs[0].shape;
+            let shape: Vec<usize> = order.iter().map(|axis| old[*axis]).collect();
+            let place = |mut index: usize| {
+                let mut of_axis = vec![0; old.len()];
+                for axis in order.iter().rev() {
+                    of_axis[*axis] = index % old[*axis];
+                    index /= old[*axis];
+                }
+                of_axis.iter().zip(old).fold(0, |place, (i, side)| place * side + i)
+            };
+            let numbers = (0..inputs[0].numbers.len()).map(|i| inputs[0].numbers[place(i)]).collect();
+            Values { shape, numbers }
+        }
         "Slice" => {
             let numbers = inputs[0].numbers[inputs[1].numbers[0] as usize..inputs[2].numbers[0] as usize].to_vec();
             Values { shape: vec![numbers.len()], numbers }
@@ -211,16 +226,28 @@ fn layers_between_quantizers_are_in_integers_and_the_file_says_what_it_is() {
     let graph = file.graph.unwrap();
     assert_eq!((graph.input[0].name.as_str(), graph.output[0].name.as_str()), ("input", "output"));
     // The activation functions are bounds of the codes: nothing is left of them.
-    let run_time: Vec<&str> = {
-        let known = constants(&graph);
-        let depends = |node: &&NodeProto| !known.contains_key(&node.output[0]);
-        graph.node.iter().filter(depends).map(|node| node.op_type.as_str()).collect()
-    };
+    let known = constants(&graph);
+    let depends = |node: &&NodeProto| !known.contains_key(&node.output[0]);
+    let run_time: Vec<&str> = graph.node.iter().filter(depends).map(|node| node.op_type.as_str()).collect();
     let site = ["QuantizeLinear", "Clip", "DequantizeLinear"];
-    // The last site has 8 bits, which need no limits.
-    assert_eq!(run_time, [&["Conv"], &site[..], &["Conv"], &[site[0], site[2]], &["Conv"]].concat());
+    // The last site has 8 bits, which need no limits. Its codes are multiplied as they are by the third weight.
+    let product = ["Transpose", "MatMulInteger", "Cast", "Mul", "Add", "Transpose"];
+    assert_eq!(run_time, [&["Conv"], &site[..], &["Conv"], &site[..1], &product].concat());
     let notes = exported.notes.join("\n");
-    assert!(notes.contains("'first'") && notes.contains("'third'") && !notes.contains("'second'"), "{notes}");
+    assert!(notes.contains("'first'") && !notes.contains("'third'") && !notes.contains("'second'"), "{notes}");
+    // The matrix has the weight's integers, and the sums' scale is that of the weight times that of the codes.
+    let [second, third] = ["relu6", "third"].map(|name| model.graph().find(name).unwrap());
+    let of_input = model.activation_site(second).unwrap().quantizer.qparams().unwrap().scale[0];
+    let hard = model.weight_site(third).unwrap().quantizer.fake_quantize(model.weight(third).unwrap()).unwrap();
+    let (matrix, scale) = (&known["third.weight"], &known["third.scale"]);
+    assert_eq!(matrix.shape, [7, 3]);
+    for (i, w) in vec(&hard).into_iter().enumerate() {
+        let (output, input) = (i / 7, i % 7);
+        let got = matrix.numbers[3 * input + output] * scale.numbers[output] / f64::from(of_input);
+        assert!((got - f64::from(w)).abs() < 1e-6, "{got} where {w} is expected");
+    }
+    let bias = &known["third.bias"].numbers;
+    assert_eq!(bias.iter().map(|b| *b as f32).collect::<Vec<_>>(), vec(model.bias(third).unwrap()));
     let exact = export(&model, "onnx", "{exact: true}");
     assert_eq!((exact.files[0].extension.as_str(), exact.notes.len()), ("exact.onnx", 0));
     let exact = self::file(&exact);
