@@ -174,20 +174,18 @@ register_architecture! {
 #[test]
 fn channels_that_will_be_lost_are_a_warning_until_they_are_equalized() {
     let architecture = ARCHITECTURES[2];
-    let warning = |prepare: &str, prepared: bool| {
+    let warning = |prepare: &str, of_recipe: &str| {
         let session = session(architecture, prepare);
         let (mut model, images) = (uneven(&session), CachedValues::in_memory(&images(&session)).unwrap());
-        if prepared {
-            session.prepare(&mut model, &images, &Silent).unwrap();
-        }
-        session.uneven_channels(&model, &images).unwrap()
+        session.prepare(&mut model, &images, &Silent).unwrap();
+        self::session(architecture, of_recipe).uneven_channels(&model, &images).unwrap()
     };
-    let text = warning("[]", true).unwrap();
+    let text = warning(NOTHING, "[]").unwrap();
     assert!(text.contains("quantized values, channels smaller than 2 steps"), "{text}");
     assert!(text.contains("`--set 'prepare=[equalize]'` scales the channels"), "{text}");
-    assert_eq!(warning("[equalize]", true), None);
+    assert_eq!(warning("[equalize]", "[equalize]"), None);
     // Nobody is told to do what the recipe does.
-    let text = warning("[equalize]", false).unwrap();
+    let text = warning(NOTHING, NOTHING).unwrap();
     assert!(text.contains("more bits for such values resolve more (`quant.overrides`)"), "{text}");
     assert!(!text.contains("--set"), "{text}");
 }
