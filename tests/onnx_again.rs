@@ -4,10 +4,6 @@ use crate::onnx_case::*;
 use crate::onnx_export::write_saved;
 use crate::support::*;
 use prost::Message;
-use qdrop_core::inference::Inference;
-use qdrop_core::model::Precision;
-use qdrop_core::pipeline::{load_saved, Session};
-use qdrop_core::prelude::*;
 use qdrop_onnx::proto::ModelProto;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -68,46 +64,29 @@ impl Again {
             };
             assert_eq!(ends(&file), ends(Path::new(network)), "{name}: names of inputs and outputs");
         }
-        write_saved(&case, Path::new(out));
-        let own = own_difference(Path::new(out));
-        self.own.push((name.into(), own));
+        let (model, images) = write_saved(&case, Path::new(out));
+        self.own.push((name.into(), own_difference(&model, &images)));
     }
 
     /// Compares all cases with onnxruntime.
-    #[expect(clippy::print_stdout, reason = "the figures are for the log of the tests")]
     pub fn check(&self) {
         for result in onnxruntime(&self.path(&["cases"])).unwrap_or_default() {
             let own = self.own.iter().find(|(name, _)| result["case"] == *name).unwrap().1;
-            for file in ["float", "exact", "integer"] {
-                let of = |level| number(&result["files"][file], &[level, "error"]);
-                println!("{} {file}: off {:.5}, on {:.5}, own {own:.5}", result["case"], of("off"), of("on"));
-            }
             check_case(&result, own);
         }
     }
 }
 
+#[expect(clippy::print_stdout, reason = "the figures are for the log of the tests")]
 fn check_case(result: &Value, own: f64) {
     for level in ["off", "on"] {
         let of = |file: &str| number(&result["files"][file], &[level, "error"]);
+        let [float, exact, integer] = ["float", "exact", "integer"].map(of);
+        println!("{} {level}: float {float:.5}, exact {exact:.5}, integer {integer:.5}, own {own:.5}", result["case"]);
         let what = format!("{}, optimizations {level}, qdrop from itself {own}", result["case"]);
         assert!(of("float") < 1e-4, "{what}: the float network is {} away", of("float"));
         for file in ["exact", "integer"] {
             assert!(of(file) <= DIFFERENCE.max(OWN * own), "{what}: {file} is {} away", of(file));
         }
     }
-}
-
-/// How far the network of a result is from itself with sums in another order: the mean difference of logits, relative to their
-/// standard deviation.
-fn own_difference(result: &Path) -> f64 {
-    let saved = load_saved(result, registries(), &Device::Cpu).unwrap();
-    let session = Session::new(saved.recipe, registries(), Device::Cpu).unwrap();
-    let dataset = session.dataset(Split::Evaluation).unwrap();
-    let pixels: Vec<f32> = (0..dataset.len()).flat_map(|i| dataset.sample(i).unwrap().image).collect();
-    let dims = [&[dataset.len()], session.graph().input_shape()].concat();
-    let images = Tensor::from_vec(pixels, dims, &Device::Cpu).unwrap();
-    let mut inference = Inference::of_network(&saved.model, Precision::Quantized).unwrap();
-    let kernels = vec(&inference.forward(&images).unwrap()[0]);
-    difference(&kernels, &logits(&saved.model, Precision::Quantized, &images))
 }

@@ -2,6 +2,7 @@
 
 use crate::support::*;
 use qdrop_core::graph::{fold_batch_norm, quantization_sites, SiteKind};
+use qdrop_core::inference::Inference;
 use qdrop_core::model::{Precision, QuantModel, QuantSite};
 use qdrop_core::prelude::*;
 use serde_json::Value;
@@ -161,6 +162,13 @@ pub fn difference(logits: &[f32], of: &[f32]) -> f64 {
     let deviation = (of.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / count).sqrt();
     let distance: f64 = logits.iter().zip(of).map(|(a, b)| f64::from((a - b).abs())).sum();
     distance / count / deviation
+}
+
+/// How far a quantized network is from itself with sums in another order: see [`difference`].
+pub fn own_difference(model: &QuantModel, images: &Tensor) -> f64 {
+    let mut inference = Inference::of_network(model, Precision::Quantized).unwrap();
+    let on_kernels = vec(&inference.forward(images).unwrap()[0]);
+    difference(&on_kernels, &logits(model, Precision::Quantized, images))
 }
 
 /// Writes images, and what the quantized network computes of them, to the folder of a case.

@@ -239,7 +239,7 @@ fn unusual_grids_compute_the_same_in_onnxruntime() {
 
 /// Writes the evaluation images of a saved result, their classes, and what its networks compute of them, to the folder of a
 /// case.
-pub fn write_saved(case: &Path, result: &Path) {
+pub fn write_saved(case: &Path, result: &Path) -> (QuantModel, Tensor) {
     let saved = load_saved(result, registries(), &Device::Cpu).unwrap();
     let session = Session::new(saved.recipe, registries(), Device::Cpu).unwrap();
     let dataset = session.dataset(Split::Evaluation).unwrap();
@@ -259,6 +259,7 @@ pub fn write_saved(case: &Path, result: &Path) {
     write(case.join("logits.bin"), &logits(&saved.model, Precision::Quantized));
     write(case.join("float.bin"), &logits(&session.float_model().unwrap(), Precision::Float));
     std::fs::write(case.join("case.json"), format!("{{\"images\": {:?}}}", images.dims())).unwrap();
+    (saved.model, images)
 }
 
 /// A finished run of any recipe, such as that of a real network: `QDROP_RESULT=DIR cargo test --release -- --ignored

@@ -6,8 +6,7 @@
 
 use crate::onnx_case::*;
 use crate::support::*;
-use qdrop_core::inference::Inference;
-use qdrop_core::model::{Precision, QuantModel};
+use qdrop_core::model::QuantModel;
 use qdrop_core::prelude::*;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -74,13 +73,6 @@ fn measured(name: &str, params: &str, images: usize) {
         let results = onnxruntime(dir.path()).expect("onnxruntime");
         line(&format!("{name} w{}a{}", bits[0], bits[1]), &results, own_difference(&any, &few), sizes, theory(&model));
     }
-}
-
-/// How far qdrop itself is from the same sums in another order.
-fn own_difference(model: &QuantModel, images: &Tensor) -> f64 {
-    let mut inference = Inference::of_network(model, Precision::Quantized).unwrap();
-    let on_kernels = vec(&inference.forward(images).unwrap()[0]);
-    difference(&on_kernels, &logits(model, Precision::Quantized, images))
 }
 
 /// Asks `onnx_export.py` to measure times as well.

@@ -1,5 +1,6 @@
 //! Seeded noise for tests and benchmarks.
 
+use crate::nhwc::{Buffer, Layout};
 use crate::random::{unit, Stream};
 use std::f32::consts::TAU;
 use std::ops::Range;
@@ -8,6 +9,13 @@ use std::ops::Range;
 pub fn uniform(len: usize, range: Range<f32>, seed: u64) -> Vec<f32> {
     let (start, size) = (f64::from(range.start), f64::from(range.end) - f64::from(range.start));
     by_fours(len, seed, |numbers| numbers.map(|n| (start + size * unit(n)) as f32))
+}
+
+/// A batch of channels-last images with values from -1 to 1, also in the border. The same seed gives the same images.
+pub fn images(layout: Layout, seed: u64) -> Buffer {
+    let mut buffer = Buffer::zeros(layout.len());
+    buffer.copy_from_slice(&uniform(layout.len(), -1.0..1.0, seed));
+    buffer
 }
 
 /// `len` numbers of the normal distribution with mean 0 and standard deviation 1 (Box and Muller, "A Note on the

@@ -144,7 +144,7 @@ impl QuantModel {
     }
 
     /// The scale of the value that `node` reads, and the node whose quantizer gave it, if the value lies on a grid of at most
-    /// 8 bits with one scale.
+    /// 8 bits with one scale, on which zero is a code of one byte.
     fn integer_input(&self, node: NodeId) -> Result<Option<(NodeId, f32, u32)>> {
         let Some(source) = self.graph().node(node).inputs.first().and_then(|input| self.grid_source(*input)) else {
             return Ok(None);
@@ -154,8 +154,10 @@ impl QuantModel {
         if spec.granularity != Granularity::PerTensor || spec.bits > 8 {
             return Ok(None);
         }
-        let QParams { scale, .. } = site.quantizer.qparams()?;
-        Ok(scale.first().map(|scale| (source, *scale, (1 << spec.bits) - 1)))
+        let QParams { scale, zero_point } = site.quantizer.qparams()?;
+        let ([scale], [zero_point]) = (scale.as_slice(), zero_point.as_slice()) else { return Ok(None) };
+        let is_byte = (0.0..=255.0).contains(&(zero_point - spec.qmin()));
+        Ok(is_byte.then_some((source, *scale, (1 << spec.bits) - 1)))
     }
 
     /// A layer as a runtime computes it in integers, or why it cannot.

@@ -66,8 +66,7 @@ pub fn shuffle_channels(x: Read<'_>, groups: usize, write: Write, out: Written<'
             for (out, x) in line.chunks_exact_mut(channels).zip(row_of(x, place).chunks_exact(channels)) {
                 for (i, out) in out.chunks_exact_mut(groups).enumerate() {
                     for (j, out) in out.iter_mut().enumerate() {
-                        let value = x[j * each + i];
-                        *out = if write == Write::Add { *out + value } else { value };
+                        *out = write.over(*out, x[j * each + i]);
                     }
                 }
             }
@@ -93,13 +92,12 @@ pub fn affine(x: Read<'_>, factors: &[f32], offsets: Option<&[f32]>, write: Writ
                 match offsets {
                     Some(offsets) => {
                         for (((out, x), factor), offset) in out.iter_mut().zip(x).zip(factors).zip(offsets) {
-                            let value = x * factor + offset;
-                            *out = if write == Write::Add { *out + value } else { value };
+                            *out = write.over(*out, x * factor + offset);
                         }
                     }
                     None => {
                         for ((out, x), factor) in out.iter_mut().zip(x).zip(factors) {
-                            *out = if write == Write::Add { *out + x * factor } else { x * factor };
+                            *out = write.over(*out, x * factor);
                         }
                     }
                 }
@@ -112,14 +110,8 @@ pub fn affine(x: Read<'_>, factors: &[f32], offsets: Option<&[f32]>, write: Writ
 mod tests {
     use super::super::{Buffer, Layout};
     use super::*;
-    use crate::testing::uniform;
+    use crate::testing::{images, uniform};
     use proptest::prelude::*;
-
-    fn random(layout: Layout, seed: u64) -> Buffer {
-        let mut buffer = Buffer::zeros(layout.len());
-        buffer.copy_from_slice(&uniform(layout.len(), -1.0..1.0, seed));
-        buffer
-    }
 
     /// Compares with `value`, which gives the value to write at (channel) of a pixel, or none where nothing is written.
     fn check(
@@ -128,7 +120,7 @@ mod tests {
         run: impl Fn(Read<'_>, Written<'_>),
         value: impl Fn(&[f32], usize) -> Option<f32>,
     ) {
-        let (values, before) = (random(x, 1), random(out, 2));
+        let (values, before) = (images(x, 1), images(out, 2));
         let (mut got, mut want) = (before.clone(), before);
         run((&values, x), (&mut got, out));
         for i in 0..out.batch * out.height * out.width {
@@ -137,7 +129,7 @@ mod tests {
             for c in 0..out.channels {
                 let own = &mut want[out.offset(image, row) + column * out.channels + c];
                 if let Some(value) = value(pixel, c) {
-                    *own = if write == Write::Add { *own + value } else { value };
+                    *own = write.over(*own, value);
                 }
             }
         }
@@ -188,7 +180,7 @@ mod tests {
     #[test]
     fn a_shuffle_and_that_of_its_gradient_cancel_out() {
         let layout = Layout { batch: 1, height: 2, width: 3, channels: 12, border: 0 };
-        let values = random(layout, 7);
+        let values = images(layout, 7);
         let (mut once, mut twice) = (Buffer::zeros(layout.len()), Buffer::zeros(layout.len()));
         shuffle_channels((&values, layout), 3, Write::Replace, (&mut once, layout));
         shuffle_channels((&once, layout), 4, Write::Replace, (&mut twice, layout));

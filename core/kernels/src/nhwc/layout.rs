@@ -14,6 +14,17 @@ pub enum Write {
     Add,
 }
 
+impl Write {
+    /// What stands in the place of `old` after `value` is written.
+    #[inline(always)]
+    pub fn over(self, old: f32, value: f32) -> f32 {
+        match self {
+            Self::Replace => value,
+            Self::Add => old + value,
+        }
+    }
+}
+
 /// Sizes of a batch of images in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {

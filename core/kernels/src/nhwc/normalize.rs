@@ -76,8 +76,7 @@ pub fn layer_norm_backward(gradient: Read<'_>, x: Read<'_>, factors: &[f32], eps
                 let first = sum([g, factors], |[g, factor]| g * factor) / count;
                 let second = sum([g, factors, x], |[g, factor, x]| g * factor * ((x - mean) * inverse)) / count;
                 for (((out, x), g), factor) in out.iter_mut().zip(x).zip(g).zip(factors) {
-                    let value = (g * factor - first - (x - mean) * inverse * second) * inverse;
-                    *out = if write == Write::Add { *out + value } else { value };
+                    *out = write.over(*out, (g * factor - first - (x - mean) * inverse * second) * inverse);
                 }
             }
         },

@@ -95,26 +95,15 @@ fn sums<const N: usize>(gradient: Read<'_>, x: Read<'_>, image: usize, first: us
         }
     }
     for (out, sum) in out.iter_mut().zip(sums) {
-        match write {
-            Write::Replace => *out = sum as f32,
-            Write::Add => *out += sum as f32,
-        }
+        *out = write.over(*out, sum as f32);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Buffer;
     use super::*;
-    use crate::testing::uniform;
+    use crate::testing::images;
     use proptest::prelude::*;
-
-    /// Random values, also in the border, which nothing reads.
-    fn random(layout: Layout, seed: u64) -> Buffer {
-        let mut buffer = Buffer::zeros(layout.len());
-        buffer.copy_from_slice(&uniform(layout.len(), -1.0..1.0, seed));
-        buffer
-    }
 
     /// A value: image, row, column, channel.
     fn at(layout: Layout, [n, y, x, c]: [usize; 4]) -> usize {
@@ -145,8 +134,8 @@ mod tests {
                 false => Layout { border: borders[2], ..x },
             };
             let write = if add { Write::Add } else { Write::Replace };
-            let (a, b) = (random(x, 1), random(factor, 2));
-            let before = random(out, 3);
+            let (a, b) = (images(x, 1), images(factor, 2));
+            let before = images(out, 3);
             let mut got = before.clone();
             multiply((&a, x), (&b, factor), write, (&mut got, out));
             let mut want = before;
@@ -158,7 +147,7 @@ mod tests {
             }
             prop_assert_eq!(&got[..], &want[..]);
             if one {
-                let before = random(factor, 4);
+                let before = images(factor, 4);
                 let mut got = before.clone();
                 multiply_sum((&a, x), (&want, out), write, (&mut got, factor));
                 let mut sums = vec![0.0_f64; batch * channels];

@@ -2,56 +2,44 @@
 
 use super::images::Images;
 use super::weight::Weight;
-use crate::engine::chain::ChainAffine;
+use crate::engine::chain::{ChainAffine, Operation as Kind};
 use qdrop_kernels::nhwc::stage::Read;
 use qdrop_kernels::nhwc::{
     accumulate, affine, copy_channels, layer_norm, layer_norm_backward, multiply, multiply_sum, pool, shuffle_channels,
     spread_channels, Write,
 };
-use qdrop_kernels::pool::Pool2dShape;
+
+/// A convolution with its weight.
+pub struct Convolution {
+    pub weight: Box<Weight>,
+    /// Room for the gradient of what it reads, if it is to be added to that of another reader.
+    pub room: Option<Images>,
+}
 
 /// An operation with what it computes with.
-pub enum Operation {
-    Convolution {
-        weight: Box<Weight>,
-        /// Room for the gradient of what it reads, if it is to be added to that of another reader.
-        room: Option<Images>,
-    },
-    /// Computed by the stage, which reads both values.
-    Sum,
-    Product,
-    Mean,
-    MaxPool {
-        shape: Pool2dShape,
-        /// Which pixel of its window gave each value.
-        taps: Vec<u8>,
-    },
-    AveragePool(Pool2dShape),
-    Concat,
-    Slice {
-        start: usize,
-    },
-    Shuffle {
-        groups: usize,
-    },
-    Affine(ChainAffine),
-    LayerNorm {
-        affine: ChainAffine,
-        eps: f32,
-    },
+pub struct Operation {
+    kind: Kind<Convolution, ChainAffine>,
+    /// Max pooling: which pixel of its window gave each value.
+    taps: Vec<u8>,
 }
 
 impl Operation {
+    /// `values` is the number of values that it computes at a time.
+    pub fn new(kind: Kind<Convolution, ChainAffine>, values: usize) -> Self {
+        let taps = if matches!(kind, Kind::MaxPool(_)) { vec![0; values] } else { Vec::new() };
+        Self { kind, taps }
+    }
+
     pub fn weight(&self) -> Option<&Weight> {
-        match self {
-            Self::Convolution { weight, .. } => Some(weight),
+        match &self.kind {
+            Kind::Convolution(Convolution { weight, .. }) => Some(weight),
             _ => None,
         }
     }
 
     pub fn weight_mut(&mut self) -> Option<&mut Weight> {
-        match self {
-            Self::Convolution { weight, .. } => Some(weight),
+        match &mut self.kind {
+            Kind::Convolution(Convolution { weight, .. }) => Some(weight),
             _ => None,
         }
     }
@@ -59,14 +47,14 @@ impl Operation {
     /// Computes the value from those of `values` that it reads.
     pub fn forward(&mut self, reads: &[usize], values: &[Images], out: &mut Images) {
         let x = |place: usize| values[reads[place]].read();
-        match self {
-            Self::Convolution { weight, .. } => weight.forward(x(0), out.write()),
-            Self::Sum => {}
-            Self::Product => multiply(x(0), x(1), Write::Replace, out.write()),
-            Self::Mean => pool::mean(x(0), out.write()),
-            Self::MaxPool { shape, taps } => pool::max_pool_with_taps(shape, x(0), out.write(), taps),
-            Self::AveragePool(shape) => pool::average_pool(shape, x(0), out.write()),
-            Self::Concat => {
+        match &mut self.kind {
+            Kind::Convolution(Convolution { weight, .. }) => weight.forward(x(0), out.write()),
+            Kind::Sum => {}
+            Kind::Product => multiply(x(0), x(1), Write::Replace, out.write()),
+            Kind::Mean => pool::mean(x(0), out.write()),
+            Kind::MaxPool(shape) => pool::max_pool_with_taps(shape, x(0), out.write(), &mut self.taps),
+            Kind::AveragePool(shape) => pool::average_pool(shape, x(0), out.write()),
+            Kind::Concat => {
                 let mut to = 0;
                 for place in 0..reads.len() {
                     let count = x(place).1.channels;
@@ -74,14 +62,14 @@ impl Operation {
                     to += count;
                 }
             }
-            Self::Slice { start } => {
+            Kind::Slice { start } => {
                 copy_channels(x(0), *start, out.layout.channels, Write::Replace, out.write(), 0);
             }
-            Self::Shuffle { groups } => shuffle_channels(x(0), *groups, Write::Replace, out.write()),
-            Self::Affine(ChainAffine { factors, offsets }) => {
+            Kind::Shuffle { groups } => shuffle_channels(x(0), *groups, Write::Replace, out.write()),
+            Kind::Affine(ChainAffine { factors, offsets }) => {
                 affine(x(0), factors, Some(offsets), Write::Replace, out.write());
             }
-            Self::LayerNorm { affine: ChainAffine { factors, offsets }, eps } => {
+            Kind::LayerNorm { affine: ChainAffine { factors, offsets }, eps } => {
                 layer_norm(x(0), [factors, offsets], *eps, out.write());
             }
         }
@@ -97,33 +85,33 @@ impl Operation {
         out: &mut Images,
     ) {
         let x = |place: usize| values[reads[place]].read();
-        match self {
-            Self::Convolution { weight, room } => match room {
+        match &mut self.kind {
+            Kind::Convolution(Convolution { weight, room }) => match room {
                 Some(room) if write == Write::Add => {
                     weight.backward_input(gradient, room.write());
                     accumulate(room.read(), write, out.write());
                 }
                 _ => weight.backward_input(gradient, out.write()),
             },
-            Self::Sum => accumulate(gradient, write, out.write()),
-            Self::Product if place == 0 => multiply(gradient, x(1), write, out.write()),
-            Self::Product if out.layout.height * out.layout.width == 1 => {
+            Kind::Sum => accumulate(gradient, write, out.write()),
+            Kind::Product if place == 0 => multiply(gradient, x(1), write, out.write()),
+            Kind::Product if out.layout.height * out.layout.width == 1 => {
                 multiply_sum(gradient, x(0), write, out.write());
             }
-            Self::Product => multiply(gradient, x(0), write, out.write()),
-            Self::Mean => pool::mean_backward(gradient, write, out.write()),
-            Self::MaxPool { shape, taps } => pool::max_pool_backward(shape, gradient, taps, write, out.write()),
-            Self::AveragePool(shape) => pool::average_pool_backward(shape, gradient, write, out.write()),
-            Self::Concat => {
+            Kind::Product => multiply(gradient, x(0), write, out.write()),
+            Kind::Mean => pool::mean_backward(gradient, write, out.write()),
+            Kind::MaxPool(shape) => pool::max_pool_backward(shape, gradient, &self.taps, write, out.write()),
+            Kind::AveragePool(shape) => pool::average_pool_backward(shape, gradient, write, out.write()),
+            Kind::Concat => {
                 let from = (0..place).map(|before| x(before).1.channels).sum();
                 copy_channels(gradient, from, out.layout.channels, write, out.write(), 0);
             }
-            Self::Slice { start } => spread_channels(gradient, write, out.write(), *start),
-            Self::Shuffle { groups } => {
+            Kind::Slice { start } => spread_channels(gradient, write, out.write(), *start),
+            Kind::Shuffle { groups } => {
                 shuffle_channels(gradient, out.layout.channels / *groups, write, out.write());
             }
-            Self::Affine(ChainAffine { factors, .. }) => affine(gradient, factors, None, write, out.write()),
-            Self::LayerNorm { affine: ChainAffine { factors, .. }, eps } => {
+            Kind::Affine(ChainAffine { factors, .. }) => affine(gradient, factors, None, write, out.write()),
+            Kind::LayerNorm { affine: ChainAffine { factors, .. }, eps } => {
                 layer_norm_backward(gradient, x(0), factors, *eps, write, out.write());
             }
         }

@@ -1,7 +1,7 @@
 //! From a chain to buffers and plans: the size of chunks, memory layouts and borders.
 
 use super::images::Images;
-use super::operation::Operation;
+use super::operation::{Convolution, Operation};
 use super::readers::Readers;
 use super::stage::{Site, Stage};
 use super::weight::Weight;
@@ -71,27 +71,17 @@ impl Plan {
             let moved = matches!(operation, Described::Convolution(_)) && borders.values[i + 1] > 0;
             let staged = i == last || sum || moved || !stage.is_empty();
             let z = if staged { layout(chunk, image, 0) } else { value(i + 1) };
-            let operation = match operation {
-                Described::Convolution(convolution) => {
+            let operation = operation.try_map(
+                |convolution| -> Result<Convolution> {
                     let gx = readers.needed[reads[0]].then(|| gradient(reads[0]));
                     let first = readers.of[reads[0]].first() == Some(&(i, 0));
                     let layouts = Layouts { x: value(reads[0]), z, gz: gradient(i + 1), gx };
                     let weight = Box::new(Weight::new(convolution.of_batch(chunk), layouts)?);
-                    Operation::Convolution { weight, room: gx.filter(|_| !first).map(Images::new) }
-                }
-                Described::Sum => Operation::Sum,
-                Described::Product => Operation::Product,
-                Described::Mean => Operation::Mean,
-                Described::MaxPool(shape) => {
-                    Operation::MaxPool { shape, taps: vec![0; chunk * image.iter().product::<usize>()] }
-                }
-                Described::AveragePool(shape) => Operation::AveragePool(shape),
-                Described::Concat => Operation::Concat,
-                Described::Slice { start } => Operation::Slice { start },
-                Described::Shuffle { groups } => Operation::Shuffle { groups },
-                Described::Affine(affine) => Operation::Affine(affine),
-                Described::LayerNorm { affine, eps } => Operation::LayerNorm { affine, eps },
-            };
+                    Ok(Convolution { weight, room: gx.filter(|_| !first).map(Images::new) })
+                },
+                Ok,
+            )?;
+            let operation = Operation::new(operation, chunk * size(image));
             let site = staged.then(|| Site::new(stage, batch * size(image))).transpose()?;
             steps.push(Step {
                 reads,

@@ -67,14 +67,7 @@ impl<'a> Network<'a> {
     fn plan(&mut self) -> Result<()> {
         let layers = self.graph().nodes().filter(|(_, node)| node.op.has_weight());
         for (id, _) in layers {
-            let layer = match self.model.integer_layer(id)? {
-                Ok(layer) => match self.model.activation_site(layer.source).map(ByteGrid::of).transpose()?.flatten() {
-                    Some(_) => Ok(layer),
-                    None => Err(NotInteger::Input),
-                },
-                why => why,
-            };
-            self.layers.insert(id, layer);
+            self.layers.insert(id, self.model.integer_layer(id)?);
         }
         for (id, site) in self.model.activation_sites() {
             let Some(planned) = ByteSite::of(self.model, id)? else {

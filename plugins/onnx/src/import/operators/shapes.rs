@@ -1,7 +1,7 @@
 //! Operations that move elements, and computations with shapes.
 
 use super::super::constant::{Constant, Size};
-use super::super::layout::{reshaped, Axis, Change};
+use super::super::layout::{length, reshaped, Axis, Change};
 use super::layers::transposed;
 use super::{Call, Traced, Translator, Value};
 use qdrop_core::prelude::*;
@@ -84,17 +84,13 @@ impl Translator {
         let mut traced = self.traced(call, 0)?;
         let rank = traced.axes.len();
         for (axis, start, end) in ranges(self, call, rank)? {
-            let batch = traced.axes[axis] == Axis::Batch;
-            let side = match axis {
-                0 => usize::MAX,
-                axis => self.sides(&traced)[axis - 1],
-            };
-            if batch {
+            if traced.axes[axis] == Axis::Batch {
                 if start != 0 || end < i64::from(i32::MAX) {
                     return Err("takes a part of the images".into());
                 }
                 continue;
             }
+            let side = length(traced.axes[axis], self.shape_of(&traced));
             let (start, end) = (bound(start, side), bound(end, side));
             match self.part(call, &traced, axis, start, end.saturating_sub(start))? {
                 Value::Traced(part) => traced = part,
