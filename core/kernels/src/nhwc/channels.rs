@@ -129,7 +129,7 @@ mod tests {
             for c in 0..out.channels {
                 let own = &mut want[out.offset(image, row) + column * out.channels + c];
                 if let Some(value) = value(pixel, c) {
-                    *own = write.over(*own, value);
+                    *own = if write == Write::Add { *own + value } else { value };
                 }
             }
         }

@@ -49,6 +49,7 @@ impl Operation {
         let x = |place: usize| values[reads[place]].read();
         match &mut self.kind {
             Kind::Convolution(Convolution { weight, .. }) => weight.forward(x(0), out.write()),
+            // Computed by the stage, which reads both values.
             Kind::Sum => {}
             Kind::Product => multiply(x(0), x(1), Write::Replace, out.write()),
             Kind::Mean => pool::mean(x(0), out.write()),
