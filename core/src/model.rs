@@ -2,6 +2,7 @@
 
 mod integer;
 mod statistics;
+mod sums;
 
 use crate::error::{Error, Result, TensorContext};
 use crate::graph::{execute, Graph, NodeId, Op, Replaced, Subgraph};
@@ -13,6 +14,7 @@ pub use integer::{IntegerLayer, NotInteger, WeightCodes};
 use qdrop_kernels::adaround;
 pub use statistics::{batch_norm_statistics, ChannelStatistics};
 use std::collections::{BTreeMap, HashMap};
+pub use sums::IntegerSums;
 
 /// The precision of a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -267,18 +269,6 @@ impl QuantModel {
         };
         let corrected = self.corrected_biases.get(&id).filter(|_| precision == Precision::Quantized);
         execute(node, inputs, &self.parameters, Replaced { weight: weight.as_ref(), bias: corrected })
-    }
-
-    /// Computes the value of one node from the values of its inputs.
-    ///
-    /// # Errors
-    /// A shape does not fit, or an operation of candle fails; the error names the node.
-    pub fn node_value(&self, id: NodeId, inputs: &[&Tensor], precision: Precision) -> Result<Tensor> {
-        let value = self.raw_value(id, inputs, precision)?;
-        match self.activations.get(&id) {
-            Some(site) if precision == Precision::Quantized => site.quantizer.fake_quantize(&value),
-            _ => Ok(value),
-        }
     }
 
     /// Computes the outputs of a part of the network from the values of its inputs (N, ...).

@@ -126,16 +126,21 @@ impl<'a> Builder<'a> {
         let [channels, height, width] = image(self.graph, id);
         let border = self.borders.get(&id).copied().unwrap_or(0);
         let layout = Layout { batch: self.batch, height, width, channels, border };
-        let slot = match self.free.iter().position(|s| self.layouts[*s] == layout) {
+        let slot = self.slot(layout);
+        self.slots.insert(id, slot);
+        self.reads.insert(slot, self.readers(id));
+        slot
+    }
+
+    /// A slot of this layout that nothing else uses.
+    fn slot(&mut self, layout: Layout) -> Slot {
+        match self.free.iter().position(|s| self.layouts[*s] == layout) {
             Some(place) => self.free.swap_remove(place),
             None => {
                 self.layouts.push(layout);
                 self.layouts.len() - 1
             }
-        };
-        self.slots.insert(id, slot);
-        self.reads.insert(slot, self.readers(id));
-        slot
+        }
     }
 
     /// A slot that holds the value of `source` and that the value of `id` may overwrite.
@@ -149,6 +154,19 @@ impl<'a> Builder<'a> {
         let to = self.new_slot(id);
         self.instructions.push(Instruction::Copy { from: source, to });
         to
+    }
+
+    /// A slot with the multiples of the scale of what the layer `id` reads: its own, if nothing else reads it afterwards.
+    fn steps(&mut self, id: NodeId, source: Slot) -> Slot {
+        let slot = if self.reads.get(&source) == Some(&1) {
+            source
+        } else {
+            let slot = self.slot(self.layouts[source]);
+            self.instructions.push(Instruction::Copy { from: source, to: slot });
+            slot
+        };
+        self.instructions.push(Instruction::ToSteps { node: id, slot });
+        slot
     }
 
     /// Changes the last instruction if it is a stage of this slot and `fits`; otherwise adds a stage.
@@ -181,9 +199,17 @@ impl<'a> Builder<'a> {
                 if weights.get(id).is_err() || x.border < border(&shape) {
                     return false;
                 }
+                let integers = weights.sums(id).is_some();
+                let read = if integers { self.steps(id, from) } else { from };
                 let to = self.new_slot(id);
                 let convolution = Box::new(ForwardConvolution::new(&shape, x, self.layouts[to]));
-                self.instructions.push(Instruction::Convolve { node: id, convolution, from, to });
+                self.instructions.push(Instruction::Convolve { node: id, convolution, from: read, to });
+                if integers {
+                    self.instructions.push(Instruction::FromSums { node: id, slot: to });
+                }
+                if read != from {
+                    self.free.push(read);
+                }
             }
             (Op::Activation(activation), &[from]) => self.activation(id, from, Function::Activation(*activation)),
             (Op::Clip, &[from]) => self.activation(id, from, Function::Clip(id)),

@@ -16,7 +16,7 @@ use candle_core::Tensor;
 use plan::Plan;
 use qdrop_kernels::in_pool;
 use std::collections::BTreeMap;
-use weights::Weights;
+use weights::{Sums, Weights};
 
 /// Images that pass through all nodes as one chunk: enough to reuse the weights, and few enough for their values to
 /// stay in the cache.
@@ -38,10 +38,7 @@ impl<'a> Inference<'a> {
     /// # Errors
     /// A quantizer has no range, or a parameter is missing.
     pub fn new(model: &'a QuantModel, precision: Precision, part: Subgraph) -> Result<Self> {
-        let weights = match model.device().is_cpu() {
-            true => Weights::new(model, precision, part.nodes())?,
-            false => Weights::default(),
-        };
+        let weights = Weights::new(model, precision, part.nodes())?;
         Ok(Self { model, precision, part, weights, plans: BTreeMap::new() })
     }
 
@@ -68,7 +65,10 @@ impl<'a> Inference<'a> {
     /// The inputs do not match, or an operation fails; the error names its node.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         if !self.model.device().is_cpu() {
-            return self.model.run(&self.part, inputs, self.precision);
+            let (model, precision, weights) = (self.model, self.precision, &self.weights);
+            return self.part.run(model.graph(), inputs, |id, read| {
+                model.value_of_sums(id, read, precision, weights.sums(id).map(Sums::layer))
+            });
         }
         let graph = self.model.graph();
         let batch = self.part.check_inputs(graph, inputs.iter().map(Tensor::dims))?;

@@ -1,6 +1,6 @@
 //! The plan of a forward pass for a fixed number of images.
 
-use super::weights::Weights;
+use super::weights::{Sums, Weights};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::model::{Precision, QuantModel};
@@ -8,7 +8,9 @@ use crate::ops::host_values;
 use candle_core::Tensor;
 use qdrop_kernels::nhwc::pool::{average_pool, max_pool, mean};
 use qdrop_kernels::nhwc::stage::{apply, Stage};
-use qdrop_kernels::nhwc::{affine, copy_channels, from_planes, layer_norm, multiply, shuffle_channels, to_planes};
+use qdrop_kernels::nhwc::{
+    affine, copy_channels, from_planes, from_sums, layer_norm, multiply, shuffle_channels, to_planes, to_steps,
+};
 use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout, Write};
 use qdrop_kernels::pool::Pool2dShape;
 use rayon::prelude::*;
@@ -29,6 +31,16 @@ pub enum Instruction {
         convolution: Box<ForwardConvolution>,
         from: Slot,
         to: Slot,
+    },
+    /// Turns values into multiples of the scale of the layer that reads them, in place.
+    ToSteps {
+        node: NodeId,
+        slot: Slot,
+    },
+    /// Turns a layer's sums of integers into values, in place.
+    FromSums {
+        node: NodeId,
+        slot: Slot,
     },
     /// Adds a shortcut, applies an activation function and a quantizer, in place. Each is optional.
     Stage {
@@ -143,6 +155,15 @@ impl Plan {
                     let ([x, z], bias) = (two(buffers, *from, *to)?, layer.bias.as_deref());
                     convolution.run((&x.0, x.1), &layer.value, bias, (&mut z.0, z.1));
                 }
+                Instruction::ToSteps { node, slot } => {
+                    let (values, layout) = &mut buffers[*slot];
+                    to_steps(sums(weights, *node)?.layer().input_scale, (values, *layout));
+                }
+                Instruction::FromSums { node, slot } => {
+                    let [factors, offsets] = sums(weights, *node)?.affine();
+                    let (values, layout) = &mut buffers[*slot];
+                    from_sums(factors, offsets, (values, *layout));
+                }
                 Instruction::Stage { stage, shortcut, slot } => {
                     let stage = stage.try_map(|node| weights.bounds(node))?;
                     match shortcut {
@@ -219,7 +240,12 @@ impl Plan {
                     let ids = &model.graph().node(*node).inputs;
                     let inputs = ids.iter().zip(from).map(|(id, slot)| tensor(model, *id, &buffers[*slot]));
                     let inputs = inputs.collect::<Result<Vec<_>>>()?;
-                    let value = model.node_value(*node, &inputs.iter().collect::<Vec<_>>(), precision)?;
+                    let value = model.value_of_sums(
+                        *node,
+                        &inputs.iter().collect::<Vec<_>>(),
+                        precision,
+                        weights.sums(*node).map(Sums::layer),
+                    )?;
                     fill(&mut buffers[*to], &value)?;
                 }
                 Instruction::Quantize { node, slot } => {
@@ -239,6 +265,10 @@ impl Plan {
 
 fn broken(what: &str) -> Error {
     Error::message(format!("the forward pass: {what}"))
+}
+
+fn sums(weights: &Weights, node: NodeId) -> Result<&Sums> {
+    weights.sums(node).ok_or_else(|| broken("sums of integers were not prepared"))
 }
 
 /// Two different buffers, one to read and one to write.

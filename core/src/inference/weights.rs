@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::graph::geometry::convolution;
 use crate::graph::{NodeId, Op};
-use crate::model::{Precision, QuantModel};
+use crate::model::{IntegerSums, Precision, QuantModel};
 use crate::ops::host_values;
 use candle_core::Tensor;
 use qdrop_kernels::nhwc::stage::Bounds;
@@ -13,13 +13,48 @@ use std::collections::HashMap;
 /// A layer's weight, packed for its convolution.
 pub struct LayerWeight {
     pub value: Buffer,
+    /// None where sums of integers become values after the convolution.
     pub bias: Option<Buffer>,
 }
 
-/// The weights of all layers, the bounds of all clips, and the factors and offsets of normalizations.
+/// How sums of integers become values.
+pub struct Sums {
+    layer: IntegerSums,
+    /// The bias of each channel.
+    bias: Vec<f32>,
+}
+
+impl Sums {
+    /// The layer.
+    pub fn layer(&self) -> &IntegerSums {
+        &self.layer
+    }
+
+    /// The factor and the offset of each channel.
+    pub fn affine(&self) -> [&[f32]; 2] {
+        [&self.layer.scale, &self.bias]
+    }
+}
+
+/// The layers among `nodes` that are sums of integers.
+fn sums(model: &QuantModel, precision: Precision, nodes: &[NodeId]) -> Result<HashMap<NodeId, Sums>> {
+    let mut sums = HashMap::new();
+    for id in nodes.iter().filter(|id| precision == Precision::Quantized && model.graph().node(**id).op.has_weight()) {
+        let Some(layer) = model.integer_sums(*id)? else { continue };
+        let bias = match model.bias_at(*id, precision) {
+            Some(bias) => host_values(bias, <[f32]>::to_vec)?,
+            None => vec![0.0; layer.scale.len()],
+        };
+        sums.insert(*id, Sums { layer, bias });
+    }
+    Ok(sums)
+}
+
+/// The weights of all layers, those that are sums of integers, the bounds of all clips, and the factors and offsets of normalizations.
 #[derive(Default)]
 pub struct Weights {
     layers: HashMap<NodeId, LayerWeight>,
+    sums: HashMap<NodeId, Sums>,
     bounds: HashMap<NodeId, Bounds>,
     affine: HashMap<NodeId, [Vec<f32>; 2]>,
 }
@@ -27,32 +62,43 @@ pub struct Weights {
 impl Weights {
     pub fn new(model: &QuantModel, precision: Precision, nodes: &[NodeId]) -> Result<Self> {
         let graph = model.graph();
-        let (mut layers, mut bounds, mut affine) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut this = Self { sums: sums(model, precision, nodes)?, ..Self::default() };
+        if !model.device().is_cpu() {
+            return Ok(this);
+        }
         for id in nodes {
             if graph.node(*id).op == Op::Clip {
-                bounds.insert(*id, Bounds::new(&model.bounds(*id)?));
+                this.bounds.insert(*id, Bounds::new(&model.bounds(*id)?));
             }
             if let Op::BatchNorm { .. } | Op::LayerNorm { .. } = graph.node(*id).op {
                 let [factors, offsets] = crate::graph::affine(graph.node(*id), model.parameters())?;
                 let values = |x: &Tensor| host_values(x, <[f32]>::to_vec);
-                affine.insert(*id, [values(&factors)?, values(&offsets)?]);
+                this.affine.insert(*id, [values(&factors)?, values(&offsets)?]);
             }
             let Some(shape) = convolution(graph, *id, 1) else { continue };
+            let sums = this.sums.get(id);
             let weight = model.weight(*id)?;
-            let weight = match model.weight_site(*id).filter(|_| precision == Precision::Quantized) {
-                Some(site) => site.quantizer.fake_quantize(weight)?,
-                None => weight.clone(),
+            let weight = match (sums, model.weight_site(*id).filter(|_| precision == Precision::Quantized)) {
+                (Some(sums), _) => sums.layer.weight.clone(),
+                (None, Some(site)) => site.quantizer.fake_quantize(weight)?,
+                (None, None) => weight.clone(),
             };
             let value = host_values(&weight, |v| ForwardConvolution::weight(&shape, v))?;
             let packing = Packing::of(&shape);
-            let bias = model.bias_at(*id, precision).map(|b| host_values(b, |v| packing.pack_lanes(v))).transpose()?;
-            layers.insert(*id, LayerWeight { value, bias });
+            let bias = model.bias_at(*id, precision).filter(|_| sums.is_none());
+            let bias = bias.map(|b| host_values(b, |v| packing.pack_lanes(v))).transpose()?;
+            this.layers.insert(*id, LayerWeight { value, bias });
         }
-        Ok(Self { layers, bounds, affine })
+        Ok(this)
     }
 
     pub fn get(&self, node: NodeId) -> Result<&LayerWeight> {
         self.layers.get(&node).ok_or_else(|| Error::message("the forward pass: a weight was not prepared"))
+    }
+
+    /// How the sums of a layer become values, if they are sums of integers.
+    pub fn sums(&self, node: NodeId) -> Option<&Sums> {
+        self.sums.get(&node)
     }
 
     /// The factors and the offsets of a normalization.

@@ -145,7 +145,7 @@ impl QuantModel {
 
     /// The scale of the value that `node` reads, and the node whose quantizer gave it, if the value lies on a grid of at most
     /// 8 bits with one scale, on which zero is a code of one byte.
-    fn integer_input(&self, node: NodeId) -> Result<Option<(NodeId, f32, u32)>> {
+    pub(super) fn integer_input(&self, node: NodeId) -> Result<Option<(NodeId, f32, u32)>> {
         let Some(source) = self.graph().node(node).inputs.first().and_then(|input| self.grid_source(*input)) else {
             return Ok(None);
         };
