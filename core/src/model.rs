@@ -259,7 +259,7 @@ impl QuantModel {
     /// The value of one node from the values of its inputs, before its activation quantizer.
     ///
     /// # Errors
-    /// Those of [`node_value`](Self::node_value).
+    /// A shape does not fit, or an operation of candle fails; the error names the node.
     pub fn raw_value(&self, id: NodeId, inputs: &[&Tensor], precision: Precision) -> Result<Tensor> {
         let node = self.graph.node(id);
         let site = self.weights.get(&id).filter(|_| precision == Precision::Quantized);
@@ -271,12 +271,19 @@ impl QuantModel {
         execute(node, inputs, &self.parameters, Replaced { weight: weight.as_ref(), bias: corrected })
     }
 
-    /// Computes the outputs of a part of the network from the values of its inputs (N, ...).
+    /// Computes the outputs of a part of the network from the values of its inputs (N, ...). Quantized layers are [sums of
+    /// integers](Self::integer_sums) where they can be.
     ///
     /// # Errors
     /// The inputs do not match, or an operation fails; the error names its node.
     pub fn run(&self, part: &Subgraph, inputs: &[Tensor], precision: Precision) -> Result<Vec<Tensor>> {
-        part.run(&self.graph, inputs, |id, read| self.node_value(id, read, precision))
+        part.run(&self.graph, inputs, |id, read| {
+            let sums = match precision {
+                Precision::Quantized => self.integer_sums(id, part)?,
+                Precision::Float => None,
+            };
+            self.value_of_sums(id, read, precision, sums.as_ref())
+        })
     }
 
     /// Computes the network's outputs for a batch of images (N, C, H, W).

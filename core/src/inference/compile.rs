@@ -8,8 +8,9 @@ use crate::graph::{Graph, NodeId, Op, Subgraph};
 use crate::grid::Granularity;
 use crate::model::{Precision, QuantModel};
 use crate::quantizer::QuantizerKernel;
+use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::nhwc::stage::{Function, Stage, TensorGrid};
-use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout};
+use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout, Steps};
 use std::collections::HashMap;
 
 /// The grid of a node's quantizer, if the kernels support the quantizer.
@@ -156,17 +157,41 @@ impl<'a> Builder<'a> {
         to
     }
 
-    /// A slot with the multiples of the scale of what the layer `id` reads: its own, if nothing else reads it afterwards.
-    fn steps(&mut self, id: NodeId, source: Slot) -> Slot {
-        let slot = if self.reads.get(&source) == Some(&1) {
+    /// A slot with a part of `source` divided by the scale of the layer `id`, which alone reads it.
+    fn steps(&mut self, id: NodeId, part: Steps, source: Slot) -> Slot {
+        // The whole steps are the last of the layer's reads.
+        let slot = if part == Steps::Whole && self.reads.get(&source) == Some(&1) {
             source
         } else {
             let slot = self.slot(self.layouts[source]);
             self.instructions.push(Instruction::Copy { from: source, to: slot });
             slot
         };
-        self.instructions.push(Instruction::ToSteps { node: id, slot });
+        self.instructions.push(Instruction::ToSteps { node: id, part, slot });
         slot
+    }
+
+    /// Adds a convolution from slot to slot.
+    fn convolve(&mut self, id: NodeId, shape: &Conv2dShape, from: Slot, to: Slot) {
+        let convolution = Box::new(ForwardConvolution::new(shape, self.layouts[from], self.layouts[to]));
+        self.instructions.push(Instruction::Convolve { node: id, convolution, from, to });
+    }
+
+    /// Adds a layer that is sums of integers.
+    fn sums(&mut self, id: NodeId, shape: &Conv2dShape, from: Slot, rest: bool) {
+        let rest = rest.then(|| self.steps(id, Steps::Rest, from));
+        let whole = self.steps(id, Steps::Whole, from);
+        let to = self.new_slot(id);
+        self.convolve(id, shape, whole, to);
+        let rest = rest.map(|from| {
+            let to = self.slot(self.layouts[to]);
+            self.convolve(id, shape, from, to);
+            self.free.push(from);
+            to
+        });
+        self.instructions.push(Instruction::FromSums { node: id, slot: to, rest });
+        self.free.extend(rest);
+        self.free.extend((whole != from).then_some(whole));
     }
 
     /// Changes the last instruction if it is a stage of this slot and `fits`; otherwise adds a stage.
@@ -199,16 +224,11 @@ impl<'a> Builder<'a> {
                 if weights.get(id).is_err() || x.border < border(&shape) {
                     return false;
                 }
-                let integers = weights.sums(id).is_some();
-                let read = if integers { self.steps(id, from) } else { from };
-                let to = self.new_slot(id);
-                let convolution = Box::new(ForwardConvolution::new(&shape, x, self.layouts[to]));
-                self.instructions.push(Instruction::Convolve { node: id, convolution, from: read, to });
-                if integers {
-                    self.instructions.push(Instruction::FromSums { node: id, slot: to });
-                }
-                if read != from {
-                    self.free.push(read);
+                if let Some(sums) = weights.sums(id) {
+                    self.sums(id, &shape, from, sums.layer().rest);
+                } else {
+                    let to = self.new_slot(id);
+                    self.convolve(id, &shape, from, to);
                 }
             }
             (Op::Activation(activation), &[from]) => self.activation(id, from, Function::Activation(*activation)),

@@ -38,7 +38,7 @@ impl<'a> Inference<'a> {
     /// # Errors
     /// A quantizer has no range, or a parameter is missing.
     pub fn new(model: &'a QuantModel, precision: Precision, part: Subgraph) -> Result<Self> {
-        let weights = Weights::new(model, precision, part.nodes())?;
+        let weights = Weights::new(model, precision, &part)?;
         Ok(Self { model, precision, part, weights, plans: BTreeMap::new() })
     }
 

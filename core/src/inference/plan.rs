@@ -11,7 +11,7 @@ use qdrop_kernels::nhwc::stage::{apply, Stage};
 use qdrop_kernels::nhwc::{
     affine, copy_channels, from_planes, from_sums, layer_norm, multiply, shuffle_channels, to_planes, to_steps,
 };
-use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout, Write};
+use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout, Steps, Write};
 use qdrop_kernels::pool::Pool2dShape;
 use rayon::prelude::*;
 
@@ -32,15 +32,18 @@ pub enum Instruction {
         from: Slot,
         to: Slot,
     },
-    /// Turns values into multiples of the scale of the layer that reads them, in place.
+    /// Divides values by the scale of the layer that reads them, in place.
     ToSteps {
         node: NodeId,
+        part: Steps,
         slot: Slot,
     },
     /// Turns a layer's sums of integers into values, in place.
     FromSums {
         node: NodeId,
         slot: Slot,
+        /// The sums of the rest that the integers left.
+        rest: Option<Slot>,
     },
     /// Adds a shortcut, applies an activation function and a quantizer, in place. Each is optional.
     Stage {
@@ -155,14 +158,22 @@ impl Plan {
                     let ([x, z], bias) = (two(buffers, *from, *to)?, layer.bias.as_deref());
                     convolution.run((&x.0, x.1), &layer.value, bias, (&mut z.0, z.1));
                 }
-                Instruction::ToSteps { node, slot } => {
+                Instruction::ToSteps { node, part, slot } => {
                     let (values, layout) = &mut buffers[*slot];
-                    to_steps(sums(weights, *node)?.layer().input_scale, (values, *layout));
+                    to_steps(sums(weights, *node)?.layer().input_scale, *part, (values, *layout));
                 }
-                Instruction::FromSums { node, slot } => {
+                Instruction::FromSums { node, slot, rest } => {
                     let [factors, offsets] = sums(weights, *node)?.affine();
-                    let (values, layout) = &mut buffers[*slot];
-                    from_sums(factors, offsets, (values, *layout));
+                    match rest {
+                        Some(rest) => {
+                            let [rest, z] = two(buffers, *rest, *slot)?;
+                            from_sums(factors, offsets, Some((&rest.0, rest.1)), (&mut z.0, z.1));
+                        }
+                        None => {
+                            let (values, layout) = &mut buffers[*slot];
+                            from_sums(factors, offsets, None, (values, *layout));
+                        }
+                    }
                 }
                 Instruction::Stage { stage, shortcut, slot } => {
                     let stage = stage.try_map(|node| weights.bounds(node))?;

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::graph::geometry::convolution;
-use crate::graph::{NodeId, Op};
+use crate::graph::{NodeId, Op, Subgraph};
 use crate::model::{IntegerSums, Precision, QuantModel};
 use crate::ops::host_values;
 use candle_core::Tensor;
@@ -36,11 +36,11 @@ impl Sums {
     }
 }
 
-/// The layers among `nodes` that are sums of integers.
-fn sums(model: &QuantModel, precision: Precision, nodes: &[NodeId]) -> Result<HashMap<NodeId, Sums>> {
+/// The layers of a part that are sums of integers.
+fn sums(model: &QuantModel, precision: Precision, part: &Subgraph) -> Result<HashMap<NodeId, Sums>> {
     let mut sums = HashMap::new();
-    for id in nodes.iter().filter(|id| precision == Precision::Quantized && model.graph().node(**id).op.has_weight()) {
-        let Some(layer) = model.integer_sums(*id)? else { continue };
+    for id in part.nodes().iter().filter(|_| precision == Precision::Quantized) {
+        let Some(layer) = model.integer_sums(*id, part)? else { continue };
         let bias = match model.bias_at(*id, precision) {
             Some(bias) => host_values(bias, <[f32]>::to_vec)?,
             None => vec![0.0; layer.scale.len()],
@@ -60,13 +60,13 @@ pub struct Weights {
 }
 
 impl Weights {
-    pub fn new(model: &QuantModel, precision: Precision, nodes: &[NodeId]) -> Result<Self> {
+    pub fn new(model: &QuantModel, precision: Precision, part: &Subgraph) -> Result<Self> {
         let graph = model.graph();
-        let mut this = Self { sums: sums(model, precision, nodes)?, ..Self::default() };
+        let mut this = Self { sums: sums(model, precision, part)?, ..Self::default() };
         if !model.device().is_cpu() {
             return Ok(this);
         }
-        for id in nodes {
+        for id in part.nodes() {
             if graph.node(*id).op == Op::Clip {
                 this.bounds.insert(*id, Bounds::new(&model.bounds(*id)?));
             }

@@ -39,5 +39,5 @@ pub use normalize::{layer_norm, layer_norm_backward};
 pub use packing::Packing;
 pub use product::{multiply, multiply_sum};
 pub use rows::border_of_gradient;
-pub use steps::{from_sums, to_steps};
+pub use steps::{from_sums, to_steps, Steps};
 pub use transpose::{from_planes, to_planes};

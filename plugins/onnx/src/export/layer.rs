@@ -3,10 +3,10 @@
 use super::file::{int, ints, Constant};
 use super::network::Network;
 use super::product;
-use super::weight::{float_weight, integer_weight};
+use super::weight::{float_weight, integer_weight, steps};
 use crate::proto::AttributeProto;
 use qdrop_core::graph::Node;
-use qdrop_core::model::{IntegerLayer, Precision};
+use qdrop_core::model::{IntegerLayer, IntegerSums, Precision, WeightCodes};
 use qdrop_core::prelude::{NodeId, Op, Result, Tensor};
 
 /// A layer that is being written.
@@ -65,6 +65,9 @@ impl<'a> Layer<'a> {
                 return Ok(());
             }
         }
+        if let (Some(codes), Some(sums)) = (&codes, network.sums(self.id)?) {
+            return self.write_sums(network, codes, &sums);
+        }
         let (input, weight, bias) = match (&self.integers, codes) {
             (Some(layer), Some(codes)) => {
                 let input = network.dequantized(self.input)?;
@@ -83,6 +86,42 @@ impl<'a> Layer<'a> {
         let inputs: Vec<&str> = [&input, &weight].into_iter().chain(&bias).map(String::as_str).collect();
         let output = network.unquantized_name(self.id);
         network.file.add(self.operator, &inputs, &output, self.attributes);
+        network.set_float(self.id, output);
+        Ok(())
+    }
+
+    /// Adds the layer's value as sums of integers, in floating point.
+    fn write_sums(self, network: &mut Network<'a>, codes: &WeightCodes, sums: &IntegerSums) -> Result<()> {
+        let name = &self.node.name;
+        let output = network.unquantized_name(self.id);
+        let input = network.float(self.input)?;
+        let file = &mut network.file;
+        let scale = file.constant("scale", Constant::scalar(sums.input_scale));
+        let read = format!("{name}.read");
+        let divided = file.node("Div", &[&input, &scale], &read, Vec::new());
+        let whole = file.node("Round", &[&divided], &read, Vec::new());
+        let weight = steps(file, &format!("{name}.weight"), codes);
+        let wanted = format!("{name}.sums");
+        let value = file.node(self.operator, &[&whole, &weight], &wanted, self.attributes.clone());
+        // The sums are integers. `Round` keeps runtimes from multiplying the weight by what follows, and makes integers of
+        // sums that a runtime computes with fractions.
+        let mut value = file.node("Round", &[&value], &wanted, Vec::new());
+        if sums.rest {
+            let rest = file.node("Sub", &[&divided, &whole], &format!("{name}.rest"), Vec::new());
+            let rest = file.node(self.operator, &[&rest, &weight], &format!("{name}.rest"), self.attributes);
+            value = file.node("Add", &[&value, &rest], &wanted, Vec::new());
+        }
+        let column = |count: usize| std::iter::once(count).chain(std::iter::repeat_n(1, codes.shape.len() - 2));
+        let scale = Constant::new(sums.scale.iter().copied(), column(sums.scale.len()));
+        let scale = file.constant(&format!("{name}.scale"), scale);
+        match self.bias {
+            Some(bias) => {
+                let value = file.node("Mul", &[&value, &scale], &wanted, Vec::new());
+                let bias = network.tensor(&format!("{name}.bias"), bias, Some(column(sums.scale.len()).collect()))?;
+                network.file.add("Add", &[&value, &bias], &output, Vec::new());
+            }
+            None => file.add("Mul", &[&value, &scale], &output, Vec::new()),
+        }
         network.set_float(self.id, output);
         Ok(())
     }

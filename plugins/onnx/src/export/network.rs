@@ -9,7 +9,7 @@ use super::site::{check_sites, codes_on_grid, float_site, ByteGrid, ByteSite};
 use super::Pattern;
 use crate::proto::GraphProto;
 use qdrop_core::graph::Node;
-use qdrop_core::model::{IntegerLayer, NotInteger, QuantModel, QuantSite};
+use qdrop_core::model::{IntegerLayer, IntegerSums, NotInteger, QuantModel, QuantSite};
 use qdrop_core::ops::host_values;
 use qdrop_core::prelude::{Error, ExportRequest, Graph, NodeId, Op, Result, Tensor};
 use std::collections::{HashMap, HashSet};
@@ -215,6 +215,17 @@ impl<'a> Network<'a> {
     pub fn product(&self, id: NodeId) -> Option<IntegerLayer> {
         let wanted = is_product(&self.graph().node(id).op) && !self.bases.contains(&id);
         self.layers.get(&id)?.as_ref().ok().filter(|_| wanted).cloned()
+    }
+
+    /// What a layer is as sums of integers, if the file computes it as qdrop does.
+    ///
+    /// # Errors
+    /// A quantizer has no range.
+    pub fn sums(&self, id: NodeId) -> Result<Option<IntegerSums>> {
+        match self.pattern {
+            Pattern::Exact => self.model.integer_sums(id, &self.graph().whole()),
+            Pattern::Integer | Pattern::Float => Ok(None),
+        }
     }
 
     /// Whether the file must round as qdrop does.

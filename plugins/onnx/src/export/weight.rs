@@ -117,12 +117,17 @@ fn cast(file: &mut File, value: &str, wanted: &str, kind: DataType) -> String {
     file.node("Cast", &[value], wanted, vec![int("to", kind as usize)])
 }
 
-/// Adds a quantized weight in floating point: `(code - zero_point) * scale`.
-pub fn float_weight(file: &mut File, name: &str, weight: &WeightCodes) -> String {
+/// Adds a quantized weight as multiples of its scale, in floating point: `code - zero_point`.
+pub fn steps(file: &mut File, name: &str, weight: &WeightCodes) -> String {
     let codes = codes(file, name, weight);
     let value = cast(file, &codes, &format!("{name}.float"), DataType::Float);
     let zero_point = zero_point(file, name, weight, DataType::Float);
-    let value = file.node("Sub", &[&value, &zero_point], &format!("{name}.steps"), Vec::new());
+    file.node("Sub", &[&value, &zero_point], &format!("{name}.steps"), Vec::new())
+}
+
+/// Adds a quantized weight in floating point: `(code - zero_point) * scale`.
+pub fn float_weight(file: &mut File, name: &str, weight: &WeightCodes) -> String {
+    let value = steps(file, name, weight);
     let scale = Constant::new(weight.scale.iter().copied(), column(weight, weight.scale.len()));
     let scale = file.constant(&format!("{name}.scale"), scale);
     file.node("Mul", &[&value, &scale], name, Vec::new())
