@@ -193,10 +193,27 @@ fn files_hold_the_weights_and_biases_of_the_network_in_their_bits() {
                 let file = file(&export(&model, "onnx", params));
                 let graph = file.graph.unwrap();
                 let known = constants(&graph);
-                let layer = graph.node.iter().filter(|node| node.op_type == "Conv").nth(1).unwrap();
-                assert_eq!(floats(&known[&layer.input[1]]), vec(&hard), "{what}, {params}");
-                assert_eq!(known[&layer.input[1]].shape, hard.dims(), "{what}, {params}");
-                assert_eq!(floats(&known[&layer.input[2]]), vec(model.bias(second).unwrap()), "{what}, {params}");
+                let is_second =
+                    |node: &&NodeProto| node.op_type == "Conv" && node.input[1].starts_with("second.weight");
+                let layer = graph.node.iter().find(is_second).unwrap();
+                let weight = &known[&layer.input[1]];
+                assert_eq!(weight.shape, hard.dims(), "{what}, {params}");
+                if params == "{}" || bits > 8 {
+                    assert_eq!(floats(weight), vec(&hard), "{what}, {params}");
+                    assert_eq!(floats(&known[&layer.input[2]]), vec(model.bias(second).unwrap()), "{what}, {params}");
+                } else {
+                    // Integers, with what their sums are multiplied by.
+                    let site = model.weight_site(second).unwrap().quantizer.qparams().unwrap();
+                    let scale = |i: usize| site.scale[if site.scale.len() == 1 { 0 } else { i / (5 * 9) }];
+                    let steps = vec(&hard).iter().enumerate().map(|(i, w)| (w / scale(i)).round()).collect::<Vec<_>>();
+                    assert_eq!(floats(weight), steps, "{what}");
+                    let relu = model.activation_site(model.graph().find("relu").unwrap()).unwrap();
+                    let read = relu.quantizer.qparams().unwrap().scale[0];
+                    let scales = (0..7).map(|c| scale(c * 5 * 9) * read).collect::<Vec<_>>();
+                    assert_eq!(floats(&known["second.scale"]), scales, "{what}");
+                    assert_eq!(floats(&known["second.bias"]), vec(model.bias(second).unwrap()), "{what}");
+                    assert_eq!(known["second.scale"].shape, [7, 1, 1], "{what}");
+                }
                 let stored = |name: &str| name.starts_with("second.weight.packed") || name == "second.weight.codes";
                 let packed = graph.initializer.iter().filter(|t| stored(&t.name) || t.name == "second.weight.int8");
                 let bytes: usize = packed.map(|t| t.raw_data().len()).sum();
@@ -232,7 +249,9 @@ fn layers_between_quantizers_are_in_integers_and_the_file_says_what_it_is() {
     let site = ["QuantizeLinear", "Clip", "DequantizeLinear"];
     // The last site has 8 bits, which need no limits. Its codes are multiplied as they are by the third weight.
     let product = ["Transpose", "MatMulInteger", "Cast", "Mul", "Add", "Transpose"];
-    assert_eq!(run_time, [&["Conv"], &site[..], &["Conv"], &site[..1], &product].concat());
+    // The image is divided into integers and a rest.
+    let image = ["Div", "Round", "Conv", "Round", "Sub", "Conv", "Add", "Mul", "Add"];
+    assert_eq!(run_time, [&image[..], &site, &["Conv"], &site[..1], &product].concat());
     let notes = exported.notes.join("\n");
     assert!(notes.contains("'first'") && !notes.contains("'third'") && !notes.contains("'second'"), "{notes}");
     // The matrix has the weight's integers, and the sums' scale is that of the weight times that of the codes.

@@ -217,15 +217,14 @@ impl<'a> Network<'a> {
         self.layers.get(&id)?.as_ref().ok().filter(|_| wanted).cloned()
     }
 
-    /// What a layer is as sums of integers, if the file computes it as qdrop does.
+    /// What a layer is as sums of integers in floating point, if the file computes it so: all layers that can be where it
+    /// computes what qdrop does, and otherwise those of the image, which are not computed in integers.
     ///
     /// # Errors
     /// A quantizer has no range.
     pub fn sums(&self, id: NodeId) -> Result<Option<IntegerSums>> {
-        match self.pattern {
-            Pattern::Exact => self.model.integer_sums(id, &self.graph().whole()),
-            Pattern::Integer | Pattern::Float => Ok(None),
-        }
+        let sums = self.model.integer_sums(id, &self.graph().whole())?;
+        Ok(sums.filter(|sums| self.is_exact() || sums.rest))
     }
 
     /// Whether the file must round as qdrop does.

@@ -42,6 +42,14 @@ pub fn write(network: &mut Network<'_>, id: NodeId) -> Result<()> {
                         [grid.zero_point, u8::MAX].map(|code| network.file.constant("code", Constant::scalar(code)));
                     ("Clip", vec![codes, zero, largest], Vec::new())
                 }
+                // Runtimes pool floating point much faster than bytes.
+                Op::MaxPool(_) => {
+                    let to = |kind: DataType| vec![int("to", kind as usize)];
+                    let codes = network.file.node("Cast", &[&codes], &wanted, to(DataType::Float));
+                    let (operator, inputs, attributes) = moved(network, node, codes, Constant::scalar(0.0_f32))?;
+                    let pooled = network.file.node(operator, &texts(&inputs), &wanted, attributes);
+                    ("Cast", vec![pooled], to(DataType::Uint8))
+                }
                 _ => moved(network, node, codes, Constant::scalar(grid.zero_point))?,
             };
             let moved = network.file.node(operator, &texts(&inputs), &wanted, attributes);

@@ -272,6 +272,48 @@ fn shapes_are_computed() {
     assert_eq!(output(&model, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
 }
 
+/// A view with strides (`as_strided`) as an exporter writes it: the numbers of all elements are computed from the number of
+/// images.
+#[test]
+fn a_view_of_all_elements_in_their_order_changes_nothing() {
+    let view = [
+        node("Reshape", &["x", "all"], "row", &[]),
+        node("Gather", &["row", "numbers"], "view", &[int("axis", 0)]),
+        node("Relu", &["view"], "y", &[]),
+    ];
+    let computed = [
+        node("Shape", &["x"], "shape", &[int("start", 0), int("end", 1)]),
+        node("Squeeze", &["shape"], "n", &[]),
+        node("Range", &["zero", "n", "one"], "image", &[]),
+        node("Mul", &["image", "stride"], "first", &[]),
+        node("Unsqueeze", &["first", "axes"], "firsts", &[]),
+        node("Add", &["firsts", "within"], "moved", &[]),
+        node("Add", &["moved", "zero"], "numbers", &[]),
+    ];
+    let any = |within: &[i64], stride: i64| {
+        let constants = [("all", -1), ("zero", 0), ("one", 1)].map(|(n, v)| integers(n, &[v]));
+        let stride = TensorProto { dims: Vec::new(), ..integers("stride", &[stride]) };
+        let within = TensorProto { dims: vec![1, 6, 1, 1], ..integers("within", within) };
+        let constants = [&constants[..], &[integers("axes", &[1, 2, 3]), within, stride]].concat();
+        model(&[0, 6, 1, 1], constants, [&computed[..], &view[..]].concat())
+    };
+    let fixed = |numbers: Vec<i64>| {
+        let numbers = TensorProto { dims: vec![2, 6, 1, 1], ..integers("numbers", &numbers) };
+        model(&[2, 6, 1, 1], vec![integers("all", &[-1]), numbers], view.to_vec())
+    };
+    for model in [any(&[0, 1, 2, 3, 4, 5], 6), fixed((0..12).collect())] {
+        assert_eq!(operations(&model), ["relu"]);
+        assert_eq!(output(&model, &[0.5, 1.0, -2.0, 3.0, 4.0, -5.0]), [0.5, 1.0, 0.0, 3.0, 4.0, 0.0]);
+    }
+    for model in [any(&[1, 0, 2, 3, 4, 5], 6), any(&[0, 1, 2, 3, 4, 5], 5), fixed((0..12).rev().collect())] {
+        let message = refused(&model);
+        assert!(message.contains("'/view/Gather'") && message.contains("in another order"), "{message}");
+    }
+    let row =
+        model(&[0, 6, 1, 1], vec![integers("all", &[-1])], vec![view[0].clone(), node("Relu", &["row"], "y", &[])]);
+    assert!(refused(&row).contains("keep the axis of the images"), "{}", refused(&row));
+}
+
 #[test]
 fn a_gate_may_come_from_fully_connected_layers() {
     let nodes = vec![

@@ -1,5 +1,6 @@
 //! From the operators of ONNX to operations of the graph.
 
+mod elements;
 mod layers;
 mod pixels;
 mod pointwise;
@@ -28,6 +29,8 @@ pub enum Value {
     Constant(Constant),
     /// Computed from the image.
     Traced(Traced),
+    /// All elements of a value that is computed from the image, of all images in one row.
+    Elements(Traced),
     /// A constant whose type is not understood, with what it is.
     Unknown(String),
 }
@@ -137,6 +140,7 @@ impl Translator {
             "Slice" => vec![self.slice(call)?],
             "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => vec![self.reshape(call)?],
             "Transpose" => vec![self.transpose(call)?],
+            "Gather" => vec![self.gather(call)?],
             // They do nothing in inference.
             "Identity" | "Dropout" => vec![self.value(call, 0)?.clone()],
             "Cast" => vec![self.cast(call)?],
@@ -164,6 +168,7 @@ impl Translator {
     pub fn traced(&self, call: &Call<'_>, i: usize) -> Result<Traced, String> {
         match self.value(call, i)? {
             Value::Traced(traced) => Ok(traced.clone()),
+            Value::Elements(_) => Err(in_one_row()),
             _ => Err(format!("has a constant as input {i}, where a value of the network is understood")),
         }
     }
@@ -176,6 +181,7 @@ impl Translator {
             Value::Traced(_) => {
                 Err(format!("computes its input {i} from the image, where only a constant is understood"))
             }
+            Value::Elements(_) => Err(in_one_row()),
         }
     }
 
@@ -247,12 +253,18 @@ impl Translator {
                 std::iter::once(Size::Batch).chain(sides).collect::<Vec<_>>()
             }
             Value::Constant(constant) => constant.dims().iter().map(|d| Size::Known(*d as i64)).collect(),
+            Value::Elements(_) => return Err(in_one_row()),
             Value::Unknown(what) => return Err(format!("asks for the shape of {what}")),
         };
         let place = |index| shapes::bound(index, sizes.len());
         let (start, end) = (place(call.int("start", 0)), place(call.int("end", i64::MAX)));
         Ok(Value::Constant(Constant::vector(sizes.get(start..end).unwrap_or_default().to_vec())))
     }
+}
+
+fn in_one_row() -> String {
+    "reads the elements of all images as one row; keep the axis of the images (`x.flatten(1)` instead of `x.flatten()`)"
+        .into()
 }
 
 /// What to do about an operator that is not understood.

@@ -3,7 +3,7 @@
 use super::super::constant::{Constant, Size};
 use super::super::layout::{length, reshaped, Axis, Change};
 use super::layers::transposed;
-use super::{Call, Traced, Translator, Value};
+use super::{elements, Call, Traced, Translator, Value};
 use qdrop_core::prelude::*;
 use std::rc::Rc;
 
@@ -138,10 +138,18 @@ impl Translator {
                     true => self.constant(call, 1)?.sizes()?.to_vec(),
                     false => call.ints("shape").ok_or("says no shape")?.iter().map(|v| Size::Known(*v)).collect(),
                 };
+                if wanted == [Size::Known(-1)] {
+                    return Ok(Value::Elements(traced));
+                }
                 self.target(&sides, &wanted, call.int("allowzero", 0) != 0)?
             }
         };
-        if new == sides {
+        self.reshaped(call, traced, new)
+    }
+
+    /// A value with other sides (without the batch), of as many elements.
+    pub(super) fn reshaped(&mut self, call: &Call<'_>, traced: Traced, new: Vec<usize>) -> Result<Value, String> {
+        if new == self.sides(&traced) {
             return Ok(Value::Traced(traced));
         }
         let (axes, change) = reshaped(&traced.axes[1..], self.shape_of(&traced), &new)?;
@@ -183,6 +191,7 @@ impl Translator {
             Size::Known(0) => !allow_zero,
             Size::Known(-1) => open.is_none(),
             Size::Known(count) => self.batch.is_some_and(|batch| batch as i64 == *count),
+            Size::OfImage { .. } => false,
         };
         (whole && images).then_some(new).ok_or_else(refused)
     }
@@ -260,7 +269,12 @@ pub fn constant(t: &Translator, call: &Call<'_>) -> Result<Vec<Value>, String> {
             Constant::vector(values.get(start..end).unwrap_or_default().to_vec())
         }
         "Range" => {
-            let [start, end, step] = [integer(input(0)?)?, integer(input(1)?)?, integer(input(2)?)?];
+            let [start, step] = [integer(input(0)?)?, integer(input(2)?)?];
+            if input(1)?.sizes()? == [Size::Batch] {
+                let numbers = elements::numbers_of_images(start, step).ok_or_else(refused)?;
+                return Ok(vec![Value::Constant(numbers)]);
+            }
+            let end = integer(input(1)?)?;
             let count =
                 if step == 0 { 0 } else { (i128::from(end) - i128::from(start)).div_euclid(step.into()).max(0) };
             if step <= 0 || count > LARGEST as i128 {
@@ -400,7 +414,8 @@ fn transpose(constant: &Constant, perm: Option<&[i64]>) -> Result<Constant, Stri
 /// Element by element; one operand may have a single element.
 fn arithmetic(a: &Constant, b: &Constant, op: &str) -> Result<Constant, String> {
     let single = |c: &Constant| c.dims().iter().product::<usize>() == 1;
-    let dims = if single(a) { b.dims() } else { a.dims() };
+    let of_b = single(a) && (!single(b) || b.dims().len() > a.dims().len());
+    let dims = if of_b { b.dims() } else { a.dims() };
     if !(single(a) || single(b) || a.dims() == b.dims()) {
         return Err(refused());
     }
@@ -419,7 +434,7 @@ fn arithmetic(a: &Constant, b: &Constant, op: &str) -> Result<Constant, String> 
             }
             (Size::Batch, Size::Known(1)) if matches!(op, "Mul" | "Div") => Ok(Size::Batch),
             (Size::Known(1), Size::Batch) if op == "Mul" => Ok(Size::Batch),
-            _ => Err("computes with the number of images".to_string()),
+            (x, y) => elements::of_image(op, x, y).ok_or_else(|| "computes with the number of images".to_string()),
         };
         let values = (0..count).map(element).collect::<Result<_, _>>()?;
         return Ok(Constant::Sizes { dims: dims.to_vec(), values });
