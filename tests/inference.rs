@@ -2,28 +2,35 @@
 
 use crate::fused::{model, NETWORKS};
 use crate::fused_graphs::{kind, KINDS};
+use crate::onnx_case::{on_grids, quantized, random, Scales};
 use crate::support::*;
 use qdrop_core::inference::Inference;
 use qdrop_core::model::{Precision, QuantModel, QuantSite};
 use qdrop_core::prelude::*;
 
 /// At this bit width a difference of one integer hardly matters. Sums in another order may round differently.
-const BITS: u32 = 12;
+const FINE: u32 = 12;
+/// At this one, layers are sums of integers, which have no order.
+const COARSE: u32 = 4;
 
-fn fine(model: &mut QuantModel) {
+fn with_bits(model: &mut QuantModel, bits: u32) {
     let sites: Vec<_> = model.activation_sites().map(|(id, site)| (id, site.name.clone())).collect();
     for (id, name) in sites {
-        let mut quantizer = quantizer("lsq", &spec(BITS, false, Granularity::PerTensor));
+        let mut quantizer = quantizer("lsq", &spec(bits, false, Granularity::PerTensor));
         quantizer.set_range(&Range { min: vec![-4.0], max: vec![12.0] }, &Device::Cpu).unwrap();
         model.set_activation_quantizer(id, QuantSite { name, quantizer });
     }
 }
 
 fn check(name: &str, model: &QuantModel) {
+    check_within(name, model, 5e-3);
+}
+
+fn check_within(name: &str, model: &QuantModel, tolerance: f32) {
     let dims = |n: usize| [&[n], model.graph().input_shape()].concat();
     // More images than one chunk, with a remainder.
     let images = noise(&dims(11), 77);
-    for (precision, tolerance) in [(Precision::Float, 2e-5), (Precision::Quantized, 5e-3)] {
+    for (precision, tolerance) in [(Precision::Float, 2e-5), (Precision::Quantized, tolerance)] {
         let mut inference = Inference::of_network(model, precision).unwrap();
         let got = inference.forward(&images).unwrap().remove(0);
         let want = model.forward(&images, precision).unwrap().remove(0);
@@ -45,14 +52,54 @@ fn check(name: &str, model: &QuantModel) {
 fn networks_have_the_same_outputs_on_the_kernels() {
     for (name, params) in NETWORKS.into_iter().chain([("regnety_400m", "{image_size: 32}")]) {
         let mut model = model(name, params, "lsq");
-        fine(&mut model);
+        with_bits(&mut model, FINE);
         check(name, &model);
     }
     // Gates, branches, pools, slices and shuffles of channels, normalization that is not folded.
     for name in KINDS {
         let mut model = model("kinds_of_blocks", &kind(name), "lsq");
-        fine(&mut model);
+        with_bits(&mut model, FINE);
         check(name, &model);
+    }
+}
+
+/// A value that falls on the next point of a coarse grid would be seen.
+#[test]
+fn coarse_networks_are_the_same_networks_on_the_kernels() {
+    for (name, params) in NETWORKS.into_iter().chain([("regnety_400m", "{image_size: 32}")]) {
+        let mut model = model(name, params, "lsq");
+        with_bits(&mut model, COARSE);
+        check_within(name, &model, 1e-5);
+    }
+}
+
+#[test]
+fn layers_on_grids_are_the_same_layers_on_the_kernels() {
+    let float = random(on_grids());
+    let images = noise(&[16, 4, 12, 12], 6);
+    // Eight bits have the largest sums.
+    for bits in [[2, 4], [8, 8]] {
+        let mut model = quantized(float.float_copy(), bits, &images, Scales::Any);
+        let whole = model.graph().whole();
+        let layers: Vec<NodeId> =
+            model.graph().nodes().filter(|(_, node)| node.op.has_weight()).map(|(id, _)| id).collect();
+        let sums = |model: &QuantModel, part: &qdrop_core::graph::Subgraph| {
+            let is_sums = |id: &&NodeId| part.contains(**id) && model.integer_sums(**id, part).unwrap().is_some();
+            layers.iter().filter(is_sums).map(|id| model.graph().node(*id).name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(sums(&model, &whole).len(), 7);
+        check_within("on grids", &model, 1e-5);
+        // A layer that reads a value from outside of a part does not know where it lies.
+        let from = model.graph().find("upsample").unwrap();
+        let part = model.graph().subgraph(whole.nodes().iter().copied().filter(|id| *id >= from));
+        assert_eq!(sums(&model, &part), ["large", "hidden", "no_bias"]);
+        // Nor does one behind a quantizer that does not say that it rounds to its grid.
+        let relu = model.graph().find("large.relu").unwrap();
+        let spec = *model.activation_site(relu).unwrap().quantizer.spec();
+        let quantizer = Box::new(Powers(spec, QParams { scale: vec![0.5], zero_point: vec![0.0] }));
+        model.set_activation_quantizer(relu, QuantSite { name: "large.relu".into(), quantizer });
+        assert!(!sums(&model, &whole).contains(&"hidden".to_string()));
+        check_within("powers", &model, 1e-5);
     }
 }
 
@@ -86,7 +133,7 @@ fn odd_graphs_have_the_same_outputs_on_the_kernels() {
         ("silu", "lsq", Granularity::PerAxis(1)),
     ] {
         let id = model.graph().find(node).unwrap();
-        let mut quantizer = quantizer(quantizer_name, &spec(BITS, false, granularity));
+        let mut quantizer = quantizer(quantizer_name, &spec(FINE, false, granularity));
         let channels = if granularity == Granularity::PerTensor { 1 } else { 33 };
         let range = Range { min: vec![-4.0; channels], max: vec![12.0; channels] };
         quantizer.set_range(&range, &Device::Cpu).unwrap();
@@ -124,7 +171,7 @@ fn clips_have_the_same_outputs_on_the_kernels() {
     let mut model = QuantModel::new(graph, parameters, Device::Cpu);
     for node in ["a.clip", "sum.clip", "features"] {
         let id = model.graph().find(node).unwrap();
-        let mut quantizer = quantizer("lsq", &spec(BITS, false, Granularity::PerTensor));
+        let mut quantizer = quantizer("lsq", &spec(FINE, false, Granularity::PerTensor));
         quantizer.set_range(&Range { min: vec![0.0], max: vec![0.9] }, &Device::Cpu).unwrap();
         model.set_activation_quantizer(id, QuantSite { name: node.into(), quantizer });
     }

@@ -2,7 +2,6 @@
 
 use crate::support::*;
 use qdrop_core::graph::{fold_batch_norm, quantization_sites, SiteKind};
-use qdrop_core::inference::Inference;
 use qdrop_core::model::{Precision, QuantModel, QuantSite};
 use qdrop_core::prelude::*;
 use serde_json::Value;
@@ -89,6 +88,38 @@ pub fn quantized(mut model: QuantModel, [weight, activation]: [u32; 2], images: 
     model
 }
 
+/// A network whose layers all read the image or values on grids: large kernels, groups, layers with and without biases, fully
+/// connected ones, an image that two layers read, and values that are moved on the way.
+pub fn on_grids() -> Graph {
+    let mut b = GraphBuilder::new([4, 12, 12]);
+    let image = b.input();
+    let out = b
+        .unit("all", |b| {
+            let left = b.conv2d("left", image, Conv2d::new(8, 9).padding(4).bias())?;
+            let left = b.relu("left.relu", left)?;
+            let right = b.conv2d("right", image, Conv2d::new(8, 3).padding(1).groups(2))?;
+            let right = b.relu("right.relu", right)?;
+            let sum = b.add("sum", left, right)?;
+            let sum = b.relu("sum.relu", sum)?;
+            let x = b.max_pool("pool", sum, Pool2d::new(2).stride(2))?;
+            let x = b.shuffle_channels("shuffle", x, 2)?;
+            let x = b.slice("slice", x, 2, 4)?;
+            let x = b.conv2d("grouped", x, Conv2d::new(8, 3).padding(1).groups(2))?;
+            let x = b.relu("grouped.relu", x)?;
+            let x = b.upsample_nearest("upsample", x, [2, 2])?;
+            let x = b.conv2d("plain", x, Conv2d::new(12, 3).padding(1).bias())?;
+            let x = b.relu("plain.relu", x)?;
+            let x = b.conv2d("large", x, Conv2d::new(6, 9).stride(2).bias())?;
+            let x = b.relu("large.relu", x)?;
+            let x = b.flatten("flatten", x)?;
+            let x = b.linear("hidden", x, 24)?;
+            let x = b.relu("hidden.relu", x)?;
+            b.node("no_bias", Op::Linear { out_features: 16, bias: false }, &[x])
+        })
+        .unwrap();
+    b.finish(out).unwrap()
+}
+
 /// Random parameters under which values neither grow nor vanish from layer to layer.
 pub fn random(graph: Graph) -> QuantModel {
     let parameter = |(i, (name, shape)): (usize, (String, Vec<usize>))| {
@@ -147,28 +178,11 @@ pub fn case(dir: &Path, model: &QuantModel, images: &Tensor) -> Vec<String> {
     integer.notes
 }
 
-/// What a network computes of images, node by node: all its logits. (The kernels of evaluations compute some convolutions by
-/// sums that are not exact even where those of the definition are.)
+/// What a network computes of images, node by node: all its logits.
 pub fn logits(model: &QuantModel, precision: Precision, images: &Tensor) -> Vec<f32> {
     let count = images.dims()[0];
     let batch = |i: usize| images.narrow(0, i, 16.min(count - i)).unwrap();
     (0..count).step_by(16).flat_map(|i| vec(&model.forward(&batch(i), precision).unwrap()[0])).collect()
-}
-
-/// The mean difference of two lists of logits, relative to the standard deviation of the second one.
-pub fn difference(logits: &[f32], of: &[f32]) -> f64 {
-    let count = of.len() as f64;
-    let mean = of.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
-    let deviation = (of.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / count).sqrt();
-    let distance: f64 = logits.iter().zip(of).map(|(a, b)| f64::from((a - b).abs())).sum();
-    distance / count / deviation
-}
-
-/// How far a quantized network is from itself with sums in another order: see [`difference`].
-pub fn own_difference(model: &QuantModel, images: &Tensor) -> f64 {
-    let mut inference = Inference::of_network(model, Precision::Quantized).unwrap();
-    let on_kernels = vec(&inference.forward(images).unwrap()[0]);
-    difference(&on_kernels, &logits(model, Precision::Quantized, images))
 }
 
 /// Writes images, and what the quantized network computes of them, to the folder of a case.

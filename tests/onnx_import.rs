@@ -38,7 +38,7 @@ fn networks_of_torchvision_have_the_outputs_of_onnxruntime() {
         list => list.split(',').any(|n| n == name),
     };
     let folder = tempfile::tempdir().unwrap();
-    let mut again = Again::new();
+    let again = Again::new();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/onnx_models.py");
     let packages = ["torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors"];
     let Some(mut python) = python(&packages) else { return };

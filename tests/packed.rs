@@ -125,34 +125,14 @@ fn what_is_read_computes_exactly_what_was_written_on_every_grid() {
     }
 }
 
-/// A quantizer whose points are powers of two, and whose zero points are no integers.
-struct Powers(QuantSpec);
-
-impl Quantizer for Powers {
-    fn spec(&self) -> &QuantSpec {
-        &self.0
-    }
-
-    fn set_qparams(&mut self, _: &QParams, _: &Device) -> Result<()> {
-        Ok(())
-    }
-
-    fn qparams(&self) -> Result<QParams> {
-        Ok(QParams { scale: vec![0.5; 5], zero_point: vec![0.25; 5] })
-    }
-
-    fn fake_quantize(&self, x: &Tensor) -> Result<Tensor> {
-        let values: Vec<f32> = vec(x).into_iter().map(|v| v.signum() * v.abs().log2().round().exp2()).collect();
-        Ok(Tensor::from_vec(values, x.dims(), x.device())?)
-    }
-}
-
 #[test]
 fn weights_that_are_on_no_uniform_grid_are_kept_as_they_are() {
     let recipe = recipe(4, false, "per_channel", "per_tensor");
     let mut model = quantized(&graph(), &recipe);
     let node = model.graph().find("depthwise").unwrap();
-    let quantizer = Box::new(Powers(*model.weight_site(node).unwrap().quantizer.spec()));
+    // Zero points that are no integers.
+    let params = QParams { scale: vec![0.5; 5], zero_point: vec![0.25; 5] };
+    let quantizer = Box::new(Powers(*model.weight_site(node).unwrap().quantizer.spec(), params));
     model.set_weight_quantizer(node, QuantSite { name: "depthwise".into(), quantizer });
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("m.safetensors");

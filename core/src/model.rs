@@ -10,7 +10,7 @@ use crate::grid::QParams;
 use crate::ops::{self, Keep};
 use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel};
 use candle_core::{Device, Tensor, Var};
-pub use integer::{IntegerLayer, NotInteger, WeightCodes};
+pub use integer::{ByteGrid, IntegerLayer, NotInteger, WeightCodes};
 use qdrop_kernels::adaround;
 pub use statistics::{batch_norm_statistics, ChannelStatistics};
 use std::collections::{BTreeMap, HashMap};

@@ -75,6 +75,36 @@ impl WeightCodes {
     }
 }
 
+/// The grid of a quantizer whose codes are bytes: at most 8 bits, one scale, and zero is a code of one byte.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ByteGrid {
+    /// Distance between two points.
+    pub scale: f32,
+    /// The code of zero. It may lie beyond the largest one.
+    pub zero_point: u8,
+    /// The largest code; the smallest one is 0.
+    pub largest: u8,
+}
+
+impl QuantSite {
+    /// The quantizer's grid as bytes; `None` if bytes cannot hold its codes, or the quantizer does not
+    /// [say](crate::quantizer::Quantizer::kernel) that it rounds to the nearest point of its grid.
+    ///
+    /// # Errors
+    /// The quantizer has no range.
+    pub fn byte_grid(&self) -> Result<Option<ByteGrid>> {
+        let spec = *self.quantizer.spec();
+        if spec.granularity != Granularity::PerTensor || spec.bits > 8 || self.quantizer.kernel()?.is_none() {
+            return Ok(None);
+        }
+        let QParams { scale, zero_point } = self.quantizer.qparams()?;
+        let ([scale], [zero_point]) = (scale.as_slice(), zero_point.as_slice()) else { return Ok(None) };
+        let (zero, largest) = (zero_point - spec.qmin(), (spec.qmax() - spec.qmin()) as u8);
+        let is_byte = (0.0..=255.0).contains(&zero) && zero.fract() == 0.0;
+        Ok(is_byte.then_some(ByteGrid { scale: *scale, zero_point: zero as u8, largest }))
+    }
+}
+
 /// A layer as a runtime computes it in integers: 8-bit values times 8-bit weights, summed with the bias in 32 bits.
 ///
 /// The bias must be a multiple of the product of both scales, so it would be rounded to a coarse grid where weights have few
@@ -128,36 +158,30 @@ impl QuantModel {
         self.weight_site(node).map(|site| WeightCodes::of(site, self.weight(node)?)).transpose()
     }
 
-    /// The node whose quantizer's grid the value of `node` lies on: `node` itself, or one before operations that only move
-    /// values and add zeros. `None`: it lies on no grid.
-    pub fn grid_source(&self, mut node: NodeId) -> Option<NodeId> {
-        loop {
-            if self.activation_site(node).is_some() {
-                return Some(node);
-            }
+    /// The node that computes the value of `node`: `node` itself, or one before operations that only move values and add zeros,
+    /// without a quantizer on the way.
+    pub(super) fn moved_from(&self, mut node: NodeId) -> NodeId {
+        while self.activation_site(node).is_none() {
             let current = self.graph().node(node);
-            if !current.op.keeps_grid() {
-                return None;
-            }
-            node = *current.inputs.first()?;
+            let Some(input) = current.inputs.first().filter(|_| current.op.keeps_grid()) else { break };
+            node = *input;
         }
+        node
     }
 
-    /// The scale of the value that `node` reads, and the node whose quantizer gave it, if the value lies on a grid of at most
-    /// 8 bits with one scale, on which zero is a code of one byte.
-    pub(super) fn integer_input(&self, node: NodeId) -> Result<Option<(NodeId, f32, u32)>> {
-        let Some(source) = self.graph().node(node).inputs.first().and_then(|input| self.grid_source(*input)) else {
+    /// The node whose quantizer's grid the value of `node` lies on: `node` itself, or one before operations that only move
+    /// values and add zeros. `None`: it lies on no grid.
+    pub fn grid_source(&self, node: NodeId) -> Option<NodeId> {
+        Some(self.moved_from(node)).filter(|source| self.activation_site(*source).is_some())
+    }
+
+    /// The node whose quantizer gave the value that `node` reads, and its grid, if bytes hold its codes.
+    pub(super) fn integer_input(&self, node: NodeId) -> Result<Option<(NodeId, ByteGrid)>> {
+        let source = self.graph().node(node).inputs.first().and_then(|input| self.grid_source(*input));
+        let Some((source, site)) = source.and_then(|source| Some((source, self.activation_site(source)?))) else {
             return Ok(None);
         };
-        let Some(site) = self.activation_site(source) else { return Ok(None) };
-        let spec = *site.quantizer.spec();
-        if spec.granularity != Granularity::PerTensor || spec.bits > 8 {
-            return Ok(None);
-        }
-        let QParams { scale, zero_point } = site.quantizer.qparams()?;
-        let ([scale], [zero_point]) = (scale.as_slice(), zero_point.as_slice()) else { return Ok(None) };
-        let is_byte = (0.0..=255.0).contains(&(zero_point - spec.qmin()));
-        Ok(is_byte.then_some((source, *scale, (1 << spec.bits) - 1)))
+        Ok(site.byte_grid()?.map(|grid| (source, grid)))
     }
 
     /// A layer as a runtime computes it in integers, or why it cannot.
@@ -166,9 +190,11 @@ impl QuantModel {
     /// Those of [`weight_codes`](Self::weight_codes).
     pub fn integer_layer(&self, node: NodeId) -> Result<std::result::Result<IntegerLayer, NotInteger>> {
         let Some(weight) = self.weight_codes(node)? else { return Ok(Err(NotInteger::FloatWeight)) };
-        let Some((source, input_scale, largest_value)) = self.integer_input(node)? else {
+        let Some((source, ByteGrid { scale: input_scale, largest: largest_value, .. })) = self.integer_input(node)?
+        else {
             return Ok(Err(NotInteger::Input));
         };
+        let largest_value = u32::from(largest_value);
         let channels = weight.shape.first().copied().unwrap_or_default();
         let sizes = |c: usize| weight.integers(c).map(i32::unsigned_abs);
         let largest = (0..channels).flat_map(sizes).max().unwrap_or_default();

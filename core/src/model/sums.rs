@@ -12,9 +12,10 @@ const IMAGE_SCALE: f32 = 1.0 / 128.0;
 
 /// A layer whose weight and input lie on grids of at most 8 bits: `sum(x * w) = scale * sum(integers of x * integers of w)`.
 ///
-/// Sums of integers do not depend on their order as long as they are exact, which in f32 they are up to 2^24; sums of numbers
-/// with fractions do, and now and then the difference moves a value to the next point of a coarse grid, from where it spreads.
-/// So a quantized network computes the integers: on all engines, and in exported files, it is the same network.
+/// Sums of integers do not depend on their order as long as they are exact. In f32 they are up to 2^24, in Winograd's form to
+/// about 2^17; 8 bits can exceed that, but their steps are small. Sums of fractions do depend on it, and now and then the
+/// difference moves a value to the next point of a coarse grid, from where it spreads. So quantized layers are computed in
+/// integers, by all engines and in exact ONNX files.
 ///
 /// An image lies on no grid. It is divided into integers and a [rest](Self::rest) that is so small that the order of its sums
 /// hardly ever shows.
@@ -32,11 +33,11 @@ pub struct IntegerSums {
 }
 
 impl IntegerSums {
-    /// The layer's value for its input, before its own quantizer.
+    /// The layer's value (N, O, H, W) or (N, O) for its input (N, C, H, W) or (N, C), before its own quantizer; the bias is (O).
     ///
     /// # Errors
-    /// The node is no layer, or an operation of candle fails; the error names the node.
-    pub fn value(&self, node: &Node, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    /// An operation of candle fails; the error names the node.
+    pub(super) fn value(&self, node: &Node, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let sums = |x: &Tensor| match &node.op {
             Op::Conv2d { geometry, .. } => ops::conv2d(x, &self.weight, None, geometry),
             _ => ops::linear(x, &self.weight, None),
@@ -105,15 +106,14 @@ impl QuantModel {
         let Some(input) = self.graph.node(node).inputs.first().filter(|_| self.graph.node(node).op.has_weight()) else {
             return Ok(None);
         };
-        if let Some((source, scale, _)) = self.integer_input(node)? {
-            let path = std::iter::successors(Some(*input), |id| self.graph.node(*id).inputs.first().copied());
-            let inside = part.contains(source) && path.take_while(|id| *id != source).all(|id| part.contains(id));
-            return Ok(inside.then_some((scale, false)));
+        let source = self.moved_from(*input);
+        let Some(site) = self.activation_site(source) else {
+            return Ok((source == self.graph.input()).then_some((IMAGE_SCALE, true)));
+        };
+        let path = std::iter::successors(Some(*input), |id| self.graph.node(*id).inputs.first().copied());
+        if !path.take_while(|id| *id != source).chain([source]).all(|id| part.contains(id)) {
+            return Ok(None);
         }
-        let mut source = *input;
-        while self.graph.node(source).op.keeps_grid() && self.activation_site(source).is_none() {
-            source = self.graph.node(source).inputs[0];
-        }
-        Ok((source == self.graph.input()).then_some((IMAGE_SCALE, true)))
+        Ok(site.byte_grid()?.map(|grid| (grid.scale, false)))
     }
 }

@@ -104,6 +104,9 @@ pub struct NodeProto {
     /// The set of operators; empty for those of ONNX itself.
     #[prost(string, tag = "7")]
     pub domain: ::prost::alloc::string::String,
+    /// Names and texts of any meaning.
+    #[prost(message, repeated, tag = "9")]
+    pub metadata_props: ::prost::alloc::vec::Vec<StringStringEntryProto>,
 }
 /// A setting of an operator. `type` says which field has its value.
 #[derive(Clone, PartialEq, ::prost::Message)]

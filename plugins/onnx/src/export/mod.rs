@@ -31,10 +31,11 @@ const MAX_BYTES: usize = i32::MAX as usize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pattern {
     /// In integers: 8-bit codes of values, signed bytes as weights, 32-bit biases, and limits of the codes that make them as
-    /// few as the bits allow. Runtimes join a layer with its quantizers to one operation on integers.
+    /// few as the bits allow. Runtimes join a layer with its quantizers to one operation on integers. The image's layer alone
+    /// is written as sums of integers in floating point, as [exact](Self::Exact) files write all.
     Integer,
-    /// In floating point, as qdrop does: division, rounding, limits, product. No runtime joins these to anything else, so
-    /// results differ by the order of sums alone.
+    /// In floating point, as qdrop does: division, rounding, limits, product, and layers as sums of integers, whose order does
+    /// not matter. No runtime joins these to anything else.
     Exact,
     /// A float network.
     Float,

@@ -5,11 +5,11 @@ use super::layer::Layer;
 use super::notes::Notes;
 use super::operation;
 use super::product::is_product;
-use super::site::{check_sites, codes_on_grid, float_site, ByteGrid, ByteSite};
+use super::site::{check_sites, codes_on_grid, constants, float_site, ByteSite};
 use super::Pattern;
 use crate::proto::GraphProto;
 use qdrop_core::graph::Node;
-use qdrop_core::model::{IntegerLayer, IntegerSums, NotInteger, QuantModel, QuantSite};
+use qdrop_core::model::{ByteGrid, IntegerLayer, IntegerSums, NotInteger, QuantModel, QuantSite};
 use qdrop_core::ops::host_values;
 use qdrop_core::prelude::{Error, ExportRequest, Graph, NodeId, Op, Result, Tensor};
 use std::collections::{HashMap, HashSet};
@@ -138,7 +138,7 @@ impl<'a> Network<'a> {
             return Err(Error::graph(&self.graph().node(id).name, "is read before it is computed"));
         };
         let name = self.names[id.index()].clone();
-        let [scale, zero_point] = grid.constants(&mut self.file);
+        let [scale, zero_point] = constants(grid, &mut self.file);
         self.file.add("DequantizeLinear", &[&codes, &scale, &zero_point], &name, Vec::new());
         self.floats.insert(id, name.clone());
         Ok(name)
@@ -169,7 +169,7 @@ impl<'a> Network<'a> {
         if !self.apart.contains_key(&id) {
             return self.float(id);
         }
-        let [scale, zero_point] = grid.constants(&mut self.file);
+        let [scale, zero_point] = constants(grid, &mut self.file);
         let inputs = [codes.as_str(), &scale, &zero_point];
         Ok(self.file.node("DequantizeLinear", &inputs, &format!("{name}.dequantized"), Vec::new()))
     }

@@ -5,6 +5,7 @@
 
 use super::file::{int, ints, Constant};
 use super::network::Network;
+use super::site::constants;
 use super::weight::integers;
 use crate::proto::tensor_proto::DataType;
 use qdrop_core::model::{IntegerLayer, WeightCodes};
@@ -54,7 +55,7 @@ pub fn write(
     let shape = file.constant("shape", Constant::new([*channels as i64, *inputs as i64], [2]));
     let matrix = file.node("Reshape", &[&integers, &shape], &format!("{name_of_weight}.matrix"), Vec::new());
     let matrix = file.node("Transpose", &[&matrix], &name_of_weight, vec![ints("perm", [1, 0])]);
-    let [_, zero_point] = grid.constants(file);
+    let [_, zero_point] = constants(grid, file);
     let wanted = format!("{name}.product");
     let sums = file.node("MatMulInteger", &[&codes, &matrix, &zero_point], &wanted, Vec::new());
     let sums = file.node("Cast", &[&sums], &wanted, vec![int("to", DataType::Float as usize)]);

@@ -4,43 +4,19 @@ use super::file::{int, Constant, File};
 use crate::proto::tensor_proto::DataType;
 use qdrop_core::grid::{Granularity, QParams, QuantSpec};
 use qdrop_core::kernels::rounding::round_half_even;
-use qdrop_core::model::{QuantModel, QuantSite};
+use qdrop_core::model::{ByteGrid, QuantModel, QuantSite};
 use qdrop_core::ops::{host_values, Activation};
 use qdrop_core::prelude::{Error, NodeId, Op, Result};
 
-/// The grid of a quantizer whose codes are bytes: one scale, and at most 8 bits.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ByteGrid {
-    /// Distance between two points.
-    pub scale: f32,
-    /// The code of zero.
-    pub zero_point: u8,
-    /// The largest code.
-    pub largest: u8,
+/// The code of a value that is not negative, without the grid's upper end.
+fn code(grid: ByteGrid, value: f32) -> f32 {
+    f32::from(grid.zero_point) + round_half_even(value / grid.scale)
 }
 
-impl ByteGrid {
-    /// The grid as bytes, with codes counted from its smallest integer; `None` if bytes cannot hold it.
-    pub fn of(site: &QuantSite) -> Result<Option<Self>> {
-        let spec = *site.quantizer.spec();
-        let QParams { scale, zero_point } = site.quantizer.qparams()?;
-        let ([scale], [zero_point]) = (scale.as_slice(), zero_point.as_slice()) else { return Ok(None) };
-        let code = zero_point - spec.qmin();
-        let fits = spec.bits <= 8 && spec.granularity == Granularity::PerTensor && (0.0..=255.0).contains(&code);
-        let largest = (spec.qmax() - spec.qmin()) as u8;
-        Ok(fits.then_some(Self { scale: *scale, zero_point: code as u8, largest }))
-    }
-
-    /// The code of a value that is not negative, without the grid's upper end.
-    fn code(self, value: f32) -> f32 {
-        f32::from(self.zero_point) + round_half_even(value / self.scale)
-    }
-
-    /// Names of the constants of a quantization.
-    pub fn constants(self, file: &mut File) -> [String; 2] {
-        let scale = file.constant("scale", Constant::scalar(self.scale));
-        [scale, file.constant("zero_point", Constant::scalar(self.zero_point))]
-    }
+/// Names of the constants of a quantization: scale and zero point.
+pub fn constants(grid: ByteGrid, file: &mut File) -> [String; 2] {
+    let scale = file.constant("scale", Constant::scalar(grid.scale));
+    [scale, file.constant("zero_point", Constant::scalar(grid.zero_point))]
 }
 
 /// A quantizer in integers, with the activation functions before it that are bounds of its codes.
@@ -61,7 +37,7 @@ impl ByteSite {
     /// The quantizer at `node`; `None` if bytes cannot hold its codes.
     pub fn of(model: &QuantModel, node: NodeId) -> Result<Option<Self>> {
         let Some(site) = model.activation_site(node) else { return Ok(None) };
-        let Some(grid) = ByteGrid::of(site)? else { return Ok(None) };
+        let Some(grid) = site.byte_grid()? else { return Ok(None) };
         let graph = model.graph();
         let mut this = Self { base: node, absorbed: Vec::new(), grid, low: 0, high: vec![grid.largest] };
         loop {
@@ -87,7 +63,7 @@ impl ByteSite {
     /// Limits the codes to those of values from 0 to `bounds`, of which there is one for each channel, one for all, or none.
     fn bound(&mut self, bounds: &[f32]) {
         self.low = self.grid.zero_point.min(self.grid.largest);
-        let codes = bounds.iter().map(|b| self.grid.code(*b).min(f32::from(self.grid.largest)) as u8);
+        let codes = bounds.iter().map(|b| code(self.grid, *b).min(f32::from(self.grid.largest)) as u8);
         let codes: Vec<u8> = codes.collect();
         if codes.len() > self.high.len() {
             self.high = vec![self.high[0]; codes.len()];
@@ -105,7 +81,7 @@ impl ByteSite {
     /// Adds the codes of `value`. `rank` is the number of sides of a value without the batch. Bounds that differ between
     /// channels make `Min` necessary, which runtimes have not always had for bytes; the second result says so.
     pub fn codes(&self, file: &mut File, value: &str, name: &str, rank: usize) -> (String, bool) {
-        let [scale, zero_point] = self.grid.constants(file);
+        let [scale, zero_point] = constants(self.grid, file);
         let wanted = format!("{name}.quantized");
         let mut codes = file.node("QuantizeLinear", &[value, &scale, &zero_point], &wanted, Vec::new());
         let largest = self.high.iter().copied().max().unwrap_or(u8::MAX);

@@ -9,13 +9,6 @@ pub enum Size {
     Known(i64),
     /// The number of images.
     Batch,
-    /// `stride * i + offset` for image `i`. The axis of the images has the length 1 in a tensor of these.
-    OfImage {
-        /// What it grows by from image to image.
-        stride: i64,
-        /// What it is for the first image.
-        offset: i64,
-    },
 }
 
 /// A constant tensor.
@@ -62,9 +55,7 @@ impl Constant {
     pub fn integers(&self) -> Result<Vec<i64>, String> {
         let known = |size: &Size| match size {
             Size::Known(value) => Ok(*value),
-            Size::Batch | Size::OfImage { .. } => {
-                Err("the number of images stands where a fixed number is needed".to_string())
-            }
+            Size::Batch => Err("the number of images stands where a fixed number is needed".to_string()),
         };
         self.sizes()?.iter().map(known).collect()
     }

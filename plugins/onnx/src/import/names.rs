@@ -2,9 +2,14 @@
 
 use crate::proto::NodeProto;
 
-/// The name of a layer: that of its weight, as PyTorch calls it, or that of its node.
+/// Where PyTorch's exporter writes the modules that a node comes from, from the network's on, and at last the function: a list
+/// as Python prints it.
+const SCOPES: &str = "pkg.torch.onnx.name_scopes";
+
+/// The name of a layer: that of its module or of its weight, as PyTorch calls them, or that of its node. Several modules with
+/// equal weights may share one tensor in the file, so the module is asked first.
 pub fn of_layer(node: &NodeProto, weight: &str) -> String {
-    match weight.strip_suffix(".weight") {
+    match module(node).or_else(|| weight.strip_suffix(".weight")) {
         Some(name) if !name.is_empty() && !name.contains("::") => name.into(),
         _ => {
             let path = path(&node.name);
@@ -13,6 +18,15 @@ pub fn of_layer(node: &NodeProto, weight: &str) -> String {
             joined(parts, node)
         }
     }
+}
+
+/// The module that a node comes from, if the exporter says so.
+fn module(node: &NodeProto) -> Option<&str> {
+    let scopes = &node.metadata_props.iter().find(|entry| entry.key == SCOPES)?.value;
+    // Names are in quotes, so every other part is one; the last one is the function.
+    let names: Vec<&str> = scopes.split('\'').skip(1).step_by(2).collect();
+    let (_, modules) = names.split_last()?;
+    modules.last().copied().filter(|name| !name.is_empty())
 }
 
 /// The name of any other operation: its path in the module that was exported.
@@ -48,6 +62,7 @@ fn joined(parts: &[&str], node: &NodeProto) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::StringStringEntryProto;
 
     #[test]
     fn names_are_those_of_the_modules() {
@@ -65,5 +80,15 @@ mod tests {
         assert_eq!(of_node(&node("/layer1/layer1.0/Add", "Add")), "layer1.0.Add");
         assert_eq!(of_node(&node("", "Relu")), "value");
         assert_eq!(of_layer(&node("Conv", "Conv"), "w"), "Conv");
+        let scoped = |value: &str| {
+            let props = StringStringEntryProto { key: SCOPES.into(), value: value.into() };
+            NodeProto { metadata_props: vec![props], ..node("node_MatMul_2", "MatMul") }
+        };
+        let deep = scoped("['', 'features', 'features.1', 'features.1.0.block.3', 'linear']");
+        assert_eq!(of_layer(&deep, "val_5"), "features.1.0.block.3");
+        // One tensor for two modules.
+        assert_eq!(of_layer(&deep, "features.0.1.weight"), "features.1.0.block.3");
+        assert_eq!(of_layer(&scoped("['', 'linear']"), "fc.weight"), "fc");
+        assert_eq!(of_layer(&scoped("no list"), "fc.weight"), "fc");
     }
 }

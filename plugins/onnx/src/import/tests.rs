@@ -309,6 +309,29 @@ fn a_view_of_all_elements_in_their_order_changes_nothing() {
         let message = refused(&model);
         assert!(message.contains("'/view/Gather'") && message.contains("in another order"), "{message}");
     }
+    let mut lower_rank = any(&[0, 1, 2, 3, 4, 5], 6);
+    lower_rank
+        .graph
+        .as_mut()
+        .unwrap()
+        .initializer
+        .iter_mut()
+        .filter(|t| t.name == "within")
+        .for_each(|t| t.dims = vec![6, 1, 1]);
+    assert_eq!(operations(&lower_rank), ["relu"]);
+    // Only the first image; the numbers of the images as the last axis; no elements.
+    let mut first = any(&[0, 1, 2, 3, 4, 5], 6);
+    let nodes = &mut first.graph.as_mut().unwrap().node;
+    nodes.insert(3, node("Slice", &["image", "zero", "one", "zero"], "part", &[]));
+    nodes[4].input[0] = "part".into();
+    assert!(refused(&first).contains("computes with the numbers of images"), "{}", refused(&first));
+    let mut last = any(&[0, 1, 2, 3, 4, 5], 6);
+    let constants = &mut last.graph.as_mut().unwrap().initializer;
+    constants.iter_mut().filter(|t| t.name == "axes").for_each(|t| *t = integers("axes", &[0, 1, 2]));
+    assert!(refused(&last).contains("computes with the numbers of images"), "{}", refused(&last));
+    let mut none = fixed(Vec::new());
+    none.graph.as_mut().unwrap().initializer[1].dims = vec![0, 6, 1, 1];
+    assert!(refused(&none).contains("in another order"), "{}", refused(&none));
     let row =
         model(&[0, 6, 1, 1], vec![integers("all", &[-1])], vec![view[0].clone(), node("Relu", &["row"], "y", &[])]);
     assert!(refused(&row).contains("keep the axis of the images"), "{}", refused(&row));

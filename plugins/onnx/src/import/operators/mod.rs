@@ -11,6 +11,7 @@ use super::layout::{Axis, FLAT, IMAGE};
 use super::network::Network;
 use crate::file::is_standard;
 use crate::proto::{AttributeProto, NodeProto};
+use elements::Numbers;
 use qdrop_core::prelude::*;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -31,6 +32,8 @@ pub enum Value {
     Traced(Traced),
     /// All elements of a value that is computed from the image, of all images in one row.
     Elements(Traced),
+    /// Integers that differ between images by their numbers alone.
+    Numbers(Numbers),
     /// A constant whose type is not understood, with what it is.
     Unknown(String),
 }
@@ -119,8 +122,11 @@ impl Translator {
             .iter()
             .filter(|name| !name.is_empty())
             .all(|name| matches!(self.values.get(name), Some(Value::Constant(_))));
+        let numbers = node.input.iter().any(|name| matches!(self.values.get(name), Some(Value::Numbers(_))));
         let outputs = match node.op_type.as_str() {
             "Shape" => vec![self.shape(call)?],
+            "Gather" if !all_constant => vec![self.gather(call)?],
+            _ if numbers => vec![self.numbers(call)?],
             _ if all_constant => shapes::constant(self, call)?,
             "Conv" => vec![self.conv(call)?],
             "Gemm" => vec![self.gemm(call)?],
@@ -140,7 +146,6 @@ impl Translator {
             "Slice" => vec![self.slice(call)?],
             "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => vec![self.reshape(call)?],
             "Transpose" => vec![self.transpose(call)?],
-            "Gather" => vec![self.gather(call)?],
             // They do nothing in inference.
             "Identity" | "Dropout" => vec![self.value(call, 0)?.clone()],
             "Cast" => vec![self.cast(call)?],
@@ -182,6 +187,7 @@ impl Translator {
                 Err(format!("computes its input {i} from the image, where only a constant is understood"))
             }
             Value::Elements(_) => Err(in_one_row()),
+            Value::Numbers(_) => Err(format!("has the numbers of the images as input {i}")),
         }
     }
 
@@ -254,6 +260,7 @@ impl Translator {
             }
             Value::Constant(constant) => constant.dims().iter().map(|d| Size::Known(*d as i64)).collect(),
             Value::Elements(_) => return Err(in_one_row()),
+            Value::Numbers(_) => return Err("asks for the shape of the numbers of the images".into()),
             Value::Unknown(what) => return Err(format!("asks for the shape of {what}")),
         };
         let place = |index| shapes::bound(index, sizes.len());

@@ -123,7 +123,7 @@ impl Translator {
             let sizes = self.constant(call, sizes_at)?.sizes()?.to_vec();
             let known = |(size, side): (&super::Size, &usize)| match size {
                 super::Size::Known(size) => *size as f64 / *side as f64,
-                super::Size::Batch | super::Size::OfImage { .. } => 0.0,
+                super::Size::Batch => 0.0,
             };
             std::iter::once(1.0).chain(sizes.iter().skip(1).zip(&sides).map(known)).collect()
         } else {

@@ -138,7 +138,7 @@ impl Translator {
                     true => self.constant(call, 1)?.sizes()?.to_vec(),
                     false => call.ints("shape").ok_or("says no shape")?.iter().map(|v| Size::Known(*v)).collect(),
                 };
-                if wanted == [Size::Known(-1)] {
+                if wanted == [Size::Known(-1)] && sides.iter().product::<usize>() != 1 {
                     return Ok(Value::Elements(traced));
                 }
                 self.target(&sides, &wanted, call.int("allowzero", 0) != 0)?
@@ -191,7 +191,6 @@ impl Translator {
             Size::Known(0) => !allow_zero,
             Size::Known(-1) => open.is_none(),
             Size::Known(count) => self.batch.is_some_and(|batch| batch as i64 == *count),
-            Size::OfImage { .. } => false,
         };
         (whole && images).then_some(new).ok_or_else(refused)
     }
@@ -204,7 +203,7 @@ pub(super) fn bound(index: i64, count: usize) -> usize {
 }
 
 /// The lengths of all axes after Squeeze or Unsqueeze.
-fn resqueezed(t: &Translator, call: &Call<'_>, old: &[usize]) -> Result<Vec<usize>, String> {
+pub(super) fn resqueezed(t: &Translator, call: &Call<'_>, old: &[usize]) -> Result<Vec<usize>, String> {
     let given = t.integers(call, 1, "axes")?;
     let places = |axes: &[i64], rank: usize| axes.iter().map(|a| call.axis(*a, rank)).collect::<Result<Vec<_>, _>>();
     if call.node.op_type == "Unsqueeze" {
@@ -270,9 +269,8 @@ pub fn constant(t: &Translator, call: &Call<'_>) -> Result<Vec<Value>, String> {
         }
         "Range" => {
             let [start, step] = [integer(input(0)?)?, integer(input(2)?)?];
-            if input(1)?.sizes()? == [Size::Batch] {
-                let numbers = elements::numbers_of_images(start, step).ok_or_else(refused)?;
-                return Ok(vec![Value::Constant(numbers)]);
+            if elements::numbers_images(start, input(1)?, step) {
+                return Ok(vec![Value::Numbers(elements::Numbers::of_images())]);
             }
             let end = integer(input(1)?)?;
             let count =
@@ -434,7 +432,7 @@ fn arithmetic(a: &Constant, b: &Constant, op: &str) -> Result<Constant, String> 
             }
             (Size::Batch, Size::Known(1)) if matches!(op, "Mul" | "Div") => Ok(Size::Batch),
             (Size::Known(1), Size::Batch) if op == "Mul" => Ok(Size::Batch),
-            (x, y) => elements::of_image(op, x, y).ok_or_else(|| "computes with the number of images".to_string()),
+            _ => Err("computes with the number of images".to_string()),
         };
         let values = (0..count).map(element).collect::<Result<_, _>>()?;
         return Ok(Constant::Sizes { dims: dims.to_vec(), values });
