@@ -123,7 +123,7 @@ class Quantized:
             ``"onnx"``, the quantized network in the integers that runtimes are fast with; ``"onnx-float"``, the float network;
             ``"packed"``, a file that `load` opens; or that of a plugin (the program lists them with ``qdrop list exporters``).
         exact
-            Whether ``"onnx"`` computes what qdrop computes, bit for bit up to the order of sums, instead of being fast.
+            Whether ``"onnx"`` computes what qdrop computes, in floating point, instead of being fast.
 
         Returns
         -------

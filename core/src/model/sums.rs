@@ -10,12 +10,13 @@ use candle_core::Tensor;
 /// `|x| * sum(|integers of w|)` is at most 2^17, as it is for normalized images.
 const IMAGE_SCALE: f32 = 1.0 / 128.0;
 
-/// A layer whose weight and input lie on grids of at most 8 bits: `sum(x * w) = scale * sum(integers of x * integers of w)`.
+/// A layer whose weight lies on a grid of at most 8 bits, and that reads values on such a grid or the image:
+/// `sum(x * w) = scale * sum(integers of x * integers of w)`.
 ///
-/// Sums of integers do not depend on their order as long as they are exact. In f32 they are up to 2^24, in Winograd's form to
-/// about 2^17; 8 bits can exceed that, but their steps are small. Sums of fractions do depend on it, and now and then the
-/// difference moves a value to the next point of a coarse grid, from where it spreads. So quantized layers are computed in
-/// integers, by all engines and in exact ONNX files.
+/// Sums of integers do not depend on their order as long as they are exact: in f32 up to 2^24, in Winograd's form up to about
+/// 2^17. Few are larger: those of 8 bits, whose steps are small. Sums of fractions do depend on their order, and now and then
+/// the difference moves a value to the next point of a coarse grid, from where it spreads. So forward passes compute quantized
+/// layers in integers, on the kernels and through candle, and exact ONNX files do. The steps of a unit that learns sum fractions.
 ///
 /// An image lies on no grid. It is divided into integers and a [rest](Self::rest) that is so small that the order of its sums
 /// hardly ever shows.

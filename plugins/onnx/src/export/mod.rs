@@ -31,8 +31,9 @@ const MAX_BYTES: usize = i32::MAX as usize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pattern {
     /// In integers: 8-bit codes of values, signed bytes as weights, 32-bit biases, and limits of the codes that make them as
-    /// few as the bits allow. Runtimes join a layer with its quantizers to one operation on integers. The image's layer alone
-    /// is written as sums of integers in floating point, as [exact](Self::Exact) files write all.
+    /// few as the bits allow. Runtimes join a layer with its quantizers to one operation on integers. Convolutions of 1 x 1
+    /// pixel that are not quantized at once are products of integers; the image's layer is sums of integers in floating point, as
+    /// [exact](Self::Exact) files write them. Max pools of codes and all other layers are computed in floating point.
     Integer,
     /// In floating point, as qdrop does: division, rounding, limits, product, and layers as sums of integers, whose order does
     /// not matter. No runtime joins these to anything else.

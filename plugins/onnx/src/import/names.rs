@@ -6,10 +6,10 @@ use crate::proto::NodeProto;
 /// as Python prints it.
 const SCOPES: &str = "pkg.torch.onnx.name_scopes";
 
-/// The name of a layer: that of its module or of its weight, as PyTorch calls them, or that of its node. Several modules with
-/// equal weights may share one tensor in the file, so the module is asked first.
+/// The name of a layer: that of its weight or of its module, as PyTorch calls them, or that of its node. The weight is asked
+/// first: a convolution with the normalization behind it folded in comes from the module of that.
 pub fn of_layer(node: &NodeProto, weight: &str) -> String {
-    match module(node).or_else(|| weight.strip_suffix(".weight")) {
+    match weight.strip_suffix(".weight").or_else(|| module(node)) {
         Some(name) if !name.is_empty() && !name.contains("::") => name.into(),
         _ => {
             let path = path(&node.name);
@@ -86,9 +86,8 @@ mod tests {
         };
         let deep = scoped("['', 'features', 'features.1', 'features.1.0.block.3', 'linear']");
         assert_eq!(of_layer(&deep, "val_5"), "features.1.0.block.3");
-        // One tensor for two modules.
-        assert_eq!(of_layer(&deep, "features.0.1.weight"), "features.1.0.block.3");
-        assert_eq!(of_layer(&scoped("['', 'linear']"), "fc.weight"), "fc");
-        assert_eq!(of_layer(&scoped("no list"), "fc.weight"), "fc");
+        assert_eq!(of_layer(&scoped("['', 'bn1', 'batch_norm']"), "conv1.weight"), "conv1");
+        assert_eq!(of_layer(&scoped("['', 'linear']"), "val_5"), "node_MatMul_2");
+        assert_eq!(of_layer(&scoped("no list"), "val_5"), "node_MatMul_2");
     }
 }
