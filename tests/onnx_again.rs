@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 const FLOAT: f64 = 1e-4;
 /// Exact files may be as far from qdrop as this: sums in means, pools and normalizations have another order.
 const EXACT: f64 = 5e-3;
-/// Files in integers round values at once that qdrop multiplies first.
-const INTEGER: f64 = 0.01;
+/// Files in integers may be as far as this: without optimizations runtimes sum fractions, and random networks have many values near
+/// the middle of two points.
+const INTEGER: f64 = 0.05;
 
 /// Cases of networks that are quantized and exported again.
 pub struct Again {
