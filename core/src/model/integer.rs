@@ -176,7 +176,7 @@ impl QuantModel {
     }
 
     /// The node whose quantizer gave the value that `node` reads, and its grid, if bytes hold its codes.
-    pub(super) fn integer_input(&self, node: NodeId) -> Result<Option<(NodeId, ByteGrid)>> {
+    fn integer_input(&self, node: NodeId) -> Result<Option<(NodeId, ByteGrid)>> {
         let source = self.graph().node(node).inputs.first().and_then(|input| self.grid_source(*input));
         let Some((source, site)) = source.and_then(|source| Some((source, self.activation_site(source)?))) else {
             return Ok(None);
