@@ -477,3 +477,21 @@ fn units_can_be_set_by_the_names_of_their_layers() {
     let error = units(&[("one", &["a", "b"]), ("two", &["b"])]).unwrap_err().to_string();
     assert!(error.contains("'b' is in two units"), "{error}");
 }
+
+/// Batch normalization that PyTorch has not folded is folded with the epsilon that PyTorch has.
+#[test]
+fn epsilons_are_the_decimal_numbers_that_were_meant() {
+    let channels = [1.0, 2.0].to_vec();
+    let constants = ["g", "b", "m", "v"].map(|name| floats(name, &[2], channels.clone()));
+    let normalization = node("BatchNormalization", &["x", "g", "b", "m", "v"], "y", &[float("epsilon", 1e-3)]);
+    let network = imported(&model(&[0, 2, 1, 1], constants.to_vec(), vec![normalization])).unwrap();
+    let epsilons: Vec<f64> = network
+        .graph
+        .nodes()
+        .filter_map(|(_, node)| match node.op {
+            Op::BatchNorm { eps } => Some(eps),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(epsilons, [1e-3]);
+}

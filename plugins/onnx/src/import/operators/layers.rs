@@ -179,7 +179,7 @@ impl Translator {
             Ok((name, vec![channels], self.vector(call, i + 1, channels)?))
         };
         let parameters = names.into_iter().enumerate().map(parameter).collect::<Result<Vec<_>, _>>()?;
-        let eps = f64::from(call.float("epsilon", 1e-5));
+        let eps = epsilon(call);
         if !(eps > 0.0 && eps.is_finite()) {
             return Err(format!("has the epsilon {eps}"));
         }
@@ -202,8 +202,15 @@ impl Translator {
             ("weight", vec![channels], self.vector(call, 1, channels)?),
             ("bias", vec![channels], self.vector(call, 2, channels)?),
         ];
-        let eps = f64::from(call.float("epsilon", 1e-5));
+        let eps = epsilon(call);
         let draft = self.network.push(&layer_name(call, 1), Op::LayerNorm { eps }, &[traced.draft], parameters)?;
         Ok(Value::Traced(Traced { draft, ..traced }))
     }
+}
+
+/// The epsilon of a normalization. ONNX stores it as f32, PyTorch computes with f64: it is the shortest decimal number that is
+/// stored so, such as 1e-5, with which batch normalization is folded as it is for the same network without ONNX.
+fn epsilon(call: &Call<'_>) -> f64 {
+    let stored = call.float("epsilon", 1e-5);
+    stored.to_string().parse().unwrap_or_else(|_| f64::from(stored))
 }
