@@ -4,7 +4,7 @@
 use crate::cosine::{Cosine, CosineParams};
 use crate::fused::{agree, model, model_with, run, run_with, samples, unit, Learned};
 use crate::support::*;
-use qdrop_core::engine::UnitSamples;
+use qdrop_core::engine::{Step, UnitSamples};
 use qdrop_core::model::QuantModel;
 use qdrop_core::ops::Keep;
 use qdrop_core::prelude::*;
@@ -398,5 +398,59 @@ fn a_bound_that_is_not_positive_is_named_by_all_engines() {
         let message = step().unwrap_err().to_string();
         assert!(message.contains("depthwise.clip"), "{message}");
         assert!(message.contains("positive numbers, but that of channel 3 is 0"), "{message}");
+    }
+}
+
+/// A device records the launches of a step and reads losses later; masks and a regularizer come and go.
+#[test]
+fn several_steps_at_once_are_the_same_steps() {
+    for engine in Runs::all() {
+        let [one_by_one, together] = [false, true].map(|together| {
+            let mut model = model("mobilenet_v2", SMALL, "lsq_plus");
+            let unit = unit(&model, "features.3");
+            let samples = samples(&model, &unit);
+            let mut task = engine.place(UnitTask::new(&mut model, &unit, 0, samples).unwrap());
+            task.begin(&[groups::ROUNDING, groups::SCALE, groups::ZERO_POINT]).unwrap();
+            let random = SeededRandom { seed: 7 };
+            let context =
+                Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
+            let mut unit = task.engine(3, &context).unwrap();
+            let samples: Vec<Vec<usize>> = (0..11).map(|step| (0..3).map(|i| (step + 2 * i) % 8).collect()).collect();
+            let keep = |step: usize, site: usize| match step {
+                5 => Keep::All,
+                _ => random.keep(0, step, site, 0.5),
+            };
+            let rates = |step: usize| {
+                let rate = 0.01 / (step + 1) as f64;
+                [(groups::ROUNDING, rate), (groups::SCALE, 1e-4), (groups::ZERO_POINT, 1e-4)]
+            };
+            let regularizer = |step: usize| (step > 3).then_some(Regularizer { weight: 0.1, b: 20.0 - step as f64 });
+            let losses: Vec<[f64; 2]> = if together {
+                let keeps: Vec<_> = (0..11).map(|step| move |site| keep(step, site)).collect();
+                let rates: Vec<_> = (0..11).map(rates).collect();
+                let steps = (0..11).map(|i| Step {
+                    samples: &samples[i],
+                    keep: &keeps[i],
+                    rates: &rates[i],
+                    regularizer: regularizer(i),
+                });
+                unit.steps(&steps.collect::<Vec<_>>()).unwrap()
+            } else {
+                let step = |i: usize| {
+                    let loss = unit.loss(&samples[i], &|site| keep(i, site)).unwrap();
+                    [loss, unit.update(&rates(i), regularizer(i)).unwrap()]
+                };
+                (0..11).map(step).collect()
+            };
+            let state = unit.state().unwrap();
+            let state: BTreeMap<String, Vec<f32>> = state.iter().map(|(name, x)| (name.clone(), vec(x))).collect();
+            // There are no gradients of a step that is over.
+            assert!(unit.update(&rates(0), None).is_err());
+            (losses, state)
+        });
+        assert!(
+            one_by_one.0.iter().all(|[loss, _]| *loss > 0.0) && one_by_one.0[3][1] == 0.0 && one_by_one.0[4][1] > 0.0
+        );
+        assert!(one_by_one == together, "{engine:?}: {:?} {:?}", one_by_one.0, together.0);
     }
 }

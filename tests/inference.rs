@@ -39,6 +39,12 @@ fn check_within(name: &str, model: &QuantModel, tolerance: f32) {
         let size = want.iter().map(|v| v.abs()).fold(0.0, f32::max);
         let error = all.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / size;
         assert!(error <= tolerance, "{name}, {precision:?}: {error}");
+        for device in cuda_devices() {
+            let mut inference = Inference::on(device, model, precision, model.graph().whole()).unwrap();
+            let got = inference.forward(&images.narrow(0, 0, 3).unwrap()).unwrap().remove(0);
+            let error = vec(&got).iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / size;
+            assert!(error <= tolerance, "{name}, {precision:?} on a CUDA device: {error}");
+        }
         // Neither the number of images nor that of threads changes a bit of the results.
         let classes = all.len() / 11;
         let one = inference.forward(&images.narrow(0, 9, 1).unwrap()).unwrap().remove(0);

@@ -11,6 +11,7 @@ mod correction;
 #[path = "plugins/cosine/src/lib.rs"]
 mod cosine;
 mod cuda_engine;
+mod cuda_kernels;
 mod engines;
 mod equalize;
 mod folders;

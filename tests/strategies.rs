@@ -20,7 +20,7 @@ struct StopAfter(AtomicUsize);
 impl Progress for StopAfter {
     fn event(&self, event: Event<'_>) {
         if let Event::Step { .. } = event {
-            self.0.fetch_sub(1, Ordering::Relaxed);
+            let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         }
     }
 

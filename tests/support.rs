@@ -1,6 +1,6 @@
 //! Helpers of the tests.
 
-use qdrop_core::engine::cuda;
+use qdrop_core::cuda;
 use qdrop_core::pipeline::Registries;
 use qdrop_core::prelude::*;
 use qdrop_core::progress::{Event, Progress};
@@ -50,10 +50,15 @@ pub fn devices() -> Vec<Device> {
     devices
 }
 
-/// The devices of the CUDA engine: the emulation of its kernels, and a GPU if there is one.
+/// The devices of the CUDA engine: the emulation of its kernels, and a GPU if there is one; with QDROP_ONLY_GPU, for tools that
+/// watch a GPU, that one alone.
 pub fn cuda_devices() -> Vec<Arc<dyn cuda::Device>> {
     let emulation: Arc<dyn cuda::Device> = Arc::new(Emulation::default());
-    std::iter::once(emulation).chain(gpu()).collect()
+    Some(emulation).filter(|_| !only_gpu()).into_iter().chain(gpu()).collect()
+}
+
+pub fn only_gpu() -> bool {
+    std::env::var_os("QDROP_ONLY_GPU").is_some()
 }
 
 #[cfg(not(feature = "cuda"))]

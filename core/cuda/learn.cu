@@ -167,6 +167,15 @@ extern "C" __global__ void add_up(const double *numbers, unsigned count, double 
     if (threadIdx.x == 0) *sum = own;
 }
 
+// Keeps the loss and the regularizer of a step, after those of earlier ones.
+extern "C" __global__ void keep_losses(const Sums *totals, unsigned last, const double *term, double *losses, unsigned *count,
+                                       unsigned most) {
+    if (threadIdx.x != 0 || *count >= most) return;
+    losses[2 * *count] = totals[last].loss;
+    losses[2 * *count + 1] = *term;
+    *count += 1;
+}
+
 // Adds the gradient of a bias over the pixels of a part: block (tile of 32 channels, part).
 extern "C" __global__ void bias_gradient(const float *gz, unsigned pixels, unsigned channels, double *out) {
     __shared__ double sums[THREADS];

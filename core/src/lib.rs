@@ -11,6 +11,7 @@
 pub mod architecture;
 pub mod cache;
 pub mod conformance;
+pub mod cuda;
 pub mod dataset;
 pub mod device;
 mod difference;
@@ -37,6 +38,7 @@ pub mod recipe;
 pub mod reconstructor;
 pub mod registry;
 pub mod report;
+pub mod rows;
 pub mod run_directory;
 mod summary;
 pub mod target;

@@ -191,16 +191,25 @@ impl CachedValues {
     }
 }
 
-/// Rounds to f16.
+/// Rounds to f16, where the values are.
 fn to_half(batch: &Tensor) -> Result<Tensor> {
+    let too_large = || {
+        let message = "a value is larger than f16 can hold (65504); use `f32`";
+        Error::setting("cache.dtype", message)
+    };
+    if !batch.device().is_cpu() {
+        let halves = batch.contiguous()?.to_dtype(DType::F16)?;
+        // No multiple of an infinity is zero.
+        let finite = (&halves * 0.0)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()? == 0.0;
+        return if finite { Ok(halves) } else { Err(too_large()) };
+    }
     let halves = host_values(batch, |values| {
         let mut halves = vec![f16::ZERO; values.len()];
         halves.convert_from_f32_slice(values);
         halves
     })?;
     if halves.iter().any(|h| !h.is_finite()) {
-        let message = "a value is larger than f16 can hold (65504); use `f32`";
-        return Err(Error::setting("cache.dtype", message));
+        return Err(too_large());
     }
     Ok(Tensor::from_vec(halves, batch.dims(), batch.device())?)
 }

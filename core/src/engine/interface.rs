@@ -16,6 +16,18 @@ pub struct Regularizer {
     pub b: f64,
 }
 
+/// A whole step: the built-in loss, and the update with its gradients.
+pub struct Step<'a> {
+    /// Indices of cached samples, as many as the engine's batch size.
+    pub samples: &'a [usize],
+    /// Which elements keep their quantized value at a site.
+    pub keep: &'a dyn Fn(usize) -> Keep,
+    /// Learning rates by parameter group.
+    pub rates: &'a [(&'a str, f64)],
+    /// The rounding regularizer, if it takes part.
+    pub regularizer: Option<Regularizer>,
+}
+
 /// Wall-clock time of all steps so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StepTimes {
@@ -73,6 +85,23 @@ pub trait UnitEngine: Send {
     /// # Errors
     /// There are no gradients, a group has no learning rate, or the regularizer is not finite.
     fn update(&mut self, rates: &[(&str, f64)], regularizer: Option<Regularizer>) -> Result<f64>;
+
+    /// Steps that are worth giving to [`steps`](Self::steps) at once: more than one where the engine does not wait for each.
+    fn together(&self) -> usize {
+        1
+    }
+
+    /// Whole steps, one after the other. Returns what [`loss`](Self::loss) and [`update`](Self::update) would of each.
+    ///
+    /// # Errors
+    /// Those of [`loss`](Self::loss) and [`update`](Self::update), perhaps of an earlier step than the last one that was
+    /// computed.
+    fn steps(&mut self, steps: &[Step<'_>]) -> Result<Vec<[f64; 2]>> {
+        steps
+            .iter()
+            .map(|step| Ok([self.loss(step.samples, step.keep)?, self.update(step.rates, step.regularizer)?]))
+            .collect()
+    }
 
     /// Everything that the next step depends on, except the number of updates.
     ///

@@ -9,7 +9,7 @@
 mod chain;
 mod checks;
 mod cpu;
-pub mod cuda;
+mod cuda;
 mod generic;
 mod interface;
 mod memory;
@@ -18,10 +18,11 @@ mod samples;
 mod variable;
 
 pub use chain::Refusal;
-pub use interface::{EngineState, Regularizer, StepTimes, UnitEngine};
+pub use interface::{EngineState, Regularizer, Step, StepTimes, UnitEngine};
 pub(crate) use rest::FloatPart;
 pub use samples::{input_site, UnitData, UnitSamples, EVERYTHING};
 
+use crate::cuda::Device;
 use crate::error::{Error, Result};
 use crate::graph::Unit;
 use crate::model::QuantModel;
@@ -58,7 +59,7 @@ pub(crate) fn open<'a>(
     unit: &'a Unit,
     samples: &UnitSamples,
     (batch, mixing): (usize, bool),
-    device: Option<&Arc<dyn cuda::Device>>,
+    device: Option<&Arc<dyn Device>>,
 ) -> Result<(Box<dyn UnitEngine + 'a>, Option<Refusal>)> {
     if batch == 0 {
         return Err(Error::graph(&unit.name, "a batch needs one sample at least"));
@@ -85,7 +86,7 @@ enum Described<'a> {
     /// For the CPU.
     Chain(Box<Chain>),
     /// For a device of the CUDA engine: the one that was given, or the model's.
-    Block(Box<Block>, Option<&'a Arc<dyn cuda::Device>>),
+    Block(Box<Block>, Option<&'a Arc<dyn Device>>),
 }
 
 /// What the fused engine of the model's device, or of `device`, computes of a unit.
@@ -93,7 +94,7 @@ fn described<'a>(
     model: &QuantModel,
     unit: &Unit,
     mixing: bool,
-    device: Option<&'a Arc<dyn cuda::Device>>,
+    device: Option<&'a Arc<dyn Device>>,
 ) -> Result<Described<'a>, Rejected> {
     let chain = Chain::of(model, &unit.subgraph)?;
     if device.is_none() && !model.device().is_cuda() {
@@ -116,11 +117,9 @@ fn fused<'a>(
         Described::Chain(chain) => return Ok(Box::new(CpuUnit::new(*chain, samples, batch)?)),
         Described::Block(block, device) => (block, device),
     };
-    let own = match model.device() {
-        _ if device.is_some() => device.cloned(),
-        #[cfg(feature = "cuda")]
-        candle_core::Device::Cuda(device) => Some(cuda::Gpu::of(device)? as Arc<dyn cuda::Device>),
-        _ => None,
+    let own = match device {
+        Some(device) => Some(device.clone()),
+        None => crate::cuda::of(model.device())?,
     };
     let own = own.ok_or_else(|| Error::message("this build of qdrop has no engine for the model's device"))?;
     Ok(Box::new(DeviceUnit::new(own, model.device().clone(), *block, samples, batch, model.tf32())?))

@@ -1,7 +1,7 @@
-//! Compiles a part of a graph into a plan.
+//! Compiles a part of a graph into a program.
 
-use super::plan::{Instruction, Plan, Slot};
-use super::weights::Weights;
+use super::program::{Instruction, Program, Slot};
+use super::weights::{Place, Weights};
 use crate::error::{Error, Result};
 use crate::graph::geometry::{border, convolution, image};
 use crate::graph::{Graph, NodeId, Op, Subgraph};
@@ -10,7 +10,7 @@ use crate::model::{Precision, QuantModel};
 use crate::quantizer::QuantizerKernel;
 use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::nhwc::stage::{Function, Stage, TensorGrid};
-use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout, Steps};
+use qdrop_kernels::nhwc::{Layout, Steps};
 use std::collections::HashMap;
 
 /// The grid of a node's quantizer, if the kernels support the quantizer.
@@ -33,10 +33,11 @@ fn grid(model: &QuantModel, id: NodeId) -> Result<Option<TensorGrid>> {
     Ok(Some(TensorGrid { scale, zero_point, qmin: spec.qmin(), qmax: spec.qmax() }))
 }
 
-/// Builds a plan.
+/// Builds a program.
 struct Builder<'a> {
     graph: &'a Graph,
     batch: usize,
+    bordered: bool,
     instructions: Vec<Instruction>,
     layouts: Vec<Layout>,
     /// Slots whose value has no further reader.
@@ -49,15 +50,17 @@ struct Builder<'a> {
     readers: HashMap<NodeId, usize>,
 }
 
-pub fn compile(
+/// `bordered` says whether convolutions read their padding as a border of zeros.
+pub fn compile<P: Place>(
     model: &QuantModel,
     precision: Precision,
     part: &Subgraph,
-    weights: &Weights,
+    weights: &Weights<P>,
     batch: usize,
-) -> Result<Plan> {
+    bordered: bool,
+) -> Result<Program> {
     let graph = model.graph();
-    let mut b = Builder::new(graph, part, batch);
+    let mut b = Builder::new(graph, part, batch, bordered);
     for (input, id) in part.inputs().iter().enumerate() {
         let to = b.new_slot(*id);
         b.instructions.push(Instruction::Read { input, to });
@@ -83,16 +86,16 @@ pub fn compile(
         }
         b.finish(*id, &sources);
     }
-    let buffers = b.layouts.iter().map(|layout| (Buffer::zeros(layout.len()), *layout)).collect();
-    Ok(Plan { instructions: b.instructions, buffers })
+    Ok(Program { instructions: b.instructions, layouts: b.layouts })
 }
 
 impl<'a> Builder<'a> {
-    fn new(graph: &'a Graph, part: &Subgraph, batch: usize) -> Self {
+    fn new(graph: &'a Graph, part: &Subgraph, batch: usize, bordered: bool) -> Self {
         let (mut borders, mut readers) = (HashMap::new(), HashMap::new());
         for id in part.nodes().iter().rev() {
             let own = borders.get(id).copied().unwrap_or(0);
             let needed = match convolution(graph, *id, batch) {
+                _ if !bordered => 0,
                 Some(shape) => border(&shape),
                 // These may run in place, on a value whose border their readers need.
                 None if matches!(graph.node(*id).op, Op::Activation(_) | Op::Clip | Op::Add | Op::Flatten) => own,
@@ -108,6 +111,7 @@ impl<'a> Builder<'a> {
         Self {
             graph,
             batch,
+            bordered,
             instructions,
             layouts,
             free,
@@ -173,8 +177,7 @@ impl<'a> Builder<'a> {
 
     /// Adds a convolution from slot to slot.
     fn convolve(&mut self, id: NodeId, shape: &Conv2dShape, from: Slot, to: Slot) {
-        let convolution = Box::new(ForwardConvolution::new(shape, self.layouts[from], self.layouts[to]));
-        self.instructions.push(Instruction::Convolve { node: id, convolution, from, to });
+        self.instructions.push(Instruction::Convolve { node: id, shape: *shape, from, to });
     }
 
     /// Adds a layer that is sums of integers.
@@ -214,18 +217,18 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds the instructions of a node. Returns false if candle has to compute it.
-    fn node(&mut self, id: NodeId, sources: &[Slot], weights: &Weights) -> bool {
+    fn node<P: Place>(&mut self, id: NodeId, sources: &[Slot], weights: &Weights<P>) -> bool {
         let graph = self.graph;
         let op = &graph.node(id).op;
         match (op, sources) {
             (Op::Conv2d { .. } | Op::Linear { .. }, &[from]) => {
                 let Some(shape) = convolution(graph, id, self.batch) else { return false };
-                let x = self.layouts[from];
-                if weights.get(id).is_err() || x.border < border(&shape) {
+                let lacks_border = self.bordered && self.layouts[from].border < border(&shape);
+                if lacks_border || !weights.has_layer(id) {
                     return false;
                 }
-                if let Some(sums) = weights.sums(id) {
-                    self.sums(id, &shape, from, sums.layer().rest);
+                if let Some(sums) = weights.find_sums(id) {
+                    self.sums(id, &shape, from, sums.layer.rest);
                 } else {
                     let to = self.new_slot(id);
                     self.convolve(id, &shape, from, to);

@@ -1,45 +1,82 @@
-//! Forward passes on the kernels, with channels-last images and weights that are packed once.
+//! Forward passes on the kernels, with channels-last images and weights that are prepared once.
 //!
-//! They compute the same values as [`QuantModel::run`], which computes node by node. On the CPU, kernels compute
-//! convolutions, fully connected layers, activation functions, sums and products, pools, operations that move channels, and
-//! quantizers that round to nearest. Candle computes every other operation, and every operation on other devices.
+//! They compute the same values as [`QuantModel::run`], which computes node by node. Kernels of the CPU, or of a CUDA device,
+//! compute convolutions, fully connected layers, activation functions, sums and products, pools, operations that move
+//! channels, and quantizers that round to nearest. Candle computes every other operation.
 
 mod compile;
-mod plan;
+mod cpu;
+mod device;
+mod program;
 mod weights;
 
+use crate::cuda::device::{Buffer, Device};
 use crate::error::Result;
 use crate::graph::Subgraph;
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
 use candle_core::Tensor;
-use plan::Plan;
+use cpu::Cpu;
+use device::OnDevice;
 use qdrop_kernels::in_pool;
-use std::collections::BTreeMap;
-use weights::{Sums, Weights};
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::sync::Arc;
+use weights::{Place, Weights};
 
-/// Images that pass through all nodes as one chunk: enough to reuse the weights, and few enough for their values to
+/// Images that pass through all nodes as one chunk on the CPU: enough to reuse the weights, and few enough for their values to
 /// stay in the cache.
 const TOGETHER: usize = 8;
+/// The same on a device: enough to keep it busy.
+const TOGETHER_ON_DEVICE: usize = 64;
 
 /// A compiled part of a model, which computes its outputs for any number of inputs.
 pub struct Inference<'a> {
     model: &'a QuantModel,
     precision: Precision,
     part: Subgraph,
-    weights: Weights,
-    /// Plans by the number of images.
+    runs: Runs,
+}
+
+/// Prepared weights, and plans by the number of images.
+struct Prepared<P: Place, Plan> {
+    place: P,
+    weights: Weights<P>,
     plans: BTreeMap<usize, Plan>,
 }
 
+/// What computes.
+enum Runs {
+    Cpu(Prepared<Cpu, cpu::Plan>),
+    Device(Prepared<OnDevice, device::Plan>),
+}
+
+impl<P: Place, Plan> Prepared<P, Plan> {
+    fn new(place: P, model: &QuantModel, precision: Precision, part: &Subgraph) -> Result<Self> {
+        let weights = Weights::new(&place, model, precision, part)?;
+        Ok(Self { place, weights, plans: BTreeMap::new() })
+    }
+}
+
 impl<'a> Inference<'a> {
-    /// Compiles a part of the network.
+    /// Compiles a part of the network for the model's device.
     ///
     /// # Errors
-    /// A quantizer has no range, or a parameter is missing.
+    /// A quantizer has no range, or a parameter is missing; the kernels of a GPU cannot be compiled, or its memory is too small.
     pub fn new(model: &'a QuantModel, precision: Precision, part: Subgraph) -> Result<Self> {
-        let weights = Weights::new(model, precision, &part)?;
-        Ok(Self { model, precision, part, weights, plans: BTreeMap::new() })
+        let runs = match crate::cuda::of(model.device())? {
+            Some(device) => return Self::on(device, model, precision, part),
+            None => Runs::Cpu(Prepared::new(Cpu, model, precision, &part)?),
+        };
+        Ok(Self { model, precision, part, runs })
+    }
+
+    /// Compiles a part of the network for a CUDA device: a GPU where the model is, or one that computes with tensors of the CPU.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn on(device: Arc<dyn Device>, model: &'a QuantModel, precision: Precision, part: Subgraph) -> Result<Self> {
+        let runs = Runs::Device(Prepared::new(OnDevice(device), model, precision, &part)?);
+        Ok(Self { model, precision, part, runs })
     }
 
     /// Compiles the whole network.
@@ -64,29 +101,55 @@ impl<'a> Inference<'a> {
     /// # Errors
     /// The inputs do not match, or an operation fails; the error names its node.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        if !self.model.device().is_cpu() {
-            let (model, precision, weights) = (self.model, self.precision, &self.weights);
-            return self.part.run(model.graph(), inputs, |id, read| {
-                model.value_of_sums(id, read, precision, weights.sums(id).map(Sums::layer))
-            });
-        }
-        let graph = self.model.graph();
-        let batch = self.part.check_inputs(graph, inputs.iter().map(Tensor::dims))?;
-        let values = inputs.iter().map(|x| host_values(x, <[f32]>::to_vec)).collect::<candle_core::Result<Vec<_>>>()?;
-        let shapes: Vec<Vec<usize>> =
-            self.part.outputs().iter().map(|id| [&[batch], graph.node(*id).shape.as_slice()].concat()).collect();
-        let mut outputs: Vec<Vec<f32>> = shapes.iter().map(|shape| vec![0.0; shape.iter().product()]).collect();
-        for first in (0..batch).step_by(TOGETHER) {
-            let count = TOGETHER.min(batch - first);
-            let (model, precision, weights) = (self.model, self.precision, &self.weights);
-            let plan = match self.plans.entry(count) {
-                std::collections::btree_map::Entry::Occupied(plan) => plan.into_mut(),
-                std::collections::btree_map::Entry::Vacant(place) => {
-                    place.insert(compile::compile(model, precision, &self.part, weights, count)?)
+        let (model, precision, part) = (self.model, self.precision, &self.part);
+        let graph = model.graph();
+        let batch = part.check_inputs(graph, inputs.iter().map(Tensor::dims))?;
+        let shapes = part.outputs().iter().map(|id| [&[batch], graph.node(*id).shape.as_slice()].concat());
+        let shapes: Vec<Vec<usize>> = shapes.collect();
+        match &mut self.runs {
+            Runs::Cpu(Prepared { weights, plans, .. }) => {
+                let values = inputs.iter().map(|x| host_values(x, <[f32]>::to_vec));
+                let values = values.collect::<candle_core::Result<Vec<_>>>()?;
+                let mut outputs: Vec<_> = shapes.iter().map(|shape| vec![0.0; shape.iter().product()]).collect();
+                for first in (0..batch).step_by(TOGETHER) {
+                    let count = TOGETHER.min(batch - first);
+                    let plan = planned(plans, count, || {
+                        Ok(cpu::Plan::new(compile::compile(model, precision, part, weights, count, true)?))
+                    })?;
+                    in_pool(|| plan.run(model, precision, weights, (&values, &mut outputs), first, batch))?;
                 }
-            };
-            in_pool(|| plan.run(model, precision, weights, (&values, &mut outputs), first, batch))?;
+                let tensors = outputs.into_iter().zip(shapes);
+                tensors.map(|(values, shape)| Ok(Tensor::from_vec(values, shape, model.device())?)).collect()
+            }
+            Runs::Device(Prepared { place: OnDevice(device), weights, plans }) => {
+                let device = &**device;
+                let outputs = shapes.iter().map(|shape| Buffer::zeros(device, shape.iter().product()));
+                let outputs = outputs.collect::<Result<Vec<_>>>()?;
+                for first in (0..batch).step_by(TOGETHER_ON_DEVICE) {
+                    let count = TOGETHER_ON_DEVICE.min(batch - first);
+                    let some = inputs.iter().map(|x| x.narrow(0, first, count));
+                    let some = some.collect::<candle_core::Result<Vec<_>>>()?;
+                    let plan = planned(plans, count, || {
+                        let program = compile::compile(model, precision, part, weights, count, false)?;
+                        device::Plan::new(device, program, model.tf32())
+                    })?;
+                    plan.run(device, model, precision, weights, (&some, &outputs), first)?;
+                }
+                let tensors = outputs.iter().zip(&shapes);
+                tensors.map(|(values, shape)| values.to_tensor(device, shape, model.device())).collect()
+            }
         }
-        outputs.into_iter().zip(shapes).map(|(v, shape)| Ok(Tensor::from_vec(v, shape, self.model.device())?)).collect()
+    }
+}
+
+/// The plan for this many images, which `make` makes if there is none.
+fn planned<Plan>(
+    plans: &mut BTreeMap<usize, Plan>,
+    count: usize,
+    make: impl FnOnce() -> Result<Plan>,
+) -> Result<&mut Plan> {
+    match plans.entry(count) {
+        Entry::Occupied(plan) => Ok(plan.into_mut()),
+        Entry::Vacant(place) => Ok(place.insert(make()?)),
     }
 }

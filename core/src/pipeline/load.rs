@@ -125,10 +125,9 @@ pub fn calibration_images(
     }
     order.truncate(count);
     progress.event(Event::Started { stage: "calibration images", total: order.len() });
-    let device = cache.device().clone();
     let mut images = Collector { cache, pending: Vec::new(), fingerprint: Fingerprint::default() };
     let (mut done, mut broken) = (0, BrokenImages::default());
-    load_ahead(dataset, order.chunks(64), input, &device, |batch| {
+    load_ahead(dataset, order.chunks(64), input, &Device::Cpu, |batch| {
         done += batch.targets.len() + batch.broken.len();
         broken.add(&batch.broken);
         for message in batch.broken {
@@ -161,9 +160,10 @@ struct Collector {
 }
 
 impl Collector {
+    /// Adds images on the host, where their fingerprint is taken.
     fn add(&mut self, images: Tensor) -> Result<()> {
         host_values(&images, |values| self.fingerprint.update(values))?;
-        self.pending.push(images);
+        self.pending.push(images.to_device(self.cache.device())?);
         let all = Tensor::cat(&self.pending, 0).doing("collecting the calibration images")?;
         let (count, mut start) = (all.dim(0)?, 0);
         while count - start >= CACHED_BATCH {

@@ -1,7 +1,7 @@
 //! The interface between a reconstructor and the unit that it reconstructs.
 
 use super::context::Context;
-use crate::engine::{self, cuda, UnitEngine, UnitSamples, EVERYTHING};
+use crate::engine::{self, UnitEngine, UnitSamples, EVERYTHING};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Subgraph, Unit};
 use crate::model::QuantModel;
@@ -23,7 +23,7 @@ pub struct UnitTask<'a> {
     pub(super) unit: &'a Unit,
     pub(super) float: Option<&'a QuantModel>,
     cost: f64,
-    device: Option<Arc<dyn cuda::Device>>,
+    device: Option<Arc<dyn crate::cuda::Device>>,
     soft_share: Option<f64>,
 }
 
@@ -88,7 +88,7 @@ impl<'a> UnitTask<'a> {
     }
 
     /// Computes fused steps on `device` instead of the model's.
-    pub fn on(self, device: Arc<dyn cuda::Device>) -> Self {
+    pub fn on(self, device: Arc<dyn crate::cuda::Device>) -> Self {
         Self { device: Some(device), ..self }
     }
 

@@ -1,9 +1,14 @@
 //! Minimizes a function of one variable between bounds.
 
+use qdrop_core::prelude::Result;
+
 /// Brent's method with bounds (R. Brent, "Algorithms for Minimization without Derivatives", 1973,
 /// chapter 5), with the tolerances of SciPy's `minimize_scalar(method="bounded")`: 1e-5 absolute,
 /// at most 500 evaluations. Returns the position and the value of the minimum found.
-pub fn minimize(lower: f64, upper: f64, mut f: impl FnMut(f64) -> f64) -> (f64, f64) {
+///
+/// # Errors
+/// Those of `f`.
+pub fn minimize(lower: f64, upper: f64, mut f: impl FnMut(f64) -> Result<f64>) -> Result<(f64, f64)> {
     const TOLERANCE: f64 = 1e-5;
     const MAX_EVALUATIONS: usize = 500;
     let relative = f64::EPSILON.sqrt();
@@ -12,7 +17,7 @@ pub fn minimize(lower: f64, upper: f64, mut f: impl FnMut(f64) -> f64) -> (f64, 
     // x is the best point, w the second best, v the previous value of w.
     let mut x = a + golden * (b - a);
     let (mut v, mut w) = (x, x);
-    let mut fx = f(x);
+    let mut fx = f(x)?;
     let (mut fv, mut fw) = (fx, fx);
     let (mut step, mut previous): (f64, f64) = (0.0, 0.0);
     let mut evaluations = 1;
@@ -20,7 +25,7 @@ pub fn minimize(lower: f64, upper: f64, mut f: impl FnMut(f64) -> f64) -> (f64, 
         let middle = 0.5 * (a + b);
         let tolerance = relative * x.abs() + TOLERANCE / 3.0;
         if (x - middle).abs() <= 2.0 * tolerance - 0.5 * (b - a) || evaluations >= MAX_EVALUATIONS {
-            return (x, fx);
+            return Ok((x, fx));
         }
         let mut golden_step = true;
         if previous.abs() > tolerance {
@@ -50,7 +55,7 @@ pub fn minimize(lower: f64, upper: f64, mut f: impl FnMut(f64) -> f64) -> (f64, 
         }
         let sign = if step >= 0.0 { 1.0 } else { -1.0 };
         let at = x + sign * step.abs().max(tolerance);
-        let value = f(at);
+        let value = f(at)?;
         evaluations += 1;
         if value <= fx {
             if at >= x {
@@ -83,10 +88,10 @@ mod tests {
 
     #[test]
     fn finds_known_minima() {
-        let (x, value) = minimize(0.0, 4.0, |x| (x - 1.3).powi(2) + 2.0);
+        let (x, value) = minimize(0.0, 4.0, |x| Ok((x - 1.3).powi(2) + 2.0)).unwrap();
         assert!((x - 1.3).abs() < 1e-4 && (value - 2.0).abs() < 1e-8);
-        let (x, _) = minimize(1.0, 4.0, |x| x);
+        let (x, _) = minimize(1.0, 4.0, Ok).unwrap();
         assert!((x - 1.0).abs() < 1e-4);
-        assert_eq!(minimize(0.0, 0.0, |x| x).0, 0.0);
+        assert_eq!(minimize(0.0, 0.0, Ok).unwrap().0, 0.0);
     }
 }

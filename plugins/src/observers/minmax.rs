@@ -1,7 +1,9 @@
 //! Smallest and largest value.
 
-use super::statistics::{channels, Combine, RunningRange};
+use super::mse::of_rows;
+use super::statistics::{Combine, RunningRange};
 use qdrop_core::prelude::*;
+use qdrop_core::rows::Rows;
 
 struct MinMax {
     granularity: Granularity,
@@ -10,8 +12,7 @@ struct MinMax {
 
 impl Observer for MinMax {
     fn observe(&mut self, x: &Tensor) -> Result<()> {
-        let rows = channels(x, self.granularity)?;
-        self.running.update(Range { min: rows.min(1)?.to_vec1()?, max: rows.max(1)?.to_vec1()? })
+        self.running.update(of_rows(&Rows::new(x, self.granularity)?, |_, min, max| Ok((min, max)))?)
     }
 
     fn range(&self) -> Result<Range> {

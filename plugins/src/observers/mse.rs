@@ -1,8 +1,9 @@
 //! The range with the smallest quantization error, by exhaustive search.
 
-use super::statistics::{channels, Combine, RunningRange};
-use qdrop_core::kernels::range_search::{search, Bounds, Candidate, POWER};
+use super::statistics::{Combine, RunningRange};
+use qdrop_core::kernels::range_search::{Bounds, Candidate, POWER};
 use qdrop_core::prelude::*;
+use qdrop_core::rows::{Row, Rows};
 
 /// Number of widths of the range that are tried.
 const WIDTHS: usize = 100;
@@ -66,29 +67,17 @@ impl Side {
     }
 }
 
-/// Calls `body(channel values, min, max)` for each channel, in parallel, and collects the ranges.
-pub(super) fn per_channel(
-    x: &Tensor,
-    granularity: Granularity,
-    body: impl Fn(&[f32], f32, f32) -> (f32, f32) + Sync + Send,
+/// Calls `body(row, min, max)` for each row, in parallel, and collects the ranges.
+pub(super) fn of_rows(
+    rows: &Rows,
+    body: impl Fn(Row<'_>, f32, f32) -> Result<(f32, f32)> + Sync + Send,
 ) -> Result<Range> {
-    use qdrop_core::kernels::range_search::min_max;
-    let rows = channels(x, granularity)?;
-    let count = rows.dim(0)?;
-    let ranges = ops::host_values(&rows, |values| {
-        let width = (values.len() / count.max(1)).max(1);
-        qdrop_core::kernels::segments::map_chunks(values, width, |row| {
-            let (min, max) = min_max(row);
-            body(row, min, max)
-        })
+    let ranges = rows.map(|row| {
+        let (min, max) = row.extremes()?;
+        body(row, min, max)
     })?;
     let (min, max) = ranges.into_iter().unzip();
     Ok(Range { min, max })
-}
-
-/// Smallest and largest value of a whole tensor.
-pub(super) fn extremes(x: &Tensor) -> Result<(f32, f32)> {
-    Ok(ops::host_values(x, qdrop_core::kernels::range_search::min_max)?)
 }
 
 struct Mse {
@@ -100,10 +89,11 @@ struct Mse {
 
 impl Observer for Mse {
     fn observe(&mut self, x: &Tensor) -> Result<()> {
-        let (min, max) = extremes(x)?;
+        let rows = Rows::new(x, self.spec.granularity)?;
+        let (min, max) = rows.extremes()?;
         let side = *self.side.get_or_insert(Side::of(min, max));
         let (spec, params) = (self.spec, self.params);
-        let range = per_channel(x, spec.granularity, |row, min, max| {
+        let range = of_rows(&rows, |row, min, max| {
             let candidates = if side != Side::Both || spec.symmetric {
                 one_dimensional(min, max, side)
             } else if spec.granularity == Granularity::PerTensor {
@@ -111,7 +101,7 @@ impl Observer for Mse {
             } else {
                 two_dimensional(max.max(0.0) - min.min(0.0), &spec)
             };
-            best(row, &candidates, &spec, params).unwrap_or((min, max))
+            Ok(best(row, &candidates, &spec, params)?.unwrap_or((min, max)))
         })?;
         self.running.update(range)
     }
@@ -149,7 +139,7 @@ fn two_dimensional(width: f32, spec: &QuantSpec) -> Vec<(f32, f32)> {
 }
 
 /// The first of the candidates with the smallest error.
-fn best(x: &[f32], ranges: &[(f32, f32)], spec: &QuantSpec, params: MseParams) -> Option<(f32, f32)> {
+fn best(x: Row<'_>, ranges: &[(f32, f32)], spec: &QuantSpec, params: MseParams) -> Result<Option<(f32, f32)>> {
     let candidates: Vec<Candidate> = ranges
         .iter()
         .map(|(min, max)| {
@@ -158,8 +148,8 @@ fn best(x: &[f32], ranges: &[(f32, f32)], spec: &QuantSpec, params: MseParams) -
         })
         .collect();
     let bounds = Bounds { qmin: spec.qmin(), qmax: spec.qmax(), power: params.p };
-    let (index, error) = search(x, &candidates, bounds)?;
-    (error < MAX_ERROR).then(|| ranges[index])
+    let found = x.search(&candidates, bounds)?;
+    Ok(found.filter(|(_, error)| *error < MAX_ERROR).map(|(index, _)| ranges[index]))
 }
 
 fn build(spec: &QuantSpec, params: &Params, combine: Combine) -> Result<Box<dyn Observer>> {

@@ -1,12 +1,13 @@
 //! The range with the smallest quantization error, by bounded scalar minimization.
 
 use super::brent::minimize;
-use super::mse::{extremes, per_channel, MseParams, Side};
+use super::mse::{of_rows, MseParams, Side};
 use super::statistics::{Combine, RunningRange};
 use qdrop_core::grid::MIN_SCALE;
-use qdrop_core::kernels::range_search::{error, Bounds, Candidate};
+use qdrop_core::kernels::range_search::{Bounds, Candidate};
 use qdrop_core::kernels::rounding::round_half_even;
 use qdrop_core::prelude::*;
+use qdrop_core::rows::{Row, Rows};
 
 struct MseFast {
     spec: QuantSpec,
@@ -17,15 +18,16 @@ struct MseFast {
 
 impl Observer for MseFast {
     fn observe(&mut self, x: &Tensor) -> Result<()> {
-        let (min, max) = extremes(x)?;
+        let rows = Rows::new(x, self.spec.granularity)?;
+        let (min, max) = rows.extremes()?;
         let side = *self.side.get_or_insert(Side::of(min, max));
         let (spec, p) = (self.spec, self.params.p);
-        let range = per_channel(x, spec.granularity, |row, min, max| {
+        let range = of_rows(&rows, |row, min, max| {
             if side != Side::Both || spec.symmetric {
                 by_width(row, min.abs().max(max), side, &spec, p)
             } else {
-                let (low, high) = by_width_and_shift(row, max - min, &spec, p);
-                (low.max(min), high.min(max))
+                let (low, high) = by_width_and_shift(row, max - min, &spec, p)?;
+                Ok((low.max(min), high.min(max)))
             }
         })?;
         self.running.update(range)
@@ -43,7 +45,7 @@ impl Observer for MseFast {
 
 /// The error of a range. The grid is computed in f64, because ranges of equal width and zero point must have
 /// exactly the same scale. Otherwise the search would follow the rounding noise of the scale.
-fn range_error(x: &[f32], min: f64, max: f64, spec: &QuantSpec, p: f32) -> f64 {
+fn range_error(x: Row<'_>, min: f64, max: f64, spec: &QuantSpec, p: f32) -> Result<f64> {
     let (min, max) = (min.min(0.0), max.max(0.0));
     let (qmin, qmax) = (f64::from(spec.qmin()), f64::from(spec.qmax()));
     let (scale, zero_point) = if spec.symmetric {
@@ -53,7 +55,7 @@ fn range_error(x: &[f32], min: f64, max: f64, spec: &QuantSpec, p: f32) -> f64 {
         (scale, (qmin - f64::from(round_half_even((min / scale) as f32))).clamp(qmin, qmax))
     };
     let candidate = Candidate { scale: scale.max(f64::from(MIN_SCALE)) as f32, zero_point: zero_point as f32 };
-    error(x, candidate, Bounds { qmin: spec.qmin(), qmax: spec.qmax(), power: p })
+    x.error(candidate, Bounds { qmin: spec.qmin(), qmax: spec.qmax(), power: p })
 }
 
 /// Bounds of the search for the range's width, for a tensor with values of width `width`.
@@ -61,25 +63,25 @@ fn widths(width: f32) -> (f64, f64) {
     ((0.01 * f64::from(width)).min(0.1), f64::from(width))
 }
 
-fn by_width(x: &[f32], width: f32, side: Side, spec: &QuantSpec, p: f32) -> (f32, f32) {
+fn by_width(x: Row<'_>, width: f32, side: Side, spec: &QuantSpec, p: f32) -> Result<(f32, f32)> {
     let (lower, upper) = widths(width);
     let (t, _) = minimize(lower, upper, |t| {
         let (min, max) = side.range(t as f32);
         range_error(x, min.into(), max.into(), spec, p)
-    });
-    side.range(t as f32)
+    })?;
+    Ok(side.range(t as f32))
 }
 
-fn by_width_and_shift(x: &[f32], width: f32, spec: &QuantSpec, p: f32) -> (f32, f32) {
+fn by_width_and_shift(x: Row<'_>, width: f32, spec: &QuantSpec, p: f32) -> Result<(f32, f32)> {
     let best_shift = |t: f64| {
         let delta = t / f64::from(spec.qmax() - spec.qmin());
         let (lower, upper) = (delta * f64::from(spec.qmin()), delta * f64::from(spec.qmax()));
         minimize(lower, upper, |shift| range_error(x, -shift, t - shift, spec, p))
     };
     let (lower, upper) = widths(width);
-    let (t, _) = minimize(lower, upper, |t| best_shift(t).1);
-    let (shift, _) = best_shift(t);
-    (-shift as f32, (t - shift) as f32)
+    let (t, _) = minimize(lower, upper, |t| Ok(best_shift(t)?.1))?;
+    let (shift, _) = best_shift(t)?;
+    Ok((-shift as f32, (t - shift) as f32))
 }
 
 fn build(spec: &QuantSpec, params: &Params, combine: Combine) -> Result<Box<dyn Observer>> {

@@ -1,4 +1,4 @@
-//! What the observers share: per-channel views, and combining the ranges of several calls.
+//! What the observers share: combining the ranges of several calls.
 
 use qdrop_core::prelude::*;
 
@@ -74,19 +74,4 @@ impl RunningRange {
     pub fn get(&self) -> Result<Range> {
         self.range.clone().ok_or_else(|| Error::message("the observer has seen no tensor"))
     }
-}
-
-/// The values of each channel as one row.
-pub fn channels(x: &Tensor, granularity: Granularity) -> Result<Tensor> {
-    let flat = match granularity {
-        Granularity::PerTensor => x.reshape((1, x.elem_count()))?,
-        Granularity::PerAxis(axis) if axis < x.rank() => {
-            let x = if axis == 0 { x.clone() } else { x.transpose(0, axis)? };
-            x.contiguous()?.flatten_from(1)?
-        }
-        Granularity::PerAxis(axis) => {
-            return Err(Error::message(format!("a tensor of shape {:?} has no axis {axis}", x.dims())))
-        }
-    };
-    Ok(flat)
 }

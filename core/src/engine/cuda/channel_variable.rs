@@ -1,8 +1,8 @@
 //! Learned variables other than roundings and activations' scales: biases, and scales of weights.
 
-use super::abi::Rates;
-use super::device::{Buffer, Device};
-use super::kernels::{learn_channels, Channels};
+use crate::cuda::abi::Rates;
+use crate::cuda::device::{Buffer, Device};
+use crate::cuda::kernels::{learn_channels, Channels};
 use crate::engine::interface::EngineState;
 use crate::engine::variable::Variable;
 use crate::error::Result;

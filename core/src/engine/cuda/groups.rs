@@ -1,6 +1,6 @@
 //! The groups of a unit's parameters, each of which has a row in the table of learning rates.
 
-use super::abi::Rates;
+use crate::cuda::abi::Rates;
 use crate::engine::checks::rate_of;
 use crate::error::Result;
 use crate::optim::adam_step;

@@ -1,8 +1,8 @@
 //! Where a step reads its images from.
 
-use super::device::{Buffer, Device};
-use super::kernels::{transpose, Chosen};
 use crate::cache::{CachedValues, Reservation};
+use crate::cuda::device::{Buffer, Device};
+use crate::cuda::kernels::{transpose, Chosen};
 use crate::engine::samples::UnitSamples;
 use crate::error::{Error, Result};
 use candle_core::Tensor;
@@ -130,7 +130,7 @@ impl Samples {
         })
     }
 
-    /// Begins a step of these samples.
+    /// Brings the inputs of a step's samples to the device.
     pub fn begin(&self, device: &dyn Device, samples: &[usize]) -> Result<()> {
         if let Some(missing) = samples.iter().find(|s| **s >= self.count) {
             return Err(Error::message(format!("sample {missing} of {} cached ones does not exist", self.count)));
@@ -146,9 +146,13 @@ impl Samples {
         [&self.quantized_input, &self.float_input].map(|source| source.chosen(&self.numbers))
     }
 
+    /// Brings the targets of the step's samples to the device.
+    pub fn load_targets(&self, device: &dyn Device, samples: &[usize]) -> Result<()> {
+        self.float_output.load(device, samples, self.output)
+    }
+
     /// The target outputs of the step's samples.
-    pub fn targets(&self, device: &dyn Device, samples: &[usize]) -> Result<Chosen<'_>> {
-        self.float_output.load(device, samples, self.output)?;
-        Ok(self.float_output.chosen(&self.numbers))
+    pub fn targets(&self) -> Chosen<'_> {
+        self.float_output.chosen(&self.numbers)
     }
 }

@@ -1,9 +1,9 @@
 //! The quantizers of a unit's activations, what is learned of them, and the sums of a step.
 
-use super::abi::{Rates, Site, Sums};
-use super::device::{Buffer, Device};
 use super::groups::Groups;
-use super::kernels::{self, Chosen, StageInput};
+use crate::cuda::abi::{Rates, Site, Sums};
+use crate::cuda::device::{Buffer, Device};
+use crate::cuda::kernels::{self, Chosen, StageInput};
 use crate::engine::chain::ChainStage;
 use crate::engine::interface::EngineState;
 use crate::engine::variable::Variable;
@@ -94,6 +94,11 @@ impl Sites {
     /// Adds the sums of all stages' blocks.
     pub fn add_up(&self, device: &dyn Device) -> Result<()> {
         kernels::add_sums(device, &self.sums, &self.ranges, &self.totals)
+    }
+
+    /// The sums of the last step, one for each site; those of the last site have the loss.
+    pub fn totals(&self) -> &Buffer<Sums> {
+        &self.totals
     }
 
     /// The sum of squared errors of the last step.

@@ -1,15 +1,16 @@
 //! Computes the steps of a unit on a device.
 
-use super::abi::{Choices, Draw, Rates, Regularizer as RoundingRegularizer, Rows};
-use super::device::{Buffer, Device};
 use super::groups::Groups;
-use super::kernels::{self, StageInput};
+use super::queue::{Queue, TOGETHER};
 use super::samples::Samples;
 use super::sites::Sites;
 use super::weight::Weight;
+use crate::cuda::abi::{Choices, Draw, Rates, Regularizer as RoundingRegularizer, Rows};
+use crate::cuda::device::{Buffer, Device};
+use crate::cuda::kernels::{self, StageInput};
 use crate::engine::chain::{Block, Shortcut as BlockShortcut};
 use crate::engine::checks::{check_batch, check_gradients, no_gradients, no_mixing};
-use crate::engine::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
+use crate::engine::interface::{EngineState, Regularizer, Step, StepTimes, UnitEngine};
 use crate::engine::samples::UnitSamples;
 use crate::error::Result;
 use crate::ops::{host_values, Keep};
@@ -47,6 +48,8 @@ pub struct DeviceUnit {
     planes: Option<Buffer<f32>>,
     pending: bool,
     has_gradients: bool,
+    /// Steps that the device does not wait for.
+    queue: Queue,
     times: StepTimes,
     /// Number of updates so far.
     updates: usize,
@@ -143,6 +146,7 @@ impl DeviceUnit {
             planes: None,
             pending: false,
             has_gradients: false,
+            queue: Queue::new(d)?,
             times: StepTimes::default(),
             updates: 0,
             device,
@@ -155,8 +159,8 @@ impl DeviceUnit {
         [channels, self.output[2..].iter().product()]
     }
 
-    /// Begins a step: draws what its sites keep, and projects learned values onto their valid ranges.
-    fn begin(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<()> {
+    /// Brings to the device what a step reads. Returns which sites draw what they keep; the others were told.
+    fn upload(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<Vec<bool>> {
         let d = &*self.device;
         check_batch(samples, self.batch)?;
         self.pending = false;
@@ -179,12 +183,22 @@ impl DeviceUnit {
         }
         let all: Vec<Draw> = draws.iter().map(|draw| draw.unwrap_or_default()).collect();
         self.draws.write(d, 0, &all)?;
-        for (i, draw) in draws.iter().enumerate() {
-            if draw.is_some() {
-                kernels::draw_choices(d, &self.kept[i], &self.draws, i)?;
-            }
+        Ok(draws.iter().map(Option::is_some).collect())
+    }
+
+    /// Draws what sites keep, and projects learned values onto their valid ranges.
+    fn draw(&self, drawn: &[bool]) -> Result<()> {
+        let d = &*self.device;
+        for (i, kept) in self.kept.iter().enumerate().filter(|(i, _)| drawn[*i]) {
+            kernels::draw_choices(d, kept, &self.draws, i)?;
         }
         self.sites.prepare(d)
+    }
+
+    /// Begins a step.
+    fn begin(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<()> {
+        let drawn = self.upload(samples, keep)?;
+        self.draw(&drawn)
     }
 
     /// What the stage of a layer reads; that of the last one comes after the addition of the shortcut.
@@ -227,15 +241,65 @@ impl DeviceUnit {
         }
     }
 
-    /// Computes the batch up to the gradient of the last layer's `z`. Returns the factor of the sum of squared errors in
-    /// the loss.
-    fn end_pass(&self, samples: &[usize]) -> Result<f32> {
+    /// The factor of the sum of squared errors in the loss.
+    fn factor(&self) -> f32 {
+        let [_, pixels] = self.size();
+        (1.0 / (self.batch * pixels) as f64) as f32
+    }
+
+    /// Computes the batch up to the gradient of the last layer's `z`.
+    fn end_pass(&self) -> Result<()> {
         self.forward_pass()?;
-        let (d, last, [_, pixels]) = (&*self.device, self.layers.len() - 1, self.size());
-        let factor = (1.0 / (self.batch * pixels) as f64) as f32;
-        let target = self.samples.targets(d, samples)?;
-        self.sites.end(d, last, self.stage(last), target, (factor, self.samples.range), &self.layers[last].gz)?;
-        Ok(factor)
+        let (d, last) = (&*self.device, self.layers.len() - 1);
+        let (target, loss) = (self.samples.targets(), (self.factor(), self.samples.range));
+        self.sites.end(d, last, self.stage(last), target, loss, &self.layers[last].gz)
+    }
+
+    /// Brings to the device what an update reads.
+    fn upload_update(&mut self, rates: &[(&str, f64)], regularizer: Option<Regularizer>) -> Result<()> {
+        let d = &*self.device;
+        self.updates += 1;
+        self.rates.write(d, 0, &self.groups.rates(rates, self.updates)?)?;
+        let terms = |r: Regularizer| RoundingRegularizer { weight: r.weight as f32, b: r.b as f32 };
+        self.regularizer.write(d, 0, &[regularizer.map(terms).unwrap_or_default()])
+    }
+
+    /// Updates everything that is learned.
+    fn learn(&self) -> Result<()> {
+        let d = &*self.device;
+        self.sites.learn(d, &self.rates)?;
+        self.weights().try_for_each(|w| w.learn(d, &self.rates, &self.regularizer, &self.terms))
+    }
+
+    /// All launches of a whole step, which keeps its losses among those of the queue.
+    fn whole_step(&self, drawn: &[bool]) -> Result<()> {
+        let d = &*self.device;
+        self.draw(drawn)?;
+        self.end_pass()?;
+        self.backward_pass()?;
+        self.learn()?;
+        kernels::add_up(d, &self.terms, &self.term)?;
+        self.queue.keep(d, self.sites.totals(), &self.term)
+    }
+
+    /// Queues a whole step. The first one is launched as it is, so that libraries have allocated what they need when the
+    /// second one is recorded; later ones are replayed.
+    fn queue(&mut self, step: &Step<'_>) -> Result<()> {
+        let drawn = self.upload(step.samples, step.keep)?;
+        self.samples.load_targets(&*self.device, step.samples)?;
+        self.upload_update(step.rates, step.regularizer)?;
+        if !drawn.iter().all(|drawn| *drawn) {
+            return self.whole_step(&drawn);
+        }
+        if self.queue.is_warm && self.queue.recording.is_none() {
+            let recording = self.device.record(&mut || self.whole_step(&drawn))?;
+            self.queue.recording = recording;
+        }
+        self.queue.is_warm = true;
+        match &self.queue.recording {
+            Some(recording) => recording.replay(),
+            None => self.whole_step(&drawn),
+        }
     }
 
     /// Computes the gradients from that of the last layer's `z`.
@@ -321,9 +385,10 @@ impl UnitEngine for DeviceUnit {
     fn loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64> {
         let start = Instant::now();
         self.begin(samples, keep)?;
-        let factor = self.end_pass(samples)?;
+        self.samples.load_targets(&*self.device, samples)?;
+        self.end_pass()?;
         self.backward_pass()?;
-        let loss = finite(self.sites.loss(&*self.device)? * f64::from(factor), "reconstruction loss")?;
+        let loss = finite(self.sites.loss(&*self.device)? * f64::from(self.factor()), "reconstruction loss")?;
         self.has_gradients = true;
         self.times.forward += start.elapsed();
         Ok(loss)
@@ -334,11 +399,13 @@ impl UnitEngine for DeviceUnit {
         self.begin(samples, &|_| Keep::All)?;
         self.has_gradients = false;
         let d = &*self.device;
+        self.samples.load_targets(d, samples)?;
         self.weights().try_for_each(|w| w.harden(d))?;
-        let factor = self.end_pass(samples);
+        let passed = self.end_pass();
         self.weights().try_for_each(|w| w.prepare(d))?;
+        passed?;
         self.sites.add_up(d)?;
-        let loss = finite(self.sites.loss(d)? * f64::from(factor?), "reconstruction loss")?;
+        let loss = finite(self.sites.loss(d)? * f64::from(self.factor()), "reconstruction loss")?;
         self.times.forward += start.elapsed();
         Ok(loss)
     }
@@ -348,12 +415,9 @@ impl UnitEngine for DeviceUnit {
             return Err(no_gradients());
         }
         let start = Instant::now();
-        self.updates += 1;
+        self.upload_update(rates, regularizer)?;
+        self.learn()?;
         let d = &*self.device;
-        self.rates.write(d, 0, &self.groups.rates(rates, self.updates)?)?;
-        self.regularizer.write(d, 0, &[regularizer.into()])?;
-        self.sites.learn(d, &self.rates)?;
-        self.weights().try_for_each(|w| w.learn(d, &self.rates, &self.regularizer, &self.terms))?;
         let mut sum = [0.0];
         if regularizer.is_some() {
             kernels::add_up(d, &self.terms, &self.term)?;
@@ -361,6 +425,27 @@ impl UnitEngine for DeviceUnit {
         }
         self.times.backward += start.elapsed();
         finite(sum[0], "rounding regularizer")
+    }
+
+    fn together(&self) -> usize {
+        TOGETHER
+    }
+
+    fn steps(&mut self, steps: &[Step<'_>]) -> Result<Vec<[f64; 2]>> {
+        let (start, mut all) = (Instant::now(), Vec::new());
+        for some in steps.chunks(TOGETHER) {
+            self.queue.begin(&*self.device)?;
+            some.iter().try_for_each(|step| self.queue(step))?;
+            for (step, [sum, rounding]) in some.iter().zip(self.queue.losses(&*self.device)?) {
+                let loss = finite(sum * f64::from(self.factor()), "reconstruction loss")?;
+                let rounding = if step.regularizer.is_some() { rounding } else { 0.0 };
+                all.push([loss, finite(rounding, "rounding regularizer")?]);
+            }
+        }
+        self.has_gradients = false;
+        // Passes are not apart.
+        self.times.forward += start.elapsed();
+        Ok(all)
     }
 
     fn state(&mut self) -> Result<EngineState> {

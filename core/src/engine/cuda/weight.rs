@@ -1,11 +1,11 @@
 //! A weight of a unit with its bias and its convolution.
 
-use super::abi::{Rates, Regularizer};
 use super::channel_variable::ChannelVariable;
-use super::convolution::Convolution;
-use super::device::{Buffer, Device};
 use super::groups::Groups;
-use super::kernels::{self, bias_gradient, learn_rounding, scale_gradient, soft_weight};
+use crate::cuda::abi::{Rates, Regularizer};
+use crate::cuda::convolution::{from_device_order, to_device_order, Convolution};
+use crate::cuda::device::{Buffer, Device};
+use crate::cuda::kernels::{self, bias_gradient, learn_rounding, scale_gradient, soft_weight};
 use crate::engine::chain::{ChainConvolution, ChainWeight, SoftRounding};
 use crate::engine::interface::EngineState;
 use crate::engine::variable::Variable;
@@ -46,20 +46,6 @@ struct Rounding {
     first_term: usize,
     /// Learned scales, and those before the update.
     learned_scale: Option<(ChannelVariable, Buffer<f32>)>,
-}
-
-/// Numbers in the order (O, KH, KW, I) of numbers in the order (O, I, KH, KW), where I is that of a group.
-fn to_device_order(s: &Conv2dShape, values: &[f32]) -> Vec<f32> {
-    let (inputs, taps) = (s.in_channels / s.groups, s.kernel[0] * s.kernel[1]);
-    let filters = values.chunks_exact(inputs * taps);
-    filters.flat_map(|f| (0..taps * inputs).map(move |i| f[i % inputs * taps + i / inputs])).collect()
-}
-
-/// The inverse of [`to_device_order`].
-fn from_device_order(s: &Conv2dShape, values: &[f32]) -> Vec<f32> {
-    let (inputs, taps) = (s.in_channels / s.groups, s.kernel[0] * s.kernel[1]);
-    let filters = values.chunks_exact(inputs * taps);
-    filters.flat_map(|f| (0..taps * inputs).map(move |i| f[i % taps * inputs + i / taps])).collect()
 }
 
 impl Rounding {

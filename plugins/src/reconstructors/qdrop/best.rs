@@ -31,6 +31,11 @@ impl Best {
         Self { due: due(params), batches: (0..count).map(batch).collect(), kept: None }
     }
 
+    /// The number of finished steps, above `step`, after which the loss is measured next.
+    pub fn next_due(&self, step: usize) -> Option<usize> {
+        self.due.get(self.due.partition_point(|due| *due <= step)).copied()
+    }
+
     /// Measures the loss after `step` steps, if it is due.
     pub fn check(&mut self, step: usize, engine: &mut dyn UnitEngine) -> Result<()> {
         if self.due.binary_search(&step).is_err() {

@@ -3,6 +3,7 @@
 use super::best::Best;
 use super::params::{Drop, QdropParams};
 use super::prediction::Prediction;
+use qdrop_core::engine::Step;
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Event;
 
@@ -34,26 +35,34 @@ pub(super) fn learn(
         engine.restore(state.losses.len(), &state.tensors).map_err(|e| unit.error(e))?;
         losses = state.losses;
     }
-    let mut rates: Vec<(&str, f64)> = params.groups().into_iter().map(|group| (group, 0.0)).collect();
-    let random = context.random;
     let (mut predictions, mut prediction) = (predictions, None);
     context.progress.event(Event::Started { stage: unit.name, total: steps });
-    for step in losses.len()..steps {
+    while losses.len() < steps {
+        let first = losses.len();
         if context.progress.cancelled() {
             let mut tensors = engine.state()?;
             best.keep(&mut tensors)?;
             context.interruption.keep(&Interrupted { losses, tensors })?;
             return Err(Error::Cancelled);
         }
-        params.rates_at(step, &mut rates);
-        let sharpness = params.sharpness(step + 1);
-        let samples = params.batches.of_step(random, unit.index, step, params.batch_size, unit.sample_count());
-        let keep = |site| match params.drop {
-            Drop::Coin => random.keep(unit.index, step, site, params.keep_probability(step)),
-            Drop::Mix => random.mixed(unit.index, step, site),
+        // As many as the engine takes at once, up to one after which the state is measured.
+        let count = match params.prediction_difference {
+            None => engine.together().min(best.next_due(first).unwrap_or(steps).min(steps) - first),
+            Some(_) => 1,
         };
-        let reconstruction = match params.prediction_difference {
-            None => engine.loss(&samples, &keep)?,
+        let planned: Vec<Planned> =
+            (first..first + count).map(|step| Planned::new(step, unit, params, context)).collect();
+        let computed = match params.prediction_difference {
+            None => {
+                let keeps: Vec<_> = planned.iter().map(|step| |site| step.keep(site, unit, params, context)).collect();
+                let together = planned.iter().zip(&keeps).map(|(step, keep)| Step {
+                    samples: &step.samples,
+                    keep,
+                    rates: &step.rates,
+                    regularizer: step.regularizer(params),
+                });
+                engine.steps(&together.collect::<Vec<_>>())?
+            }
             Some(difference) => {
                 let prediction = match &mut prediction {
                     Some(prediction) => prediction,
@@ -63,17 +72,54 @@ pub(super) fn learn(
                         none.insert(Prediction::new(kind, unit, predictions.take(), context)?)
                     }
                 };
-                prediction.loss(&mut *engine, &samples, &keep)?
+                let mut losses = Vec::new();
+                for step in &planned {
+                    let keep = |site| step.keep(site, unit, params, context);
+                    let loss = prediction.loss(&mut *engine, &step.samples, &keep)?;
+                    losses.push([loss, engine.update(&step.rates, step.regularizer(params))?]);
+                }
+                losses
             }
         };
-        let rounding = engine.update(&rates, sharpness.map(|b| Regularizer { weight: params.weight, b }))?;
-        let point = LossPoint { reconstruction, rounding, b: sharpness.unwrap_or(params.b_range[0]) };
-        losses.push(point);
-        context.progress.event(Event::Step { step: step + 1, loss: point });
-        best.check(step + 1, &mut *engine)?;
+        for (step, [reconstruction, rounding]) in planned.iter().zip(computed) {
+            let b = step.sharpness.unwrap_or(params.b_range[0]);
+            let point = LossPoint { reconstruction, rounding, b };
+            losses.push(point);
+            context.progress.event(Event::Step { step: step.number + 1, loss: point });
+        }
+        best.check(losses.len(), &mut *engine)?;
     }
     let kept = best.restore(steps, &mut *engine)?;
     engine.finish()?;
     context.progress.event(Event::Finished);
     Ok(UnitReport { name: unit.name.into(), losses, kept, ..Default::default() })
+}
+
+/// What a step takes.
+struct Planned<'a> {
+    number: usize,
+    samples: Vec<usize>,
+    rates: Vec<(&'a str, f64)>,
+    sharpness: Option<f64>,
+}
+
+impl<'a> Planned<'a> {
+    fn new(number: usize, unit: &UnitTask<'_>, params: &'a QdropParams, context: &Context<'_>) -> Self {
+        let mut rates: Vec<(&str, f64)> = params.groups().into_iter().map(|group| (group, 0.0)).collect();
+        params.rates_at(number, &mut rates);
+        let (size, count) = (params.batch_size, unit.sample_count());
+        let samples = params.batches.of_step(context.random, unit.index, number, size, count);
+        Self { number, samples, rates, sharpness: params.sharpness(number + 1) }
+    }
+
+    fn keep(&self, site: usize, unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>) -> ops::Keep {
+        match params.drop {
+            Drop::Coin => context.random.keep(unit.index, self.number, site, params.keep_probability(self.number)),
+            Drop::Mix => context.random.mixed(unit.index, self.number, site),
+        }
+    }
+
+    fn regularizer(&self, params: &QdropParams) -> Option<Regularizer> {
+        self.sharpness.map(|b| Regularizer { weight: params.weight, b })
+    }
 }

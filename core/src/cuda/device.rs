@@ -37,6 +37,24 @@ pub trait Device: Send + Sync {
         host_values(from, |values| self.write(to, 0, bytes_of(values)))?
     }
 
+    /// A tensor of f32 in this shape with the first numbers of the memory, on candle's device `on`.
+    ///
+    /// # Errors
+    /// There is not enough memory, or the copy or earlier work failed.
+    fn tensor(&self, from: &Memory, shape: &[usize], on: &candle_core::Device) -> Result<Tensor> {
+        Ok(Tensor::from_vec(self.read_values(from, shape.iter().product())?, shape, on)?)
+    }
+
+    /// The first numbers of the memory.
+    ///
+    /// # Errors
+    /// The copy or earlier work failed.
+    fn read_values(&self, from: &Memory, count: usize) -> Result<Vec<f32>> {
+        let mut values = vec![0.0_f32; count];
+        self.read(from, 0, bytes_of_mut(&mut values))?;
+        Ok(values)
+    }
+
     /// Bytes of memory that are free; `None` if the budget of cached values is to decide what is kept.
     ///
     /// # Errors
@@ -54,6 +72,17 @@ pub trait Device: Send + Sync {
     /// The arguments are the kernel's, and addresses among them are those of memory as large as the kernel uses.
     unsafe fn launch(&self, kernel: &'static str, grid: [u32; 3], arguments: &[Argument<'_>]) -> Result<()>;
 
+    /// Records what `body` launches, instead of running it. `body` neither allocates nor copies memory. Addresses and
+    /// arguments stay as they are; what the memory holds may change before each replay. `None` if the device records nothing;
+    /// `body` has not run then.
+    ///
+    /// # Errors
+    /// Those of `body`, and the device refuses.
+    fn record(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Recording>>> {
+        let _ = body;
+        Ok(None)
+    }
+
     /// One pass of a convolution of channels-last images by the device's library, with products in TF32 if that is allowed;
     /// `None` if it has no deterministic algorithm for it.
     ///
@@ -65,6 +94,11 @@ pub trait Device: Send + Sync {
 pub(super) fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
     // SAFETY: any bytes of plain numbers may be read.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+fn bytes_of_mut<T: Plain>(values: &mut [T]) -> &mut [u8] {
+    // SAFETY: plain numbers may have any bytes.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
 }
 
 /// The passes of a convolution y = x * w.
@@ -87,17 +121,28 @@ pub trait LibraryConvolution: Send {
     fn run(&self, x: &Buffer<f32>, w: &Buffer<f32>, y: &Buffer<f32>) -> Result<()>;
 }
 
+/// Launches that a device has recorded.
+pub trait Recording: Send {
+    /// Runs them in their order, as if they were launched again.
+    ///
+    /// # Errors
+    /// A kernel or earlier work failed.
+    fn replay(&self) -> Result<()>;
+}
+
 /// An argument of a kernel.
 #[derive(Clone, Copy)]
 pub struct Argument<'a> {
     /// The address of its value.
     pub value: *const u8,
+    /// The size of its value.
+    pub bytes: usize,
     lifetime: PhantomData<&'a u8>,
 }
 
 impl<'a, T: Plain> From<&'a T> for Argument<'a> {
     fn from(value: &'a T) -> Self {
-        Self { value: std::ptr::from_ref(value).cast(), lifetime: PhantomData }
+        Self { value: std::ptr::from_ref(value).cast(), bytes: size_of::<T>(), lifetime: PhantomData }
     }
 }
 
@@ -133,7 +178,7 @@ impl<T: Plain> Buffer<T> {
     }
 
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
@@ -157,9 +202,7 @@ impl<T: Plain> Buffer<T> {
     /// Waits, and copies all numbers from the device.
     pub fn read(&self, device: &dyn Device, values: &mut [T]) -> Result<()> {
         assert_eq!(values.len(), self.len);
-        // SAFETY: plain numbers may have any bytes.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) };
-        device.read(&self.memory, 0, bytes)
+        device.read(&self.memory, 0, bytes_of_mut(values))
     }
 }
 
@@ -170,10 +213,14 @@ impl Buffer<f32> {
         device.copy(from, &self.memory)
     }
 
+    /// The first numbers as a tensor of this shape on candle's device `on`.
+    pub fn to_tensor(&self, device: &dyn Device, shape: &[usize], on: &candle_core::Device) -> Result<Tensor> {
+        assert!(shape.iter().product::<usize>() <= self.len, "a tensor of {shape:?} from {} numbers", self.len);
+        device.tensor(&self.memory, shape, on)
+    }
+
     /// All numbers.
     pub fn to_vec(&self, device: &dyn Device) -> Result<Vec<f32>> {
-        let mut values = vec![0.0; self.len];
-        self.read(device, &mut values)?;
-        Ok(values)
+        device.read_values(&self.memory, self.len)
     }
 }

@@ -13,7 +13,7 @@ type Handle = *mut c_void;
 type Status = c_int;
 
 /// Names under which cuDNN is looked for.
-const NAMES: [&str; 2] = ["libcudnn.so.9", "libcudnn.so"];
+pub const NAMES: [&str; 2] = ["libcudnn.so.9", "libcudnn.so"];
 /// Memory that an algorithm may use beside its tensors.
 const WORKSPACE: usize = 1 << 30;
 const FLOAT: c_int = 0;
@@ -60,6 +60,16 @@ type Compute = unsafe extern "C" fn(
     Handle,
     u64,
 ) -> Status;
+
+/// The name under which the library is found, and its version as a number.
+pub fn found() -> (Option<&'static str>, Option<usize>) {
+    // SAFETY: cuDNN's initialization has no conditions.
+    let open = |name| Some((name, unsafe { Library::new(name) }.ok()?));
+    let Some((name, library)) = NAMES.into_iter().find_map(open) else { return (None, None) };
+    // SAFETY: the function has this type in cuDNN's headers, and takes nothing.
+    let version = unsafe { library.get::<unsafe extern "C" fn() -> usize>(b"cudnnGetVersion\0").map(|f| f()) };
+    (Some(name), version.ok())
+}
 
 /// The library's functions.
 struct Functions {

@@ -2,13 +2,19 @@
 
 mod compile;
 mod cudnn;
+mod libraries;
+mod survey;
 
-use super::device::{bytes_of, Argument, Device, LibraryConvolution, Memory, Pass};
+pub(crate) use libraries::missing;
+pub(crate) use survey::survey;
+
+use super::device::{bytes_of, Argument, Device, LibraryConvolution, Memory, Pass, Recording};
 use super::SOURCE;
 use crate::error::{Error, Result};
 use crate::ops::host_values;
-use candle_core::cuda_backend::cudarc::driver::{result, sys, CudaStream, DevicePtr};
-use candle_core::{CudaDevice, Storage, Tensor};
+use candle_core::cuda_backend::cudarc::driver::{result, sys, CudaGraph, CudaStream, DevicePtr, DevicePtrMut};
+use candle_core::op::BackpropOp;
+use candle_core::{CudaDevice, CudaStorage, Storage, Tensor};
 use cudnn::Cudnn;
 use qdrop_kernels::conv::Conv2dShape;
 use std::collections::HashMap;
@@ -71,6 +77,23 @@ impl Gpu {
         Ok(Self { stream, module, functions: Mutex::default(), cudnn })
     }
 
+    /// The most memory that was allocated at once so far, in bytes, by tensors too.
+    ///
+    /// # Errors
+    /// The driver does not answer.
+    pub fn peak_memory(&self) -> Result<u64> {
+        self.bind()?;
+        let failed = failed("it was asked for its peak memory");
+        let (mut pool, mut peak) = (std::ptr::null_mut(), 0_u64);
+        let most = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+        // SAFETY: both places outlive the calls, and the attribute is a number of 64 bits.
+        unsafe {
+            sys::cuDeviceGetDefaultMemPool(&mut pool, self.stream.context().cu_device()).result().map_err(&failed)?;
+            sys::cuMemPoolGetAttribute(pool, most, (&raw mut peak).cast()).result().map_err(&failed)?;
+        }
+        Ok(peak)
+    }
+
     fn bind(&self) -> Result<()> {
         self.stream.context().bind_to_thread().map_err(failed("its context was bound"))
     }
@@ -107,10 +130,11 @@ impl Drop for Owned {
 fn allocate(own: &Arc<CudaStream>, bytes: usize) -> Result<Memory> {
     let stream = own.cu_stream();
     let failed = |e: result::DriverError| {
-        let gib = bytes as f64 / f64::from(1 << 30);
-        Error::message(format!(
-                "{gib:.2} GiB of GPU memory could not be allocated ({e}); lower cache.limit, batch_size or merge fewer units"
-            ))
+        let context = format!("{:.2} GiB are wanted", bytes as f64 / f64::from(1 << 30));
+        match e.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::DeviceMemory { context },
+            _ => Error::message(format!("the GPU failed to give memory ({context}): {e}")),
+        }
     };
     // SAFETY: the stream lives, and the memory is owned below.
     let address = unsafe { result::malloc_async(stream, bytes) }.map_err(failed)?;
@@ -118,6 +142,22 @@ fn allocate(own: &Arc<CudaStream>, bytes: usize) -> Result<Memory> {
     // SAFETY: it is as large.
     unsafe { result::memset_d8_async(address, 0, bytes, stream) }.map_err(failed)?;
     Ok(Memory { address, bytes, owner: Box::new(owner) })
+}
+
+/// A CUDA graph.
+struct Recorded {
+    graph: CudaGraph,
+    stream: Arc<CudaStream>,
+}
+
+// SAFETY: the driver's handles may be used by any thread, one at a time.
+unsafe impl Send for Recorded {}
+
+impl Recording for Recorded {
+    fn replay(&self) -> Result<()> {
+        self.stream.context().bind_to_thread().map_err(failed("its context was bound"))?;
+        self.graph.launch().map_err(failed("recorded launches ran"))
+    }
 }
 
 impl Device for Gpu {
@@ -157,6 +197,26 @@ impl Device for Gpu {
         copied.map_err(failed("memory was copied in it"))
     }
 
+    fn tensor(&self, from: &Memory, shape: &[usize], on: &candle_core::Device) -> Result<Tensor> {
+        let count = shape.iter().product::<usize>();
+        let bytes = count * size_of::<f32>();
+        let candle_core::Device::Cuda(device) = on else {
+            return Ok(Tensor::from_vec(self.read_values(from, count)?, shape, on)?);
+        };
+        assert!(bytes <= from.bytes, "a copy beyond its memory");
+        self.bind()?;
+        // SAFETY: the copy below writes all of it.
+        let mut values = unsafe { device.alloc::<f32>(count) }?;
+        {
+            let (address, _writing) = values.device_ptr_mut(&self.stream);
+            // SAFETY: checked above, and the tensor is on the same stream.
+            let copied = unsafe { result::memcpy_dtod_async(address, from.address, bytes, self.stream.cu_stream()) };
+            copied.map_err(failed("memory was copied in it"))?;
+        }
+        let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(values, device.clone()));
+        Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+    }
+
     fn free_memory(&self) -> Result<Option<u64>> {
         self.bind()?;
         let (free, _) = result::mem_get_info().map_err(failed("it was asked for its free memory"))?;
@@ -170,6 +230,19 @@ impl Device for Gpu {
         let grid = (grid[0], grid[1], grid[2]);
         let stream = self.stream.cu_stream();
         result::launch_kernel(function, grid, (THREADS, 1, 1), 0, stream, &mut values).map_err(failed(kernel))
+    }
+
+    fn record(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Recording>>> {
+        const MODE: sys::CUstreamCaptureMode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.bind()?;
+        self.stream.begin_capture(MODE).map_err(failed("launches were recorded"))?;
+        let done = body();
+        // The recording ends after an error too.
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        done?;
+        let graph = graph.map_err(failed("launches were recorded"))?;
+        let graph = graph.ok_or_else(|| Error::message("the GPU recorded no launch"))?;
+        Ok(Some(Box::new(Recorded { graph, stream: self.stream.clone() })))
     }
 
     fn convolution(&self, shape: &Conv2dShape, pass: Pass, tf32: bool) -> Result<Option<Box<dyn LibraryConvolution>>> {

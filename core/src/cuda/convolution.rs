@@ -5,6 +5,20 @@ use super::kernels::{self, is_depthwise, weight_parts};
 use crate::error::Result;
 use qdrop_kernels::conv::Conv2dShape;
 
+/// Numbers in the order (O, KH, KW, I) of numbers in the order (O, I, KH, KW), where I is that of a group.
+pub fn to_device_order(s: &Conv2dShape, values: &[f32]) -> Vec<f32> {
+    let (inputs, taps) = (s.in_channels / s.groups, s.kernel[0] * s.kernel[1]);
+    let filters = values.chunks_exact(inputs * taps);
+    filters.flat_map(|f| (0..taps * inputs).map(move |i| f[i % inputs * taps + i / inputs])).collect()
+}
+
+/// The inverse of [`to_device_order`].
+pub fn from_device_order(s: &Conv2dShape, values: &[f32]) -> Vec<f32> {
+    let (inputs, taps) = (s.in_channels / s.groups, s.kernel[0] * s.kernel[1]);
+    let filters = values.chunks_exact(inputs * taps);
+    filters.flat_map(|f| (0..taps * inputs).map(move |i| f[i % taps * inputs + i / taps])).collect()
+}
+
 pub struct Convolution {
     shape: Conv2dShape,
     forward: Option<Box<dyn LibraryConvolution>>,

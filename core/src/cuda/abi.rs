@@ -1,11 +1,11 @@
 //! What kernels take, laid out as in their source (`core/cuda/`).
 
-use crate::engine::interface::Regularizer as RoundingRegularizer;
 use crate::ops::Activation;
 use qdrop_kernels::adam::AdamStep;
 use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::drop::GROUP;
 use qdrop_kernels::nhwc::stage::Function;
+use qdrop_kernels::pool::Pool2dShape;
 use qdrop_kernels::random::Stream;
 
 /// A type that a device's memory holds as the CPU's does.
@@ -133,14 +133,8 @@ impl Rates {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Regularizer {
-    weight: f32,
-    b: f32,
-}
-
-impl From<Option<RoundingRegularizer>> for Regularizer {
-    fn from(regularizer: Option<RoundingRegularizer>) -> Self {
-        regularizer.map_or(Self::default(), |r| Self { weight: r.weight as f32, b: r.b as f32 })
-    }
+    pub weight: f32,
+    pub b: f32,
 }
 
 /// The grid of a weight: addresses of scales and zero points by output channel, each of which has `len` weights.
@@ -176,6 +170,68 @@ impl Geometry {
     }
 }
 
+/// Addresses of what follows a convolution in a forward pass; 0 is nothing.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Finish {
+    pub rest: u64,
+    pub factors: u64,
+    pub offsets: u64,
+    pub shortcut: u64,
+    pub bounds: u64,
+}
+
+/// The grid of an activation's quantizer.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    pub scale: f32,
+    pub zero_point: f32,
+    pub qmin: f32,
+    pub qmax: f32,
+}
+
+/// A pool of images with these channels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Pool([u32; 14]);
+
+impl Pool {
+    pub fn new(s: &Pool2dShape, channels: usize) -> Self {
+        let p = s.padding;
+        let sizes = [channels, s.in_height, s.in_width, s.out_height(), s.out_width(), s.kernel[0], s.kernel[1]];
+        let more = [s.stride[0], s.stride[1], p.top, p.bottom, p.left, p.right, s.count_include_pad.into()];
+        let mut all = [0; 14];
+        sizes.iter().chain(&more).zip(&mut all).for_each(|(size, out)| *out = *size as u32);
+        Self(all)
+    }
+}
+
+/// A grid that a search for a range tries.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Candidate {
+    pub scale: f32,
+    pub zero_point: f32,
+}
+
+/// What all grids of a search have in common.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct SearchBounds {
+    pub qmin: f32,
+    pub qmax: f32,
+    pub power: f32,
+}
+
+/// Smallest and largest value.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extremes {
+    pub low: f32,
+    pub high: f32,
+}
+
 // SAFETY: numbers and arrays of numbers, without padding.
 unsafe impl Plain for u8 {}
 unsafe impl Plain for u32 {}
@@ -192,6 +248,12 @@ unsafe impl Plain for Rates {}
 unsafe impl Plain for Regularizer {}
 unsafe impl Plain for WeightGrid {}
 unsafe impl Plain for Geometry {}
+unsafe impl Plain for Finish {}
+unsafe impl Plain for Step {}
+unsafe impl Plain for Pool {}
+unsafe impl Plain for Candidate {}
+unsafe impl Plain for SearchBounds {}
+unsafe impl Plain for Extremes {}
 
 /// The part of the kernels' names that stands for an activation function.
 pub fn name<B>(activation: Option<Function<B>>) -> usize {

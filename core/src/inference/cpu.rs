@@ -1,148 +1,84 @@
-//! The plan of a forward pass for a fixed number of images.
+//! Runs a program on the kernels of the CPU.
 
-use super::weights::{Sums, Weights};
-use crate::error::{Error, Result};
+use super::program::{Instruction, Program, Slot};
+use super::weights::{broken, quantized, Place, Weights};
+use crate::error::Result;
 use crate::graph::NodeId;
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
 use candle_core::Tensor;
+use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::nhwc::pool::{average_pool, max_pool, mean};
-use qdrop_kernels::nhwc::stage::{apply, Stage};
+use qdrop_kernels::nhwc::stage::{apply, Bounds};
 use qdrop_kernels::nhwc::{
     affine, copy_channels, from_planes, from_sums, layer_norm, multiply, shuffle_channels, to_planes, to_steps,
 };
-use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout, Steps, Write};
-use qdrop_kernels::pool::Pool2dShape;
+use qdrop_kernels::nhwc::{Buffer, ForwardConvolution, Layout, Packing, Write};
 use rayon::prelude::*;
 
-/// Index of a buffer.
-pub type Slot = usize;
+/// The memory of the CPU: weights are packed for their convolutions.
+pub struct Cpu;
 
-/// One instruction of the plan.
-pub enum Instruction {
-    /// Converts an input of the pass from planes to channels-last.
-    Read {
-        input: usize,
-        to: Slot,
-    },
-    /// Computes a convolution or a fully connected layer.
-    Convolve {
-        node: NodeId,
-        convolution: Box<ForwardConvolution>,
-        from: Slot,
-        to: Slot,
-    },
-    /// Divides values by the scale of the layer that reads them, in place.
-    ToSteps {
-        node: NodeId,
-        part: Steps,
-        slot: Slot,
-    },
-    /// Turns a layer's sums of integers into values, in place.
-    FromSums {
-        node: NodeId,
-        slot: Slot,
-        /// The sums of the rest that the integers left.
-        rest: Option<Slot>,
-    },
-    /// Adds a shortcut, applies an activation function and a quantizer, in place. Each is optional.
-    Stage {
-        /// A clip is named by its node.
-        stage: Stage<NodeId>,
-        shortcut: Option<Slot>,
-        slot: Slot,
-    },
-    Copy {
-        from: Slot,
-        to: Slot,
-    },
-    MaxPool {
-        shape: Pool2dShape,
-        from: Slot,
-        to: Slot,
-    },
-    AveragePool {
-        shape: Pool2dShape,
-        from: Slot,
-        to: Slot,
-    },
-    /// Multiplies by a value of equal size, or by one pixel.
-    Multiply {
-        x: Slot,
-        factor: Slot,
-        to: Slot,
-    },
-    /// Puts values one after the other along the channels.
-    Concat {
-        from: Vec<Slot>,
-        to: Slot,
-    },
-    /// Takes channels from `start` on.
-    Slice {
-        start: usize,
-        from: Slot,
-        to: Slot,
-    },
-    /// Shuffles channels.
-    Shuffle {
-        groups: usize,
-        from: Slot,
-        to: Slot,
-    },
-    /// Computes batch normalization that is not folded.
-    Affine {
-        node: NodeId,
-        from: Slot,
-        to: Slot,
-    },
-    /// Computes layer normalization.
-    LayerNorm {
-        node: NodeId,
-        eps: f32,
-        from: Slot,
-        to: Slot,
-    },
-    /// Computes the mean over all pixels.
-    Mean {
-        from: Slot,
-        to: Slot,
-    },
-    /// Computes a node and its quantizer with candle.
-    Node {
-        node: NodeId,
-        from: Vec<Slot>,
-        to: Slot,
-    },
-    /// Applies a node's quantizer with candle, in place.
-    Quantize {
-        node: NodeId,
-        slot: Slot,
-    },
-    /// Copies a value to an output of the pass.
-    Write {
-        slot: Slot,
-        output: usize,
-    },
+/// A layer's weight, packed for its convolution.
+pub struct PackedLayer {
+    value: Buffer,
+    /// None where sums of integers become values after the convolution.
+    bias: Option<Buffer>,
 }
 
-/// All instructions, and the buffers that they share.
+impl Place for Cpu {
+    type Layer = PackedLayer;
+    type Vector = Vec<f32>;
+    type Bounds = Bounds;
+
+    fn layer(&self, shape: &Conv2dShape, weight: &[f32], bias: Option<&[f32]>) -> Result<PackedLayer> {
+        let packing = Packing::of(shape);
+        let bias = bias.map(|values| packing.pack_lanes(values));
+        Ok(PackedLayer { value: ForwardConvolution::weight(shape, weight), bias })
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
+    }
+
+    fn bounds(&self, values: &[f32]) -> Result<Bounds> {
+        Ok(Bounds::new(values))
+    }
+}
+
+/// A program with its buffers, and its convolutions in the order of their instructions.
 pub struct Plan {
-    pub instructions: Vec<Instruction>,
-    pub buffers: Vec<(Buffer, Layout)>,
+    instructions: Vec<Instruction>,
+    convolutions: Vec<ForwardConvolution>,
+    buffers: Vec<(Buffer, Layout)>,
 }
 
 impl Plan {
+    pub fn new(program: Program) -> Self {
+        let Program { instructions, layouts } = program;
+        let convolutions = instructions.iter().filter_map(|instruction| match instruction {
+            Instruction::Convolve { shape, from, to, .. } => {
+                Some(ForwardConvolution::new(shape, layouts[*from], layouts[*to]))
+            }
+            _ => None,
+        });
+        let convolutions = convolutions.collect();
+        let buffers = layouts.into_iter().map(|layout| (Buffer::zeros(layout.len()), layout)).collect();
+        Self { instructions, convolutions, buffers }
+    }
+
     /// Computes the images from index `first` on, out of `batch` images.
     pub fn run(
         &mut self,
         model: &QuantModel,
         precision: Precision,
-        weights: &Weights,
+        weights: &Weights<Cpu>,
         (inputs, outputs): (&[Vec<f32>], &mut [Vec<f32>]),
         first: usize,
         batch: usize,
     ) -> Result<()> {
-        let Self { instructions, buffers } = self;
+        let Self { instructions, convolutions, buffers } = self;
+        let mut convolutions = convolutions.iter_mut();
         for instruction in instructions {
             match instruction {
                 Instruction::Read { input, to } => {
@@ -153,17 +89,18 @@ impl Plan {
                         from_planes(planes, Layout { batch: 1, ..*layout }, image);
                     });
                 }
-                Instruction::Convolve { node, convolution, from, to } => {
-                    let layer = weights.get(*node)?;
+                Instruction::Convolve { node, from, to, .. } => {
+                    let layer = weights.layer(*node)?;
                     let ([x, z], bias) = (two(buffers, *from, *to)?, layer.bias.as_deref());
+                    let convolution = convolutions.next().ok_or_else(|| broken("a convolution is missing"))?;
                     convolution.run((&x.0, x.1), &layer.value, bias, (&mut z.0, z.1));
                 }
                 Instruction::ToSteps { node, part, slot } => {
                     let (values, layout) = &mut buffers[*slot];
-                    to_steps(sums(weights, *node)?.layer().input_scale, *part, (values, *layout));
+                    to_steps(weights.sums(*node)?.layer.input_scale, *part, (values, *layout));
                 }
                 Instruction::FromSums { node, slot, rest } => {
-                    let [factors, offsets] = sums(weights, *node)?.affine();
+                    let [factors, offsets] = &weights.sums(*node)?.affine;
                     match rest {
                         Some(rest) => {
                             let [rest, z] = two(buffers, *rest, *slot)?;
@@ -250,19 +187,12 @@ impl Plan {
                 Instruction::Node { node, from, to } => {
                     let ids = &model.graph().node(*node).inputs;
                     let inputs = ids.iter().zip(from).map(|(id, slot)| tensor(model, *id, &buffers[*slot]));
-                    let inputs = inputs.collect::<Result<Vec<_>>>()?;
-                    let value = model.value_of_sums(
-                        *node,
-                        &inputs.iter().collect::<Vec<_>>(),
-                        precision,
-                        weights.sums(*node).map(Sums::layer),
-                    )?;
+                    let value = weights.value_of(model, precision, *node, &inputs.collect::<Result<Vec<_>>>()?)?;
                     fill(&mut buffers[*to], &value)?;
                 }
                 Instruction::Quantize { node, slot } => {
                     let value = tensor(model, *node, &buffers[*slot])?;
-                    let site = model.activation_site(*node).ok_or_else(|| broken("a quantizer is missing"))?;
-                    fill(&mut buffers[*slot], &site.quantizer.fake_quantize(&value)?)?;
+                    fill(&mut buffers[*slot], &quantized(model, *node, &value)?)?;
                 }
                 Instruction::Write { slot, output } => {
                     let each = outputs[*output].len() / batch;
@@ -272,14 +202,6 @@ impl Plan {
         }
         Ok(())
     }
-}
-
-fn broken(what: &str) -> Error {
-    Error::message(format!("the forward pass: {what}"))
-}
-
-fn sums(weights: &Weights, node: NodeId) -> Result<&Sums> {
-    weights.sums(node).ok_or_else(|| broken("sums of integers were not prepared"))
 }
 
 /// Two different buffers, one to read and one to write.

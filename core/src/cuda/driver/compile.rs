@@ -1,13 +1,11 @@
 //! Compiles the kernels for a device, once for each source, device and compiler.
 
+use super::super::OPTIONS;
 use crate::error::{Error, Result};
 use candle_core::cuda_backend::cudarc::nvrtc::{result, sys};
 use sha2::{Digest, Sha256};
 use std::ffi::CString;
 use std::path::PathBuf;
-
-/// IEEE arithmetic, and no fused operation that the source does not ask for: as on the CPU.
-const OPTIONS: [&str; 2] = ["--fmad=false", "--std=c++17"];
 
 /// Machine code for a compute capability such as "sm_90": from the cache, or newly compiled.
 ///
