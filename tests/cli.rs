@@ -345,6 +345,7 @@ fn every_command_has_a_manual_page() {
         "compare",
         "completions",
         "describe",
+        "devices",
         "evaluate",
         "export",
         "list",

@@ -247,6 +247,7 @@ fn another_task_goes_the_whole_way() {
         quantized: quantized.clone(),
         seconds: result.seconds,
         peak_rss_bytes: 1,
+        peak_device_bytes: None,
         prepared: Vec::new(),
         weights: None,
         notice: None,

@@ -45,13 +45,16 @@ pub fn table(rows: &[Row], summary: &Summary, task: &dyn Task) -> Result<String>
     let mut text = aligned(&lines);
     let known = metrics.iter().any(|metric| summary.quantized.standard_error(metric).is_some());
     let error = if known { " (standard errors in parentheses)" } else { "" };
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let of_device = summary.peak_device_bytes.map(|bytes| format!(", of the GPU {:.2} GiB", gib(bytes)));
     text += &format!(
-        "recipe {}, setting {}, seed {}, {} images{error}, peak memory {:.2} GiB\n",
+        "recipe {}, setting {}, seed {}, {} images{error}, peak memory {:.2} GiB{}\n",
         summary.recipe,
         summary.setting,
         summary.seed,
         summary.quantized.images,
-        summary.peak_rss_bytes as f64 / f64::from(1 << 30),
+        gib(summary.peak_rss_bytes),
+        of_device.unwrap_or_default(),
     );
     if summary.quantized.broken > 0 {
         text += &format!("{} images could not be read and do not count\n", summary.quantized.broken);
@@ -121,6 +124,7 @@ mod tests {
             quantized,
             seconds: 8.9,
             peak_rss_bytes: 483_183_821,
+            peak_device_bytes: None,
             prepared: Vec::new(),
             weights: None,
             notice: Some("shortened".into()),
@@ -147,6 +151,8 @@ recipe demo, setting qdrop, seed 1005, 2500 images (standard errors in parenthes
 note: shortened
 ";
         assert_eq!(table(&rows, &summary(quantized.clone()), &*task).unwrap(), want);
+        let on_gpu = Summary { peak_device_bytes: Some(3 << 30), ..summary(quantized.clone()) };
+        assert!(table(&rows, &on_gpu, &*task).unwrap().contains("peak memory 0.45 GiB, of the GPU 3.00 GiB\n"));
 
         // What was compared with the float network stands in columns of its own, which are empty for the float network.
         quantized.values.extend([

@@ -118,6 +118,15 @@ pub enum Error {
         /// Why it cannot be used, and what to do.
         message: String,
     },
+    /// A GPU's memory is used up.
+    #[error(
+        "{context}: the GPU has not enough free memory; lower cache.limit, reconstruction.params.batch_size or \
+         evaluation.batch_size, merge fewer units, or free the memory that other programs use"
+    )]
+    DeviceMemory {
+        /// What was being done.
+        context: String,
+    },
     /// An operation of candle failed.
     #[error("{context}: {cause}")]
     Tensor {
@@ -231,7 +240,31 @@ impl Error {
 
 impl From<candle_core::Error> for Error {
     fn from(cause: candle_core::Error) -> Self {
-        Self::Tensor { context: "tensor operation".into(), cause: Box::new(cause) }
+        of_candle("tensor operation".into(), cause)
+    }
+}
+
+fn of_candle(context: String, cause: candle_core::Error) -> Error {
+    #[cfg(feature = "cuda")]
+    if is_out_of_memory(&cause) {
+        return Error::DeviceMemory { context };
+    }
+    Error::Tensor { context, cause: Box::new(cause) }
+}
+
+/// Whether the driver of a GPU had no memory to give.
+#[cfg(feature = "cuda")]
+fn is_out_of_memory(error: &candle_core::Error) -> bool {
+    use candle_core::cuda_backend::cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+    use candle_core::cuda_backend::CudaError;
+    match error {
+        candle_core::Error::Cuda(cause) => {
+            matches!(cause.downcast_ref(), Some(CudaError::Cuda(e)) if e.0 == CUDA_ERROR_OUT_OF_MEMORY)
+        }
+        candle_core::Error::WithBacktrace { inner, .. } | candle_core::Error::WithPath { inner, .. } => {
+            is_out_of_memory(inner)
+        }
+        _ => false,
     }
 }
 
@@ -246,6 +279,6 @@ pub trait TensorContext<T> {
 
 impl<T> TensorContext<T> for candle_core::Result<T> {
     fn doing(self, context: impl Display) -> Result<T> {
-        self.map_err(|cause| Error::Tensor { context: context.to_string(), cause: Box::new(cause) })
+        self.map_err(|cause| of_candle(context.to_string(), cause))
     }
 }

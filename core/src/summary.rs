@@ -25,6 +25,9 @@ pub struct Summary {
     pub seconds: f64,
     /// Largest resident memory of the process.
     pub peak_rss_bytes: u64,
+    /// Largest memory of the GPU that was allocated at once, if one computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_device_bytes: Option<u64>,
     /// What the recipe's preparations did to the float network: the name of each, and its changes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prepared: Vec<(String, Vec<Change>)>,

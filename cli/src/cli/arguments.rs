@@ -46,6 +46,8 @@ pub enum Command {
         /// Only one kind.
         kind: Option<ListKind>,
     },
+    /// List what this machine has for computing: the CPU, GPUs, and the libraries that they need.
+    Devices,
     /// List or show the built-in recipes.
     Recipes {
         /// What to do with them (default: list).
@@ -92,7 +94,7 @@ pub struct BenchArguments {
     /// Number of measurements; the median is printed.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_one())]
     pub iters: usize,
-    /// Device of the blocks: cpu, cuda or cuda:N. Evaluations and networks are measured on the CPU.
+    /// Device of blocks and evaluations: cpu, cuda or cuda:N. Networks are estimated on the CPU.
     #[arg(long, default_value = "cpu")]
     pub device: String,
     /// Allow a GPU to compute products in TF32.

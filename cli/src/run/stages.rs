@@ -103,6 +103,7 @@ fn run_stages(
         quantized: row.measured.clone(),
         seconds: result.seconds,
         peak_rss_bytes: peak_resident_bytes(),
+        peak_device_bytes: qdrop_core::device::peak_memory(session.device()).at(Stage::Evaluation)?,
         prepared: result.prepared.clone(),
         weights,
         notice: session.notice(),

@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod describe;
+mod devices;
 mod evaluate;
 mod export;
 mod list;
@@ -39,6 +40,7 @@ pub fn run(arguments: Arguments) -> Result<Value> {
         Command::Compare(a) => compare::compare(&a, &console, output),
         Command::Export(a) => export::export(&a, &console, output),
         Command::List { kind } => list::list(kind, output),
+        Command::Devices => devices::devices(output),
         Command::Recipes { action } => recipes::recipes(action, &console, output),
         Command::Check(a) => plan::check(&a, &console, output),
         Command::Plugin { action } => plugin::run(&action, output),

@@ -46,14 +46,14 @@ pub fn bench(arguments: &BenchArguments, output: Output) -> Result<Value> {
         bail!("nothing to measure is called '{name}'; known: {}", known.join(", "));
     }
     let on = On { device: qdrop_core::device::open(&arguments.device)?, tf32: arguments.tf32 };
-    // Evaluations and estimates are measured on the CPU.
+    // Estimates are measured on the CPU.
     let is_wanted = |subject: &&Subject| match (subject, arguments.names.is_empty()) {
-        (Subject::Block(_), true) => true,
-        (_, true) => on.device.is_cpu(),
+        (Subject::Block(_) | Subject::Evaluation(_), true) => true,
+        (Subject::Estimate(_), true) => on.device.is_cpu(),
         (_, false) => arguments.names.contains(&subject.name()),
     };
     let wanted: Vec<&Subject> = all.iter().filter(is_wanted).collect();
-    if let Some(other) = wanted.iter().find(|s| !on.device.is_cpu() && !matches!(s, Subject::Block(_))) {
+    if let Some(other) = wanted.iter().find(|s| !on.device.is_cpu() && matches!(s, Subject::Estimate(_))) {
         bail!("'{}' is measured on the CPU only; leave it out, or leave out --device", other.name());
     }
     let other = arguments.against.as_deref().map(|command| Other { command, iters: arguments.iters });
@@ -66,7 +66,7 @@ pub fn bench(arguments: &BenchArguments, output: Output) -> Result<Value> {
         let (text, value) = match subject {
             Subject::Block(block) => measure_block(block, arguments, other.as_ref(), peak, &registries, &on)?,
             Subject::Evaluation(network) => {
-                let own = || evaluated(network, arguments.iters, &registries);
+                let own = || evaluated(network, arguments.iters, &registries, &on);
                 let (ms, against) = paired(&name, own, networks::BATCH, arguments.pairs, other.as_ref())?;
                 let images = networks::BATCH as f64 / ms * 1e3;
                 let mut value = Value::from_iter([("batch_ms", ms), ("images_per_second", images)]);
