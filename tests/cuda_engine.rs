@@ -113,9 +113,22 @@ fn the_order_of_blocks_and_threads_does_not_change_a_bit() {
     let settings = QdropParams { iters: 4, batch_size: 5, warm_up: 0.0, ..Default::default() };
     for (network, name) in [("mobilenet_v2", "features.3"), ("resnet18", "layer2.0")] {
         let [one, other] = [false, true].map(|backwards| {
-            let device = Runs::Cuda(Arc::new(Emulation { backwards }));
+            let device = Runs::Cuda(Arc::new(Emulation { backwards, ..Emulation::default() }));
             learn(network, "{image_size: 32}", name, &settings, device)
         });
         assert!(one == other, "{network} {name}");
+    }
+}
+
+#[test]
+fn samples_that_the_device_cannot_hold_are_the_same_samples() {
+    let settings = QdropParams { iters: 5, batch_size: 3, warm_up: 0.0, ..Default::default() };
+    for (network, name) in [("mobilenet_v2", "features.3"), ("resnet18", "fc")] {
+        // On the device, in memory of the host, and as they are cached.
+        let [one, host, cached] = [(None, false), (Some(0), true), (Some(0), false)].map(|(free, host)| {
+            let device = Runs::Cuda(Arc::new(Emulation { free, host, ..Emulation::default() }));
+            learn(network, "{image_size: 32}", name, &settings, device)
+        });
+        assert!(one == host && one == cached, "{network} {name}");
     }
 }

@@ -177,7 +177,7 @@ fn blocks_are_reconstructed_as_by_the_reference() {
             let mut engines = vec![Runs::GENERIC, Runs::FUSED];
             if device.is_cpu() {
                 // The CUDA engine without a GPU, in both orders of blocks and threads.
-                let emulations = [false, true].map(|backwards| Emulation { backwards });
+                let emulations = [false, true].map(|backwards| Emulation { backwards, ..Emulation::default() });
                 engines.extend(emulations.map(|emulation| Runs::Cuda(Arc::new(emulation))));
             }
             for engine in &engines {

@@ -14,7 +14,7 @@ use qdrop_emulation::Emulation;
 use std::sync::Arc;
 
 fn devices() -> Vec<Arc<dyn Device>> {
-    let backwards: Arc<dyn Device> = Arc::new(Emulation { backwards: true });
+    let backwards: Arc<dyn Device> = Arc::new(Emulation { backwards: true, ..Emulation::default() });
     cuda_devices().into_iter().chain(Some(backwards).filter(|_| !only_gpu())).collect()
 }
 

@@ -17,7 +17,7 @@ pub trait Device: Send + Sync {
     /// There is not enough.
     fn allocate(&self, bytes: usize) -> Result<Memory>;
 
-    /// Copies bytes to `offset` bytes into the memory.
+    /// Copies bytes to `offset` bytes into the memory. Those of [`HostMemory`] are perhaps copied later.
     ///
     /// # Errors
     /// The copy or earlier work failed.
@@ -72,6 +72,16 @@ pub trait Device: Send + Sync {
     /// The arguments are the kernel's, and addresses among them are those of memory as large as the kernel uses.
     unsafe fn launch(&self, kernel: &'static str, grid: [u32; 3], arguments: &[Argument<'_>]) -> Result<()>;
 
+    /// Memory of the host for this many numbers, all zero, from which the device copies fast; `None` if there is none, or if it
+    /// would take more than half of what the host has left.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn host_memory(&self, len: usize) -> Result<Option<Box<dyn HostMemory>>> {
+        let _ = len;
+        Ok(None)
+    }
+
     /// Records what `body` launches, instead of running it. `body` neither allocates nor copies memory. Addresses and
     /// arguments stay as they are; what the memory holds may change before each replay. `None` if the device records nothing;
     /// `body` has not run then.
@@ -119,6 +129,16 @@ pub trait LibraryConvolution: Send {
     /// # Errors
     /// The library failed.
     fn run(&self, x: &Buffer<f32>, w: &Buffer<f32>, y: &Buffer<f32>) -> Result<()>;
+}
+
+/// Numbers on the host that a device copies fast. Copies may be on their way as long as the memory lives, so it is filled once,
+/// and waits for them when it is dropped.
+pub trait HostMemory: Send + Sync {
+    /// The numbers.
+    fn values(&self) -> &[f32];
+
+    /// The numbers, to fill them.
+    fn values_mut(&mut self) -> &mut [f32];
 }
 
 /// Launches that a device has recorded.
@@ -211,6 +231,12 @@ impl Buffer<f32> {
     pub fn copy(&self, device: &dyn Device, from: &Tensor) -> Result<()> {
         assert!(from.elem_count() <= self.len, "a tensor of {} numbers for {}", from.elem_count(), self.len);
         device.copy(from, &self.memory)
+    }
+
+    /// Waits, and copies the first numbers from the device.
+    pub fn read_first(&self, device: &dyn Device, values: &mut [f32]) -> Result<()> {
+        assert!(values.len() <= self.len, "{} numbers of {}", values.len(), self.len);
+        device.read(&self.memory, 0, bytes_of_mut(values))
     }
 
     /// The first numbers as a tensor of this shape on candle's device `on`.

@@ -12,7 +12,7 @@ mod driver;
 #[doc(hidden)]
 pub mod kernels;
 
-pub use device::{Argument, Buffer, Device, LibraryConvolution, Memory, Pass, Recording};
+pub use device::{Argument, Buffer, Device, HostMemory, LibraryConvolution, Memory, Pass, Recording};
 #[cfg(feature = "cuda")]
 pub use driver::Gpu;
 #[cfg(feature = "cuda")]

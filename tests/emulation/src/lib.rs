@@ -1,6 +1,6 @@
 //! A CUDA device for tests: it runs the kernels on the CPU, compiled as C++.
 
-use qdrop_core::cuda::{Argument, Device, LibraryConvolution, Memory, Pass, Recording};
+use qdrop_core::cuda::{Argument, Device, HostMemory, LibraryConvolution, Memory, Pass, Recording};
 use qdrop_core::kernels::conv::Conv2dShape;
 use qdrop_core::{Error, Result};
 use std::cell::RefCell;
@@ -21,6 +21,22 @@ extern "C" {
 pub struct Emulation {
     /// Whether blocks and threads run from the last to the first one. Results must not depend on it.
     pub backwards: bool,
+    /// Free memory that the device says it has.
+    pub free: Option<u64>,
+    /// Whether it has memory of the host that it copies fast.
+    pub host: bool,
+}
+
+struct Host(Vec<f32>);
+
+impl HostMemory for Host {
+    fn values(&self) -> &[f32] {
+        &self.0
+    }
+
+    fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
 }
 
 /// Sixteen bytes with their alignment.
@@ -96,6 +112,14 @@ impl Device for Emulation {
             std::ptr::copy_nonoverlapping((from.address as *const u8).add(offset), bytes.as_mut_ptr(), bytes.len());
         }
         Ok(())
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(self.free)
+    }
+
+    fn host_memory(&self, len: usize) -> Result<Option<Box<dyn HostMemory>>> {
+        Ok(if self.host { Some(Box::new(Host(vec![0.0; len]))) } else { None })
     }
 
     unsafe fn launch(&self, kernel: &'static str, grid: [u32; 3], arguments: &[Argument<'_>]) -> Result<()> {

@@ -3,12 +3,13 @@
 mod compile;
 mod cudnn;
 mod libraries;
+mod pinned;
 mod survey;
 
 pub(crate) use libraries::missing;
 pub(crate) use survey::survey;
 
-use super::device::{bytes_of, Argument, Device, LibraryConvolution, Memory, Pass, Recording};
+use super::device::{bytes_of, Argument, Device, HostMemory, LibraryConvolution, Memory, Pass, Recording};
 use super::SOURCE;
 use crate::error::{Error, Result};
 use crate::ops::host_values;
@@ -230,6 +231,11 @@ impl Device for Gpu {
         let grid = (grid[0], grid[1], grid[2]);
         let stream = self.stream.cu_stream();
         result::launch_kernel(function, grid, (THREADS, 1, 1), 0, stream, &mut values).map_err(failed(kernel))
+    }
+
+    fn host_memory(&self, len: usize) -> Result<Option<Box<dyn HostMemory>>> {
+        self.bind()?;
+        pinned::allocate(&self.stream, len)
     }
 
     fn record(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Recording>>> {

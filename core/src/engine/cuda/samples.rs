@@ -1,7 +1,7 @@
 //! Where a step reads its images from.
 
 use crate::cache::{CachedValues, Reservation};
-use crate::cuda::device::{Buffer, Device};
+use crate::cuda::device::{Buffer, Device, HostMemory};
 use crate::cuda::kernels::{transpose, Chosen};
 use crate::engine::samples::UnitSamples;
 use crate::error::{Error, Result};
@@ -12,6 +12,8 @@ use std::sync::Arc;
 enum Source {
     /// On the device, channels-last, one image after the other.
     Device(Buffer<f32>, #[allow(dead_code, reason = "held for its drop")] Option<Reservation>),
+    /// On the host where the device copies fast, channels-last; every step copies what it reads.
+    Host(Box<dyn HostMemory>, Room),
     /// As they are cached; every step copies what it reads to the device and rearranges it there.
     Cached(Arc<CachedValues>, Room),
 }
@@ -41,8 +43,9 @@ impl Room {
 }
 
 impl Source {
-    /// Brings all samples to the device if they take at most half of its free memory; where the device leaves that to the
-    /// cache's budget, if it has room for a second copy. `size` is channels and pixels of an image.
+    /// Brings all samples to the device if they take at most half of its free memory, else to memory of the host that it
+    /// copies fast; where the device leaves that to the cache's budget, to the device if there is room for a second copy. `size`
+    /// is channels and pixels of an image.
     fn new(device: &dyn Device, cached: &Arc<CachedValues>, size: [usize; 2], batch: usize) -> Result<Self> {
         let (each, count) = (size[0] * size[1], cached.samples());
         if cached.shape().iter().product::<usize>() != each {
@@ -53,7 +56,17 @@ impl Source {
         let bytes = (count * each * size_of::<f32>()) as u64;
         let reservation = match device.free_memory()? {
             Some(free) if bytes <= free / 2 => None,
-            Some(_) => return Ok(Self::Cached(cached.clone(), room)),
+            Some(_) => {
+                let Some(mut host) = device.host_memory(count * each)? else {
+                    return Ok(Self::Cached(cached.clone(), room));
+                };
+                for (i, values) in host.values_mut().chunks_mut(batch * each).enumerate() {
+                    let samples = cached.range(i * batch, values.len() / each)?;
+                    room.fill(device, &samples, size, (&room.values, 0))?;
+                    room.values.read_first(device, values)?;
+                }
+                return Ok(Self::Host(host, room));
+            }
             None => match cached.reserve(bytes) {
                 None => return Ok(Self::Cached(cached.clone(), room)),
                 reservation => reservation,
@@ -71,6 +84,11 @@ impl Source {
     fn load(&self, device: &dyn Device, samples: &[usize], size: [usize; 2]) -> Result<()> {
         match self {
             Self::Device(..) => Ok(()),
+            Self::Host(host, room) => {
+                let each = size[0] * size[1];
+                let images = samples.iter().map(|sample| &host.values()[sample * each..][..each]);
+                images.enumerate().try_for_each(|(i, image)| room.values.write(device, i * each, image))
+            }
             Self::Cached(cached, room) => room.fill(device, &cached.gather(samples)?, size, (&room.values, 0)),
         }
     }
@@ -78,7 +96,7 @@ impl Source {
     fn chosen<'a>(&'a self, numbers: &'a Numbers) -> Chosen<'a> {
         match self {
             Self::Device(values, _) => Chosen { values, numbers: &numbers.samples },
-            Self::Cached(_, room) => Chosen { values: &room.values, numbers: &numbers.in_order },
+            Self::Host(_, room) | Self::Cached(_, room) => Chosen { values: &room.values, numbers: &numbers.in_order },
         }
     }
 }
