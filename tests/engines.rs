@@ -44,6 +44,18 @@ fn a_loss_of_a_plugin_learns_the_same_on_both_engines() {
     }
 }
 
+/// Calls `body` with a unit of MobileNetV2 that learns roundings, scales and zero points.
+fn with_task<R>(engine: &Runs, size: &str, body: impl FnOnce(&UnitTask<'_>, &Context<'_>) -> R) -> R {
+    let mut model = model("mobilenet_v2", size, "lsq_plus");
+    let unit = unit(&model, "features.3");
+    let samples = samples(&model, &unit);
+    let mut task = engine.place(UnitTask::new(&mut model, &unit, 0, samples).unwrap());
+    task.begin(&[groups::ROUNDING, groups::SCALE, groups::ZERO_POINT]).unwrap();
+    let random = SeededRandom { seed: 7 };
+    let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
+    body(&task, &context)
+}
+
 #[test]
 fn a_gradient_of_the_built_in_loss_gives_what_the_built_in_loss_gives() {
     let chosen = Runs::all().into_iter().map(|engine| (engine, false));
@@ -52,30 +64,25 @@ fn a_gradient_of_the_built_in_loss_gives_what_the_built_in_loss_gives() {
         let states = [false, true].map(|own| {
             // The CPU's engine takes a batch of large images in several chunks.
             let size = if mixed { "{image_size: 128}" } else { SMALL };
-            let mut model = model("mobilenet_v2", size, "lsq_plus");
-            let unit = unit(&model, "features.3");
-            let samples = samples(&model, &unit);
-            let mut task = engine.place(UnitTask::new(&mut model, &unit, 0, samples).unwrap());
-            task.begin(&[groups::ROUNDING, groups::SCALE, groups::ZERO_POINT]).unwrap();
-            let random = SeededRandom { seed: 7 };
-            let context =
-                Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
-            let mut unit = if mixed { task.mixing_engine(6, &context) } else { task.engine(6, &context) }.unwrap();
-            let rates = [(groups::ROUNDING, 0.01), (groups::SCALE, 1e-3), (groups::ZERO_POINT, 1e-3)];
-            for step in 0..3 {
-                let batch = random.batch(0, step, 6, task.sample_count());
-                let keep = |site| if mixed { random.mixed(0, step, site) } else { random.keep(0, step, site, 0.5) };
-                if own {
-                    let output = unit.forward(&batch, &keep).unwrap().remove(0);
-                    let target = task.targets(&batch).unwrap().remove(0);
-                    let positions = (output.elem_count() / output.dim(1).unwrap()) as f64;
-                    unit.backward(&[((output - target).unwrap() * (2.0 / positions)).unwrap()]).unwrap();
-                } else {
-                    unit.loss(&batch, &keep).unwrap();
+            with_task(&engine, size, |task, context| {
+                let random = context.random;
+                let mut unit = if mixed { task.mixing_engine(6, context) } else { task.engine(6, context) }.unwrap();
+                let rates = [(groups::ROUNDING, 0.01), (groups::SCALE, 1e-3), (groups::ZERO_POINT, 1e-3)];
+                for step in 0..3 {
+                    let batch = random.batch(0, step, 6, task.sample_count());
+                    let keep = |site| if mixed { random.mixed(0, step, site) } else { random.keep(0, step, site, 0.5) };
+                    if own {
+                        let output = unit.forward(&batch, &keep).unwrap().remove(0);
+                        let target = task.targets(&batch).unwrap().remove(0);
+                        let positions = (output.elem_count() / output.dim(1).unwrap()) as f64;
+                        unit.backward(&[((output - target).unwrap() * (2.0 / positions)).unwrap()]).unwrap();
+                    } else {
+                        unit.loss(&batch, &keep).unwrap();
+                    }
+                    unit.update(&rates, None).unwrap();
                 }
-                unit.update(&rates, None).unwrap();
-            }
-            unit.state().unwrap()
+                unit.state().unwrap()
+            })
         });
         assert!(states[0].keys().eq(states[1].keys()));
         for (name, want) in &states[0] {
@@ -401,53 +408,51 @@ fn a_bound_that_is_not_positive_is_named_by_all_engines() {
     }
 }
 
-/// A device records the launches of a step and reads losses later; masks and a regularizer come and go.
+/// A device records the launches of a step and reads losses later; drop and a regularizer come and go.
 #[test]
 fn several_steps_at_once_are_the_same_steps() {
     for engine in Runs::all() {
-        let [one_by_one, together] = [false, true].map(|together| {
-            let mut model = model("mobilenet_v2", SMALL, "lsq_plus");
-            let unit = unit(&model, "features.3");
-            let samples = samples(&model, &unit);
-            let mut task = engine.place(UnitTask::new(&mut model, &unit, 0, samples).unwrap());
-            task.begin(&[groups::ROUNDING, groups::SCALE, groups::ZERO_POINT]).unwrap();
-            let random = SeededRandom { seed: 7 };
-            let context =
-                Context { random: &random, progress: &Silent, interruption: &Forget, engine: engine.engine() };
-            let mut unit = task.engine(3, &context).unwrap();
-            let samples: Vec<Vec<usize>> = (0..11).map(|step| (0..3).map(|i| (step + 2 * i) % 8).collect()).collect();
-            let keep = |step: usize, site: usize| match step {
-                5 => Keep::All,
-                _ => random.keep(0, step, site, 0.5),
-            };
-            let rates = |step: usize| {
-                let rate = 0.01 / (step + 1) as f64;
-                [(groups::ROUNDING, rate), (groups::SCALE, 1e-4), (groups::ZERO_POINT, 1e-4)]
-            };
-            let regularizer = |step: usize| (step > 3).then_some(Regularizer { weight: 0.1, b: 20.0 - step as f64 });
-            let losses: Vec<[f64; 2]> = if together {
-                let keeps: Vec<_> = (0..11).map(|step| move |site| keep(step, site)).collect();
-                let rates: Vec<_> = (0..11).map(rates).collect();
-                let steps = (0..11).map(|i| Step {
-                    samples: &samples[i],
-                    keep: &keeps[i],
-                    rates: &rates[i],
-                    regularizer: regularizer(i),
-                });
-                unit.steps(&steps.collect::<Vec<_>>()).unwrap()
-            } else {
-                let step = |i: usize| {
-                    let loss = unit.loss(&samples[i], &|site| keep(i, site)).unwrap();
-                    [loss, unit.update(&rates(i), regularizer(i)).unwrap()]
+        let run = |together: bool| {
+            with_task(&engine, SMALL, |task, context| {
+                let random = context.random;
+                let mut unit = task.engine(3, context).unwrap();
+                let samples: Vec<Vec<usize>> =
+                    (0..11).map(|step| (0..3).map(|i| (step + 2 * i) % 8).collect()).collect();
+                let keep = |step: usize, site: usize| match step {
+                    5 => Keep::All,
+                    _ => random.keep(0, step, site, 0.5),
                 };
-                (0..11).map(step).collect()
-            };
-            let state = unit.state().unwrap();
-            let state: BTreeMap<String, Vec<f32>> = state.iter().map(|(name, x)| (name.clone(), vec(x))).collect();
-            // There are no gradients of a step that is over.
-            assert!(unit.update(&rates(0), None).is_err());
-            (losses, state)
-        });
+                let rates = |step: usize| {
+                    let rate = 0.01 / (step + 1) as f64;
+                    [(groups::ROUNDING, rate), (groups::SCALE, 1e-4), (groups::ZERO_POINT, 1e-4)]
+                };
+                let regularizer =
+                    |step: usize| (step > 3).then_some(Regularizer { weight: 0.1, b: 20.0 - step as f64 });
+                let losses: Vec<[f64; 2]> = if together {
+                    let keeps: Vec<_> = (0..11).map(|step| move |site| keep(step, site)).collect();
+                    let rates: Vec<_> = (0..11).map(rates).collect();
+                    let steps = (0..11).map(|i| Step {
+                        samples: &samples[i],
+                        keep: &keeps[i],
+                        rates: &rates[i],
+                        regularizer: regularizer(i),
+                    });
+                    unit.steps(&steps.collect::<Vec<_>>()).unwrap()
+                } else {
+                    let step = |i: usize| {
+                        let loss = unit.loss(&samples[i], &|site| keep(i, site)).unwrap();
+                        [loss, unit.update(&rates(i), regularizer(i)).unwrap()]
+                    };
+                    (0..11).map(step).collect()
+                };
+                let state = unit.state().unwrap();
+                let state: BTreeMap<String, Vec<f32>> = state.iter().map(|(name, x)| (name.clone(), vec(x))).collect();
+                // There are no gradients of a step that is over.
+                assert!(unit.update(&rates(0), None).is_err());
+                (losses, state)
+            })
+        };
+        let [one_by_one, together] = [false, true].map(run);
         assert!(
             one_by_one.0.iter().all(|[loss, _]| *loss > 0.0) && one_by_one.0[3][1] == 0.0 && one_by_one.0[4][1] > 0.0
         );

@@ -1,5 +1,6 @@
 //! The final table of results, as text.
 
+use qdrop_core::memory::gib;
 use qdrop_core::pipeline::Summary;
 use qdrop_core::task::{shown_metrics, Measurement, Metric, Task};
 use qdrop_core::Result;
@@ -45,7 +46,6 @@ pub fn table(rows: &[Row], summary: &Summary, task: &dyn Task) -> Result<String>
     let mut text = aligned(&lines);
     let known = metrics.iter().any(|metric| summary.quantized.standard_error(metric).is_some());
     let error = if known { " (standard errors in parentheses)" } else { "" };
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let of_device = summary.peak_device_bytes.map(|bytes| format!(", of the GPU {:.2} GiB", gib(bytes)));
     text += &format!(
         "recipe {}, setting {}, seed {}, {} images{error}, peak memory {:.2} GiB{}\n",

@@ -193,12 +193,12 @@ extern "C" __global__ void bias_gradient(const float *gz, unsigned pixels, unsig
     }
 }
 
-// Adds the parts of a bias's gradient.
-extern "C" __global__ void add_bias_parts(const double *parts, unsigned count, unsigned channels, double *out) {
+// Adds rows of numbers, such as the parts of a bias's gradient.
+extern "C" __global__ void add_rows(const double *rows, unsigned count, unsigned columns, double *out) {
     unsigned c = blockIdx.x * blockDim.x + threadIdx.x;
-    if (c >= channels) return;
+    if (c >= columns) return;
     double sum = 0.0;
-    for (unsigned p = 0; p < count; p++) sum += parts[(size_t)p * channels + c];
+    for (unsigned r = 0; r < count; r++) sum += rows[(size_t)r * columns + c];
     out[c] = sum;
 }
 

@@ -90,12 +90,3 @@ extern "C" __global__ void errors_of_pieces(const float *x, size_t len, unsigned
         out[(size_t)blockIdx.y * count + number] = sum;
     }
 }
-
-// The errors of all candidates from the sums of the pieces.
-extern "C" __global__ void join_errors(const double *of_pieces, unsigned pieces, unsigned count, double *out) {
-    unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= count) return;
-    double sum = 0.0;
-    for (unsigned p = 0; p < pieces; p++) sum += of_pieces[(size_t)p * count + i];
-    out[i] = sum;
-}

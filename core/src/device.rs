@@ -1,8 +1,9 @@
 //! The devices that compute: opening one, and what a machine has.
 
+pub use crate::survey::{Gpu, Software, Survey};
+
 use crate::error::{Error, Result};
 use candle_core::Device;
-use serde::Serialize;
 
 /// Opens the device `cpu`, `cuda` or `cuda:N`.
 ///
@@ -21,12 +22,8 @@ pub fn open(name: &str) -> Result<Device> {
     if let Some(problem) = problem() {
         return Err(error(format!("{problem}, or use --device cpu")));
     }
-    // The bindings panic where a function of the driver is missing.
-    match std::panic::catch_unwind(|| Device::new_cuda_with_stream(index)) {
-        Ok(Ok(device)) => Ok(device),
-        Ok(Err(e)) => Err(error(format!("{e}; `qdrop devices` lists the GPUs; or use --device cpu"))),
-        Err(_) => Err(error("the driver of the GPU is too old for this build; update it, or use --device cpu".into())),
-    }
+    Device::new_cuda_with_stream(index)
+        .map_err(|e| error(format!("{e}; `qdrop devices` lists the GPUs; or use --device cpu")))
 }
 
 /// Why no GPU can be opened, as far as that is known before one is.
@@ -39,49 +36,6 @@ fn problem() -> Option<String> {
 
 #[cfg(not(feature = "cuda"))]
 const NO_CUDA: &str = "this build has no CUDA support; rebuild with `--features cuda`";
-
-/// What a machine has for computing on GPUs.
-#[derive(Debug, Clone, Serialize)]
-pub struct Survey {
-    /// Whether this build can use GPUs at all.
-    pub cuda_build: bool,
-    /// The libraries that this build uses.
-    pub software: Vec<Software>,
-    /// The GPUs that the driver finds.
-    pub gpus: Vec<Gpu>,
-    /// Why no GPU can be used, and what to do about it.
-    pub problem: Option<String>,
-}
-
-/// A library.
-#[derive(Debug, Clone, Serialize)]
-pub struct Software {
-    /// What it is, and where it comes from.
-    pub what: String,
-    /// The name under which it was found.
-    pub file: Option<String>,
-    /// The names under which it is looked for.
-    pub looked_for: Vec<String>,
-    /// Its version, if it says so.
-    pub version: Option<String>,
-    /// Whether no GPU can be used without it.
-    pub needed: bool,
-    /// What happens without it.
-    pub without: String,
-}
-
-/// A GPU.
-#[derive(Debug, Clone, Serialize)]
-pub struct Gpu {
-    /// The N of `cuda:N`.
-    pub index: usize,
-    /// What the driver calls it.
-    pub name: String,
-    /// Bytes of its memory.
-    pub memory: u64,
-    /// Its compute capability.
-    pub capability: String,
-}
 
 /// Looks at the machine.
 pub fn survey() -> Survey {

@@ -1,6 +1,5 @@
 //! The values of each channel, where observers look for a range: on the host, or on a GPU without a copy to the host.
 
-use crate::cuda::abi;
 use crate::cuda::device::{Buffer, Device};
 use crate::cuda::kernels;
 use crate::error::{Error, Result};
@@ -71,27 +70,26 @@ impl Rows {
         }))
     }
 
-    /// Smallest and largest of all values.
+    /// Smallest and largest value of each row.
     ///
     /// # Errors
     /// The values cannot be read.
-    pub fn extremes(&self) -> Result<(f32, f32)> {
-        match self {
-            Self::Host(rows) => Ok(host_values(rows, min_max)?),
-            Self::Device(row) => Row::Device(row).extremes(),
-        }
+    pub fn extremes(&self) -> Result<Vec<(f32, f32)>> {
+        self.map(|_, row| row.extremes())
     }
 
-    /// Calls `body` with each row, in parallel.
+    /// Calls `body` with each row and its number, in parallel.
     ///
     /// # Errors
     /// The values cannot be read; those of `body`.
-    pub fn map<R: Send>(&self, body: impl Fn(Row<'_>) -> Result<R> + Sync + Send) -> Result<Vec<R>> {
+    pub fn map<R: Send>(&self, body: impl Fn(usize, Row<'_>) -> Result<R> + Sync + Send) -> Result<Vec<R>> {
         match self {
-            Self::Device(row) => Ok(vec![body(Row::Device(row))?]),
+            Self::Device(row) => Ok(vec![body(0, Row::Device(row))?]),
             Self::Host(rows) => {
                 let width = rows.dim(1)?;
-                host_values(rows, |values| map_chunks(values, width, |row| body(Row::Host(row))))?.into_iter().collect()
+                host_values(rows, |values| map_chunks(values, width, |i, row| body(i, Row::Host(row))))?
+                    .into_iter()
+                    .collect()
             }
         }
     }
@@ -106,10 +104,7 @@ fn check(x: &Tensor) -> Result<()> {
 
 impl Row<'_> {
     /// Smallest and largest value.
-    ///
-    /// # Errors
-    /// The values cannot be read.
-    pub fn extremes(self) -> Result<(f32, f32)> {
+    fn extremes(self) -> Result<(f32, f32)> {
         match self {
             Self::Host(values) => Ok(min_max(values)),
             Self::Device(row) => {
@@ -148,9 +143,7 @@ impl Row<'_> {
 
 impl OnDevice {
     fn errors(&self, candidates: &[Candidate], bounds: Bounds) -> Result<Vec<f64>> {
-        let own = candidates.iter().map(|c| abi::Candidate { scale: c.scale, zero_point: c.zero_point });
-        let bounds = abi::SearchBounds { qmin: bounds.qmin, qmax: bounds.qmax, power: bounds.power };
-        let sums = kernels::errors(&*self.device, &self.values, &own.collect::<Vec<_>>(), bounds)?;
+        let sums = kernels::errors(&*self.device, &self.values, candidates, bounds)?;
         Ok(sums.into_iter().map(|sum| sum / self.values.len() as f64).collect())
     }
 }

@@ -21,16 +21,16 @@ fn a_device_finds_the_extremes_and_the_best_of_all_grids() {
         let want = search(&values, &candidates, bounds).unwrap();
         for device in devices() {
             let rows = Rows::on(device, &x).unwrap();
-            assert_eq!(rows.extremes().unwrap(), min_max(&values), "{what}");
+            assert_eq!(rows.extremes().unwrap(), [min_max(&values)], "{what}");
             let close = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b;
-            let found = rows.map(|row| row.search(&candidates, bounds)).unwrap()[0].unwrap();
+            let found = rows.map(|_, row| row.search(&candidates, bounds)).unwrap()[0].unwrap();
             assert!(close(found.1, want.1), "{what}: {found:?}, {want:?}");
             assert!(close(error(&values, candidates[found.0], bounds), want.1), "{what}: {found:?}, {want:?}");
             for candidate in [candidates[0], candidates[count / 2]] {
-                let got = rows.map(|row| row.error(candidate, bounds)).unwrap()[0];
+                let got = rows.map(|_, row| row.error(candidate, bounds)).unwrap()[0];
                 assert!(close(got, error(&values, candidate, bounds)), "{what}: {candidate:?}");
             }
-            assert!(rows.map(|row| row.search(&[], bounds)).unwrap()[0].is_none());
+            assert!(rows.map(|_, row| row.search(&[], bounds)).unwrap()[0].is_none());
         }
     }
     let none = Tensor::zeros(0, DType::F32, &Device::Cpu).unwrap();

@@ -99,14 +99,6 @@ fn functions() -> impl Iterator<Item = Option<Function<()>>> {
     [None, Some(Function::Clip(()))].into_iter().chain(known)
 }
 
-/// The targets of images, each laid out as one image.
-fn targets<'a>(
-    of_image: &'a (dyn Fn(usize) -> &'a [f32] + Sync),
-    layout: Layout,
-) -> (&'a (dyn Fn(usize) -> &'a [f32] + Sync), Layout) {
-    (of_image, Layout { batch: 1, ..layout })
-}
-
 /// Checks the sums of a device against those of the rows of the CPU, whose terms are at most `largest`.
 fn check_sums(d: &dyn Device, sums: &Buffer<Sums>, blocks: u32, want: &[cpu::Sums], layout: Layout, what: &str) {
     let ranges = Buffer::new(d, &[0, blocks]).unwrap();
@@ -157,7 +149,7 @@ fn stages_and_their_gradients_are_the_same() {
             cpu::forward(stage, (&sum, layout), other, mixing, (&mut value, layout), &mut kept);
             cpu::backward(stage, (&sum, layout), other, mixing, &kept, (&mut of_z, layout), &mut sums[0]);
             let of_image = |i: usize| &target[i * layout.image()..][..layout.image()];
-            let targets = targets(&of_image, layout);
+            let targets: cpu::Targets<'_> = (&of_image, Layout { batch: 1, ..layout });
             cpu::end(stage, (&sum, layout), other, targets, loss, mixing, (&mut of_end, layout), &mut sums[1]);
             for d in devices() {
                 let d = &*d;

@@ -22,6 +22,7 @@ const LANES: usize = 16;
 const SMALL: usize = 1 << 16;
 
 /// A grid to try.
+#[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
     /// Distance between neighbouring values of the grid.
@@ -40,6 +41,7 @@ impl Candidate {
 }
 
 /// What all candidates of a search have in common.
+#[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
     /// Smallest integer of the grid.

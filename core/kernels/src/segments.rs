@@ -52,9 +52,9 @@ pub fn map_pieces<R: Send>(len: usize, body: impl Fn(usize, usize) -> R + Sync) 
     (0..len.div_ceil(PIECE)).into_par_iter().map(|i| body(i * PIECE, ((i + 1) * PIECE).min(len))).collect()
 }
 
-/// Calls `body` on each chunk of `width` elements in parallel; results in order.
-pub fn map_chunks<R: Send>(values: &[f32], width: usize, body: impl Fn(&[f32]) -> R + Sync + Send) -> Vec<R> {
-    values.par_chunks(width).map(body).collect()
+/// Calls `body(number, chunk)` on each chunk of `width` elements in parallel; results in order.
+pub fn map_chunks<R: Send>(values: &[f32], width: usize, body: impl Fn(usize, &[f32]) -> R + Sync + Send) -> Vec<R> {
+    values.par_chunks(width).enumerate().map(|(i, chunk)| body(i, chunk)).collect()
 }
 
 #[cfg(test)]

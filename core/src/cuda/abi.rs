@@ -4,9 +4,10 @@ use crate::ops::Activation;
 use qdrop_kernels::adam::AdamStep;
 use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::drop::GROUP;
-use qdrop_kernels::nhwc::stage::Function;
+use qdrop_kernels::nhwc::stage::{Function, TensorGrid};
 use qdrop_kernels::pool::Pool2dShape;
 use qdrop_kernels::random::Stream;
+use qdrop_kernels::range_search::{Bounds, Candidate};
 
 /// A type that a device's memory holds as the CPU's does.
 ///
@@ -181,16 +182,6 @@ pub struct Finish {
     pub bounds: u64,
 }
 
-/// The grid of an activation's quantizer.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct Step {
-    pub scale: f32,
-    pub zero_point: f32,
-    pub qmin: f32,
-    pub qmax: f32,
-}
-
 /// A pool of images with these channels.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -205,23 +196,6 @@ impl Pool {
         sizes.iter().chain(&more).zip(&mut all).for_each(|(size, out)| *out = *size as u32);
         Self(all)
     }
-}
-
-/// A grid that a search for a range tries.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Candidate {
-    pub scale: f32,
-    pub zero_point: f32,
-}
-
-/// What all grids of a search have in common.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct SearchBounds {
-    pub qmin: f32,
-    pub qmax: f32,
-    pub power: f32,
 }
 
 /// Smallest and largest value.
@@ -249,11 +223,12 @@ unsafe impl Plain for Regularizer {}
 unsafe impl Plain for WeightGrid {}
 unsafe impl Plain for Geometry {}
 unsafe impl Plain for Finish {}
-unsafe impl Plain for Step {}
 unsafe impl Plain for Pool {}
-unsafe impl Plain for Candidate {}
-unsafe impl Plain for SearchBounds {}
 unsafe impl Plain for Extremes {}
+// The kernels of the CPU take these too.
+unsafe impl Plain for TensorGrid {}
+unsafe impl Plain for Candidate {}
+unsafe impl Plain for Bounds {}
 
 /// The part of the kernels' names that stands for an activation function.
 pub fn name<B>(activation: Option<Function<B>>) -> usize {

@@ -72,8 +72,8 @@ pub trait Device: Send + Sync {
     /// The arguments are the kernel's, and addresses among them are those of memory as large as the kernel uses.
     unsafe fn launch(&self, kernel: &'static str, grid: [u32; 3], arguments: &[Argument<'_>]) -> Result<()>;
 
-    /// Memory of the host for this many numbers, all zero, from which the device copies fast; `None` if there is none, or if it
-    /// would take more than half of what the host has left.
+    /// Memory of the host for this many numbers, which may be any, from which the device copies fast; `None` if there is none,
+    /// or if it would take more than half of what the host has left.
     ///
     /// # Errors
     /// The device failed.

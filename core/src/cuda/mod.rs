@@ -11,29 +11,17 @@ pub(crate) mod device;
 mod driver;
 #[doc(hidden)]
 pub mod kernels;
+mod source;
 
 pub use device::{Argument, Buffer, Device, HostMemory, LibraryConvolution, Memory, Pass, Recording};
 #[cfg(feature = "cuda")]
 pub use driver::Gpu;
 #[cfg(feature = "cuda")]
 pub(crate) use driver::{missing, survey};
+pub use source::{OPTIONS, SOURCE};
 
 use crate::error::Result;
 use std::sync::Arc;
-
-/// The source of all kernels: CUDA C++ that includes nothing.
-pub const SOURCE: &str = concat!(
-    include_str!("../../cuda/arithmetic.cuh"),
-    include_str!("../../cuda/stage.cu"),
-    include_str!("../../cuda/learn.cu"),
-    include_str!("../../cuda/convolution.cu"),
-    include_str!("../../cuda/depthwise.cu"),
-    include_str!("../../cuda/forward.cu"),
-    include_str!("../../cuda/range.cu"),
-);
-
-/// Options of its compiler: IEEE arithmetic, and no fused operation that the source does not ask for, as on the CPU.
-pub const OPTIONS: [&str; 2] = ["--fmad=false", "--std=c++17"];
 
 /// The device on which candle's device computes; `None` for the CPU.
 ///

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Unit};
+use crate::memory::{available, gib};
 
 /// Tensors of a value's size that a step of the generic engine holds at once: the value, its activation, the
 /// quantized activation, the mix of both, and the gradient of each of the four.
@@ -18,7 +19,6 @@ pub fn check(graph: &Graph, unit: &Unit, batch: usize) -> Result<()> {
 }
 
 fn fits(unit: &str, batch: usize, needed: u64, available: Option<u64>) -> Result<()> {
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     match available {
         Some(free) if needed > free => {
             let message = format!(
@@ -31,13 +31,6 @@ fn fits(unit: &str, batch: usize, needed: u64, available: Option<u64>) -> Result
         }
         _ => Ok(()),
     }
-}
-
-/// Bytes of memory that are free for programs; `None` if the system does not report it.
-fn available() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 #[cfg(test)]

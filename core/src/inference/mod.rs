@@ -63,11 +63,13 @@ impl<'a> Inference<'a> {
     /// # Errors
     /// A quantizer has no range, or a parameter is missing; the kernels of a GPU cannot be compiled, or its memory is too small.
     pub fn new(model: &'a QuantModel, precision: Precision, part: Subgraph) -> Result<Self> {
-        let runs = match crate::cuda::of(model.device())? {
-            Some(device) => return Self::on(device, model, precision, part),
-            None => Runs::Cpu(Prepared::new(Cpu, model, precision, &part)?),
-        };
-        Ok(Self { model, precision, part, runs })
+        match crate::cuda::of(model.device())? {
+            Some(device) => Self::on(device, model, precision, part),
+            None => {
+                let runs = Runs::Cpu(Prepared::new(Cpu, model, precision, &part)?);
+                Ok(Self { model, precision, part, runs })
+            }
+        }
     }
 
     /// Compiles a part of the network for a CUDA device: a GPU where the model is, or one that computes with tensors of the CPU.

@@ -1,6 +1,5 @@
 //! Smallest and largest value.
 
-use super::mse::of_rows;
 use super::statistics::{Combine, RunningRange};
 use qdrop_core::prelude::*;
 use qdrop_core::rows::Rows;
@@ -12,7 +11,7 @@ struct MinMax {
 
 impl Observer for MinMax {
     fn observe(&mut self, x: &Tensor) -> Result<()> {
-        self.running.update(of_rows(&Rows::new(x, self.granularity)?, |_, min, max| Ok((min, max)))?)
+        self.running.update(Rows::new(x, self.granularity)?.extremes()?)
     }
 
     fn range(&self) -> Result<Range> {

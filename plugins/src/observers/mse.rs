@@ -46,11 +46,11 @@ pub(super) enum Side {
 }
 
 impl Side {
-    /// The side of a whole tensor with the given extremes.
-    pub fn of(min: f32, max: f32) -> Self {
-        if min >= 0.0 {
+    /// The side of a whole tensor whose rows have the given extremes.
+    pub fn of(extremes: &[(f32, f32)]) -> Self {
+        if extremes.iter().all(|(min, _)| *min >= 0.0) {
             Self::Positive
-        } else if max <= 0.0 {
+        } else if extremes.iter().all(|(_, max)| *max <= 0.0) {
             Self::Negative
         } else {
             Self::Both
@@ -67,19 +67,6 @@ impl Side {
     }
 }
 
-/// Calls `body(row, min, max)` for each row, in parallel, and collects the ranges.
-pub(super) fn of_rows(
-    rows: &Rows,
-    body: impl Fn(Row<'_>, f32, f32) -> Result<(f32, f32)> + Sync + Send,
-) -> Result<Range> {
-    let ranges = rows.map(|row| {
-        let (min, max) = row.extremes()?;
-        body(row, min, max)
-    })?;
-    let (min, max) = ranges.into_iter().unzip();
-    Ok(Range { min, max })
-}
-
 struct Mse {
     spec: QuantSpec,
     params: MseParams,
@@ -90,10 +77,11 @@ struct Mse {
 impl Observer for Mse {
     fn observe(&mut self, x: &Tensor) -> Result<()> {
         let rows = Rows::new(x, self.spec.granularity)?;
-        let (min, max) = rows.extremes()?;
-        let side = *self.side.get_or_insert(Side::of(min, max));
+        let extremes = rows.extremes()?;
+        let side = *self.side.get_or_insert_with(|| Side::of(&extremes));
         let (spec, params) = (self.spec, self.params);
-        let range = of_rows(&rows, |row, min, max| {
+        let ranges = rows.map(|i, row| {
+            let (min, max) = extremes[i];
             let candidates = if side != Side::Both || spec.symmetric {
                 one_dimensional(min, max, side)
             } else if spec.granularity == Granularity::PerTensor {
@@ -103,7 +91,7 @@ impl Observer for Mse {
             };
             Ok(best(row, &candidates, &spec, params)?.unwrap_or((min, max)))
         })?;
-        self.running.update(range)
+        self.running.update(ranges)
     }
 
     fn range(&self) -> Result<Range> {

@@ -1,7 +1,7 @@
 //! The range with the smallest quantization error, by bounded scalar minimization.
 
 use super::brent::minimize;
-use super::mse::{of_rows, MseParams, Side};
+use super::mse::{MseParams, Side};
 use super::statistics::{Combine, RunningRange};
 use qdrop_core::grid::MIN_SCALE;
 use qdrop_core::kernels::range_search::{Bounds, Candidate};
@@ -19,10 +19,11 @@ struct MseFast {
 impl Observer for MseFast {
     fn observe(&mut self, x: &Tensor) -> Result<()> {
         let rows = Rows::new(x, self.spec.granularity)?;
-        let (min, max) = rows.extremes()?;
-        let side = *self.side.get_or_insert(Side::of(min, max));
+        let extremes = rows.extremes()?;
+        let side = *self.side.get_or_insert_with(|| Side::of(&extremes));
         let (spec, p) = (self.spec, self.params.p);
-        let range = of_rows(&rows, |row, min, max| {
+        let ranges = rows.map(|i, row| {
+            let (min, max) = extremes[i];
             if side != Side::Both || spec.symmetric {
                 by_width(row, min.abs().max(max), side, &spec, p)
             } else {
@@ -30,7 +31,7 @@ impl Observer for MseFast {
                 Ok((low.max(min), high.min(max)))
             }
         })?;
-        self.running.update(range)
+        self.running.update(ranges)
     }
 
     fn range(&self) -> Result<Range> {

@@ -38,8 +38,10 @@ impl RunningRange {
         Self { combine, range: None, calls: 0 }
     }
 
-    /// Adds the range of one call.
-    pub fn update(&mut self, new: Range) -> Result<()> {
+    /// Adds the ranges (minimum, maximum) of the rows of one call.
+    pub fn update(&mut self, rows: Vec<(f32, f32)>) -> Result<()> {
+        let (min, max) = rows.into_iter().unzip();
+        let new = Range { min, max };
         self.calls += 1;
         let Some(old) = &mut self.range else {
             self.range = Some(new);

@@ -3,6 +3,7 @@
 use super::Output;
 use anyhow::Result;
 use qdrop_core::device::{survey, Software, Survey};
+use qdrop_core::memory::gib;
 use serde_json::Value;
 
 /// Prints the devices and the libraries that they need.
@@ -20,7 +21,7 @@ pub fn devices(output: Output) -> Result<Value> {
 fn text(found: &Survey, threads: usize) -> String {
     let mut text = format!("cpu     {threads} threads\n");
     for gpu in &found.gpus {
-        let gib = gpu.memory as f64 / f64::from(1 << 30);
+        let gib = gib(gpu.memory);
         text += &format!("cuda:{}  {}, {gib:.1} GiB, compute capability {}\n", gpu.index, gpu.name, gpu.capability);
     }
     if let Some(problem) = &found.problem {

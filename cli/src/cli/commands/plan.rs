@@ -5,6 +5,7 @@ use crate::cli::arguments::RecipeArguments;
 use crate::cli::console::Console;
 use crate::report::duration;
 use crate::{Check, Plan, Result, Run};
+use qdrop_core::memory::gib;
 use serde_json::Value;
 
 /// `check`: prints what was checked.
@@ -106,7 +107,6 @@ pub fn check_float(run: &mut Run<'_>, console: &Console) -> Result<Value> {
 
 /// The plan as text.
 pub fn text(plan: &Plan) -> String {
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let mut text = match plan.iterations {
         0 => "plan: calibration alone, no reconstruction\n".to_string(),
         iterations => format!(

@@ -1,6 +1,6 @@
 //! Compiles the kernels for a device, once for each source, device and compiler.
 
-use super::super::OPTIONS;
+use super::super::source::OPTIONS;
 use crate::error::{Error, Result};
 use candle_core::cuda_backend::cudarc::nvrtc::{result, sys};
 use sha2::{Digest, Sha256};
@@ -10,20 +10,9 @@ use std::path::PathBuf;
 /// Machine code for a compute capability such as "sm_90": from the cache, or newly compiled.
 ///
 /// # Errors
-/// NVRTC is missing, or refuses the source; the message has what it said.
+/// NVRTC does not answer, or refuses the source; the message has what it said.
 pub fn machine_code(source: &str, arch: &str) -> Result<Vec<u8>> {
-    let (mut major, mut minor) = (0, 0);
-    let version = std::panic::catch_unwind(move || {
-        // SAFETY: both numbers outlive the call.
-        unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
-        (major, minor)
-    });
-    let Ok((major, minor)) = version else {
-        return Err(Error::message(
-            "the library NVRTC of CUDA is missing (libnvrtc.so); install the CUDA toolkit's runtime compiler, or use \
-             --engine generic",
-        ));
-    };
+    let (major, minor) = version().ok_or_else(|| Error::message("NVRTC does not tell its version"))?;
     let key = format!("{major}.{minor} {arch} {OPTIONS:?} {source}");
     let name: String = Sha256::digest(key.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect();
     let file = folder().map(|folder| folder.join(format!("{name}.cubin")));
@@ -36,6 +25,14 @@ pub fn machine_code(source: &str, arch: &str) -> Result<Vec<u8>> {
         let _ = keep(&file, &code);
     }
     Ok(code)
+}
+
+/// The version of NVRTC, if it is there.
+pub fn version() -> Option<(i32, i32)> {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: both numbers outlive the call.
+    let asked = unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
+    asked.result().is_ok().then_some((major, minor))
 }
 
 /// The user's cache folder.

@@ -61,14 +61,33 @@ type Compute = unsafe extern "C" fn(
     u64,
 ) -> Status;
 
-/// The name under which the library is found, and its version as a number.
+/// The library under the name under which it is found, and its version as a number.
+struct Found {
+    name: &'static str,
+    library: Library,
+    version: Option<usize>,
+}
+
+impl Found {
+    fn new() -> Option<Self> {
+        // SAFETY: cuDNN's initialization has no conditions.
+        let open = |name| Some((name, unsafe { Library::new(name) }.ok()?));
+        let (name, library) = NAMES.into_iter().find_map(open)?;
+        // SAFETY: the function has this type in cuDNN's headers, and takes nothing.
+        let version = unsafe { library.get::<unsafe extern "C" fn() -> usize>(b"cudnnGetVersion\0").map(|f| f()) };
+        Some(Self { name, library, version: version.ok() })
+    }
+
+    /// Whether it is of the version that is used here.
+    fn fits(&self) -> bool {
+        self.version.is_some_and(|version| version / 10_000 == 9)
+    }
+}
+
+/// The name of the library, if it can be used, and the version of the one that was found.
 pub fn found() -> (Option<&'static str>, Option<usize>) {
-    // SAFETY: cuDNN's initialization has no conditions.
-    let open = |name| Some((name, unsafe { Library::new(name) }.ok()?));
-    let Some((name, library)) = NAMES.into_iter().find_map(open) else { return (None, None) };
-    // SAFETY: the function has this type in cuDNN's headers, and takes nothing.
-    let version = unsafe { library.get::<unsafe extern "C" fn() -> usize>(b"cudnnGetVersion\0").map(|f| f()) };
-    (Some(name), version.ok())
+    let found = Found::new();
+    (found.as_ref().filter(|found| found.fits()).map(|found| found.name), found.and_then(|found| found.version))
 }
 
 /// The library's functions.
@@ -96,7 +115,9 @@ pub struct Cudnn {
     handle: Handle,
     functions: Functions,
     stream: Arc<CudaStream>,
-    workspace: Mutex<Option<Memory>>,
+    /// The largest one so far, which later plans share. Plans that were made with a smaller one keep theirs, so that its
+    /// address stays valid in recorded launches.
+    workspace: Mutex<Option<Arc<Memory>>>,
     _library: Library,
 }
 
@@ -110,8 +131,7 @@ impl Cudnn {
     /// # Errors
     /// The library lacks a function, or does not start.
     pub fn open(stream: &Arc<CudaStream>) -> Result<Option<Self>> {
-        // SAFETY: cuDNN's initialization has no conditions.
-        let Some(library) = NAMES.into_iter().find_map(|name| unsafe { Library::new(name) }.ok()) else {
+        let Some(Found { library, version: Some(version), .. }) = Found::new().filter(Found::fits) else {
             return Ok(None);
         };
         let wrong = |e: libloading::Error| {
@@ -122,12 +142,6 @@ impl Cudnn {
                 // SAFETY: the function has this type in cuDNN 9's headers.
                 *unsafe { library.get($name) }.map_err(wrong)?
             };
-        }
-        let version: unsafe extern "C" fn() -> usize = get!(b"cudnnGetVersion\0");
-        // SAFETY: the function takes nothing.
-        let version = unsafe { version() };
-        if version / 10_000 != 9 {
-            return Ok(None);
         }
         let create: Create = get!(b"cudnnCreate\0");
         let set_stream: unsafe extern "C" fn(Handle, *mut c_void) -> Status = get!(b"cudnnSetStream\0");
@@ -200,7 +214,9 @@ struct Planned {
     y: Handle,
     convolution: Handle,
     algorithm: c_int,
-    workspace: usize,
+    /// What the algorithm needs beside its tensors.
+    workspace: Option<Arc<Memory>>,
+    workspace_bytes: usize,
 }
 
 // SAFETY: descriptors are read only, and belong to this value.
@@ -241,7 +257,8 @@ pub fn convolution(
         y: null,
         convolution: null,
         algorithm: 0,
-        workspace: 0,
+        workspace: None,
+        workspace_bytes: 0,
     };
     let f = &cudnn.functions;
     let n = |number: usize| number as c_int;
@@ -250,7 +267,7 @@ pub fn convolution(
     let mut count = 0;
     cudnn.bind()?;
     // One thread at a time uses the handle.
-    let _workspace = cudnn.workspace.lock().unwrap_or_else(|e| e.into_inner());
+    let mut workspace = cudnn.workspace.lock().unwrap_or_else(|e| e.into_inner());
     // SAFETY: descriptors are created before they are used, and arrays are as large as they are said to be.
     let (made, asked) = unsafe {
         let made = [
@@ -303,7 +320,14 @@ pub fn convolution(
         p.status == 0 && p.determinism == DETERMINISTIC && p.memory <= WORKSPACE && precise
     };
     let Some(best) = found.iter().take(count as usize).find(fits) else { return Ok(None) };
-    (planned.algorithm, planned.workspace) = (best.algorithm, best.memory);
+    (planned.algorithm, planned.workspace_bytes) = (best.algorithm, best.memory);
+    if best.memory > 0 {
+        let memory = match &*workspace {
+            Some(memory) if memory.bytes >= best.memory => memory.clone(),
+            _ => workspace.insert(Arc::new(super::allocate(&cudnn.stream, best.memory)?)).clone(),
+        };
+        planned.workspace = Some(memory);
+    }
     if tf32 {
         // SAFETY: the descriptor exists.
         let status = unsafe { (f.set_math)(planned.convolution, best.math) };
@@ -316,12 +340,9 @@ impl LibraryConvolution for Planned {
     fn run(&self, x: &Buffer<f32>, w: &Buffer<f32>, y: &Buffer<f32>) -> Result<()> {
         let cudnn = &*self.cudnn;
         cudnn.bind()?;
-        let mut workspace = cudnn.workspace.lock().unwrap_or_else(|e| e.into_inner());
-        let room = match &*workspace {
-            Some(memory) if memory.bytes >= self.workspace => memory.address,
-            _ if self.workspace == 0 => 0,
-            _ => workspace.insert(super::allocate(&cudnn.stream, self.workspace)?).address,
-        };
+        // One thread at a time uses the handle.
+        let _workspace = cudnn.workspace.lock().unwrap_or_else(|e| e.into_inner());
+        let room = self.workspace.as_ref().map_or(0, |memory| memory.address);
         let (one, zero) = (1.0_f32, 0.0_f32);
         let (x_, w_, y_) = ((self.x, x.address()), (self.w, w.address()), (self.y, y.address()));
         let [first, second, third] = match self.pass {
@@ -343,7 +364,7 @@ impl LibraryConvolution for Planned {
                 self.convolution,
                 self.algorithm,
                 room,
-                self.workspace,
+                self.workspace_bytes,
                 &zero,
                 third.0,
                 third.1,

@@ -10,8 +10,9 @@ pub(crate) use libraries::missing;
 pub(crate) use survey::survey;
 
 use super::device::{bytes_of, Argument, Device, HostMemory, LibraryConvolution, Memory, Pass, Recording};
-use super::SOURCE;
+use super::source::SOURCE;
 use crate::error::{Error, Result};
+use crate::memory::gib;
 use crate::ops::host_values;
 use candle_core::cuda_backend::cudarc::driver::{result, sys, CudaGraph, CudaStream, DevicePtr, DevicePtrMut};
 use candle_core::op::BackpropOp;
@@ -131,7 +132,7 @@ impl Drop for Owned {
 fn allocate(own: &Arc<CudaStream>, bytes: usize) -> Result<Memory> {
     let stream = own.cu_stream();
     let failed = |e: result::DriverError| {
-        let context = format!("{:.2} GiB are wanted", bytes as f64 / f64::from(1 << 30));
+        let context = format!("{:.2} GiB are wanted", gib(bytes as u64));
         match e.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::DeviceMemory { context },
             _ => Error::message(format!("the GPU failed to give memory ({context}): {e}")),
@@ -235,7 +236,7 @@ impl Device for Gpu {
 
     fn host_memory(&self, len: usize) -> Result<Option<Box<dyn HostMemory>>> {
         self.bind()?;
-        pinned::allocate(&self.stream, len)
+        Ok(pinned::allocate(&self.stream, len))
     }
 
     fn record(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Recording>>> {

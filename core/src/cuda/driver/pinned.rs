@@ -1,8 +1,7 @@
 //! Page-locked memory of the host, which a GPU copies without the help of the CPU.
 
 use super::super::device::HostMemory;
-use super::failed;
-use crate::error::Result;
+use crate::memory::available;
 use candle_core::cuda_backend::cudarc::driver::{result, CudaStream};
 use std::sync::Arc;
 
@@ -17,24 +16,15 @@ struct Pinned {
 unsafe impl Send for Pinned {}
 unsafe impl Sync for Pinned {}
 
-/// Memory of the host for this many numbers; `None` if it would take more than half of what the system says is available.
-pub fn allocate(stream: &Arc<CudaStream>, len: usize) -> Result<Option<Box<dyn HostMemory>>> {
+/// Memory of the host for this many numbers; `None` if it would take more than half of what is available, or cannot be locked.
+pub fn allocate(stream: &Arc<CudaStream>, len: usize) -> Option<Box<dyn HostMemory>> {
     let bytes = len * size_of::<f32>();
     if available().is_none_or(|available| bytes as u64 > available / 2) {
-        return Ok(None);
+        return None;
     }
     // SAFETY: the memory is freed once, below. Flags of 0: the CPU reads it as fast as other memory.
-    let address = unsafe { result::malloc_host(bytes, 0) }.map_err(failed("memory of the host was locked"))?;
-    let mut memory = Pinned { address: address.cast(), len, stream: stream.clone() };
-    memory.values_mut().fill(0.0);
-    Ok(Some(Box::new(memory)))
-}
-
-/// Bytes of memory that the system says are available.
-fn available() -> Option<u64> {
-    let system = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = system.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    let address = unsafe { result::malloc_host(bytes, 0) }.ok()?;
+    Some(Box::new(Pinned { address: address.cast(), len, stream: stream.clone() }))
 }
 
 impl HostMemory for Pinned {

@@ -1,48 +1,36 @@
 //! What a machine has for computing on GPUs.
 
-use super::{cudnn, libraries};
-use crate::device::{Gpu, Software, Survey};
+use super::{compile, cudnn, libraries};
+use crate::survey::{Gpu, Software, Survey};
 use candle_core::cuda_backend::cudarc::driver::result::{device, init};
 use candle_core::cuda_backend::cudarc::driver::sys::{self, CUdevice_attribute};
-use candle_core::cuda_backend::cudarc::nvrtc;
 
 /// Looks at everything, without an error: what is missing is said.
 pub fn survey() -> Survey {
-    let mut software: Vec<Software> = libraries::open()
-        .iter()
-        .map(|library| Software {
-            what: library.what.into(),
-            file: library.found.map(Into::into),
-            looked_for: library.names.iter().map(|name| (*name).into()).collect(),
-            version: None,
-            needed: true,
-            without: "no GPU can be used".into(),
-        })
-        .collect();
     let version = |major: i32, minor: i32| format!("{major}.{minor}");
-    for (of, library) in software.iter_mut().zip(libraries::open()) {
-        of.version = match (library.id, &of.file) {
-            (libraries::Id::Driver, Some(_)) => driver_version().map(|v| version(v / 1000, v % 1000 / 10)),
-            (libraries::Id::Compiler, Some(_)) => {
-                let (mut major, mut minor) = (0, 0);
-                // SAFETY: both numbers outlive the call.
-                let asked = unsafe { nvrtc::sys::nvrtcVersion(&mut major, &mut minor) };
-                asked.result().is_ok().then(|| version(major, minor))
-            }
-            _ => None,
-        };
-    }
+    let software = libraries::open().iter().map(|library| Software {
+        what: library.what.into(),
+        file: library.found.map(Into::into),
+        looked_for: library.names.iter().map(|name| (*name).into()).collect(),
+        version: match library.id {
+            libraries::Id::Driver => driver_version().map(|v| version(v / 1000, v % 1000 / 10)),
+            libraries::Id::Compiler => compile::version().map(|(major, minor)| version(major, minor)),
+            libraries::Id::Blas | libraries::Id::LightBlas | libraries::Id::Random => None,
+        },
+        needed: true,
+        without: "no GPU can be used".into(),
+    });
+    let mut software: Vec<Software> = software.collect();
     let (file, number) = cudnn::found();
     software.push(Software {
         what: "cuDNN 9".into(),
-        file: file.filter(|_| number.is_some_and(|n| n / 10_000 == 9)).map(Into::into),
+        file: file.map(Into::into),
         looked_for: cudnn::NAMES.map(Into::into).into(),
         version: number.map(|n| format!("{}.{}.{}", n / 10_000, n / 100 % 100, n % 100)),
         needed: false,
         without: "kernels of qdrop compute all convolutions, more slowly".into(),
     });
-    let missing = libraries::missing();
-    let (gpus, problem) = match missing {
+    let (gpus, problem) = match libraries::missing() {
         Some(missing) => (Vec::new(), Some(missing)),
         None => match gpus() {
             Ok(gpus) if gpus.is_empty() => (gpus, Some("the driver finds no GPU; check `nvidia-smi`".into())),

@@ -1,8 +1,8 @@
 //! Kernels of `forward.cu`: what a forward pass computes beside convolutions. Images are channels-last without gaps.
 
-use super::super::abi::{name, Finish, Pool, Step};
+use super::super::abi::{name, Finish, Pool};
 use super::super::device::{Buffer, Device};
-use super::{blocks, launch};
+use super::{blocks, launch, names};
 use crate::error::Result;
 use qdrop_kernels::nhwc::stage::{Function, TensorGrid};
 use qdrop_kernels::pool::Pool2dShape;
@@ -40,17 +40,7 @@ impl After<'_> {
 
 /// Changes `z`, whose pixels have this many channels.
 pub fn finish(d: &dyn Device, z: &Buffer<f32>, channels: usize, after: After<'_>) -> Result<()> {
-    const NAMES: [&str; 9] = [
-        "finish_none",
-        "finish_relu",
-        "finish_relu6",
-        "finish_silu",
-        "finish_hard_swish",
-        "finish_hard_sigmoid",
-        "finish_sigmoid",
-        "finish_gelu",
-        "finish_clip",
-    ];
+    const NAMES: [&str; 9] = names!("finish");
     let bounds = match after.activation {
         Some(Function::Clip(bounds)) => Some(bounds),
         Some(Function::Activation(_)) | None => None,
@@ -67,10 +57,7 @@ pub fn finish(d: &dyn Device, z: &Buffer<f32>, channels: usize, after: After<'_>
         shortcut: address(after.shortcut),
         bounds: address(bounds),
     };
-    let step = match after.grid {
-        Some(g) => Step { scale: g.scale, zero_point: g.zero_point, qmin: g.qmin, qmax: g.qmax },
-        None => Step { scale: 1.0, zero_point: 0.0, qmin: 0.0, qmax: 0.0 },
-    };
+    let step = after.grid.unwrap_or(TensorGrid { scale: 1.0, zero_point: 0.0, qmin: 0.0, qmax: 0.0 });
     let (grid, quantized, len) = (blocks(z.len().div_ceil(4)), u32::from(after.grid.is_some()), z.len() as u64);
     launch!(d, NAMES[name(after.activation)], grid, z.address(), operands, step, quantized, channels as u32, len)
 }

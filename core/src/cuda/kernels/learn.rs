@@ -157,5 +157,12 @@ pub fn bias_gradient(d: &dyn Device, gz: &Buffer<f32>, parts: &Buffer<f64>, out:
     assert_eq!((gz.len(), parts.len()), (pixels * channels, count * channels), "the gradient of a bias");
     let grid = [channels.div_ceil(32) as u32, count as u32, 1];
     launch!(d, "bias_gradient", grid, gz.address(), pixels as u32, channels as u32, parts.address())?;
-    launch!(d, "add_bias_parts", blocks(channels), parts.address(), count as u32, channels as u32, out.address())
+    add_rows(d, parts, out)
+}
+
+/// Adds rows, each of which has a number for each number of `out`.
+pub fn add_rows(d: &dyn Device, rows: &Buffer<f64>, out: &Buffer<f64>) -> Result<()> {
+    let (columns, count) = (out.len(), rows.len() / out.len());
+    assert_eq!(rows.len(), count * columns, "rows of numbers");
+    launch!(d, "add_rows", blocks(columns), rows.address(), count as u32, columns as u32, out.address())
 }

@@ -33,6 +33,24 @@ macro_rules! launch {
 }
 use launch;
 
+/// The names of a kernel for each activation function, in the order of [`name`](super::abi::name).
+macro_rules! names {
+    ($kernel:literal) => {
+        [
+            concat!($kernel, "_none"),
+            concat!($kernel, "_relu"),
+            concat!($kernel, "_relu6"),
+            concat!($kernel, "_silu"),
+            concat!($kernel, "_hard_swish"),
+            concat!($kernel, "_hard_sigmoid"),
+            concat!($kernel, "_sigmoid"),
+            concat!($kernel, "_gelu"),
+            concat!($kernel, "_clip"),
+        ]
+    };
+}
+use names;
+
 /// Channels-last images from images (C, pixels), or the other way round: transposes `batch` matrices. `to` takes them from
 /// element `first` on.
 pub fn transpose(

@@ -1,9 +1,10 @@
 //! Kernels of `range.cu`: extremes of values, and the errors of many grids.
 
-use super::super::abi::{Candidate, Extremes, SearchBounds};
+use super::super::abi::Extremes;
 use super::super::device::{Buffer, Device};
-use super::{blocks, launch, THREADS};
+use super::{add_rows, launch, THREADS};
 use crate::error::Result;
+use qdrop_kernels::range_search::{Bounds, Candidate};
 
 /// Values of a piece, and the number of pieces: enough to keep a large device busy, depending on the sizes alone.
 fn pieces(len: usize, most: usize) -> (usize, usize) {
@@ -25,7 +26,7 @@ pub fn extremes(d: &dyn Device, x: &Buffer<f32>) -> Result<Extremes> {
 }
 
 /// The sums of `|fake_quantize(x) - x|^p` for each candidate.
-pub fn errors(d: &dyn Device, x: &Buffer<f32>, candidates: &[Candidate], bounds: SearchBounds) -> Result<Vec<f64>> {
+pub fn errors(d: &dyn Device, x: &Buffer<f32>, candidates: &[Candidate], bounds: Bounds) -> Result<Vec<f64>> {
     let mut all = vec![0.0; candidates.len()];
     if candidates.is_empty() || x.len() == 0 {
         return Ok(all);
@@ -40,7 +41,7 @@ pub fn errors(d: &dyn Device, x: &Buffer<f32>, candidates: &[Candidate], bounds:
     let (number, len, each) = (candidates.len() as u32, x.len() as u64, each as u32);
     let (x, own, lanes) = (x.address(), own.address(), lanes as u32);
     launch!(d, "errors_of_pieces", grid, x, len, each, own, number, lanes, bounds, of_pieces.address())?;
-    launch!(d, "join_errors", blocks(candidates.len()), of_pieces.address(), count as u32, number, out.address())?;
+    add_rows(d, &of_pieces, &out)?;
     out.read(d, &mut all)?;
     Ok(all)
 }

@@ -2,7 +2,7 @@
 
 use super::super::abi::{name, Choices, Draw, Operands, Rows, Site, Sums};
 use super::super::device::{Buffer, Device};
-use super::{blocks, launch};
+use super::{blocks, launch, names};
 use crate::error::Result;
 use qdrop_kernels::nhwc::stage::Function;
 
@@ -95,17 +95,7 @@ pub fn gather_mix(
 }
 
 pub fn forward(d: &dyn Device, input: StageInput<'_>, out: &Buffer<f32>) -> Result<()> {
-    const NAMES: [&str; 9] = [
-        "forward_none",
-        "forward_relu",
-        "forward_relu6",
-        "forward_silu",
-        "forward_hard_swish",
-        "forward_hard_sigmoid",
-        "forward_sigmoid",
-        "forward_gelu",
-        "forward_clip",
-    ];
+    const NAMES: [&str; 9] = names!("forward");
     input.check(&[out.len()]);
     let (z, kept, step) = (input.z.address(), input.kept.address(), input.sites.at(input.site));
     let kernel = NAMES[name(input.activation)];
@@ -120,17 +110,7 @@ pub fn backward(
     sums: &Buffer<Sums>,
     first: usize,
 ) -> Result<()> {
-    const NAMES: [&str; 9] = [
-        "backward_none",
-        "backward_relu",
-        "backward_relu6",
-        "backward_silu",
-        "backward_hard_swish",
-        "backward_hard_sigmoid",
-        "backward_sigmoid",
-        "backward_gelu",
-        "backward_clip",
-    ];
+    const NAMES: [&str; 9] = names!("backward");
     input.check(&[gradient.len()]);
     assert!(first + input.rows.blocks() as usize <= sums.len(), "sums of a stage");
     let (z, kept, step) = (input.z.address(), input.kept.address(), input.sites.at(input.site));
@@ -149,17 +129,7 @@ pub fn end(
     sums: &Buffer<Sums>,
     first: usize,
 ) -> Result<()> {
-    const NAMES: [&str; 9] = [
-        "end_none",
-        "end_relu",
-        "end_relu6",
-        "end_silu",
-        "end_hard_swish",
-        "end_hard_sigmoid",
-        "end_sigmoid",
-        "end_gelu",
-        "end_clip",
-    ];
+    const NAMES: [&str; 9] = names!("end");
     input.check(&[gradient.len()]);
     assert!(first + input.rows.blocks() as usize <= sums.len(), "sums of a stage");
     let (z, kept, step) = (input.z.address(), input.kept.address(), input.sites.at(input.site));

@@ -1,6 +1,7 @@
 //! The grid of the quantizer of a stage.
 
 /// The quantization grid of a whole tensor (granularity per tensor).
+#[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TensorGrid {
     /// Distance between neighbouring values of the grid.
