@@ -132,3 +132,13 @@ fn samples_that_the_device_cannot_hold_are_the_same_samples() {
         assert!(one == host && one == cached, "{network} {name}");
     }
 }
+
+#[test]
+fn steps_that_the_device_does_not_record_are_the_same_steps() {
+    let settings = QdropParams { iters: 5, batch_size: 3, warm_up: 0.0, ..Default::default() };
+    let [one, other] = [false, true].map(|refuses| {
+        let device = Runs::Cuda(Arc::new(Emulation { refuses, ..Emulation::default() }));
+        learn("mobilenet_v2", "{image_size: 32}", "features.3", &settings, device)
+    });
+    assert!(one == other);
+}

@@ -83,11 +83,11 @@ pub trait Device: Send + Sync {
     }
 
     /// Records what `body` launches, instead of running it. `body` neither allocates nor copies memory. Addresses and
-    /// arguments stay as they are; what the memory holds may change before each replay. `None` if the device records nothing;
-    /// `body` has not run then.
+    /// arguments stay as they are; what the memory holds may change before each replay. `None` if the device refuses to
+    /// record; nothing has been computed then, and an error of `body` comes again where it runs.
     ///
     /// # Errors
-    /// Those of `body`, and the device refuses.
+    /// The device failed.
     fn record(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Recording>>> {
         let _ = body;
         Ok(None)

@@ -25,6 +25,8 @@ pub struct Emulation {
     pub free: Option<u64>,
     /// Whether it has memory of the host that it copies fast.
     pub host: bool,
+    /// Whether it refuses to record launches, as a GPU does after a call that it cannot record.
+    pub refuses: bool,
 }
 
 struct Host(Vec<f32>);
@@ -144,6 +146,9 @@ impl Device for Emulation {
         RECORDED.set(Some(Vec::new()));
         let done = body();
         let launches = RECORDED.take().unwrap_or_default();
+        if self.refuses {
+            return Ok(None);
+        }
         done?;
         Ok(Some(Box::new(Launches(*self, launches))))
     }

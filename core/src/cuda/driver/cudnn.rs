@@ -263,55 +263,50 @@ pub fn convolution(
     let f = &cudnn.functions;
     let n = |number: usize| number as c_int;
     let math = if tf32 { DEFAULT_MATH } else { FMA_MATH };
-    let mut found = [Performance::default(); ASKED];
-    let mut count = 0;
+    let [x, w, y] = [
+        [s.batch, s.in_channels, s.in_height, s.in_width],
+        [s.out_channels, s.in_channels / s.groups, s.kernel[0], s.kernel[1]],
+        [s.batch, s.out_channels, s.out_height(), s.out_width()],
+    ];
+    let described = |status| cudnn.check(status, "a convolution was described");
     cudnn.bind()?;
     // One thread at a time uses the handle.
     let mut workspace = cudnn.workspace.lock().unwrap_or_else(|e| e.into_inner());
-    // SAFETY: descriptors are created before they are used, and arrays are as large as they are said to be.
-    let (made, asked) = unsafe {
-        let made = [
-            (f.create_tensor)(&mut planned.x),
-            (f.create_filter)(&mut planned.w),
-            (f.create_tensor)(&mut planned.y),
-            (f.create_convolution)(&mut planned.convolution),
-            (f.set_tensor)(planned.x, NHWC, FLOAT, n(s.batch), n(s.in_channels), n(s.in_height), n(s.in_width)),
-            (f.set_filter)(
-                planned.w,
-                FLOAT,
-                NHWC,
-                n(s.out_channels),
-                n(s.in_channels / s.groups),
-                n(s.kernel[0]),
-                n(s.kernel[1]),
-            ),
-            (f.set_tensor)(planned.y, NHWC, FLOAT, n(s.batch), n(s.out_channels), n(s.out_height()), n(s.out_width())),
-            (f.set_convolution)(
-                planned.convolution,
-                n(s.padding.top),
-                n(s.padding.left),
-                n(s.stride[0]),
-                n(s.stride[1]),
-                n(s.dilation[0]),
-                n(s.dilation[1]),
-                CROSS_CORRELATION,
-                FLOAT,
-            ),
-            (f.set_groups)(planned.convolution, n(s.groups)),
-            (f.set_math)(planned.convolution, math),
-        ];
-        let [first, second, third] = match pass {
-            Pass::Forward => [planned.x, planned.w, planned.y],
-            Pass::Input => [planned.w, planned.y, planned.x],
-            Pass::Weight => [planned.x, planned.y, planned.w],
-        };
-        // The convolution's descriptor is the third argument in all passes.
-        let find = f.find[pass as usize];
-        let asked =
-            find(cudnn.handle, first, second, planned.convolution, third, n(ASKED), &mut count, found.as_mut_ptr());
-        (made, asked)
+    // SAFETY: descriptors exist before they are used.
+    unsafe {
+        described((f.create_tensor)(&mut planned.x))?;
+        described((f.create_filter)(&mut planned.w))?;
+        described((f.create_tensor)(&mut planned.y))?;
+        described((f.create_convolution)(&mut planned.convolution))?;
+        described((f.set_tensor)(planned.x, NHWC, FLOAT, n(x[0]), n(x[1]), n(x[2]), n(x[3])))?;
+        described((f.set_filter)(planned.w, FLOAT, NHWC, n(w[0]), n(w[1]), n(w[2]), n(w[3])))?;
+        described((f.set_tensor)(planned.y, NHWC, FLOAT, n(y[0]), n(y[1]), n(y[2]), n(y[3])))?;
+        described((f.set_convolution)(
+            planned.convolution,
+            n(s.padding.top),
+            n(s.padding.left),
+            n(s.stride[0]),
+            n(s.stride[1]),
+            n(s.dilation[0]),
+            n(s.dilation[1]),
+            CROSS_CORRELATION,
+            FLOAT,
+        ))?;
+        described((f.set_groups)(planned.convolution, n(s.groups)))?;
+        described((f.set_math)(planned.convolution, math))?;
+    }
+    let mut found = [Performance::default(); ASKED];
+    let mut count = 0;
+    let [first, second, third] = match pass {
+        Pass::Forward => [planned.x, planned.w, planned.y],
+        Pass::Input => [planned.w, planned.y, planned.x],
+        Pass::Weight => [planned.x, planned.y, planned.w],
     };
-    made.into_iter().try_for_each(|status| cudnn.check(status, "a convolution was described"))?;
+    let find = f.find[pass as usize];
+    // SAFETY: the array is as large as it is said to be. The convolution's descriptor comes before the result's in all passes.
+    let asked = unsafe {
+        find(cudnn.handle, first, second, planned.convolution, third, n(ASKED), &mut count, found.as_mut_ptr())
+    };
     if asked != 0 {
         return Ok(None);
     }
@@ -319,41 +314,42 @@ pub fn convolution(
         let precise = p.math != ALLOW_CONVERSION && (tf32 || p.math != TENSOR_OP_MATH);
         p.status == 0 && p.determinism == DETERMINISTIC && p.memory <= WORKSPACE && precise
     };
-    let Some(best) = found.iter().take(count as usize).find(fits) else { return Ok(None) };
-    (planned.algorithm, planned.workspace_bytes) = (best.algorithm, best.memory);
-    if best.memory > 0 {
-        let memory = match &*workspace {
-            Some(memory) if memory.bytes >= best.memory => memory.clone(),
-            _ => workspace.insert(Arc::new(super::allocate(&cudnn.stream, best.memory)?)).clone(),
+    // What the library proposes may yet fail on a device, so each is tried.
+    let memory = |shape: [usize; 4]| super::allocate(&cudnn.stream, shape.iter().product::<usize>() * size_of::<f32>());
+    let (x, w, y) = (memory(x)?, memory(w)?, memory(y)?);
+    for proposed in found.iter().take(count as usize).filter(fits) {
+        (planned.algorithm, planned.workspace_bytes) = (proposed.algorithm, proposed.memory);
+        planned.workspace = match &*workspace {
+            _ if proposed.memory == 0 => None,
+            Some(memory) if memory.bytes >= proposed.memory => Some(memory.clone()),
+            _ => Some(workspace.insert(Arc::new(super::allocate(&cudnn.stream, proposed.memory)?)).clone()),
         };
-        planned.workspace = Some(memory);
+        if tf32 {
+            // SAFETY: the descriptor exists.
+            described(unsafe { (f.set_math)(planned.convolution, proposed.math) })?;
+        }
+        if planned.compute(x.address, w.address, y.address) == 0 {
+            return Ok(Some(Box::new(planned)));
+        }
     }
-    if tf32 {
-        // SAFETY: the descriptor exists.
-        let status = unsafe { (f.set_math)(planned.convolution, best.math) };
-        cudnn.check(status, "a convolution was described")?;
-    }
-    Ok(Some(Box::new(planned)))
+    Ok(None)
 }
 
-impl LibraryConvolution for Planned {
-    fn run(&self, x: &Buffer<f32>, w: &Buffer<f32>, y: &Buffer<f32>) -> Result<()> {
+impl Planned {
+    /// Computes the pass with memory at these addresses, which is as large as the descriptors say. The caller has the lock.
+    fn compute(&self, x: u64, w: u64, y: u64) -> Status {
         let cudnn = &*self.cudnn;
-        cudnn.bind()?;
-        // One thread at a time uses the handle.
-        let _workspace = cudnn.workspace.lock().unwrap_or_else(|e| e.into_inner());
         let room = self.workspace.as_ref().map_or(0, |memory| memory.address);
         let (one, zero) = (1.0_f32, 0.0_f32);
-        let (x_, w_, y_) = ((self.x, x.address()), (self.w, w.address()), (self.y, y.address()));
+        let (x, w, y) = ((self.x, x), (self.w, w), (self.y, y));
         let [first, second, third] = match self.pass {
-            Pass::Forward => [x_, w_, y_],
-            Pass::Input => [w_, y_, x_],
-            Pass::Weight => [x_, y_, w_],
+            Pass::Forward => [x, w, y],
+            Pass::Input => [w, y, x],
+            Pass::Weight => [x, y, w],
         };
         let compute = cudnn.functions.compute[self.pass as usize];
-        // SAFETY: the buffers have the sizes of the descriptors (`kernels` checks the same), and the workspace is as large as
-        // the algorithm needs.
-        let status = unsafe {
+        // SAFETY: the memory has the sizes of the descriptors, and the workspace is as large as the algorithm needs.
+        unsafe {
             compute(
                 cudnn.handle,
                 &one,
@@ -369,7 +365,17 @@ impl LibraryConvolution for Planned {
                 third.0,
                 third.1,
             )
-        };
-        cudnn.check(status, "a convolution was computed")
+        }
+    }
+}
+
+impl LibraryConvolution for Planned {
+    fn run(&self, x: &Buffer<f32>, w: &Buffer<f32>, y: &Buffer<f32>) -> Result<()> {
+        self.cudnn.bind()?;
+        // One thread at a time uses the handle.
+        let _workspace = self.cudnn.workspace.lock().unwrap_or_else(|e| e.into_inner());
+        // `kernels` checks the sizes of the buffers.
+        let status = self.compute(x.address(), w.address(), y.address());
+        self.cudnn.check(status, "a convolution was computed")
     }
 }

@@ -5,6 +5,7 @@
 //! the program starts on machines that have none of them. Until the table is filled a function returns its library's code of a
 //! failure. Those of the CUDA runtime serve kernels of candle that no network here uses, and do nothing.
 
+use candle_core::cuda_backend::cudarc::driver::sys;
 use std::ffi::CString;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::OnceLock;
@@ -24,7 +25,7 @@ struct Known {
     id: Id,
     /// What it is, and where it comes from.
     what: &'static str,
-    /// Names under which it is looked for: the version of the build before others.
+    /// Names under which it is looked for, the newest version first.
     files: &'static [&'static str],
     functions: &'static [&'static str],
     table: &'static [AtomicUsize],
@@ -197,7 +198,7 @@ pub struct Library {
     /// What it is, and where it comes from.
     pub what: &'static str,
     /// Names under which it is looked for.
-    pub names: &'static [&'static str],
+    pub names: Vec<&'static str>,
     /// The name under which it was found.
     pub found: Option<&'static str>,
 }
@@ -205,7 +206,33 @@ pub struct Library {
 /// Opens all libraries, once in a process.
 pub fn open() -> &'static [Library] {
     static OPENED: OnceLock<Vec<Library>> = OnceLock::new();
-    OPENED.get_or_init(|| all().into_iter().map(find).collect())
+    OPENED.get_or_init(|| {
+        // The driver is the first, and its version is asked for as soon as it is open.
+        let mut driver = None;
+        let libraries = all().into_iter().map(|known| {
+            let library = find(known, driver);
+            if library.id == Id::Driver {
+                driver = driver_version().map(|version| version / 1000);
+            }
+            library
+        });
+        libraries.collect()
+    })
+}
+
+/// The driver's version, such as 12040 for 12.4, if it is there.
+pub fn driver_version() -> Option<i32> {
+    let mut version = 0;
+    // SAFETY: the number outlives the call.
+    let asked = unsafe { sys::cuDriverGetVersion(&mut version) };
+    asked.result().is_ok().then_some(version)
+}
+
+/// Whether a driver of this major version can run what a library compiles or holds: those of a newer major version need a newer
+/// driver.
+fn is_for(file: &str, driver: Option<i32>) -> bool {
+    let major = file.rsplit('.').next().and_then(|number| number.parse::<i32>().ok());
+    driver.zip(major).is_none_or(|(driver, major)| major <= driver)
 }
 
 /// What is missing for a GPU, and what to do about it.
@@ -213,7 +240,7 @@ pub fn missing() -> Option<String> {
     let missing: Vec<String> = open()
         .iter()
         .filter(|library| library.found.is_none())
-        .map(|library| format!("{} ({})", library.what, library.names[0]))
+        .map(|library| format!("{} ({})", library.what, library.names.first().unwrap_or(&"of any version")))
         .collect();
     let remedy = match open().iter().any(|library| library.id == Id::Driver && library.found.is_none()) {
         true => "install the driver of a GPU (and the CUDA toolkit's libraries)",
@@ -222,12 +249,13 @@ pub fn missing() -> Option<String> {
     (!missing.is_empty()).then(|| format!("not found: {}; {remedy}", missing.join(", ")))
 }
 
-fn find(known: Known) -> Library {
+fn find(known: Known, driver: Option<i32>) -> Library {
     let Known { id, what, files, functions, table } = known;
+    let names: Vec<&'static str> = files.iter().copied().filter(|file| is_for(file, driver)).collect();
     // SAFETY: the initialization of these libraries has no conditions.
     let open = |file: &&'static str| Some((*file, unsafe { libloading::Library::new(*file) }.ok()?));
-    let Some((file, library)) = files.iter().find_map(open) else {
-        return Library { id, what, names: files, found: None };
+    let Some((file, library)) = names.iter().find_map(open) else {
+        return Library { id, what, names, found: None };
     };
     for (name, place) in functions.iter().zip(table) {
         let symbol = CString::new(*name).ok();
@@ -239,5 +267,21 @@ fn find(known: Known) -> Library {
     }
     // The functions are used as long as the process lives.
     std::mem::forget(library);
-    Library { id, what, names: files, found: Some(file) }
+    Library { id, what, names, found: Some(file) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_not_newer_than_the_driver() {
+        let fit = |driver| {
+            let files = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so", "libcurand.so.10"];
+            files.map(|file| is_for(file, driver))
+        };
+        assert_eq!(fit(None), [true; 4]);
+        assert_eq!(fit(Some(13)), [true; 4]);
+        assert_eq!(fit(Some(12)), [false, true, true, true]);
+    }
 }

@@ -162,6 +162,24 @@ impl Recording for Recorded {
     }
 }
 
+/// A stream that records, until this value is dropped.
+struct Capture<'a>(&'a Arc<CudaStream>);
+
+impl Capture<'_> {
+    /// What was recorded; `None` if the driver refused any of it.
+    fn end(self) -> Option<CudaGraph> {
+        let graph = self.0.end_capture(sys::CUgraphInstantiate_flags(0));
+        std::mem::forget(self);
+        graph.ok().flatten()
+    }
+}
+
+impl Drop for Capture<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.end_capture(sys::CUgraphInstantiate_flags(0));
+    }
+}
+
 impl Device for Gpu {
     fn allocate(&self, bytes: usize) -> Result<Memory> {
         self.bind()?;
@@ -221,6 +239,8 @@ impl Device for Gpu {
 
     fn free_memory(&self) -> Result<Option<u64>> {
         self.bind()?;
+        // What the stream has yet to free is free afterwards.
+        self.stream.synchronize().map_err(failed("queued work was done"))?;
         let (free, _) = result::mem_get_info().map_err(failed("it was asked for its free memory"))?;
         Ok(Some(free as u64))
     }
@@ -242,14 +262,15 @@ impl Device for Gpu {
     fn record(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Recording>>> {
         const MODE: sys::CUstreamCaptureMode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.bind()?;
-        self.stream.begin_capture(MODE).map_err(failed("launches were recorded"))?;
+        if self.stream.begin_capture(MODE).is_err() {
+            return Ok(None);
+        }
+        let capture = Capture(&self.stream);
         let done = body();
-        // The recording ends after an error too.
-        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
-        done?;
-        let graph = graph.map_err(failed("launches were recorded"))?;
-        let graph = graph.ok_or_else(|| Error::message("the GPU recorded no launch"))?;
-        Ok(Some(Box::new(Recorded { graph, stream: self.stream.clone() })))
+        // An error of `body` may be that of a refused recording; any other comes again when the launches run.
+        let graph = capture.end().filter(|_| done.is_ok());
+        let recorded = |graph| Box::new(Recorded { graph, stream: self.stream.clone() }) as Box<dyn Recording>;
+        Ok(graph.map(recorded))
     }
 
     fn convolution(&self, shape: &Conv2dShape, pass: Pass, tf32: bool) -> Result<Option<Box<dyn LibraryConvolution>>> {

@@ -3,7 +3,7 @@
 use super::{compile, cudnn, libraries};
 use crate::survey::{Gpu, Software, Survey};
 use candle_core::cuda_backend::cudarc::driver::result::{device, init};
-use candle_core::cuda_backend::cudarc::driver::sys::{self, CUdevice_attribute};
+use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute;
 
 /// Looks at everything, without an error: what is missing is said.
 pub fn survey() -> Survey {
@@ -13,7 +13,7 @@ pub fn survey() -> Survey {
         file: library.found.map(Into::into),
         looked_for: library.names.iter().map(|name| (*name).into()).collect(),
         version: match library.id {
-            libraries::Id::Driver => driver_version().map(|v| version(v / 1000, v % 1000 / 10)),
+            libraries::Id::Driver => libraries::driver_version().map(|v| version(v / 1000, v % 1000 / 10)),
             libraries::Id::Compiler => compile::version().map(|(major, minor)| version(major, minor)),
             libraries::Id::Blas | libraries::Id::LightBlas | libraries::Id::Random => None,
         },
@@ -39,13 +39,6 @@ pub fn survey() -> Survey {
         },
     };
     Survey { cuda_build: true, software, gpus, problem }
-}
-
-fn driver_version() -> Option<i32> {
-    let mut version = 0;
-    // SAFETY: the number outlives the call.
-    let asked = unsafe { sys::cuDriverGetVersion(&mut version) };
-    (asked == sys::CUresult::CUDA_SUCCESS).then_some(version)
 }
 
 fn gpus() -> Result<Vec<Gpu>, candle_core::cuda_backend::cudarc::driver::DriverError> {

@@ -13,16 +13,25 @@ pub struct Queue {
     /// Sums of squared errors and regularizers, in pairs, and how many steps have left theirs.
     losses: Buffer<f64>,
     count: Buffer<u32>,
-    /// The launches of a step, if the device records them.
-    pub recording: Option<Box<dyn Recording>>,
-    /// Whether a step was launched.
-    pub is_warm: bool,
+    /// The launches of a step.
+    pub launches: Launches,
+}
+
+/// The launches of a step.
+pub enum Launches {
+    /// None has been made: libraries have yet to allocate what they need.
+    First,
+    /// They can be recorded.
+    Warm,
+    Recorded(Box<dyn Recording>),
+    /// The device refuses to record them.
+    Unrecorded,
 }
 
 impl Queue {
     pub fn new(device: &dyn Device) -> Result<Self> {
         let (losses, count) = (Buffer::zeros(device, 2 * TOGETHER)?, Buffer::zeros(device, 1)?);
-        Ok(Self { losses, count, recording: None, is_warm: false })
+        Ok(Self { losses, count, launches: Launches::First })
     }
 
     /// Forgets the losses of earlier steps.

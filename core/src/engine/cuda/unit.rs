@@ -1,7 +1,7 @@
 //! Computes the steps of a unit on a device.
 
 use super::groups::Groups;
-use super::queue::{Queue, TOGETHER};
+use super::queue::{Launches, Queue, TOGETHER};
 use super::samples::Samples;
 use super::sites::Sites;
 use super::weight::Weight;
@@ -291,14 +291,17 @@ impl DeviceUnit {
         if !drawn.iter().all(|drawn| *drawn) {
             return self.whole_step(&drawn);
         }
-        if self.queue.is_warm && self.queue.recording.is_none() {
-            let recording = self.device.record(&mut || self.whole_step(&drawn))?;
-            self.queue.recording = recording;
+        match &self.queue.launches {
+            Launches::First => self.queue.launches = Launches::Warm,
+            Launches::Warm => {
+                let recording = self.device.record(&mut || self.whole_step(&drawn))?;
+                self.queue.launches = recording.map_or(Launches::Unrecorded, Launches::Recorded);
+            }
+            Launches::Recorded(_) | Launches::Unrecorded => {}
         }
-        self.queue.is_warm = true;
-        match &self.queue.recording {
-            Some(recording) => recording.replay(),
-            None => self.whole_step(&drawn),
+        match &self.queue.launches {
+            Launches::Recorded(recording) => recording.replay(),
+            Launches::First | Launches::Warm | Launches::Unrecorded => self.whole_step(&drawn),
         }
     }
 
