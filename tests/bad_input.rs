@@ -276,11 +276,11 @@ fn broken_images_are_named_and_counted() {
     let request = request(&[3, 32, 32], 2, Some(dir.path().into()));
     let data = open("image_folder", "{resize: 36}", &request).unwrap();
     let batch = load_batch(&*data, &[0, 1, 2], &[3, 32, 32], &Device::Cpu).unwrap();
-    assert_eq!(batch.targets, [0, 1].map(Target::Class));
+    assert_eq!(batch.parts[0].targets, [0, 1].map(Target::Class));
     assert_eq!(batch.broken.len(), 1);
     assert!(batch.broken[0].contains("dog/2.jpg: cannot be decoded"), "{}", batch.broken[0]);
     let batch = load_batch(&*data, &[2], &[3, 32, 32], &Device::Cpu).unwrap();
-    assert_eq!((batch.images.dims(), batch.targets.len(), batch.broken.len()), (&[0, 3, 32, 32][..], 0, 1));
+    assert_eq!((batch.parts.len(), batch.count(), batch.broken.len()), (0, 1, 1));
 }
 
 /// Compares the demo's float accuracy with a published one.

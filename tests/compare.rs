@@ -101,7 +101,7 @@ fn a_result_is_measured_against_the_float_network() {
     let indices: Vec<usize> = (0..IMAGES).collect();
     let batch = load_batch(&*dataset, &indices, session.graph().input_shape(), &Device::Cpu).unwrap();
     let logits = |model: &QuantModel, precision| {
-        let outputs = Inference::of_network(model, precision).unwrap().forward(&batch.images).unwrap();
+        let outputs = Inference::of_network(model, precision).unwrap().forward(&batch.parts[0].images).unwrap();
         outputs[0].to_vec2::<f32>().unwrap()
     };
     let float_model = session.float_model().unwrap();

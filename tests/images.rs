@@ -225,7 +225,7 @@ impl Dataset for Counting {
 
     fn sample(&self, index: usize) -> Result<Sample> {
         self.0.fetch_add(1, Ordering::SeqCst);
-        Ok(Sample { image: vec![index as f32], target: Target::Class(index) })
+        Ok(Sample::new(vec![index as f32], Target::Class(index)))
     }
 }
 
@@ -235,12 +235,12 @@ fn loading_stays_a_few_batches_ahead_and_keeps_the_order() {
     let indices: Vec<usize> = (0..dataset.len()).collect();
     let mut seen = 0;
     load_ahead(&dataset, indices.chunks(10), &[1], &Device::Cpu, |batch| {
-        assert_eq!(batch.targets, (seen..seen + 10).map(Target::Class).collect::<Vec<_>>());
+        assert_eq!(batch.parts[0].targets, (seen..seen + 10).map(Target::Class).collect::<Vec<_>>());
         std::thread::sleep(std::time::Duration::from_micros(200));
         seen += 10;
         // Images of this batch, of one in the queue, one that waits for the queue and one that is being loaded.
         assert!(dataset.0.load(Ordering::SeqCst) <= seen + 30, "memory is bounded");
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })
     .unwrap();
     assert_eq!(seen, 1000);
@@ -249,6 +249,6 @@ fn loading_stays_a_few_batches_ahead_and_keeps_the_order() {
     assert_eq!(error.unwrap_err().to_string(), "enough");
     assert!(dataset.0.load(Ordering::SeqCst) <= 50, "nothing more is loaded after an error");
     let dataset = Counting(AtomicUsize::new(0), 3);
-    let error = load_ahead(&dataset, indices.chunks(10), &[1], &Device::Cpu, |_| Ok(())).unwrap_err().to_string();
+    let error = load_ahead(&dataset, indices.chunks(10), &[1], &Device::Cpu, |_| Ok(ControlFlow::Continue(()))).unwrap_err().to_string();
     assert!(error.contains("promises one of 3 classes with each image, but gave class 3;"), "{error}");
 }

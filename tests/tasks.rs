@@ -19,9 +19,16 @@ struct MeanAbsoluteError {
     factor: Option<f64>,
 }
 
+fn values(output: &Output) -> usize {
+    match output {
+        Output::Values(shape) => shape.iter().product(),
+        _ => 0,
+    }
+}
+
 impl Task for MeanAbsoluteError {
-    fn targets(&self, outputs: &[&[usize]]) -> Result<TargetSpec> {
-        Ok(TargetSpec::Values { count: outputs.iter().copied().flatten().product() })
+    fn targets(&self, outputs: &[Output]) -> Result<TargetSpec> {
+        Ok(TargetSpec::Values { count: outputs.iter().map(values).product() })
     }
 
     fn metrics(&self) -> Vec<Metric> {
@@ -115,7 +122,7 @@ impl Dataset for Waves {
             return Err(Error::message("wave 5 is broken"));
         }
         let (image, values) = wave(index);
-        Ok(Sample { image, target: Target::Values(values) })
+        Ok(Sample::new(image, Target::Values(values)))
     }
 }
 

@@ -85,7 +85,7 @@ fn values(above: f32) -> Vec<(&'static str, Vec<f32>)> {
 #[track_caller]
 fn loaded(file: &str, key: Option<&str>, above: f32) -> (String, Vec<String>) {
     let file = fixture("fixtures/checkpoints").join(file);
-    let loaded = load(&file, &network(), &[], key, &Device::Cpu).unwrap();
+    let loaded = load(&file, &network().parameter_shapes(), &[], key, &Device::Cpu).unwrap();
     for (name, want) in values(above) {
         assert_eq!(vec(&loaded.parameters[name]), want, "{name} of {}", file.display());
     }
@@ -131,7 +131,7 @@ fn of_two_sets_of_weights_the_average_goes_first_and_the_other_is_named() {
     assert_eq!(loaded("ema_half_module.pth", None, 0.0), ("ema".into(), vec!["model".into()]));
     assert_eq!(loaded("ema_half_module.pth", Some("model"), 100.0).0, "model");
     let file = fixture("fixtures/checkpoints/ema.pth");
-    let error = load(&file, &network(), &[], Some("emma"), &Device::Cpu).unwrap_err().to_string();
+    let error = load(&file, &network().parameter_shapes(), &[], Some("emma"), &Device::Cpu).unwrap_err().to_string();
     assert!(
         error.contains("no tensors lie under 'emma'; this network's tensors lie under: state_dict_ema, state_dict"),
         "{error}"
@@ -161,7 +161,7 @@ fn safetensors_in_several_files_and_of_every_precision_are_read() {
             std::fs::write(&index, value.to_string()).unwrap();
         };
         write(map.clone());
-        let read = || load(&index, &network(), &[], None, &Device::Cpu);
+        let read = || load(&index, &network().parameter_shapes(), &[], None, &Device::Cpu);
         let parameters = read().unwrap().parameters;
         values(0.0).into_iter().for_each(|(name, want)| assert_eq!(vec(&parameters[name]), want, "{name} {dtype:?}"));
         // An editor may write a byte order mark.
@@ -172,7 +172,7 @@ fn safetensors_in_several_files_and_of_every_precision_are_read() {
         let error = read().unwrap_err().to_string();
         assert!(error.contains("is no index of safetensors files: EOF while parsing"), "{error}");
         let part = dir.path().join("model-1-of-2.safetensors");
-        let error = load(&part, &network(), &[], None, &Device::Cpu).unwrap_err().to_string();
+        let error = load(&part, &network().parameter_shapes(), &[], None, &Device::Cpu).unwrap_err().to_string();
         assert!(error.contains("tensors missing") && error.contains("named model.safetensors.index.json"), "{error}");
 
         map.insert("bn.bias".into(), "model-3-of-2.safetensors".into());
@@ -189,7 +189,7 @@ fn safetensors_in_several_files_and_of_every_precision_are_read() {
 #[test]
 fn a_variance_that_cannot_be_one_is_named() {
     let file = fixture("fixtures/checkpoints/plain.pth");
-    let mut tensors: HashMap<String, Tensor> = load(&file, &network(), &[], None, &Device::Cpu).unwrap().parameters;
+    let mut tensors: HashMap<String, Tensor> = load(&file, &network().parameter_shapes(), &[], None, &Device::Cpu).unwrap().parameters;
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("w.safetensors");
     for (value, want) in [
@@ -200,7 +200,7 @@ fn a_variance_that_cannot_be_one_is_named() {
         let variance = Tensor::from_vec(vec![1.0, value], 2, &Device::Cpu).unwrap();
         tensors.insert("bn.running_var".into(), variance);
         qdrop_core::candle_core::safetensors::save(&tensors, &file).unwrap();
-        let error = load(&file, &network(), &[], None, &Device::Cpu).unwrap_err().to_string();
+        let error = load(&file, &network().parameter_shapes(), &[], None, &Device::Cpu).unwrap_err().to_string();
         assert!(error.contains(want), "{error}");
     }
 }
@@ -328,7 +328,7 @@ torch.save(net, folder + "module.pt")
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let at = |name: &str| dir.path().join(name);
     let loaded = |name: &str| {
-        let parameters = load(&at(name), &network(), &[], None, &Device::Cpu).unwrap().parameters;
+        let parameters = load(&at(name), &network().parameter_shapes(), &[], None, &Device::Cpu).unwrap().parameters;
         let mut values: Vec<_> = parameters.into_iter().map(|(name, value)| (name, vec(&value))).collect();
         values.sort_by(|a, b| a.0.cmp(&b.0));
         values

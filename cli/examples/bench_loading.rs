@@ -43,8 +43,8 @@ fn own(registries: &Registries, root: &str, split: Split) -> Result<f64> {
     let indices: Vec<usize> = (0..dataset.len()).collect();
     let mut images = 0;
     load_ahead(&*dataset, indices.chunks(BATCH), &request.input, &Device::Cpu, |batch| {
-        images += batch.targets.len();
-        Ok(())
+        images += batch.count();
+        Ok(ControlFlow::Continue(()))
     })?;
     Ok(images as f64 / start.elapsed().as_secs_f64())
 }

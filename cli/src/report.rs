@@ -173,7 +173,7 @@ qdrop  w2a4  92.68 (0.52)   100.00        96.40  0.0213 (0.0009)  8.9 s
     struct Distance;
 
     impl Task for Distance {
-        fn targets(&self, _: &[&[usize]]) -> Result<TargetSpec> {
+        fn targets(&self, _: &[qdrop_core::head::Output]) -> Result<TargetSpec> {
             Ok(TargetSpec::Values { count: 1 })
         }
 

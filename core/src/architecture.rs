@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::guard::Origin;
+use crate::head::{GuardedHead, Head};
 use crate::params::Params;
 use crate::registry::{define_kind, Entry};
 use crate::weights::KeyMap;
@@ -38,6 +39,15 @@ pub trait Architecture: Send + Sync {
         Err(Error::setting(params.path(), "this architecture has no file with weights"))
     }
 
+    /// What reads the graph's outputs, outside of quantization; by default nothing does.
+    ///
+    /// # Errors
+    /// A parameter is unknown or out of range.
+    fn head(&self, params: &Params) -> Result<Option<Box<dyn Head>>> {
+        let _ = params;
+        Ok(None)
+    }
+
     /// Other names that checkpoints of this architecture use, to be tried after the
     /// canonical ones. `graph` is what [`graph`](Self::graph) returned.
     ///
@@ -66,6 +76,11 @@ impl Architecture for GuardedArchitecture {
 
     fn parameters(&self, params: &Params) -> Result<HashMap<String, Tensor>> {
         self.origin.call("parameters", || self.inner.parameters(params))
+    }
+
+    fn head(&self, params: &Params) -> Result<Option<Box<dyn Head>>> {
+        let head = self.origin.call("head", || self.inner.head(params))?;
+        head.map(|head| Ok(Box::new(GuardedHead::new(self.origin, head)?) as Box<dyn Head>)).transpose()
     }
 
     fn key_maps(&self, graph: &Graph) -> Result<Vec<KeyMap>> {

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::guard::Origin;
+use crate::head::ImageSize;
 use crate::params::Params;
 use crate::registry::{define_kind, Entry};
 use crate::target::{Target, TargetSpec};
@@ -60,6 +61,20 @@ pub struct Sample {
     pub image: Vec<f32>,
     /// The ground truth that the network's outputs are compared with.
     pub target: Target,
+    /// The image's sizes; `None` for an image of the size of the network's input, which fills it.
+    pub size: Option<ImageSize>,
+}
+
+impl Sample {
+    /// An image of the size of the network's input.
+    pub fn new(image: Vec<f32>, target: Target) -> Self {
+        Self { image, target, size: None }
+    }
+
+    /// An image of its own height and width, for networks that take images of any size.
+    pub fn sized(image: Vec<f32>, target: Target, size: ImageSize) -> Self {
+        Self { image, target, size: Some(size) }
+    }
 }
 
 /// A collection of images and targets with random access.
@@ -79,6 +94,11 @@ pub trait Dataset: Send + Sync {
     /// shows it. By default nothing is said.
     fn preprocessing(&self) -> Option<String> {
         None
+    }
+
+    /// Numbers and names of the categories of objects, in the dataset's order; none by default.
+    fn categories(&self) -> Vec<(u64, String)> {
+        Vec::new()
     }
 
     /// What the user should know about the data, such as files that were passed over. Each note is a sentence that names
@@ -112,8 +132,9 @@ impl Entry<DatasetKind> {
         let len = origin.ask("len", || inner.len())?;
         let targets = origin.ask("targets", || inner.targets())?;
         let preprocessing = origin.ask("preprocessing", || inner.preprocessing())?;
+        let categories = origin.ask("categories", || inner.categories())?;
         let notes = origin.ask("notes", || inner.notes())?;
-        Ok(Box::new(GuardedDataset { origin, len, targets, preprocessing, notes, inner }))
+        Ok(Box::new(GuardedDataset { origin, len, targets, preprocessing, categories, notes, inner }))
     }
 }
 
@@ -123,6 +144,7 @@ struct GuardedDataset {
     len: usize,
     targets: TargetSpec,
     preprocessing: Option<String>,
+    categories: Vec<(u64, String)>,
     notes: Vec<String>,
     inner: Box<dyn Dataset>,
 }
@@ -138,6 +160,10 @@ impl Dataset for GuardedDataset {
 
     fn preprocessing(&self) -> Option<String> {
         self.preprocessing.clone()
+    }
+
+    fn categories(&self) -> Vec<(u64, String)> {
+        self.categories.clone()
     }
 
     fn notes(&self) -> Vec<String> {

@@ -21,6 +21,7 @@ pub mod exporter;
 pub mod graph;
 pub mod grid;
 mod guard;
+pub mod head;
 pub mod inference;
 pub mod memory;
 pub mod model;
@@ -53,6 +54,7 @@ pub use architecture::Architecture;
 pub use dataset::Dataset;
 pub use error::{Error, Result};
 pub use exporter::Exporter;
+pub use head::Head;
 pub use observer::Observer;
 pub use preparation::Preparation;
 pub use quantizer::Quantizer;
@@ -68,6 +70,7 @@ pub mod prelude {
     pub use crate::exporter::{ExportRequest, ExportedFile, ExportedNetwork, Exporter};
     pub use crate::graph::{channel_groups, ChannelGroup, Conv2d, Graph, GraphBuilder, NodeId, Op, Operator, Pool2d};
     pub use crate::grid::{Granularity, QParams, QuantSpec, Range};
+    pub use crate::head::{Head, ImageSize, Output, OBJECT_VALUES};
     pub use crate::model::{Precision, QuantModel};
     pub use crate::observer::{Consistency, Observer};
     pub use crate::ops;
@@ -76,7 +79,7 @@ pub mod prelude {
     pub use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel};
     pub use crate::reconstructor::{Context, Grouping, Interrupted, Reconstructor, Rest, UnitTask};
     pub use crate::report::{LossPoint, UnitReport};
-    pub use crate::target::{Target, TargetSpec};
+    pub use crate::target::{Labels, Object, Objects, Target, TargetSpec};
     pub use crate::task::{Comparison, Measurement, Meter, Metric, MetricUnit, Task};
     pub use crate::weights::KeyMap;
     pub use crate::{

@@ -7,6 +7,7 @@ mod sums;
 use crate::error::{Error, Result, TensorContext};
 use crate::graph::{execute, Graph, NodeId, Op, Replaced, Subgraph};
 use crate::grid::QParams;
+use crate::head::{Head, ImageSize};
 use crate::ops::{self, Keep};
 use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel};
 use candle_core::{Device, Tensor, Var};
@@ -14,6 +15,7 @@ pub use integer::{ByteGrid, IntegerLayer, NotInteger, WeightCodes};
 use qdrop_kernels::adaround;
 pub use statistics::{batch_norm_statistics, ChannelStatistics};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 pub use sums::IntegerSums;
 
 /// The precision of a forward pass.
@@ -47,20 +49,52 @@ pub struct QuantModel {
     statistics: BTreeMap<NodeId, ChannelStatistics>,
     device: Device,
     tf32: bool,
+    head: Option<Arc<dyn Head>>,
 }
 
 impl QuantModel {
-    /// A model without quantizers. `parameters` must hold all of the graph's parameters.
+    /// A model without quantizers. `parameters` must hold all of the graph's parameters, and those of the head if it gets one.
     pub fn new(graph: Graph, parameters: HashMap<String, Tensor>, device: Device) -> Self {
         let (weights, activations, corrected_biases, learned_biases, statistics) = Default::default();
-        let tf32 = false;
-        Self { graph, parameters, weights, activations, corrected_biases, learned_biases, statistics, device, tf32 }
+        Self {
+            graph,
+            parameters,
+            weights,
+            activations,
+            corrected_biases,
+            learned_biases,
+            statistics,
+            device,
+            tf32: false,
+            head: None,
+        }
+    }
+
+    /// The same model with another head, or without one.
+    pub fn with_head(self, head: Option<Arc<dyn Head>>) -> Self {
+        Self { head, ..self }
+    }
+
+    /// Whether a head reads the graph's outputs.
+    pub fn has_head(&self) -> bool {
+        self.head.is_some()
+    }
+
+    /// The network's outputs for images of these sizes, from those of its graph: the head's, if there is one.
+    ///
+    /// # Errors
+    /// The head fails.
+    pub fn finish(&self, outputs: Vec<Tensor>, sizes: &[ImageSize]) -> Result<Vec<Tensor>> {
+        match &self.head {
+            Some(head) => head.forward(&outputs, &self.parameters, sizes),
+            None => Ok(outputs),
+        }
     }
 
     /// A copy without quantizers. Tensors are shared.
     pub fn float_copy(&self) -> Self {
         let mut copy = Self::new(self.graph.clone(), self.parameters.clone(), self.device.clone());
-        copy.tf32 = self.tf32;
+        (copy.tf32, copy.head) = (self.tf32, self.head.clone());
         copy.statistics = self.statistics.clone();
         copy
     }
@@ -295,13 +329,14 @@ impl QuantModel {
         self.run(&self.graph.whole(), std::slice::from_ref(images), precision)
     }
 
-    /// Checks that a batch of images matches the network's input.
+    /// Checks that a batch of images matches the network's input. A network with a head takes images of any height and width.
     ///
     /// # Errors
     /// The shape differs.
     pub fn check_input(&self, images: &Tensor) -> Result<()> {
         let want = self.graph.input_shape();
-        if images.rank() != 4 || &images.dims()[1..] != want {
+        let compared = if self.has_head() { 1..2 } else { 1..4 };
+        if images.rank() != 4 || images.dims()[compared.clone()] != want[compared.start - 1..compared.end - 1] {
             return Err(Error::message(format!(
                 "the network takes images of shape {want:?} (channels, height, width), but the data has {:?}",
                 images.dims().get(1..).unwrap_or_default()

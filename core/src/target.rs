@@ -11,6 +11,8 @@ pub enum Target {
     Class(usize),
     /// Numbers, such as the targets of a regression.
     Values(Vec<f32>),
+    /// The objects in the image.
+    Objects(Objects),
     /// None is known. This is enough for calibration, which compares nothing.
     Unknown,
 }
@@ -24,6 +26,17 @@ impl Target {
         match self {
             Self::Class(class) => Ok(*class),
             other => Err(Error::message(format!("the target of an image is {other}, a class is expected"))),
+        }
+    }
+
+    /// The objects.
+    ///
+    /// # Errors
+    /// The target is something else.
+    pub fn objects(&self) -> Result<&Objects> {
+        match self {
+            Self::Objects(objects) => Ok(objects),
+            other => Err(Error::message(format!("the target of an image is {other}, objects are expected"))),
         }
     }
 
@@ -44,7 +57,64 @@ impl Display for Target {
         match self {
             Self::Class(class) => write!(f, "class {class}"),
             Self::Values(values) => write!(f, "{} numbers", values.len()),
+            Self::Objects(objects) => write!(f, "{} objects", objects.objects.len()),
             Self::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+/// The objects of one picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Objects {
+    /// The number of the picture in its dataset.
+    pub picture: u64,
+    /// The objects, in the order of the dataset.
+    pub objects: Vec<Object>,
+}
+
+/// An object in a picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Object {
+    /// Number of its class.
+    pub label: usize,
+    /// Left, top, width and height of its box, in pixels of the original picture.
+    pub bbox: [f64; 4],
+    /// Its area in pixels: that of its shape if the dataset knows it, else of its box.
+    pub area: f64,
+    /// Whether it is a group of objects that are not told apart.
+    pub crowd: bool,
+}
+
+/// How a detector numbers the classes of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Labels {
+    /// 0, 1 and so on, in the order of the dataset's list of categories.
+    InOrder {
+        /// Number of classes.
+        classes: usize,
+    },
+    /// By the numbers that the dataset gives to its categories, which may have gaps.
+    ByCategory {
+        /// All numbers are below this one.
+        below: usize,
+    },
+}
+
+impl Labels {
+    /// All labels are below this number.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::InOrder { classes } => *classes,
+            Self::ByCategory { below } => *below,
+        }
+    }
+}
+
+impl Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InOrder { classes } => write!(f, "0 to {} in the order of the dataset", classes.saturating_sub(1)),
+            Self::ByCategory { below } => write!(f, "by the dataset's numbers of categories, below {below}"),
         }
     }
 }
@@ -63,6 +133,11 @@ pub enum TargetSpec {
         /// Length of each target.
         count: usize,
     },
+    /// Objects with their boxes.
+    Objects {
+        /// How their classes are numbered.
+        labels: Labels,
+    },
     /// Nothing: no ground truth is needed, because outputs are compared with those of the float network alone. Each target is
     /// [`Target::Unknown`].
     Nothing,
@@ -74,6 +149,7 @@ impl TargetSpec {
         match (self, target) {
             (Self::Class { classes }, Target::Class(class)) => class < classes,
             (Self::Values { count }, Target::Values(values)) => values.len() == *count,
+            (Self::Objects { labels }, Target::Objects(all)) => all.objects.iter().all(|o| o.label < labels.count()),
             (Self::Nothing, Target::Unknown) => true,
             _ => false,
         }
@@ -85,6 +161,7 @@ impl Display for TargetSpec {
         match self {
             Self::Class { classes } => write!(f, "one of {classes} classes"),
             Self::Values { count } => write!(f, "{count} numbers"),
+            Self::Objects { labels } => write!(f, "boxes of objects, labelled {labels}"),
             Self::Nothing => f.write_str("nothing"),
         }
     }

@@ -1,7 +1,7 @@
 //! One value of the network for all samples.
 
 use super::spill::SpillFile;
-use super::{CacheBudget, CacheType, Reservation};
+use super::{CacheBudget, CacheType, Reservation, CACHED_BATCH};
 use crate::error::{Error, Result, TensorContext};
 use crate::ops::{f32_values, host_values};
 use candle_core::{DType, Device, Tensor};
@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 /// One value of the network for all samples. It is divided into parts of equally many samples (the last may have
-/// fewer), and each part is in memory or in a file.
+/// fewer), and each part is in memory or in a file. Samples of all parts have one shape, unless the parts are groups.
 #[derive(Debug)]
 pub struct CachedValues {
     budget: Arc<CacheBudget>,
@@ -21,12 +21,19 @@ pub struct CachedValues {
     /// Samples of every part except the last.
     part_size: usize,
     samples: usize,
-    /// Shape of one sample.
-    shape: Vec<usize>,
+    /// Samples of a group, if parts are groups.
+    group: Option<usize>,
 }
 
 #[derive(Debug)]
-enum Part {
+struct Part {
+    /// Shape of one sample.
+    shape: Vec<usize>,
+    kept: Kept,
+}
+
+#[derive(Debug)]
+enum Kept {
     Memory(Tensor, #[allow(dead_code, reason = "held for its drop")] Reservation),
     File { offset: u64 },
 }
@@ -34,12 +41,29 @@ enum Part {
 impl CachedValues {
     /// An empty value without samples.
     pub fn new(budget: Arc<CacheBudget>, device: Device) -> Self {
-        Self { budget, device, parts: Vec::new(), spill: None, part_size: 0, samples: 0, shape: Vec::new() }
+        Self { budget, device, parts: Vec::new(), spill: None, part_size: 0, samples: 0, group: None }
     }
 
-    /// An empty value without samples, of the same budget and on the same device.
+    /// The same without samples, for groups of so many: every part is one, and their samples may differ in shape from group to
+    /// group.
+    pub fn in_groups(self, size: usize) -> Self {
+        Self { group: Some(size), ..self.empty_like() }
+    }
+
+    /// An empty value without samples, of the same budget and on the same device, in such groups as this one.
     pub fn empty_like(&self) -> Self {
-        Self::new(self.budget.clone(), self.device.clone())
+        Self { group: self.group, ..Self::new(self.budget.clone(), self.device.clone()) }
+    }
+
+    /// The size of groups. Samples `i * size` to `(i + 1) * size - 1` have one shape, those of different groups may not. `None`
+    /// if all samples have one shape.
+    pub fn group(&self) -> Option<usize> {
+        self.group
+    }
+
+    /// Samples that are computed together: a group, or [`CACHED_BATCH`].
+    pub fn together(&self) -> usize {
+        self.group.unwrap_or(CACHED_BATCH)
     }
 
     /// All samples of a tensor (N, ...), in memory and unchanged.
@@ -62,55 +86,86 @@ impl CachedValues {
         self.samples
     }
 
-    /// Shape of one sample.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape
+    /// Shape of a sample.
+    ///
+    /// # Errors
+    /// There is no such sample.
+    pub fn shape_of(&self, sample: usize) -> Result<&[usize]> {
+        self.check(sample)?;
+        Ok(&self.parts[sample / self.part_size].shape)
+    }
+
+    /// Elements of the largest sample; 0 without samples.
+    pub fn largest(&self) -> usize {
+        self.parts.iter().map(|part| part.shape.iter().product()).max().unwrap_or(0)
+    }
+
+    /// Elements of all samples.
+    pub fn elements(&self) -> usize {
+        let part = |(i, part): (usize, &Part)| self.count_in(i) * part.shape.iter().product::<usize>();
+        self.parts.iter().enumerate().map(part).sum()
     }
 
     /// Bytes in files, because they did not fit into the memory budget.
     pub fn spilled_bytes(&self) -> u64 {
-        let parts = self.parts.iter().filter(|p| matches!(p, Part::File { .. })).count();
-        (parts * self.part_size.min(self.samples) * self.sample_bytes()) as u64
+        let parts = self.parts.iter().enumerate().filter(|(_, part)| matches!(part.kept, Kept::File { .. }));
+        parts.map(|(i, part)| (self.count_in(i) * self.sample_bytes(&part.shape)) as u64).sum()
     }
 
-    fn sample_bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.budget.kept_as.size()
+    /// Samples of a part.
+    fn count_in(&self, part: usize) -> usize {
+        self.part_size.min(self.samples - part * self.part_size)
     }
 
-    /// Adds the samples of a tensor (N, ...). All calls except the last must add equally many.
+    fn sample_bytes(&self, shape: &[usize]) -> usize {
+        shape.iter().product::<usize>() * self.budget.kept_as.size()
+    }
+
+    fn check(&self, sample: usize) -> Result<()> {
+        if sample >= self.samples {
+            return Err(Error::message(format!("sample {sample} of {} cached ones does not exist", self.samples)));
+        }
+        Ok(())
+    }
+
+    /// Adds the samples of a tensor (N, ...). All calls except the last must add equally many; each adds one group, if there are
+    /// groups.
     ///
     /// # Errors
-    /// The shapes differ, a value does not fit the cached type, or the cache file cannot be written.
+    /// The shapes differ where there are no groups, a value does not fit the cached type, or the cache file cannot be written.
     pub fn push(&mut self, batch: &Tensor) -> Result<()> {
         let Some((&count, shape)) = batch.dims().split_first().filter(|(n, _)| **n > 0) else {
             return Err(Error::message("a batch without samples cannot be cached"));
         };
-        if self.parts.is_empty() {
-            (self.part_size, self.shape) = (count, shape.to_vec());
-        } else if shape != self.shape || count > self.part_size || !self.samples.is_multiple_of(self.part_size) {
-            let message = format!(
-                "cached batches of {} x {:?} cannot take one of {count} x {shape:?}",
-                self.part_size, self.shape
-            );
+        let known = self.parts.first().map(|part| part.shape.as_slice());
+        let (size, known) = (known.map_or(count, |_| self.part_size), known.unwrap_or(shape));
+        let fits = match self.group {
+            Some(group) => count == group && shape.len() == known.len(),
+            None => shape == known && count <= size && self.samples.is_multiple_of(size),
+        };
+        if !fits {
+            let size = self.group.unwrap_or(size);
+            let message = format!("cached batches of {size} x {known:?} cannot take one of {count} x {shape:?}");
             return Err(Error::message(message));
         }
+        self.part_size = size;
         let kept = match self.budget.kept_as {
             CacheType::F32 => batch.contiguous()?,
             CacheType::F16 => to_half(batch)?,
         };
-        let bytes = (count * self.sample_bytes()) as u64;
-        let part = match self.budget.reserve(bytes) {
-            Some(reservation) => Part::Memory(kept, reservation),
+        let bytes = (count * self.sample_bytes(shape)) as u64;
+        let kept = match self.budget.reserve(bytes) {
+            Some(reservation) => Kept::Memory(kept, reservation),
             None => {
                 let bytes = to_bytes(&kept)?;
                 let file = match &mut self.spill {
                     Some(file) => file,
                     None => self.spill.insert(SpillFile::create(&self.budget.spill)?),
                 };
-                Part::File { offset: file.append(&bytes)? }
+                Kept::File { offset: file.append(&bytes)? }
             }
         };
-        self.parts.push(part);
+        self.parts.push(Part { shape: shape.to_vec(), kept });
         self.samples += count;
         Ok(())
     }
@@ -118,11 +173,9 @@ impl CachedValues {
     /// The given samples in the given order, as f32 of shape (samples, ...).
     ///
     /// # Errors
-    /// A sample does not exist, or the cache file cannot be read.
+    /// A sample does not exist, their shapes differ, or the cache file cannot be read.
     pub fn gather(&self, samples: &[usize]) -> Result<Tensor> {
-        if let Some(missing) = samples.iter().find(|s| **s >= self.samples) {
-            return Err(Error::message(format!("sample {missing} of {} cached ones does not exist", self.samples)));
-        }
+        samples.iter().try_for_each(|sample| self.check(*sample))?;
         let rows: Vec<Tensor> = samples.par_iter().map(|s| self.row(*s)).collect::<Result<_>>()?;
         let batch = Tensor::cat(&rows, 0).doing("collecting cached values")?;
         batch.to_dtype(DType::F32).doing("reading cached values")
@@ -133,9 +186,9 @@ impl CachedValues {
     /// # Errors
     /// Those of [`gather`](Self::gather).
     pub fn range(&self, start: usize, count: usize) -> Result<Tensor> {
-        match self.parts.get(start / self.part_size.max(1)) {
+        match self.parts.get(start / self.part_size.max(1)).map(|part| &part.kept) {
             // A whole part, or the beginning of one, needs no copy.
-            Some(Part::Memory(values, _)) if start.is_multiple_of(self.part_size) && count <= values.dim(0)? => {
+            Some(Kept::Memory(values, _)) if start.is_multiple_of(self.part_size) && count <= values.dim(0)? => {
                 Ok(values.narrow(0, 0, count)?.to_dtype(DType::F32)?)
             }
             _ => self.gather(&(start..start + count).collect::<Vec<_>>()),
@@ -152,13 +205,12 @@ impl CachedValues {
     /// # Errors
     /// The sample does not exist, or the cache file cannot be read.
     pub fn with_sample<R>(&self, sample: usize, body: impl FnOnce(&[f32]) -> R) -> Result<R> {
-        if sample >= self.samples {
-            return Err(Error::message(format!("sample {sample} of {} cached ones does not exist", self.samples)));
-        }
-        match &self.parts[sample / self.part_size] {
+        self.check(sample)?;
+        let Part { shape, kept } = &self.parts[sample / self.part_size];
+        match kept {
             // Without a copy.
-            Part::Memory(values, _) if values.dtype() == DType::F32 && values.device().is_cpu() => {
-                let (len, within) = (self.shape.iter().product::<usize>(), sample % self.part_size);
+            Kept::Memory(values, _) if values.dtype() == DType::F32 && values.device().is_cpu() => {
+                let (len, within) = (shape.iter().product::<usize>(), sample % self.part_size);
                 Ok(f32_values(values, |v| body(&v[within * len..][..len]))?)
             }
             _ => Ok(host_values(&self.row(sample)?, body)?),
@@ -168,14 +220,15 @@ impl CachedValues {
     /// One sample of shape (1, ...), in the cached type.
     fn row(&self, sample: usize) -> Result<Tensor> {
         let within = sample % self.part_size;
-        let offset = match &self.parts[sample / self.part_size] {
-            Part::Memory(values, _) => return values.narrow(0, within, 1).doing("reading cached values"),
-            Part::File { offset } => *offset,
+        let Part { shape, kept } = &self.parts[sample / self.part_size];
+        let offset = match kept {
+            Kept::Memory(values, _) => return values.narrow(0, within, 1).doing("reading cached values"),
+            Kept::File { offset } => *offset,
         };
         let file = self.spill.as_ref().ok_or_else(|| Error::message("the cache file is missing"))?;
-        let mut bytes = vec![0; self.sample_bytes()];
-        file.read(offset + (within * self.sample_bytes()) as u64, &mut bytes)?;
-        let dims: Vec<usize> = std::iter::once(1).chain(self.shape.iter().copied()).collect();
+        let mut bytes = vec![0; self.sample_bytes(shape)];
+        file.read(offset + (within * bytes.len()) as u64, &mut bytes)?;
+        let dims: Vec<usize> = std::iter::once(1).chain(shape.iter().copied()).collect();
         let row = match self.budget.kept_as {
             CacheType::F32 => {
                 let values: Vec<f32> =
@@ -253,7 +306,10 @@ mod tests {
         for (limit, spilled) in [(0, 3 * 96), (100, 2 * 96), (1000, 0)] {
             let budget = CacheBudget::new(limit, CacheType::F32, dir.path().into());
             let cached = fill(&budget, &all);
-            assert_eq!((cached.samples(), cached.shape(), cached.spilled_bytes()), (10, &[2, 3][..], spilled));
+            assert_eq!(
+                (cached.samples(), cached.shape_of(9).unwrap(), cached.spilled_bytes()),
+                (10, &[2, 3][..], spilled)
+            );
             let picked = cached.gather(&[9, 0, 5, 5]).unwrap();
             let want = all.index_select(&Tensor::new(&[9_u32, 0, 5, 5], &Device::Cpu).unwrap(), 0).unwrap();
             assert_eq!((picked.dims(), flat(&picked)), (want.dims(), flat(&want)));
@@ -292,6 +348,38 @@ mod tests {
         assert!(cached.push(&values(4)).is_err(), "after a short batch");
         let wide = Tensor::zeros((4, 6), DType::F32, &Device::Cpu).unwrap();
         assert!(cached.push(&wide).is_err());
+    }
+
+    #[test]
+    fn groups_have_shapes_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = |height: usize| {
+            let values = (0..2 * height * 3).map(|i| (i * height) as f32).collect();
+            Tensor::from_vec(values, (2, height, 3), &Device::Cpu).unwrap()
+        };
+        // In memory, partly in a file, and all of it.
+        for limit in [1000, 100, 0] {
+            let budget = CacheBudget::new(limit, CacheType::F32, dir.path().into());
+            let mut cached = CachedValues::new(budget, Device::Cpu).in_groups(2);
+            [4, 2, 5].iter().for_each(|height| cached.push(&group(*height)).unwrap());
+            assert_eq!((cached.samples(), cached.largest(), cached.elements()), (6, 15, 66));
+            assert_eq!((cached.shape_of(1).unwrap(), cached.shape_of(4).unwrap()), (&[4, 3][..], &[5, 3][..]));
+            for (i, height) in [4, 2, 5].into_iter().enumerate() {
+                assert_eq!(flat(&cached.range(2 * i, 2).unwrap()), flat(&group(height)));
+                assert_eq!(flat(&cached.gather(&[2 * i + 1]).unwrap()), flat(&group(height).narrow(0, 1, 1).unwrap()));
+            }
+            assert!(cached.gather(&[1, 2]).is_err(), "two shapes in one tensor");
+            assert!(cached.push(&group(4).narrow(0, 0, 1).unwrap()).is_err(), "half a group");
+            assert_eq!(
+                cached.spilled_bytes(),
+                [(0, 1000), (4 * 42, 100), (4 * 66, 0)]
+                    .map(|(b, l)| (l, b))
+                    .into_iter()
+                    .find(|(l, _)| *l == limit)
+                    .unwrap()
+                    .1
+            );
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::{normal, require, Report};
 use crate::error::{Error, Result};
+use crate::head::Output;
 use crate::params::Params;
 use crate::registry::Entry;
 use crate::target::{Target, TargetSpec};
@@ -86,7 +87,7 @@ impl Examples {
     fn of(task: &dyn Task) -> Result<Self> {
         let random = normal(IMAGES * FEATURES, 90);
         let rows = random.chunks_exact(FEATURES);
-        let (targets, perfect): (Vec<Target>, Vec<Vec<f32>>) = match task.targets(&[&[FEATURES]])? {
+        let (targets, perfect): (Vec<Target>, Vec<Vec<f32>>) = match task.targets(&[Output::Values(vec![FEATURES])])? {
             TargetSpec::Class { classes: FEATURES } => rows
                 .enumerate()
                 .map(|(i, row)| {

@@ -4,6 +4,7 @@ use super::*;
 use crate::architecture::{Architecture, ArchitectureKind};
 use crate::graph::{Conv2d, Graph, GraphBuilder, Operator};
 use crate::grid::{QParams, QuantSpec, Range};
+use crate::head::Output;
 use crate::observer::{Consistency, Observer, ObserverKind};
 use crate::params::Params;
 use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel, QuantizerKind};
@@ -215,7 +216,7 @@ fn a_wrong_reconstructor_fails() {
 struct WrongTask;
 
 impl Task for WrongTask {
-    fn targets(&self, _: &[&[usize]]) -> Result<TargetSpec> {
+    fn targets(&self, _: &[Output]) -> Result<TargetSpec> {
         Ok(TargetSpec::Class { classes: 10 })
     }
 

@@ -58,6 +58,16 @@ impl UnitSamples {
         self.float_outputs.first().map_or(0, |values| values.samples())
     }
 
+    /// The size of groups of samples that have one shape, while others may have another one; `None` if all have one shape.
+    pub fn group(&self) -> Option<usize> {
+        self.float_outputs.first().and_then(|values| values.group())
+    }
+
+    /// Samples that are computed together.
+    pub fn together(&self) -> usize {
+        self.float_outputs.first().map_or(1, |values| values.together())
+    }
+
     /// The range to which the loss clips an output, by its number, and its target.
     pub fn range(&self, output: usize) -> [f32; 2] {
         self.ranges.get(output).copied().unwrap_or(EVERYTHING)

@@ -1,6 +1,6 @@
 //! The interface with which an architecture describes its network.
 
-use super::{CustomOperator, Graph, Node, NodeId, Op, Operator};
+use super::{CustomOperator, Graph, Node, NodeId, Op, Operator, Placement};
 use crate::error::{Error, Result};
 use crate::ops::{Activation, Conv2dGeometry, Padding, Pool2dGeometry};
 use std::collections::HashSet;
@@ -140,7 +140,13 @@ pub struct GraphBuilder {
 impl GraphBuilder {
     /// Begins a graph whose input has the given shape: channels, height, width.
     pub fn new(input: [usize; 3]) -> Self {
-        let node = Node { name: "input".into(), op: Op::Input, inputs: Vec::new(), shape: input.to_vec() };
+        let node = Node {
+            name: "input".into(),
+            op: Op::Input,
+            inputs: Vec::new(),
+            shape: input.to_vec(),
+            placement: Placement::ByRule,
+        };
         Self { nodes: vec![node], names: HashSet::from(["input".into()]), units: Vec::new(), in_unit: None }
     }
 
@@ -172,7 +178,7 @@ impl GraphBuilder {
         if name.is_empty() || !self.names.insert(name.into()) {
             return Err(Error::graph(name, "a node of this name exists already; names are unique and not empty"));
         }
-        self.nodes.push(Node { name: name.into(), op, inputs: inputs.into(), shape });
+        self.nodes.push(Node { name: name.into(), op, inputs: inputs.into(), shape, placement: Placement::ByRule });
         Ok(NodeId(self.nodes.len() - 1))
     }
 
@@ -338,6 +344,12 @@ impl GraphBuilder {
         let shapes: Vec<&[usize]> = inputs.iter().map(|i| self.shape(*i)).collect();
         let operator = CustomOperator::new(operator, &shapes).map_err(|e| Error::graph(name, e))?;
         self.node(name, Op::Custom(operator), inputs)
+    }
+
+    /// Says whether the value of a node, or of the layer that it begins, has a quantizer. By default the
+    /// [rules](super::quantization_sites) decide.
+    pub fn place(&mut self, node: NodeId, placement: Placement) {
+        self.nodes[node.0].placement = placement;
     }
 
     /// Makes the nodes that `body` adds one unit of block reconstruction. The unit must read at least one value from

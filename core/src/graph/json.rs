@@ -1,6 +1,6 @@
 //! A graph as text.
 
-use super::{Ends, Graph, GraphBuilder, NodeId, Op};
+use super::{Ends, Graph, GraphBuilder, NodeId, Op, Placement};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,12 @@ struct WrittenNode {
     name: String,
     op: Op,
     inputs: Vec<usize>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    placement: Placement,
+}
+
+fn is_default(placement: &Placement) -> bool {
+    *placement == Placement::default()
 }
 
 impl Graph {
@@ -40,6 +46,7 @@ impl Graph {
             name: node.name.clone(),
             op: node.op.clone(),
             inputs: numbers(&node.inputs),
+            placement: node.placement,
         };
         let written = Written {
             ends: self.ends().clone(),
@@ -63,7 +70,8 @@ impl Graph {
         let mut b = GraphBuilder::new(written.input);
         for node in written.nodes {
             let inputs: Vec<NodeId> = node.inputs.into_iter().map(NodeId).collect();
-            b.node(&node.name, node.op, &inputs)?;
+            let id = b.node(&node.name, node.op, &inputs)?;
+            b.place(id, node.placement);
         }
         let count = b.len();
         let ids = |numbers: Vec<usize>, of: &str| -> Result<Vec<NodeId>> {

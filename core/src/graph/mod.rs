@@ -54,6 +54,21 @@ pub struct Node {
     pub inputs: Vec<NodeId>,
     /// Shape of its value without the batch dimension: (C, H, W) or (features).
     pub shape: Vec<usize>,
+    /// Whether its value, or that of the layer that it begins, has a quantizer.
+    pub placement: Placement,
+}
+
+/// Whether the value of a node has a quantizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Placement {
+    /// As the network's [sites](quantization_sites) say.
+    #[default]
+    ByRule,
+    /// It has one, whatever reads it.
+    Always,
+    /// It has none.
+    Never,
 }
 
 /// What the network's input and outputs are called outside, such as in an ONNX file.
@@ -175,6 +190,41 @@ impl Graph {
             }
         }
         shapes
+    }
+
+    /// The same network where the inputs of a part have other shapes, in the part's order: the values of its nodes get theirs.
+    /// Nodes, parameters and units stay.
+    ///
+    /// # Errors
+    /// An operation cannot take values of the new shapes, or its parameters would have other shapes.
+    pub fn reshaped(&self, part: &Subgraph, inputs: &[&[usize]]) -> Result<Self> {
+        let mut graph = self.clone();
+        for (id, shape) in part.inputs().iter().zip(inputs) {
+            graph.nodes[id.0].shape = shape.to_vec();
+        }
+        for id in part.nodes() {
+            let old = self.node(*id);
+            let shapes = |graph: &Self| old.inputs.iter().map(|i| graph.node(*i).shape.clone()).collect::<Vec<_>>();
+            let (own, new) = (shapes(self), shapes(&graph));
+            let new: Vec<&[usize]> = new.iter().map(Vec::as_slice).collect();
+            let sized = || -> Result<(Op, Vec<usize>)> {
+                let op = match &old.op {
+                    Op::Custom(operator) => Op::Custom(operator.of_shapes(&new)?),
+                    other => other.clone(),
+                };
+                let shape = op.shape(&new)?;
+                let first = |shapes: &[&[usize]]| shapes.first().copied().unwrap_or_default().to_vec();
+                let own: Vec<&[usize]> = own.iter().map(Vec::as_slice).collect();
+                if op.parameters(&first(&new)) != old.op.parameters(&first(&own)) {
+                    return Err(Error::message("its parameters have other shapes for images of another size"));
+                }
+                Ok((op, shape))
+            };
+            let (op, shape) = sized().map_err(|e| Error::graph(&old.name, e))?;
+            let node = &mut graph.nodes[id.0];
+            (node.op, node.shape) = (op, shape);
+        }
+        Ok(graph)
     }
 
     /// Replaces the operation of a node. The shape of its value must not change.

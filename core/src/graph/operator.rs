@@ -70,6 +70,16 @@ impl CustomOperator {
         })
     }
 
+    /// The same operator for inputs of other shapes.
+    ///
+    /// # Errors
+    /// It does not accept them.
+    pub(super) fn of_shapes(&self, inputs: &[&[usize]]) -> Result<Self> {
+        let parameters = self.origin.ask("parameters", || self.operator.parameters(inputs))?;
+        let shape = self.origin.call("shape", || self.operator.shape(inputs))?;
+        Ok(Self { parameters, shape, ..self.clone() })
+    }
+
     /// The operator's name in reports.
     pub fn name(&self) -> &'static str {
         self.name
@@ -90,18 +100,17 @@ impl CustomOperator {
         self.moves_only
     }
 
-    /// Computes the value and checks that it has the announced shape.
+    /// Computes the value and checks that it has the shape that the operator announces for such inputs.
     ///
     /// # Errors
     /// The operator fails or panics, or its value has another shape.
     pub fn forward(&self, inputs: &[&Tensor], parameters: &[&Tensor]) -> Result<Tensor> {
         let value = self.origin.call("forward", || self.operator.forward(inputs, parameters))?;
-        if value.dims().get(1..) != Some(&self.shape) {
-            return Err(Error::message(format!(
-                "its value has the shape {:?}, not (N, {:?})",
-                value.dims(),
-                self.shape
-            )));
+        // Images may have another size than those that the graph was built for.
+        let shapes: Vec<&[usize]> = inputs.iter().map(|x| x.dims().get(1..).unwrap_or_default()).collect();
+        let wanted = self.origin.call("shape", || self.operator.shape(&shapes))?;
+        if value.dims().get(1..) != Some(&wanted) {
+            return Err(Error::message(format!("its value has the shape {:?}, not (N, {wanted:?})", value.dims())));
         }
         Ok(value)
     }

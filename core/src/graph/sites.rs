@@ -1,6 +1,6 @@
 //! Where quantizers are placed in a network (QDrop's published setting, arXiv 2203.05740).
 
-use super::{Graph, NodeId, Op};
+use super::{Graph, NodeId, Op, Placement};
 use crate::ops::Activation;
 use std::collections::HashSet;
 
@@ -34,7 +34,8 @@ pub struct Site {
 /// normalization and activation function) and of each addition or product (after its
 /// activation function). A normalization or activation function that reads something else, such as a concatenation or a
 /// value with several readers, has a site of its own, but for ReLU, which leaves values on their grid. Exceptions: a layer
-/// without activation function whose value goes straight into an addition, the network's input, and its outputs.
+/// without activation function whose value goes straight into an addition, the network's input, and its outputs. A node's
+/// [`Placement`] goes before all of this.
 pub fn quantization_sites(graph: &Graph) -> Vec<Site> {
     let mut sites = Vec::new();
     // Nodes that complete a layer or a combination.
@@ -75,8 +76,12 @@ fn activation_site(graph: &Graph, head: NodeId, completed: &[NodeId]) -> Option<
     let is_layer = graph.node(head).op.has_weight();
     let consumers = graph.consumers(value);
     let only_added = !consumers.is_empty() && consumers.iter().all(|c| graph.node(*c).op == Op::Add);
-    let skipped = is_layer && !activated && only_added;
-    (!skipped && !reaches_output(graph, value)).then_some(value)
+    let quantized = match graph.node(head).placement {
+        Placement::ByRule => !(is_layer && !activated && only_added) && !reaches_output(graph, value),
+        Placement::Always => true,
+        Placement::Never => false,
+    };
+    quantized.then_some(value)
 }
 
 /// Whether the value, possibly reshaped, is an output of the network.

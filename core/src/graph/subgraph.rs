@@ -89,7 +89,8 @@ impl Subgraph {
         self.nodes.binary_search(&node).is_ok()
     }
 
-    /// Computes the outputs from the inputs (N, ...), both in the subgraph's order. `compute` returns the value of one
+    /// Computes the outputs from the inputs (N, ...), both in the subgraph's order. Images may have another height and width than
+    /// the graph says, if the operations can take them. `compute` returns the value of one
     /// node for the values of its inputs. A value is freed after its last reader.
     ///
     /// # Errors
@@ -100,7 +101,8 @@ impl Subgraph {
         inputs: &[Tensor],
         mut compute: impl FnMut(NodeId, &[&Tensor]) -> Result<Tensor>,
     ) -> Result<Vec<Tensor>> {
-        self.check_inputs(graph, inputs.iter().map(Tensor::dims))?;
+        let shapes: Vec<&[usize]> = inputs.iter().map(Tensor::dims).collect();
+        self.check_channels(graph, &shapes)?;
         let mut last_reader: HashMap<NodeId, NodeId> = HashMap::new();
         for id in &self.nodes {
             last_reader.extend(graph.node(*id).inputs.iter().map(|input| (*input, *id)));
@@ -123,19 +125,41 @@ impl Subgraph {
         graph.values_of(&self.outputs, &values)
     }
 
+    /// Checks the number of the values for the inputs, and their shapes (N, ...), but for the sizes of images.
+    fn check_channels(&self, graph: &Graph, shapes: &[&[usize]]) -> Result<()> {
+        let wanted =
+            self.inputs.iter().zip(shapes).map(|(id, given)| match (graph.node(*id).shape.as_slice(), given) {
+                ([channels, _, _], [_, _, height, width]) => vec![*channels, *height, *width],
+                (shape, _) => shape.to_vec(),
+            });
+        let wanted: Vec<Vec<usize>> = wanted.collect();
+        self.check_shapes(graph, shapes, wanted.iter().map(Vec::as_slice)).map(|_| ())
+    }
+
     /// Checks the number and shapes (N, ...) of the values for the inputs. Returns the batch size N.
     pub(crate) fn check_inputs<'a>(&self, graph: &Graph, shapes: impl Iterator<Item = &'a [usize]>) -> Result<usize> {
         let shapes: Vec<&[usize]> = shapes.collect();
+        self.check_shapes(graph, &shapes, self.inputs.iter().map(|id| graph.node(*id).shape.as_slice()))
+    }
+
+    fn check_shapes<'a>(
+        &self,
+        graph: &Graph,
+        shapes: &[&[usize]],
+        wanted: impl Iterator<Item = &'a [usize]>,
+    ) -> Result<usize> {
         if shapes.len() != self.inputs.len() {
             let names: Vec<&str> = self.inputs.iter().map(|id| graph.node(*id).name.as_str()).collect();
             return Err(Error::message(format!("{} values were given for the inputs {names:?}", shapes.len())));
         }
         let batch = shapes.first().and_then(|dims| dims.first()).copied().unwrap_or_default();
-        for (id, dims) in self.inputs.iter().zip(&shapes) {
-            let node = graph.node(*id);
-            let want = [&[batch], node.shape.as_slice()].concat();
+        for ((id, dims), wanted) in self.inputs.iter().zip(shapes).zip(wanted) {
+            let want = [&[batch], wanted].concat();
             if *dims != want {
-                return Err(Error::graph(&node.name, format!("has the shape {dims:?} where {want:?} is expected")));
+                return Err(Error::graph(
+                    &graph.node(*id).name,
+                    format!("has the shape {dims:?} where {want:?} is expected"),
+                ));
             }
         }
         Ok(batch)

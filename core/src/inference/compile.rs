@@ -50,16 +50,15 @@ struct Builder<'a> {
     readers: HashMap<NodeId, usize>,
 }
 
-/// `bordered` says whether convolutions read their padding as a border of zeros.
+/// `graph` is the model's, with the shapes of the values that are computed. `bordered` says whether convolutions read their padding as a border of zeros.
 pub fn compile<P: Place>(
-    model: &QuantModel,
+    (model, graph): (&QuantModel, &Graph),
     precision: Precision,
     part: &Subgraph,
     weights: &Weights<P>,
     batch: usize,
     bordered: bool,
 ) -> Result<Program> {
-    let graph = model.graph();
     let mut b = Builder::new(graph, part, batch, bordered);
     for (input, id) in part.inputs().iter().enumerate() {
         let to = b.new_slot(*id);

@@ -1,7 +1,7 @@
 //! Runs a program on the kernels of the CPU.
 
 use super::program::{Instruction, Program, Slot};
-use super::weights::{broken, quantized, Place, Weights};
+use super::weights::{broken, quantized, shape_of, Place, Weights};
 use crate::error::Result;
 use crate::graph::NodeId;
 use crate::model::{Precision, QuantModel};
@@ -35,6 +35,10 @@ impl Place for Cpu {
         let packing = Packing::of(shape);
         let bias = bias.map(|values| packing.pack_lanes(values));
         Ok(PackedLayer { value: ForwardConvolution::weight(shape, weight), bias })
+    }
+
+    fn fits(&self, known: &Conv2dShape, other: &Conv2dShape) -> bool {
+        ForwardConvolution::share_weight(known, other)
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
@@ -222,7 +226,7 @@ fn tensor(model: &QuantModel, node: NodeId, buffer: &(Buffer, Layout)) -> Result
     let layout = buffer.1;
     let mut planes = vec![0.0; layout.batch * layout.height * layout.values()];
     planes_of(buffer, &mut planes);
-    let shape = [&[layout.batch], model.graph().node(node).shape.as_slice()].concat();
+    let shape = shape_of(model, node, layout);
     Ok(Tensor::from_vec(planes, shape, model.device())?)
 }
 

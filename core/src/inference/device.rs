@@ -1,7 +1,7 @@
 //! Runs a program on a CUDA device: images are channels-last without borders, and what follows a convolution is one kernel.
 
 use super::program::{Instruction, Program, Slot};
-use super::weights::{broken, quantized, Place, Weights};
+use super::weights::{broken, quantized, shape_of, Place, Weights};
 use crate::cuda::convolution::{to_device_order, Convolution};
 use crate::cuda::device::{Buffer, Device};
 use crate::cuda::kernels::{self, After, AfterSums, ChannelsOf, Pooling};
@@ -270,7 +270,7 @@ impl Plan {
         let (from, layout) = &self.buffers[slot];
         let sizes = [layout.batch, layout.height * layout.width, layout.channels];
         kernels::transpose(device, from, &self.planes, sizes, 0)?;
-        let shape = [&[layout.batch], model.graph().node(node).shape.as_slice()].concat();
+        let shape = shape_of(model, node, *layout);
         self.planes.to_tensor(device, &shape, model.device())
     }
 }

@@ -12,7 +12,8 @@ mod weights;
 
 use crate::cuda::device::{Buffer, Device};
 use crate::error::Result;
-use crate::graph::Subgraph;
+use crate::graph::geometry::convolution;
+use crate::graph::{Graph, Subgraph};
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
 use candle_core::Tensor;
@@ -29,15 +30,18 @@ const TOGETHER: usize = 8;
 /// The same on a device: enough to keep it busy.
 const TOGETHER_ON_DEVICE: usize = 64;
 
-/// A compiled part of a model, which computes its outputs for any number of inputs.
+/// A compiled part of a model, which computes its outputs for any number of inputs. Images may have any size that the network
+/// can take if it has a [head](crate::Head), else they have that of its input.
 pub struct Inference<'a> {
     model: &'a QuantModel,
+    /// The model's graph with the shapes of the last inputs, where they differ.
+    reshaped: Option<Graph>,
     precision: Precision,
     part: Subgraph,
     runs: Runs,
 }
 
-/// Prepared weights, and plans by the number of images.
+/// Prepared weights, and plans by the number of images of the last size.
 struct Prepared<P: Place, Plan> {
     place: P,
     weights: Weights<P>,
@@ -52,8 +56,24 @@ enum Runs {
 
 impl<P: Place, Plan> Prepared<P, Plan> {
     fn new(place: P, model: &QuantModel, precision: Precision, part: &Subgraph) -> Result<Self> {
-        let weights = Weights::new(&place, model, precision, part)?;
+        let weights = Weights::new(&place, (model, model.graph()), precision, part)?;
         Ok(Self { place, weights, plans: BTreeMap::new() })
+    }
+
+    /// Goes over to images of another size.
+    fn reshape(
+        &mut self,
+        model: &QuantModel,
+        [old, new]: [&Graph; 2],
+        precision: Precision,
+        part: &Subgraph,
+    ) -> Result<()> {
+        self.plans.clear();
+        let shapes = |graph| part.nodes().iter().filter_map(move |id| convolution(graph, *id, 1));
+        if !shapes(old).zip(shapes(new)).all(|(old, new)| self.place.fits(&old, &new)) {
+            self.weights = Weights::new(&self.place, (model, new), precision, part)?;
+        }
+        Ok(())
     }
 }
 
@@ -67,7 +87,7 @@ impl<'a> Inference<'a> {
             Some(device) => Self::on(device, model, precision, part),
             None => {
                 let runs = Runs::Cpu(Prepared::new(Cpu, model, precision, &part)?);
-                Ok(Self { model, precision, part, runs })
+                Ok(Self { model, reshaped: None, precision, part, runs })
             }
         }
     }
@@ -78,7 +98,7 @@ impl<'a> Inference<'a> {
     /// Those of [`new`](Self::new).
     pub fn on(device: Arc<dyn Device>, model: &'a QuantModel, precision: Precision, part: Subgraph) -> Result<Self> {
         let runs = Runs::Device(Prepared::new(OnDevice(device), model, precision, &part)?);
-        Ok(Self { model, precision, part, runs })
+        Ok(Self { model, reshaped: None, precision, part, runs })
     }
 
     /// Compiles the whole network.
@@ -89,7 +109,7 @@ impl<'a> Inference<'a> {
         Self::new(model, precision, model.graph().whole())
     }
 
-    /// The network's outputs for a batch of images (N, C, H, W).
+    /// The outputs of the network's graph for a batch of images (N, C, H, W).
     ///
     /// # Errors
     /// The images do not fit the network.
@@ -98,17 +118,37 @@ impl<'a> Inference<'a> {
         self.run(std::slice::from_ref(images))
     }
 
+    /// Goes over to the shapes of these inputs, if the network takes images of any size.
+    fn reshape(&mut self, inputs: &[Tensor]) -> Result<()> {
+        let Self { model, reshaped, precision, part, runs } = self;
+        let old = reshaped.as_ref().unwrap_or_else(|| model.graph());
+        let shapes: Vec<&[usize]> = inputs.iter().map(|x| x.dims().get(1..).unwrap_or_default()).collect();
+        let known = part.inputs().iter().map(|id| old.node(*id).shape.as_slice());
+        if !model.has_head() || known.eq(shapes.iter().copied()) || shapes.len() != part.inputs().len() {
+            return Ok(());
+        }
+        let new = model.graph().reshaped(part, &shapes)?;
+        match runs {
+            Runs::Cpu(prepared) => prepared.reshape(model, [old, &new], *precision, part)?,
+            Runs::Device(prepared) => prepared.reshape(model, [old, &new], *precision, part)?,
+        }
+        *reshaped = Some(new);
+        Ok(())
+    }
+
     /// The outputs of the part for a batch of inputs (N, ...), both in the part's order.
     ///
     /// # Errors
     /// The inputs do not match, or an operation fails; the error names its node.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        let (model, precision, part) = (self.model, self.precision, &self.part);
-        let graph = model.graph();
+        self.reshape(inputs)?;
+        let Self { model, reshaped, precision, part, runs } = self;
+        let (model, precision) = (*model, *precision);
+        let graph = reshaped.as_ref().unwrap_or_else(|| model.graph());
         let batch = part.check_inputs(graph, inputs.iter().map(Tensor::dims))?;
         let shapes = part.outputs().iter().map(|id| [&[batch], graph.node(*id).shape.as_slice()].concat());
         let shapes: Vec<Vec<usize>> = shapes.collect();
-        match &mut self.runs {
+        match runs {
             Runs::Cpu(Prepared { weights, plans, .. }) => {
                 let values = inputs.iter().map(|x| host_values(x, <[f32]>::to_vec));
                 let values = values.collect::<candle_core::Result<Vec<_>>>()?;
@@ -116,7 +156,7 @@ impl<'a> Inference<'a> {
                 for first in (0..batch).step_by(TOGETHER) {
                     let count = TOGETHER.min(batch - first);
                     let plan = planned(plans, count, || {
-                        Ok(cpu::Plan::new(compile::compile(model, precision, part, weights, count, true)?))
+                        Ok(cpu::Plan::new(compile::compile((model, graph), precision, part, weights, count, true)?))
                     })?;
                     in_pool(|| plan.run(model, precision, weights, (&values, &mut outputs), first, batch))?;
                 }
@@ -132,7 +172,7 @@ impl<'a> Inference<'a> {
                     let some = inputs.iter().map(|x| x.narrow(0, first, count));
                     let some = some.collect::<candle_core::Result<Vec<_>>>()?;
                     let plan = planned(plans, count, || {
-                        let program = compile::compile(model, precision, part, weights, count, false)?;
+                        let program = compile::compile((model, graph), precision, part, weights, count, false)?;
                         device::Plan::new(device, program, model.tf32())
                     })?;
                     plan.run(device, model, precision, weights, (&some, &outputs), first)?;

@@ -2,11 +2,12 @@
 
 use crate::error::{Error, Result};
 use crate::graph::geometry::convolution;
-use crate::graph::{NodeId, Op, Subgraph};
+use crate::graph::{Graph, NodeId, Op, Subgraph};
 use crate::model::{IntegerSums, Precision, QuantModel};
 use crate::ops::host_values;
 use candle_core::Tensor;
 use qdrop_kernels::conv::Conv2dShape;
+use qdrop_kernels::nhwc::Layout;
 use std::collections::HashMap;
 
 /// Where parameters are kept, and how.
@@ -23,6 +24,12 @@ pub trait Place {
     /// # Errors
     /// There is not enough memory.
     fn layer(&self, shape: &Conv2dShape, weight: &[f32], bias: Option<&[f32]>) -> Result<Self::Layer>;
+
+    /// Whether a weight that is kept for one convolution serves another one, of images of another size.
+    fn fits(&self, known: &Conv2dShape, other: &Conv2dShape) -> bool {
+        let _ = (known, other);
+        true
+    }
 
     /// Keeps one number for each channel.
     ///
@@ -53,8 +60,13 @@ pub struct Weights<P: Place> {
 }
 
 impl<P: Place> Weights<P> {
-    pub fn new(place: &P, model: &QuantModel, precision: Precision, part: &Subgraph) -> Result<Self> {
-        let graph = model.graph();
+    /// Prepares the weights of a part. `graph` is the model's, with the shapes of the values that are computed.
+    pub fn new(
+        place: &P,
+        (model, graph): (&QuantModel, &Graph),
+        precision: Precision,
+        part: &Subgraph,
+    ) -> Result<Self> {
         let (layers, sums, bounds, affine) = Default::default();
         let mut this = Self { layers, sums, bounds, affine };
         let values = |x: &Tensor| host_values(x, <[f32]>::to_vec);
@@ -138,6 +150,14 @@ impl<P: Place> Weights<P> {
 pub fn quantized(model: &QuantModel, node: NodeId, value: &Tensor) -> Result<Tensor> {
     let site = model.activation_site(node).ok_or_else(|| broken("a quantizer is missing"))?;
     site.quantizer.fake_quantize(value)
+}
+
+/// The shape of a node's value for images of this layout, which may be larger or smaller than the graph says.
+pub fn shape_of(model: &QuantModel, node: NodeId, layout: Layout) -> Vec<usize> {
+    match model.graph().node(node).shape.len() {
+        3 => vec![layout.batch, layout.channels, layout.height, layout.width],
+        _ => vec![layout.batch, layout.channels],
+    }
 }
 
 pub fn broken(what: &str) -> Error {

@@ -1,7 +1,7 @@
 //! Measures a network on a dataset with its task's metrics.
 
 use super::broken::BrokenImages;
-use super::{load_ahead, Batch};
+use super::{load_ahead, Part};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::inference::Inference;
@@ -10,6 +10,7 @@ use crate::progress::{Event, Progress};
 use crate::recipe::EvaluationRecipe;
 use crate::task::{Measurement, Task};
 use candle_core::Tensor;
+use std::ops::ControlFlow;
 
 /// Measures the first images of the dataset, as many as `settings` says (all by default). An image that cannot be read
 /// is reported and not counted, whatever batch it is in.
@@ -73,32 +74,32 @@ impl<'a> Pass<'a> {
         Self { dataset, batch_size, max_broken_percent, stage, progress }
     }
 
-    /// Measures a network on the images with these indices. `look` is called with the images of each batch that could be
-    /// read, and the network's outputs for them.
+    /// Measures a network on the images with these indices. `look` is called with the images of each part of a batch that
+    /// could be read, and the network's outputs for them.
     pub fn measure(
         &self,
         network: Network<'_>,
         task: &dyn Task,
         indices: &[usize],
-        mut look: impl FnMut(&Batch, &[Tensor]) -> Result<()>,
+        mut look: impl FnMut(&Part, &[Tensor]) -> Result<()>,
     ) -> Result<Measurement> {
         let mut meter = task.meter()?;
-        let broken = self.run(&[network], indices, |batch, outputs| {
+        let broken = self.run(&[network], indices, |part, outputs| {
             outputs.iter().try_for_each(|outputs| {
-                meter.update(outputs, &batch.targets)?;
-                look(batch, outputs)
+                meter.update(outputs, &part.targets)?;
+                look(part, outputs)
             })
         })?;
         Ok(Measurement { broken, ..meter.compute()? })
     }
 
     /// Computes the outputs of all networks for the images with these indices. `look` is called with the images of each
-    /// batch that could be read, and each network's outputs for them. Returns the number of broken images.
+    /// part of a batch that could be read, and each network's outputs for them. Returns the number of broken images.
     pub fn run(
         &self,
         networks: &[Network<'_>],
         indices: &[usize],
-        mut look: impl FnMut(&Batch, &[Vec<Tensor>]) -> Result<()>,
+        mut look: impl FnMut(&Part, &[Vec<Tensor>]) -> Result<()>,
     ) -> Result<usize> {
         let Self { dataset, batch_size, max_broken_percent, stage, progress } = *self;
         let Some(Network { model: first, .. }) = networks.first() else { return Ok(0) };
@@ -115,13 +116,16 @@ impl<'a> Pass<'a> {
             for message in &batch.broken {
                 progress.event(Event::Warning(format!("not counted: {message}")));
             }
-            if !batch.targets.is_empty() {
-                let outputs = compiled.iter_mut().map(|network| network.forward(&batch.images));
-                look(&batch, &outputs.collect::<Result<Vec<_>>>()?)?;
+            for part in &batch.parts {
+                let outputs = compiled
+                    .iter_mut()
+                    .zip(networks)
+                    .map(|(compiled, network)| network.model.finish(compiled.forward(&part.images)?, &part.sizes));
+                look(part, &outputs.collect::<Result<Vec<_>>>()?)?;
             }
-            done += batch.targets.len() + batch.broken.len();
+            done += batch.count();
             progress.event(Event::Advanced(done));
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         progress.event(Event::Finished);
         broken.check("evaluation", indices.len(), max_broken_percent)?;

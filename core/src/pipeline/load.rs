@@ -4,6 +4,7 @@ use super::broken::BrokenImages;
 use crate::cache::{CachedValues, CACHED_BATCH};
 use crate::dataset::{Dataset, Sample};
 use crate::error::{Error, Result, TensorContext};
+use crate::head::ImageSize;
 use crate::ops::host_values;
 use crate::progress::{Event, Progress};
 use crate::random::{permutation, stream, Purpose};
@@ -12,62 +13,104 @@ use crate::run_directory::Fingerprint;
 use crate::target::Target;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
+use std::ops::ControlFlow;
 use std::sync::mpsc::sync_channel;
 use std::sync::Arc;
 
-/// Images and targets of one batch.
+/// Images that were loaded together.
 pub struct Batch {
-    /// Images (N, C, H, W). N is 0 if none of the batch could be read.
-    pub images: Tensor,
-    /// Their targets.
-    pub targets: Vec<Target>,
+    /// Those that could be read, in their order. Only where images differ in size are there several parts.
+    pub parts: Vec<Part>,
     /// Error messages of images that could not be read. These images are not part of the batch.
     pub broken: Vec<String>,
+}
+
+impl Batch {
+    /// Number of images, those that could not be read included.
+    pub fn count(&self) -> usize {
+        self.parts.iter().map(|part| part.targets.len()).sum::<usize>() + self.broken.len()
+    }
+}
+
+/// Neighbouring images of equal size with their targets.
+pub struct Part {
+    /// Images (N, C, H, W), one at least.
+    pub images: Tensor,
+    /// Their sizes.
+    pub sizes: Vec<ImageSize>,
+    /// Their targets.
+    pub targets: Vec<Target>,
 }
 
 /// Loads the images with the given indices. An image that cannot be read is left out and reported.
 ///
 /// # Errors
-/// An image has another size than `input`, a target is not of the kind that the dataset announces, or the dataset
-/// panicked.
+/// An image has another size than `input` and does not say its own, a target is not of the kind that the dataset announces, or
+/// the dataset panicked.
 pub fn load_batch(dataset: &dyn Dataset, indices: &[usize], input: &[usize], device: &Device) -> Result<Batch> {
     let samples: Vec<Result<Sample>> = indices.par_iter().map(|i| dataset.sample(*i)).collect();
-    let size: usize = input.iter().product();
-    let mut pixels = Vec::with_capacity(indices.len() * size);
     let promised = dataset.targets();
-    let (mut targets, mut broken) = (Vec::new(), Vec::new());
+    let own = ImageSize::whole([1, 2].map(|axis| input.get(axis).copied().unwrap_or(1)));
+    let channels = input.first().copied().unwrap_or(1);
+    let (mut parts, mut broken): (Vec<Part>, _) = (Vec::new(), Vec::new());
+    // Pixels of the part that is being collected.
+    let (mut pixels, mut sizes, mut targets): (Vec<f32>, Vec<ImageSize>, Vec<Target>) = Default::default();
+    let mut close = |pixels: &mut Vec<f32>, sizes: &mut Vec<ImageSize>, targets: &mut Vec<Target>| -> Result<()> {
+        let Some(ImageSize { tensor: [height, width], .. }) = sizes.first().copied() else { return Ok(()) };
+        let dims = match input.len() {
+            3 => vec![targets.len(), channels, height, width],
+            _ => [&[targets.len()], input].concat(),
+        };
+        let images = Tensor::from_vec(std::mem::take(pixels), dims, device).doing("building a batch of images")?;
+        parts.push(Part { images, sizes: std::mem::take(sizes), targets: std::mem::take(targets) });
+        Ok(())
+    };
     for sample in samples {
-        match sample {
-            Ok(sample) if sample.image.len() == size => {
-                // Calibration reads no targets; where one is needed and missing, the task reports it.
-                if sample.target != Target::Unknown && !promised.contains(&sample.target) {
-                    return Err(Error::message(format!(
-                        "the dataset promises {promised} with each image, but gave {}; this is a defect of the dataset",
-                        sample.target
-                    )));
-                }
-                pixels.extend_from_slice(&sample.image);
-                targets.push(sample.target);
-            }
-            Ok(sample) => {
-                return Err(Error::message(format!(
-                    "the dataset gave an image of {} values, but the network takes {input:?}; fix the dataset's size parameters",
-                    sample.image.len()
-                )))
-            }
+        let Sample { image, target, size } = match sample {
+            Ok(sample) => sample,
             Err(defect @ Error::Panicked { .. }) => return Err(defect),
-            Err(e) => broken.push(e.to_string()),
+            Err(e) => {
+                broken.push(e.to_string());
+                continue;
+            }
+        };
+        let wanted = size.map_or_else(|| input.iter().product(), |s| channels * s.tensor[0] * s.tensor[1]);
+        if image.len() != wanted {
+            return Err(Error::message(match size {
+                None => format!(
+                    "the dataset gave an image of {} values, but the network takes {input:?}; fix the dataset's size parameters",
+                    image.len()
+                ),
+                Some(size) => format!(
+                    "the dataset gave an image of {} values and says that it has {channels} channels of {:?} pixels; this is a \
+                     defect of the dataset",
+                    image.len(),
+                    size.tensor
+                ),
+            }));
         }
+        // Calibration reads no targets; where one is needed and missing, the task reports it.
+        if target != Target::Unknown && !promised.contains(&target) {
+            return Err(Error::message(format!(
+                "the dataset promises {promised} with each image, but gave {target}; this is a defect of the dataset"
+            )));
+        }
+        let size = size.unwrap_or(own);
+        if sizes.first().is_some_and(|first| first.tensor != size.tensor) {
+            close(&mut pixels, &mut sizes, &mut targets)?;
+        }
+        pixels.extend_from_slice(&image);
+        sizes.push(size);
+        targets.push(target);
     }
-    let dims: Vec<usize> = std::iter::once(targets.len()).chain(input.iter().copied()).collect();
-    let images = Tensor::from_vec(pixels, dims, device).doing("building a batch of images")?;
-    Ok(Batch { images, targets, broken })
+    close(&mut pixels, &mut sizes, &mut targets)?;
+    Ok(Batch { parts, broken })
 }
 
 /// Batches that are loaded while an earlier one is in use. A small number bounds the memory.
 const AHEAD: usize = 1;
 
-/// Loads batch after batch on all cores, ahead of `consume`, which receives them in order.
+/// Loads batch after batch on all cores, ahead of `consume`, which receives them in order, until it says that it has enough.
 ///
 /// # Errors
 /// [`load_batch`] or `consume` fails; loading stops then.
@@ -76,7 +119,7 @@ pub fn load_ahead<'a>(
     batches: impl Iterator<Item = &'a [usize]> + Send,
     input: &[usize],
     device: &Device,
-    mut consume: impl FnMut(Batch) -> Result<()>,
+    mut consume: impl FnMut(Batch) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     std::thread::scope(|scope| {
         // This closure owns the receiver, so that an early return drops it and the loading thread ends.
@@ -88,7 +131,12 @@ pub fn load_ahead<'a>(
                 }
             }
         });
-        receiver.into_iter().try_for_each(|batch| consume(batch?))
+        for batch in receiver {
+            if consume(batch?)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
     })
 }
 
@@ -106,7 +154,8 @@ pub fn too_few_images(images: usize, asked: usize) -> String {
 }
 
 /// Loads the recipe's number of images, chosen at random by the seed, or all images if there are fewer. Images that
-/// cannot be read are left out and reported; which ones are chosen does not depend on them.
+/// cannot be read are left out and reported; which ones are chosen does not depend on them. Where images form groups, images
+/// are drawn until there are enough groups, and those left alone at the end are not used.
 ///
 /// # Errors
 /// More images cannot be read than the recipe accepts, or the cache cannot be written.
@@ -123,29 +172,33 @@ pub fn calibration_images(
     if order.len() < count {
         progress.event(Event::Warning(too_few_images(order.len(), count)));
     }
-    order.truncate(count);
-    progress.event(Event::Started { stage: "calibration images", total: order.len() });
-    let mut images = Collector { cache, pending: Vec::new(), fingerprint: Fingerprint::default() };
+    if settings.group.is_none() {
+        order.truncate(count);
+    }
+    let wanted = count.min(order.len());
+    progress.event(Event::Started { stage: "calibration images", total: wanted });
+    let mut images = Collector::new(cache, settings.group);
     let (mut done, mut broken) = (0, BrokenImages::default());
     load_ahead(dataset, order.chunks(64), input, &Device::Cpu, |batch| {
-        done += batch.targets.len() + batch.broken.len();
+        done += batch.count();
         broken.add(&batch.broken);
         for message in batch.broken {
             progress.event(Event::Warning(format!("skipped: {message}")));
         }
-        if !batch.targets.is_empty() {
-            images.add(batch.images)?;
+        for part in batch.parts {
+            images.add(part)?;
         }
-        progress.event(Event::Advanced(done));
+        progress.event(Event::Advanced(done.min(wanted)));
         if progress.cancelled() {
             return Err(Error::Cancelled);
         }
-        Ok(())
+        let enough = settings.group.is_some() && images.cache.samples() >= wanted;
+        Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
     progress.event(Event::Finished);
-    broken.check("calibration", order.len(), settings.max_broken_percent)?;
+    broken.check("calibration", done, settings.max_broken_percent)?;
     if broken.count() > 0 {
-        let message = format!("{} of {} calibration images could not be read", broken.count(), order.len());
+        let message = format!("{} of {done} calibration images could not be read", broken.count());
         progress.event(Event::Warning(message));
     }
     images.finish()
@@ -155,33 +208,92 @@ pub fn calibration_images(
 /// that cannot be read are missing in them.
 struct Collector {
     cache: CachedValues,
-    pending: Vec<Tensor>,
     fingerprint: Fingerprint,
+    waiting: Waiting,
+}
+
+/// Images that are not in the cache yet.
+enum Waiting {
+    /// Too few for a part.
+    Any(Vec<Tensor>),
+    /// Too few for a group: upright ones, and wide ones.
+    Grouped([Vec<Tensor>; 2], usize),
 }
 
 impl Collector {
+    fn new(cache: CachedValues, group: Option<usize>) -> Self {
+        let (cache, waiting) = match group {
+            None => (cache, Waiting::Any(Vec::new())),
+            Some(size) => (cache.in_groups(size), Waiting::Grouped(Default::default(), size)),
+        };
+        Self { cache, fingerprint: Fingerprint::default(), waiting }
+    }
+
     /// Adds images on the host, where their fingerprint is taken.
-    fn add(&mut self, images: Tensor) -> Result<()> {
-        host_values(&images, |values| self.fingerprint.update(values))?;
-        self.pending.push(images.to_device(self.cache.device())?);
-        let all = Tensor::cat(&self.pending, 0).doing("collecting the calibration images")?;
-        let (count, mut start) = (all.dim(0)?, 0);
-        while count - start >= CACHED_BATCH {
-            // A copy, because a part must not keep the images around it alive.
-            self.cache.push(&all.narrow(0, start, CACHED_BATCH)?.force_contiguous()?)?;
-            start += CACHED_BATCH;
-        }
-        self.pending.clear();
-        if start < count {
-            self.pending.push(all.narrow(0, start, count - start)?);
+    fn add(&mut self, part: Part) -> Result<()> {
+        let Self { cache, fingerprint, waiting } = self;
+        match waiting {
+            Waiting::Any(pending) => {
+                host_values(&part.images, |values| fingerprint.update(values))?;
+                pending.push(part.images.to_device(cache.device())?);
+                let all = Tensor::cat(&*pending, 0).map_err(|e| {
+                    let message = format!("images differ in size ({e}); set how many of them form a group");
+                    Error::setting("calibration.group", message)
+                })?;
+                let (count, mut start) = (all.dim(0)?, 0);
+                while count - start >= CACHED_BATCH {
+                    // A copy, because a part must not keep the images around it alive.
+                    cache.push(&all.narrow(0, start, CACHED_BATCH)?.force_contiguous()?)?;
+                    start += CACHED_BATCH;
+                }
+                pending.clear();
+                if start < count {
+                    pending.push(all.narrow(0, start, count - start)?);
+                }
+            }
+            Waiting::Grouped(orientations, group) => {
+                for (i, size) in part.sizes.iter().enumerate() {
+                    let [height, width] = size.resized;
+                    let pending = &mut orientations[usize::from(width > height)];
+                    pending.push(part.images.narrow(0, i, 1)?);
+                    if pending.len() == *group {
+                        let images = padded(&std::mem::take(pending))?;
+                        host_values(&images, |values| fingerprint.update(values))?;
+                        cache.push(&images.to_device(cache.device())?)?;
+                    }
+                }
+            }
         }
         Ok(())
     }
 
     fn finish(mut self) -> Result<CalibrationSet> {
-        if let Some(rest) = self.pending.pop() {
-            self.cache.push(&rest.force_contiguous()?)?;
+        match &mut self.waiting {
+            Waiting::Any(pending) => {
+                if let Some(rest) = pending.pop() {
+                    self.cache.push(&rest.force_contiguous()?)?;
+                }
+            }
+            Waiting::Grouped(orientations, group) if self.cache.samples() == 0 => {
+                let [upright, wide] = orientations.each_ref().map(Vec::len);
+                let message = format!(
+                    "{group} images of one orientation form a group, but there are only {upright} upright and {wide} wide ones"
+                );
+                return Err(Error::setting("calibration.group", message));
+            }
+            Waiting::Grouped(..) => {}
         }
         Ok(CalibrationSet { images: Arc::new(self.cache), fingerprint: self.fingerprint.finish() })
     }
+}
+
+/// Images (1, C, H, W) as one batch: padded with zeros on the right and below to the size of the largest.
+fn padded(images: &[Tensor]) -> Result<Tensor> {
+    let largest = |axis: usize| images.iter().map(|image| image.dims()[axis]).max().unwrap_or(0);
+    let (height, width) = (largest(2), largest(3));
+    let padded = images.iter().map(|image| {
+        let down = image.pad_with_zeros(2, 0, height - image.dims()[2])?;
+        down.pad_with_zeros(3, 0, width - image.dims()[3])
+    });
+    Tensor::cat(&padded.collect::<candle_core::Result<Vec<_>>>()?, 0).doing("collecting the calibration images")
 }

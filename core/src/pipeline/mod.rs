@@ -23,7 +23,7 @@ pub use crate::summary::Summary;
 pub use calibrate::{calibrate, Observers};
 pub use estimate::Estimate;
 pub use evaluate::evaluate;
-pub use load::{calibration_images, load_ahead, load_batch, too_few_images, Batch, CalibrationSet};
+pub use load::{calibration_images, load_ahead, load_batch, too_few_images, Batch, CalibrationSet, Part};
 pub use pairs::{evaluate_pairs, Pair, PairMeasurement};
 pub use plan::{plan_sites, SitePlan};
 pub use reconstruct::{reconstruct, Resources};

@@ -64,7 +64,7 @@ impl Session<'_> {
         let maps = architecture.key_maps(&self.graph)?;
         let key = self.recipe.model.weights_key.as_deref();
         let Loaded { parameters, taken, others } =
-            weights::load(&self.checkpoint()?, &self.graph, &maps, key, &self.device)?;
+            weights::load(&self.checkpoint()?, &self.parameter_shapes(), &maps, key, &self.device)?;
         let place = (!taken.is_empty() || !others.is_empty()).then(|| {
             let quoted = |place: &String| if place.is_empty() { "no key ('')".into() } else { format!("'{place}'") };
             let mut note = format!("the weights are those under {}", quoted(&taken));
@@ -77,13 +77,23 @@ impl Session<'_> {
         Ok((self.model(parameters)?, place))
     }
 
+    /// Names and shapes of all parameters, those of the head included.
+    fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.graph.parameter_shapes().into_iter().chain(self.head_parameters()).collect()
+    }
+
+    /// Names and shapes of the head's parameters.
+    pub(super) fn head_parameters(&self) -> Vec<(String, Vec<usize>)> {
+        self.head.as_ref().map(|head| head.parameters()).unwrap_or_default()
+    }
+
     /// The network with all parameters zero (the bounds of clips 1), after batch-norm folding.
     ///
     /// # Errors
     /// A tensor cannot be made on the device.
     pub fn zero_model(&self) -> Result<QuantModel> {
         let mut parameters = HashMap::new();
-        for (name, shape) in self.graph.parameter_shapes() {
+        for (name, shape) in self.parameter_shapes() {
             parameters.insert(name, Tensor::zeros(shape, DType::F32, &self.device)?);
         }
         for (_, node) in self.graph.nodes().filter(|(_, node)| node.op == Op::Clip) {
@@ -98,7 +108,7 @@ impl Session<'_> {
     fn model(&self, mut parameters: HashMap<String, Tensor>) -> Result<QuantModel> {
         let statistics = batch_norm_statistics(&self.graph, &parameters)?;
         let graph = fold_batch_norm(self.graph.clone(), &mut parameters)?;
-        let mut model = QuantModel::new(graph, parameters, self.device.clone());
+        let mut model = QuantModel::new(graph, parameters, self.device.clone()).with_head(self.head.clone());
         model.set_statistics(statistics)?;
         model.allow_tf32(self.recipe.tf32);
         // The graph of a saved result is rewritten already.

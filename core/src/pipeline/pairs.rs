@@ -54,11 +54,11 @@ pub fn evaluate_pairs(
     let floats = floats.into_iter().map(|model| Network { model, precision: Precision::Float });
     let networks: Vec<Network<'_>> = quantized.chain(floats).collect();
     let pass = Pass::new(dataset, settings, "evaluating against float", progress);
-    let broken = pass.run(&networks, &indices, |batch, outputs| {
+    let broken = pass.run(&networks, &indices, |part, outputs| {
         let (quantized, floats) = outputs.split_at(members.len());
         for (member, outputs) in members.iter_mut().zip(quantized) {
-            member.meter.update(outputs, &batch.targets)?;
-            for row in task.image_values(outputs, &floats[member.float], &batch.targets)? {
+            member.meter.update(outputs, &part.targets)?;
+            for row in task.image_values(outputs, &floats[member.float], &part.targets)? {
                 member.images.iter_mut().zip(row).for_each(|(image, value)| image.values.push(value));
             }
         }

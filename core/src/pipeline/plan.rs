@@ -77,9 +77,12 @@ fn base_plan(site: Site, quant: &QuantRecipe) -> SitePlan {
         SiteKind::Weight => ("quant.weight", &quant.weight, 0),
         SiteKind::Activation => ("quant.activation", &quant.activation, 1),
     };
-    let high = match site.kind {
-        SiteKind::Weight => site.first || site.last,
-        SiteKind::Activation => site.last || (site.first && quant.setting == Setting::Brecq),
+    let high = match (site.kind, quant.setting) {
+        (SiteKind::Weight, Setting::Qdrop | Setting::Brecq) => site.first || site.last,
+        (SiteKind::Activation, Setting::Qdrop) => site.last,
+        (SiteKind::Activation, Setting::Brecq) => site.first || site.last,
+        (SiteKind::Weight, Setting::FirstWeight) => site.first,
+        (SiteKind::Activation, Setting::FirstWeight) => false,
     };
     let granularity = match tensor.granularity {
         GranularityRecipe::PerTensor => Granularity::PerTensor,
@@ -135,6 +138,7 @@ mod tests {
     fn the_settings_keep_their_layers_at_8_bits() {
         assert_eq!(bits("qdrop", "[]").unwrap(), (vec![8, 2, 2, 2, 8], vec![4, 4, 4, 8]));
         assert_eq!(bits("brecq", "[]").unwrap(), (vec![8, 2, 2, 2, 8], vec![8, 4, 4, 8]));
+        assert_eq!(bits("first_weight", "[]").unwrap(), (vec![8, 2, 2, 2, 2], vec![4; 4]));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Reconstructs unit by unit. Cached values advance through the network with the finished units.
 
 use super::calibrate::{calibrate_unit, Observers};
-use crate::cache::{CacheBudget, CachedValues, CACHED_BATCH};
+use crate::cache::{CacheBudget, CachedValues};
 use crate::engine::{Engine, UnitSamples};
 use crate::error::{Error, Result};
 use crate::graph::{layer_units, merge_units, network_unit, unit_costs, Graph, NodeId, Subgraph, Unit};
@@ -281,17 +281,23 @@ fn advance(
     resources: &Resources<'_>,
 ) -> Result<()> {
     let graph = model.graph();
-    let Some(samples) = part.inputs().iter().find_map(|input| Some(values.get(input)?.samples())) else {
-        return Ok(());
-    };
+    let Some(first) = part.inputs().iter().find_map(|input| values.get(input)) else { return Ok(()) };
+    let (samples, together) = (first.samples(), first.together());
     let mut inference = Inference::new(model, precision, part.clone())?;
-    let empty = || CachedValues::new(resources.cache.clone(), model.device().clone());
+    let grouped = first.group();
+    let empty = || {
+        let values = CachedValues::new(resources.cache.clone(), model.device().clone());
+        match grouped {
+            Some(size) => values.in_groups(size),
+            None => values,
+        }
+    };
     let mut computed: Vec<(NodeId, CachedValues)> = part.outputs().iter().map(|output| (*output, empty())).collect();
-    for start in (0..samples).step_by(CACHED_BATCH) {
+    for start in (0..samples).step_by(together) {
         if resources.progress.cancelled() {
             return Err(Error::Cancelled);
         }
-        let count = CACHED_BATCH.min(samples - start);
+        let count = together.min(samples - start);
         let read = |input: &NodeId| {
             let all = values
                 .get(input)

@@ -59,9 +59,8 @@ impl Session<'_> {
             progress,
         };
         let network = Network { model, precision: Precision::Float };
-        let measured = pass.measure(network, task, &order, |batch, outputs| {
-            comparison.observe(&batch.images, outputs, &batch.targets)
-        })?;
+        let measured = pass
+            .measure(network, task, &order, |part, outputs| comparison.observe(&part.images, outputs, &part.targets))?;
         if let Some(problem) = comparison.problem(&measured)? {
             let message = format!("{problem}; if this is meant, run without the comparison: --set published=null");
             return Err(Error::setting("published.float", message));

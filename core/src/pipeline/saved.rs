@@ -133,7 +133,7 @@ fn model(session: &Session<'_>, graph: Graph, packed: Packed) -> Result<QuantMod
     sites.extend(packed.activations.into_iter().map(|site| ((SiteKind::Activation, site.name.clone()), site)));
     values.extend(packed.parameters.into_iter().map(|p| (p.name, (p.shape, p.values))));
     let mut parameters = HashMap::new();
-    for (name, wanted) in graph.parameter_shapes() {
+    for (name, wanted) in graph.parameter_shapes().into_iter().chain(session.head_parameters()) {
         let (shape, values) = values.remove(&name).ok_or_else(|| missing("the parameter", &name))?;
         if shape != wanted {
             return Err(Error::message(format!(
@@ -143,7 +143,7 @@ fn model(session: &Session<'_>, graph: Graph, packed: Packed) -> Result<QuantMod
         parameters.insert(name, Tensor::from_vec(values, shape, device)?);
     }
     let plans = plan_sites(&graph, &session.recipe().quant)?;
-    let mut model = QuantModel::new(graph, parameters, device.clone());
+    let mut model = QuantModel::new(graph, parameters, device.clone()).with_head(session.head.clone());
     model.allow_tf32(session.recipe().tf32);
     session.place(&mut model, &plans)?;
     for SitePlan { site, spec, .. } in plans {

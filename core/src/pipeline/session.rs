@@ -12,6 +12,7 @@ use crate::cache::{CacheBudget, CachedValues};
 use crate::dataset::{Dataset, DatasetRequest, Split};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
+use crate::head::{Head, Output};
 use crate::model::{Precision, QuantModel};
 use crate::preparation::{Change, Preparation};
 use crate::progress::{Event, Progress};
@@ -39,6 +40,7 @@ pub struct Session<'a> {
     reconstructor: Box<dyn Reconstructor>,
     pub(super) preparations: Vec<Box<dyn Preparation>>,
     pub(super) graph: Graph,
+    pub(super) head: Option<Arc<dyn Head>>,
     task: Box<dyn Task>,
     targets: TargetSpec,
 }
@@ -75,26 +77,33 @@ impl<'a> Session<'a> {
             Error::Graph { .. } => Error::setting(ARCHITECTURE, error),
             other => other,
         })?;
-        let own_files = architecture.files(&params)?;
-        Self::with(recipe, registries, device, graph, Some(Source { architecture, own_files }))
+        let (own_files, head) = (architecture.files(&params)?, architecture.head(&params)?);
+        Self::with(recipe, registries, device, (graph, head), Some(Source { architecture, own_files }))
     }
 
     /// A session for a network of this recipe whose graph is known, such as that of a saved result: with batch normalization
-    /// folded and preparations applied. The architecture is built only where the float network is needed.
+    /// folded and preparations applied. The architecture is asked for the head, if it is registered, and else is built only where
+    /// the float network is needed.
     ///
     /// # Errors
     /// A name is unknown, a parameter is wrong, or the task cannot measure the network.
     pub fn of_graph(recipe: Recipe, graph: Graph, registries: &'a Registries, device: Device) -> Result<Self> {
-        Self::with(recipe, registries, device, graph, None)
+        let strategy = &recipe.model.architecture;
+        let head = match registries.architectures.get(&strategy.name, ARCHITECTURE) {
+            Ok(entry) => entry.build()?.head(&strategy.params_at(ARCHITECTURE))?,
+            Err(_) => None,
+        };
+        Self::with(recipe, registries, device, (graph, head), None)
     }
 
     fn with(
         recipe: Recipe,
         registries: &'a Registries,
         device: Device,
-        graph: Graph,
+        (graph, head): (Graph, Option<Box<dyn Head>>),
         source: Option<Source>,
     ) -> Result<Self> {
+        let head: Option<Arc<dyn Head>> = head.map(Into::into);
         let reconstructor = build_reconstructor(&recipe, registries)?;
         let preparation = |(i, strategy): (usize, &Strategy)| {
             let path = format!("prepare[{i}]");
@@ -102,7 +111,10 @@ impl<'a> Session<'a> {
         };
         let preparations = recipe.prepare.iter().enumerate().map(preparation).collect::<Result<_>>()?;
         let task = registries.tasks.get(&recipe.task.name, "task")?.build(&recipe.task.params_at("task"))?;
-        let outputs: Vec<&[usize]> = graph.outputs().iter().map(|id| graph.node(*id).shape.as_slice()).collect();
+        let outputs = match &head {
+            Some(head) => head.outputs(),
+            None => graph.outputs().iter().map(|id| Output::Values(graph.node(*id).shape.clone())).collect(),
+        };
         let targets = task.targets(&outputs)?;
         check_published(&recipe, &*task)?;
         if recipe.calibration.inputs == CalibrationInputs::Quantized && reconstructor.grouping() == Grouping::None {
@@ -117,11 +129,16 @@ impl<'a> Session<'a> {
             let message = "refines ranges that `inputs: quantized` would observe again later; leave out one of the two";
             return Err(Error::setting("calibration.refine", message));
         }
+        if head.is_some() && recipe.calibration.refine > 0 {
+            let message = "compares the network's outputs, but a head reads those of this network; leave it out";
+            return Err(Error::setting("calibration.refine", message));
+        }
         // Without groups, a network without units can still be measured.
         if !recipe.reconstruction.merge.is_empty() {
             units_of(&graph, reconstructor.grouping(), &recipe.reconstruction.merge)?;
         }
-        let session = Self { recipe, registries, device, source, reconstructor, preparations, graph, task, targets };
+        let session =
+            Self { recipe, registries, device, source, reconstructor, preparations, graph, head, task, targets };
         if session.recipe.evaluation.against_float {
             session.check_compares("evaluation.against_float")?;
         } else if session.task.metrics().is_empty() {

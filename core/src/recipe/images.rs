@@ -19,6 +19,10 @@ pub struct CalibrationRecipe {
     /// outputs change least when this activation is quantized and nothing else. 0: ranges stay as observed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub refine: usize,
+    /// For images of different sizes: so many of one orientation form a group. They are padded to one size, stay together in
+    /// every step, and are observed together. All images have one size without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<usize>,
     /// Share of the images, in percent, that may be broken. They are reported and left out; more of them are an error.
     #[serde(default = "default_broken", skip_serializing_if = "is_default_broken")]
     pub max_broken_percent: f64,
@@ -51,6 +55,7 @@ impl Default for CalibrationRecipe {
             observe: default_observe(),
             inputs: CalibrationInputs::default(),
             refine: 0,
+            group: None,
             max_broken_percent: default_broken(),
         }
     }

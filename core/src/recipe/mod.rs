@@ -152,6 +152,8 @@ pub enum Setting {
     Qdrop,
     /// As `qdrop`, and the first layer's output at 8 bits too (BRECQ).
     Brecq,
+    /// The first weight alone at 8 bits (QDrop on COCO).
+    FirstWeight,
 }
 
 impl std::fmt::Display for Setting {
@@ -159,6 +161,7 @@ impl std::fmt::Display for Setting {
         f.write_str(match self {
             Self::Qdrop => "qdrop",
             Self::Brecq => "brecq",
+            Self::FirstWeight => "first_weight",
         })
     }
 }

@@ -4,6 +4,7 @@ use super::interface::{Comparison, Meter, Task};
 use super::measurement::{Measurement, Metric, MetricUnit};
 use crate::error::{Error, Result};
 use crate::guard::Origin;
+use crate::head::Output;
 use crate::target::{Target, TargetSpec};
 use candle_core::Tensor;
 use std::collections::BTreeSet;
@@ -47,7 +48,7 @@ fn not_finite(origin: Origin, key: &str, value: f64) -> Error {
 }
 
 impl Task for GuardedTask {
-    fn targets(&self, outputs: &[&[usize]]) -> Result<TargetSpec> {
+    fn targets(&self, outputs: &[Output]) -> Result<TargetSpec> {
         self.origin.call("targets", || self.inner.targets(outputs))
     }
 
@@ -138,7 +139,7 @@ mod tests {
     struct Given(Vec<Metric>, Vec<(&'static str, f64)>);
 
     impl Task for Given {
-        fn targets(&self, _: &[&[usize]]) -> Result<TargetSpec> {
+        fn targets(&self, _: &[Output]) -> Result<TargetSpec> {
             Ok(TargetSpec::Values { count: 1 })
         }
 

@@ -2,17 +2,17 @@
 
 use super::measurement::{Measurement, Metric};
 use crate::error::Result;
+use crate::head::Output;
 use crate::target::{Target, TargetSpec};
 use candle_core::Tensor;
 
 /// The purpose of a network, such as classification.
 pub trait Task: Send + Sync {
-    /// The kind of targets that the network's outputs are compared with. `outputs` are the shapes of the
-    /// network's outputs in order, without the batch dimension.
+    /// The kind of targets that the network's outputs, in their order, are compared with.
     ///
     /// # Errors
     /// The task cannot measure a network with these outputs.
-    fn targets(&self, outputs: &[&[usize]]) -> Result<TargetSpec>;
+    fn targets(&self, outputs: &[Output]) -> Result<TargetSpec>;
 
     /// The metrics. The first one is compared with published values. A task without a ground truth has none, and measures
     /// networks by its [`image_metrics`](Self::image_metrics) alone.

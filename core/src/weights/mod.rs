@@ -17,7 +17,6 @@ pub use key_map::KeyMap;
 pub use raw::{RawDtype, RawTensor};
 
 use crate::error::{Error, Result};
-use crate::graph::Graph;
 use candle_core::{Device, Tensor};
 use checkpoint::Checkpoint;
 use choice::Choice;
@@ -67,19 +66,25 @@ pub struct Loaded {
     pub others: Vec<String>,
 }
 
-/// Loads the parameters of `graph` from a checkpoint, as f32 on `device`. They may lie under any keys and wrappers, and
+/// Loads parameters of these names and shapes, such as [those of a graph](crate::graph::Graph::parameter_shapes), from a
+/// checkpoint, as f32 on `device`. They may lie under any keys and wrappers, and
 /// have the canonical names or those of a key map: the place that fits the network best is used. Of equal ones, an
 /// average (EMA) goes first. `key` restricts the search to one place; the empty key is the checkpoint itself.
 ///
 /// # Errors
 /// Tensors are missing, unexpected, of the wrong shape, not floating point or not finite, a variance is negative, or
 /// nothing lies under `key`; the message lists them.
-pub fn load(file: &Path, graph: &Graph, key_maps: &[KeyMap], key: Option<&str>, device: &Device) -> Result<Loaded> {
+pub fn load(
+    file: &Path,
+    wanted: &[(String, Vec<usize>)],
+    key_maps: &[KeyMap],
+    key: Option<&str>,
+    device: &Device,
+) -> Result<Loaded> {
     let checkpoint = open(file)?;
-    let wanted = graph.parameter_shapes();
     let maps: Vec<KeyMap> = std::iter::once(KeyMap::identity()).chain(key_maps.iter().cloned()).collect();
     let choose =
-        |allowed: &dyn Fn(&str) -> bool| choice::choose(&checkpoint.entries, |t| t.shape(), &wanted, &maps, allowed);
+        |allowed: &dyn Fn(&str) -> bool| choice::choose(&checkpoint.entries, |t| t.shape(), wanted, &maps, allowed);
     let key = key.map(|key| entries::plain(key.trim_end_matches('.')));
     let chosen = match key.as_deref() {
         None => choose(&|_| true),
@@ -100,18 +105,18 @@ pub fn load(file: &Path, graph: &Graph, key_maps: &[KeyMap], key: Option<&str>, 
         chosen.others.iter().filter(|other| !checkpoint.same(&chosen.prefix, other)).cloned().collect();
     let mut problems = Problems::default();
     let mut parameters = HashMap::new();
-    for ((name, shape), (own, entry)) in wanted.into_iter().zip(&chosen.found) {
+    for ((name, shape), (own, entry)) in wanted.iter().zip(&chosen.found) {
         let Some(entry) = *entry else {
             problems.missing.push(own.clone());
             continue;
         };
         let found = checkpoint.entries[entry].tensor.shape();
-        if found != shape {
+        if found != *shape {
             problems.misshapen.push(format!("{own} has {found:?}, the network needs {shape:?}"));
             continue;
         }
         match checkpoint.tensor(entry).and_then(|raw| raw.to_f32()).and_then(|values| usable(own, values)) {
-            Ok(values) => drop(parameters.insert(name, Tensor::from_vec(values, shape, device)?)),
+            Ok(values) => drop(parameters.insert(name.clone(), Tensor::from_vec(values, shape.as_slice(), device)?)),
             Err(e) => problems.unusable.push(format!("{own} {e}")),
         }
     }

@@ -52,7 +52,7 @@ impl Dataset for Idx {
     fn sample(&self, index: usize) -> Result<Sample> {
         let pixels = &self.images[index * self.pixels..][..self.pixels];
         let image = pixels.iter().map(|p| (f32::from(*p) / 255.0 - self.mean) / self.std).collect();
-        Ok(Sample { image, target: Target::Class(self.labels[index].into()) })
+        Ok(Sample::new(image, Target::Class(self.labels[index].into())))
     }
 }
 

@@ -103,7 +103,7 @@ impl Dataset for ImageFolder {
             }
         };
         let image = pixels::normalize(&image, self.params.mean, self.params.std, flip);
-        Ok(Sample { image, target: class.map_or(Target::Unknown, Target::Class) })
+        Ok(Sample::new(image, class.map_or(Target::Unknown, Target::Class)))
     }
 }
 

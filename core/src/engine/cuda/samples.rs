@@ -48,8 +48,8 @@ impl Source {
     /// is channels and pixels of an image.
     fn new(device: &dyn Device, cached: &Arc<CachedValues>, size: [usize; 2], batch: usize) -> Result<Self> {
         let (each, count) = (size[0] * size[1], cached.samples());
-        if cached.shape().iter().product::<usize>() != each {
-            let message = format!("cached values of the shape {:?} for one of {size:?}", cached.shape());
+        if cached.largest() != each {
+            let message = format!("cached values of {} elements for images of {size:?}", cached.largest());
             return Err(Error::message(message));
         }
         let room = Room::new(device, batch * each)?;

@@ -110,7 +110,7 @@ impl Dataset for Numpy {
             }
         };
         let target = self.labels.as_ref().map_or(Target::Unknown, |labels| Target::Class(labels[index]));
-        Ok(Sample { image, target })
+        Ok(Sample::new(image, target))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Distribution correction (PD-Quant, arXiv 2212.07048, section 3.3): moves the float inputs of a unit so that the values in it
 //! have the statistics of the training images, of which the calibration images are few.
 
-use qdrop_core::cache::{CachedValues, CACHED_BATCH};
+use qdrop_core::cache::CachedValues;
 use qdrop_core::model::ChannelStatistics;
 use qdrop_core::optim::Adam;
 use qdrop_core::prelude::*;
@@ -67,8 +67,9 @@ impl DistributionCorrection {
         let mut outputs: Vec<CachedValues> = unit.samples.float_outputs.iter().map(|all| all.empty_like()).collect();
         let count = unit.sample_count();
         context.progress.event(Event::Started { stage: "correcting inputs", total: count });
-        for first in (0..count).step_by(CACHED_BATCH) {
-            let samples: Vec<usize> = (first..count.min(first + CACHED_BATCH)).collect();
+        let together = unit.samples.together();
+        for first in (0..count).step_by(together) {
+            let samples: Vec<usize> = (first..count.min(first + together)).collect();
             let corrected = self.correct(unit, &layers, &samples, context)?;
             inputs.iter_mut().zip(&corrected).try_for_each(|(all, batch)| all.push(batch))?;
             // As they were cached.

@@ -69,8 +69,11 @@ mod tests {
 
     #[test]
     fn networks_with_several_outputs_are_refused() {
-        assert_eq!(Classification.targets(&[&[10]]).unwrap(), TargetSpec::Class { classes: 10 });
-        let error = Classification.targets(&[&[10], &[4]]).unwrap_err().to_string();
-        assert!(error.starts_with("task: classification needs a network with one output, this one has 2"), "{error}");
+        assert_eq!(Classification.targets(&[Output::Values(vec![10])]).unwrap(), TargetSpec::Class { classes: 10 });
+        let error = Classification.targets(&[10, 4].map(|count| Output::Values(vec![count]))).unwrap_err().to_string();
+        assert!(
+            error.starts_with("task: classification needs a network with one output of logits, this one has 2 outputs"),
+            "{error}"
+        );
     }
 }

@@ -13,13 +13,14 @@ use qdrop_core::prelude::*;
 struct Classification;
 
 impl Task for Classification {
-    fn targets(&self, outputs: &[&[usize]]) -> Result<TargetSpec> {
+    fn targets(&self, outputs: &[Output]) -> Result<TargetSpec> {
         match outputs {
-            [shape] => Ok(TargetSpec::Class { classes: shape.iter().product() }),
-            many => {
+            [Output::Values(shape)] => Ok(TargetSpec::Class { classes: shape.iter().product() }),
+            other => {
                 let message = format!(
-                    "classification needs a network with one output, this one has {}; choose another task or architecture",
-                    many.len()
+                    "classification needs a network with one output of logits, this one has {}; choose another task or \
+                     architecture",
+                    Output::list(other)
                 );
                 Err(Error::setting("task", message))
             }

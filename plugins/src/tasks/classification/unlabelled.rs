@@ -7,13 +7,14 @@ use qdrop_core::prelude::*;
 struct Unlabelled;
 
 impl Task for Unlabelled {
-    fn targets(&self, outputs: &[&[usize]]) -> Result<TargetSpec> {
+    fn targets(&self, outputs: &[Output]) -> Result<TargetSpec> {
         match outputs {
-            [_] => Ok(TargetSpec::Nothing),
-            many => {
+            [Output::Values(_)] => Ok(TargetSpec::Nothing),
+            other => {
                 let message = format!(
-                    "logits are compared of a network with one output, this one has {}; choose another task or architecture",
-                    many.len()
+                    "logits are compared of a network with one output of them, this one has {}; choose another task or \
+                     architecture",
+                    Output::list(other)
                 );
                 Err(Error::setting("task", message))
             }

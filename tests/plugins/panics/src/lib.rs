@@ -224,7 +224,7 @@ impl Dataset for PanickingDataset {
 
     fn sample(&self, index: usize) -> Result<Sample> {
         self.0.here("sample");
-        Ok(Sample { image: vec![index as f32 * 0.01; 28 * 28], target: Target::Class(index % 10) })
+        Ok(Sample::new(vec![index as f32 * 0.01; 28 * 28], Target::Class(index % 10)))
     }
 }
 
@@ -237,9 +237,12 @@ register_dataset! {
 struct PanickingTask(Where);
 
 impl Task for PanickingTask {
-    fn targets(&self, outputs: &[&[usize]]) -> Result<TargetSpec> {
+    fn targets(&self, outputs: &[Output]) -> Result<TargetSpec> {
         self.0.here("targets");
-        Ok(TargetSpec::Class { classes: outputs.iter().copied().flatten().product() })
+        match outputs {
+            [Output::Values(shape)] => Ok(TargetSpec::Class { classes: shape.iter().product() }),
+            other => Err(Error::message(Output::list(other))),
+        }
     }
 
     fn metrics(&self) -> Vec<Metric> {

@@ -245,6 +245,12 @@ impl ForwardConvolution {
         }
     }
 
+    /// Whether the [weight](Self::weight) that one convolution reads is also that of another one, which differs in the size of
+    /// its images alone.
+    pub fn share_weight(one: &Conv2dShape, other: &Conv2dShape) -> bool {
+        Method::of(one) == Method::of(other)
+    }
+
     /// `z = conv(x, weight) + bias`. The weight is that of [`weight`](Self::weight); `bias` has one value for each
     /// [lane](Packing::lanes).
     pub fn run(&self, x: Read<'_>, weight: &[f32], bias: Option<&[f32]>, z: Written<'_>) {
