@@ -4,7 +4,7 @@
 use crate::cosine::{Cosine, CosineParams};
 use crate::fused::{agree, model, model_with, run, run_with, samples, unit, Learned};
 use crate::support::*;
-use qdrop_core::engine::{Step, UnitSamples};
+use qdrop_core::engine::{Step, StepPass, Stepping, UnitSamples};
 use qdrop_core::model::QuantModel;
 use qdrop_core::ops::Keep;
 use qdrop_core::prelude::*;
@@ -66,7 +66,7 @@ fn a_gradient_of_the_built_in_loss_gives_what_the_built_in_loss_gives() {
             let size = if mixed { "{image_size: 128}" } else { SMALL };
             with_task(&engine, size, |task, context| {
                 let random = context.random;
-                let mut unit = if mixed { task.mixing_engine(6, context) } else { task.engine(6, context) }.unwrap();
+                let mut unit = task.engine_for(Stepping { mixing: mixed, ..Stepping::of(6) }, context).unwrap();
                 let rates = [(groups::ROUNDING, 0.01), (groups::SCALE, 1e-3), (groups::ZERO_POINT, 1e-3)];
                 for step in 0..3 {
                     let batch = random.batch(0, step, 6, task.sample_count());
@@ -431,12 +431,10 @@ fn several_steps_at_once_are_the_same_steps() {
                 let losses: Vec<[f64; 2]> = if together {
                     let keeps: Vec<_> = (0..11).map(|step| move |site| keep(step, site)).collect();
                     let rates: Vec<_> = (0..11).map(rates).collect();
-                    let steps = (0..11).map(|i| Step {
-                        samples: &samples[i],
-                        keep: &keeps[i],
-                        rates: &rates[i],
-                        regularizer: regularizer(i),
-                    });
+                    let passes: Vec<_> =
+                        (0..11).map(|i| [StepPass { samples: &samples[i], keep: &keeps[i] }]).collect();
+                    let steps =
+                        (0..11).map(|i| Step { passes: &passes[i], rates: &rates[i], regularizer: regularizer(i) });
                     unit.steps(&steps.collect::<Vec<_>>()).unwrap()
                 } else {
                     let step = |i: usize| {

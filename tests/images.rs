@@ -7,6 +7,7 @@ use qdrop_core::prelude::*;
 use qdrop_core::progress::Silent;
 use qdrop_core::recipe::CalibrationRecipe;
 use qdrop_plugins::datasets::pixels::{decode, decode_bytes, resize, resize_shorter, Crop, Rgb};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -249,6 +250,8 @@ fn loading_stays_a_few_batches_ahead_and_keeps_the_order() {
     assert_eq!(error.unwrap_err().to_string(), "enough");
     assert!(dataset.0.load(Ordering::SeqCst) <= 50, "nothing more is loaded after an error");
     let dataset = Counting(AtomicUsize::new(0), 3);
-    let error = load_ahead(&dataset, indices.chunks(10), &[1], &Device::Cpu, |_| Ok(ControlFlow::Continue(()))).unwrap_err().to_string();
+    let error = load_ahead(&dataset, indices.chunks(10), &[1], &Device::Cpu, |_| Ok(ControlFlow::Continue(())))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("promises one of 3 classes with each image, but gave class 3;"), "{error}");
 }

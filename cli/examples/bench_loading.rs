@@ -16,6 +16,7 @@ use qdrop_core::dataset::{DatasetRequest, Split};
 use qdrop_core::params::Params;
 use qdrop_core::pipeline::{load_ahead, Registries};
 use qdrop_core::target::TargetSpec;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 

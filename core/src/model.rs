@@ -329,13 +329,13 @@ impl QuantModel {
         self.run(&self.graph.whole(), std::slice::from_ref(images), precision)
     }
 
-    /// Checks that a batch of images matches the network's input. A network with a head takes images of any height and width.
+    /// Checks that a batch of images matches the network's input. A network for images of any size takes all heights and widths.
     ///
     /// # Errors
     /// The shape differs.
     pub fn check_input(&self, images: &Tensor) -> Result<()> {
         let want = self.graph.input_shape();
-        let compared = if self.has_head() { 1..2 } else { 1..4 };
+        let compared = if self.graph.any_size() { 1..2 } else { 1..4 };
         if images.rank() != 4 || images.dims()[compared.clone()] != want[compared.start - 1..compared.end - 1] {
             return Err(Error::message(format!(
                 "the network takes images of shape {want:?} (channels, height, width), but the data has {:?}",

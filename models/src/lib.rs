@@ -1,5 +1,6 @@
 //! The built-in architectures: for each one a graph and the tensor names of its checkpoints.
 
+mod detection;
 mod mnasnet;
 mod mobilenet_v2;
 mod regnet;

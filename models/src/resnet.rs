@@ -7,21 +7,21 @@ use qdrop_core::prelude::*;
 const EPS: f64 = 1e-5;
 
 /// How the members of the family differ.
-struct ResNet {
+pub(crate) struct ResNet {
     /// Residual blocks in each of the four stages.
-    blocks: [usize; 4],
+    pub blocks: [usize; 4],
     /// Bottleneck blocks (1x1, 3x3, 1x1) instead of basic ones (3x3, 3x3).
-    bottleneck: bool,
+    pub bottleneck: bool,
     /// Groups of the 3x3 convolution of a bottleneck.
-    groups: usize,
+    pub groups: usize,
     /// Width per group of a bottleneck's 3x3 convolution, in a stage of 64 planes.
-    group_width: usize,
+    pub group_width: usize,
 }
 
 /// The first layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Stem {
+pub(crate) enum Stem {
     /// 7x7 convolution with stride 2, then max pooling.
     Imagenet,
     /// 3x3 convolution with stride 1, for images of about 32 x 32 pixels.
@@ -49,38 +49,82 @@ impl Default for ResNetParams {
     }
 }
 
+/// What is common to all stages of a network without its classifier.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Body {
+    /// Channels of the first stage.
+    pub width: usize,
+    /// First layers.
+    pub stem: Stem,
+    /// Epsilon of batch normalization.
+    pub eps: f64,
+}
+
 /// Convolution and batch normalization.
-fn conv_bn(b: &mut GraphBuilder, conv: &str, bn: &str, x: NodeId, spec: Conv2d) -> Result<NodeId> {
+fn conv_bn(b: &mut GraphBuilder, conv: &str, bn: &str, x: NodeId, (spec, eps): (Conv2d, f64)) -> Result<NodeId> {
     let x = b.conv2d(conv, x, spec)?;
-    b.batch_norm(bn, x, EPS)
+    b.batch_norm(bn, x, eps)
 }
 
 impl ResNet {
-    fn block(&self, b: &mut GraphBuilder, name: &str, x: NodeId, planes: usize, stride: usize) -> Result<NodeId> {
+    fn block(
+        &self,
+        b: &mut GraphBuilder,
+        name: &str,
+        x: NodeId,
+        (planes, stride): (usize, usize),
+        eps: f64,
+    ) -> Result<NodeId> {
         let n = |part: &str| format!("{name}.{part}");
         let out = if self.bottleneck { planes * 4 } else { planes };
         let mut y = x;
         if self.bottleneck {
             let width = planes * self.group_width / 64 * self.groups;
-            y = conv_bn(b, &n("conv1"), &n("bn1"), y, Conv2d::new(width, 1))?;
+            y = conv_bn(b, &n("conv1"), &n("bn1"), y, (Conv2d::new(width, 1), eps))?;
             y = b.relu(&n("relu1"), y)?;
             let middle = Conv2d::new(width, 3).stride(stride).padding(1).groups(self.groups);
-            y = conv_bn(b, &n("conv2"), &n("bn2"), y, middle)?;
+            y = conv_bn(b, &n("conv2"), &n("bn2"), y, (middle, eps))?;
             y = b.relu(&n("relu2"), y)?;
-            y = conv_bn(b, &n("conv3"), &n("bn3"), y, Conv2d::new(out, 1))?;
+            y = conv_bn(b, &n("conv3"), &n("bn3"), y, (Conv2d::new(out, 1), eps))?;
         } else {
-            y = conv_bn(b, &n("conv1"), &n("bn1"), y, Conv2d::new(out, 3).stride(stride).padding(1))?;
+            y = conv_bn(b, &n("conv1"), &n("bn1"), y, (Conv2d::new(out, 3).stride(stride).padding(1), eps))?;
             y = b.relu(&n("relu1"), y)?;
-            y = conv_bn(b, &n("conv2"), &n("bn2"), y, Conv2d::new(out, 3).padding(1))?;
+            y = conv_bn(b, &n("conv2"), &n("bn2"), y, (Conv2d::new(out, 3).padding(1), eps))?;
         }
         let shortcut = if stride != 1 || b.channels(x) != out {
             let spec = Conv2d::new(out, 1).stride(stride);
-            conv_bn(b, &n("downsample.0"), &n("downsample.1"), x, spec)?
+            conv_bn(b, &n("downsample.0"), &n("downsample.1"), x, (spec, eps))?
         } else {
             x
         };
         let sum = b.add(&n("add"), y, shortcut)?;
         b.relu(&n("relu"), sum)
+    }
+
+    /// Adds the network up to its last stage: the units `conv1` and `layer1.0` and so on. Returns the values of the four stages.
+    pub(crate) fn stages(&self, b: &mut GraphBuilder, image: NodeId, body: Body) -> Result<[NodeId; 4]> {
+        let Body { width, stem, eps } = body;
+        let mut x = b.unit("conv1", |b| {
+            let spec = match stem {
+                Stem::Imagenet => Conv2d::new(width, 7).stride(2).padding(3),
+                Stem::Small => Conv2d::new(width, 3).padding(1),
+            };
+            let x = conv_bn(b, "conv1", "bn1", image, (spec, eps))?;
+            b.relu("relu", x)
+        })?;
+        if stem == Stem::Imagenet {
+            x = b.max_pool("maxpool", x, Pool2d::new(3).stride(2).padding(1))?;
+        }
+        let mut stages = [x; 4];
+        for (stage, (blocks, value)) in self.blocks.iter().zip(&mut stages).enumerate() {
+            for i in 0..*blocks {
+                let stride = if stage > 0 && i == 0 { 2 } else { 1 };
+                let name = format!("layer{}.{i}", stage + 1);
+                x = b.unit(&name, |b| self.block(b, &name, x, (width << stage, stride), eps))?;
+            }
+            *value = x;
+        }
+        Ok(stages)
     }
 }
 
@@ -92,27 +136,10 @@ impl Architecture for ResNet {
         params.at_least_one(&sizes)?;
         let mut b = GraphBuilder::new([p.in_channels, p.image_size, p.image_size]);
         let image = b.input();
-        let mut x = b.unit("conv1", |b| {
-            let spec = match p.stem {
-                Stem::Imagenet => Conv2d::new(p.width, 7).stride(2).padding(3),
-                Stem::Small => Conv2d::new(p.width, 3).padding(1),
-            };
-            let x = conv_bn(b, "conv1", "bn1", image, spec)?;
-            b.relu("relu", x)
-        })?;
-        if p.stem == Stem::Imagenet {
-            x = b.max_pool("maxpool", x, Pool2d::new(3).stride(2).padding(1))?;
-        }
-        for (stage, blocks) in self.blocks.iter().enumerate() {
-            for i in 0..*blocks {
-                let stride = if stage > 0 && i == 0 { 2 } else { 1 };
-                let name = format!("layer{}.{i}", stage + 1);
-                x = b.unit(&name, |b| self.block(b, &name, x, p.width << stage, stride))?;
-            }
-        }
-        x = b.global_average_pool("avgpool", x)?;
-        x = b.flatten("flatten", x)?;
-        x = b.unit("fc", |b| b.linear("fc", x, p.classes))?;
+        let [.., x] = self.stages(&mut b, image, Body { width: p.width, stem: p.stem, eps: EPS })?;
+        let x = b.global_average_pool("avgpool", x)?;
+        let x = b.flatten("flatten", x)?;
+        let x = b.unit("fc", |b| b.linear("fc", x, p.classes))?;
         b.finish(x)
     }
 }

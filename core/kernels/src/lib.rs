@@ -11,6 +11,7 @@
 pub mod activation;
 pub mod adam;
 pub mod adaround;
+pub mod boxes;
 pub mod clip;
 pub mod conv;
 pub mod drop;

@@ -3,7 +3,7 @@
 
 use super::toy::{toy_quantizer, Toy, SAMPLES};
 use super::{require, Report};
-use crate::engine::{self, Engine, EngineState, Refusal, Regularizer, UnitEngine};
+use crate::engine::{self, Engine, EngineState, Refusal, Regularizer, Stepping, UnitEngine};
 use crate::error::{Error, Result};
 use crate::graph::SiteKind;
 use crate::grid::QuantSpec;
@@ -77,8 +77,8 @@ fn comparison(entry: &'static Entry<QuantizerKind>, kind: SiteKind) -> Result<Co
         parameters.iter().map(|(_, p)| (p.group, if p.group == groups::ROUNDING { 1e-2 } else { 1e-3 })).collect();
     let [generic, fused] = &toys;
     let (mut generic, _) =
-        engine::open(Engine::Generic, &generic.model, &unit, &generic.samples, (BATCH, false), None)?;
-    let opened = engine::open(Engine::Auto, &fused.model, &unit, &fused.samples, (BATCH, false), None)?;
+        engine::open(Engine::Generic, &generic.model, &unit, &generic.samples, Stepping::of(BATCH), None)?;
+    let opened = engine::open(Engine::Auto, &fused.model, &unit, &fused.samples, Stepping::of(BATCH), None)?;
     match opened {
         (mut fused, None) => Ok(Comparison::Compared(compare(&mut *generic, &mut *fused, &rates))),
         // A parameter that the kernel omits would never be learned.

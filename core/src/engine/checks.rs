@@ -42,7 +42,14 @@ pub fn check_gradients<'a>(
 
 /// The error of a step that mixes values on the fused engine of a GPU.
 pub fn no_mixing() -> Error {
-    Error::message("the fused engine of a GPU mixes no values; open the engine with `UnitTask::mixing_engine`")
+    Error::message("the fused engine of a GPU mixes no values; open the engine with `UnitTask::engine_for`")
+}
+
+/// The error of a step of several batches on the fused engine of a GPU.
+pub fn one_pass() -> Error {
+    Error::message(
+        "the fused engine of a GPU computes one batch in a step; open the engine with `UnitTask::engine_for`",
+    )
 }
 
 /// The error of an update that no gradients precede.

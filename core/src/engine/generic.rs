@@ -26,6 +26,8 @@ pub struct GenericUnit<'a> {
     /// Outputs of the last forward pass, with candle's record for the backward pass.
     outputs: Vec<Tensor>,
     gradients: Option<GradStore>,
+    /// Batches whose gradients are summed in `gradients`.
+    passes: usize,
     times: StepTimes,
 }
 
@@ -64,8 +66,26 @@ impl<'a> GenericUnit<'a> {
             groups,
             outputs: Vec::new(),
             gradients: None,
+            passes: 0,
             times: StepTimes::default(),
         })
+    }
+}
+
+impl GenericUnit<'_> {
+    /// Replaces the gradient of each learned variable.
+    fn combine(
+        &self,
+        gradients: &mut GradStore,
+        new: impl Fn(Option<&Tensor>, &Tensor) -> Result<Option<Tensor>>,
+    ) -> Result<()> {
+        for variable in self.groups.iter().flat_map(|g| &g.variables) {
+            let var = variable.var.as_tensor();
+            if let Some(gradient) = new(gradients.get(var), var)? {
+                gradients.insert(var, gradient);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -91,17 +111,31 @@ impl UnitEngine for GenericUnit<'_> {
         let pairs = self.outputs.drain(..).zip(gradients);
         let sum = ops::total(pairs.map(|(output, gradient)| Ok((output * gradient.detach())?.sum_all()?)))?;
         self.gradients = sum.map(|sum| sum.backward()).transpose()?;
+        self.passes = 1;
         self.times.backward += start.elapsed();
         Ok(())
     }
 
     fn loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64> {
+        (self.gradients, self.passes) = (None, 0);
+        self.add_loss(samples, keep)
+    }
+
+    fn add_loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64> {
         self.forward(samples, keep)?;
         let start = Instant::now();
         let outputs = std::mem::take(&mut self.outputs);
         let loss = self.samples.loss(&outputs, samples)?;
         let value = finite_scalar(&loss, "reconstruction loss")?;
-        self.gradients = Some(loss.backward()?);
+        let mut gradients = loss.backward()?;
+        if let Some(earlier) = self.gradients.take() {
+            self.combine(&mut gradients, |own, var| match (own, earlier.get(var)) {
+                (Some(own), Some(earlier)) => Ok(Some((own + earlier)?)),
+                (own, earlier) => Ok(own.or(earlier).cloned()),
+            })?;
+        }
+        self.gradients = Some(gradients);
+        self.passes += 1;
         self.times.backward += start.elapsed();
         Ok(value)
     }
@@ -109,7 +143,7 @@ impl UnitEngine for GenericUnit<'_> {
     fn hard_loss(&mut self, samples: &[usize]) -> Result<f64> {
         check_batch(samples, self.batch)?;
         let start = Instant::now();
-        (self.outputs, self.gradients) = (Vec::new(), None);
+        (self.outputs, self.gradients, self.passes) = (Vec::new(), None, 0);
         let inputs = self.samples.quantized_inputs.iter().map(|values| values.gather(samples));
         let outputs = self.model.unit_hard_forward(&self.unit.subgraph, &inputs.collect::<Result<Vec<_>>>()?)?;
         let loss = self.samples.loss(&outputs, samples)?;
@@ -119,6 +153,11 @@ impl UnitEngine for GenericUnit<'_> {
 
     fn update(&mut self, rates: &[(&str, f64)], regularizer: Option<Regularizer>) -> Result<f64> {
         let mut gradients = self.gradients.take().ok_or_else(no_gradients)?;
+        let passes = std::mem::take(&mut self.passes);
+        if passes > 1 {
+            let share = 1.0 / passes as f64;
+            self.combine(&mut gradients, |own, _| Ok(own.map(|own| own * share).transpose()?))?;
+        }
         let mut value = 0.0;
         if let Some(Regularizer { weight, b }) = regularizer {
             if let Some(term) = self.model.unit_regularizer(self.unit.nodes(), b as f32)? {

@@ -16,12 +16,18 @@ pub struct Regularizer {
     pub b: f64,
 }
 
-/// A whole step: the built-in loss, and the update with its gradients.
-pub struct Step<'a> {
+/// One batch of a step.
+pub struct StepPass<'a> {
     /// Indices of cached samples, as many as the engine's batch size.
     pub samples: &'a [usize],
     /// Which elements keep their quantized value at a site.
     pub keep: &'a dyn Fn(usize) -> Keep,
+}
+
+/// A whole step: the built-in loss, and the update with its gradients.
+pub struct Step<'a> {
+    /// Its batches, one at least. The mean of their losses counts.
+    pub passes: &'a [StepPass<'a>],
     /// Learning rates by parameter group.
     pub rates: &'a [(&'a str, f64)],
     /// The rounding regularizer, if it takes part.
@@ -71,6 +77,14 @@ pub trait UnitEngine: Send {
     /// Those of [`forward`](Self::forward), and a loss that is not finite.
     fn loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64>;
 
+    /// Returns the built-in loss of one more batch and adds its gradients to those of the batches since the last
+    /// [`loss`](Self::loss) or update. The next update uses the mean of them all. For learned scales, LSQ's factor is that of
+    /// each batch.
+    ///
+    /// # Errors
+    /// Those of [`loss`](Self::loss).
+    fn add_loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64>;
+
     /// The built-in loss as it would be if learning ended here: roundings are hard, and every value is quantized. Computes
     /// no gradients and discards earlier ones. Learned variables do not change, except that values outside of their valid
     /// range are projected onto it, as in every pass.
@@ -99,7 +113,13 @@ pub trait UnitEngine: Send {
     fn steps(&mut self, steps: &[Step<'_>]) -> Result<Vec<[f64; 2]>> {
         steps
             .iter()
-            .map(|step| Ok([self.loss(step.samples, step.keep)?, self.update(step.rates, step.regularizer)?]))
+            .map(|step| {
+                let mut sum = 0.0;
+                for (i, StepPass { samples, keep }) in step.passes.iter().enumerate() {
+                    sum += if i == 0 { self.loss(samples, keep)? } else { self.add_loss(samples, keep)? };
+                }
+                Ok([sum / step.passes.len().max(1) as f64, self.update(step.rates, step.regularizer)?])
+            })
             .collect()
     }
 

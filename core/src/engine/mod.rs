@@ -18,7 +18,8 @@ mod samples;
 mod variable;
 
 pub use chain::Refusal;
-pub use interface::{EngineState, Regularizer, Step, StepTimes, UnitEngine};
+pub use interface::{EngineState, Regularizer, Step, StepPass, StepTimes, UnitEngine};
+
 pub(crate) use rest::FloatPart;
 pub use samples::{input_site, UnitData, UnitSamples, EVERYTHING};
 
@@ -26,7 +27,7 @@ use crate::cuda::Device;
 use crate::error::{Error, Result};
 use crate::graph::Unit;
 use crate::model::QuantModel;
-use chain::{Block, Chain, Rejected};
+use chain::{AnySize, Block, Chain, Rejected};
 use cpu::CpuUnit;
 use cuda::DeviceUnit;
 use generic::GenericUnit;
@@ -46,8 +47,25 @@ pub enum Engine {
     Fused,
 }
 
-/// An engine for a unit whose quantizers have begun to learn, for batches of this size, and perhaps for steps that mix values
-/// ([`Keep::Mixed`](crate::ops::Keep::Mixed)). For [`Engine::Auto`] also why the fused engine cannot
+/// The steps that an engine is to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stepping {
+    /// Samples of a batch.
+    pub batch: usize,
+    /// Batches of a step, whose gradients are averaged.
+    pub passes: usize,
+    /// Whether steps mix quantized and float values ([`Keep::Mixed`](crate::ops::Keep::Mixed)).
+    pub mixing: bool,
+}
+
+impl Stepping {
+    /// Steps of one batch of this size.
+    pub fn of(batch: usize) -> Self {
+        Self { batch, passes: 1, mixing: false }
+    }
+}
+
+/// An engine for a unit whose quantizers have begun to learn, for these steps. For [`Engine::Auto`] also why the fused engine cannot
 /// compute the unit, if it cannot.
 ///
 /// # Errors
@@ -58,15 +76,16 @@ pub(crate) fn open<'a>(
     model: &'a QuantModel,
     unit: &'a Unit,
     samples: &UnitSamples,
-    (batch, mixing): (usize, bool),
+    stepping: Stepping,
     device: Option<&Arc<dyn Device>>,
 ) -> Result<(Box<dyn UnitEngine + 'a>, Option<Refusal>)> {
+    let batch = stepping.batch;
     if batch == 0 {
         return Err(Error::graph(&unit.name, "a batch needs one sample at least"));
     }
     let refusal = match engine {
         Engine::Generic => None,
-        Engine::Auto | Engine::Fused => match described(model, unit, mixing, device) {
+        Engine::Auto | Engine::Fused => match described(model, unit, samples, stepping, device) {
             Ok(described) => return Ok((fused(described, model, samples, batch)?, None)),
             Err(Rejected::Failed(error)) => return Err(error),
             Err(Rejected::Refused(why)) if engine == Engine::Fused => {
@@ -83,8 +102,8 @@ pub(crate) fn open<'a>(
 
 /// A unit as the fused engine of a device computes it.
 enum Described<'a> {
-    /// For the CPU.
-    Chain(Box<Chain>),
+    /// For the CPU, perhaps for images of any size.
+    Chain(Box<Chain>, Option<Box<AnySize>>),
     /// For a device of the CUDA engine: the one that was given, or the model's.
     Block(Box<Block>, Option<&'a Arc<dyn Device>>),
 }
@@ -93,15 +112,20 @@ enum Described<'a> {
 fn described<'a>(
     model: &QuantModel,
     unit: &Unit,
-    mixing: bool,
+    samples: &UnitSamples,
+    stepping: Stepping,
     device: Option<&'a Arc<dyn Device>>,
 ) -> Result<Described<'a>, Rejected> {
     let chain = Chain::of(model, &unit.subgraph)?;
+    let any_size = samples.group().is_some();
     if device.is_none() && !model.device().is_cuda() {
-        return Ok(Described::Chain(Box::new(chain)));
+        let any_size = any_size.then(|| Box::new(AnySize::new(model, &unit.subgraph)));
+        return Ok(Described::Chain(Box::new(chain), any_size));
     }
-    if mixing {
-        return Err(Refusal::Mixing.into());
+    let refused =
+        [(stepping.mixing, Refusal::Mixing), (any_size, Refusal::Sizes), (stepping.passes > 1, Refusal::Passes)];
+    if let Some((_, why)) = refused.into_iter().find(|(refused, _)| *refused) {
+        return Err(why.into());
     }
     Ok(Described::Block(Box::new(Block::of(chain)?), device))
 }
@@ -114,7 +138,9 @@ fn fused<'a>(
     batch: usize,
 ) -> Result<Box<dyn UnitEngine + 'a>> {
     let (block, device) = match unit {
-        Described::Chain(chain) => return Ok(Box::new(CpuUnit::new(*chain, samples, batch)?)),
+        Described::Chain(chain, any_size) => {
+            return Ok(Box::new(CpuUnit::new(*chain, any_size.map(|sizes| *sizes), samples, batch)?));
+        }
         Described::Block(block, device) => (block, device),
     };
     let own = match device {

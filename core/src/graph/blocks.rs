@@ -26,8 +26,9 @@ impl Graph {
     /// # Errors
     /// A unit reads no value from outside, or nothing outside reads a value of it.
     pub fn with_units(self, units: Vec<(String, Vec<NodeId>)>) -> crate::error::Result<Self> {
+        let any_size = self.any_size();
         let (ends, nodes, outputs, _) = self.into_parts();
-        Graph::new(nodes, outputs, units)?.named(ends)
+        Ok(Graph::new(nodes, outputs, units)?.named(ends)?.with_any_size(any_size))
     }
 }
 

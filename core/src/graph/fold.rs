@@ -58,6 +58,7 @@ fn fold_one(bn: &str, conv: &str, eps: f64, bias: bool, parameters: &mut HashMap
 
 /// Removes the nodes that are keys of `replaced`; their readers read the mapped value instead.
 fn remove(graph: Graph, replaced: &HashMap<NodeId, NodeId>) -> Result<Graph> {
+    let any_size = graph.any_size();
     let (ends, nodes, outputs, units) = graph.into_parts();
     let mut new_id: HashMap<NodeId, usize> = HashMap::new();
     let mut kept: Vec<Node> = Vec::new();
@@ -82,5 +83,6 @@ fn remove(graph: Graph, replaced: &HashMap<NodeId, NodeId>) -> Result<Graph> {
         .into_iter()
         .map(|(name, nodes)| (name, nodes.iter().filter(|n| !replaced.contains_key(n)).map(renamed).collect()))
         .collect();
-    Graph::new(kept, outputs.iter().map(renamed).collect(), units)?.named(ends)
+    let folded = Graph::new(kept, outputs.iter().map(renamed).collect(), units)?.named(ends)?;
+    Ok(folded.with_any_size(any_size))
 }

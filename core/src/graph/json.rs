@@ -16,6 +16,9 @@ struct Written {
     /// Numbers of the nodes, counted from the input, which is 0.
     outputs: Vec<usize>,
     units: Vec<(String, Vec<usize>)>,
+    /// Whether images may have another height and width.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    any_size: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,6 +57,7 @@ impl Graph {
             nodes: self.nodes().skip(1).map(node).collect(),
             outputs: numbers(self.outputs()),
             units: self.units().iter().map(|unit| (unit.name.clone(), numbers(unit.nodes()))).collect(),
+            any_size: self.any_size(),
         };
         serde_json::to_string(&written).map(Some).map_err(Error::message)
     }
@@ -84,6 +88,7 @@ impl Graph {
             let nodes = ids(nodes, &name)?;
             b.unit_of(&name, nodes);
         }
-        b.finish_with_outputs(&ids(written.outputs, "outputs")?)?.named(written.ends)
+        let graph = b.finish_with_outputs(&ids(written.outputs, "outputs")?)?.named(written.ends)?;
+        Ok(graph.with_any_size(written.any_size))
     }
 }

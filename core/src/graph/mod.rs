@@ -96,6 +96,7 @@ pub struct Graph {
     nodes: Vec<Node>,
     outputs: Vec<NodeId>,
     units: Vec<Unit>,
+    any_size: bool,
 }
 
 impl Graph {
@@ -107,7 +108,7 @@ impl Graph {
         if outputs.is_empty() {
             return Err(Error::message("a network needs at least one output"));
         }
-        let mut graph = Self { ends: Ends::usual(outputs.len()), nodes, outputs, units: Vec::new() };
+        let mut graph = Self { ends: Ends::usual(outputs.len()), nodes, outputs, units: Vec::new(), any_size: false };
         let cut = |(name, nodes)| Unit::new(&graph, name, nodes);
         graph.units = units.into_iter().map(cut).collect::<Result<_>>()?;
         Ok(graph)
@@ -136,6 +137,17 @@ impl Graph {
     /// Shape of the input without the batch dimension.
     pub fn input_shape(&self) -> &[usize] {
         &self.nodes[0].shape
+    }
+
+    /// Whether images may have any height and width that the operations can take. Shapes of nodes are then those for images of
+    /// a usual size.
+    pub fn any_size(&self) -> bool {
+        self.any_size
+    }
+
+    /// The same graph for images [of any size](Self::any_size), or for those of its input's size alone.
+    pub fn with_any_size(self, any_size: bool) -> Self {
+        Self { any_size, ..self }
     }
 
     /// What the input and the outputs are called outside: `input` and `output` unless they were [named](Self::named).

@@ -77,7 +77,10 @@ fn activation_site(graph: &Graph, head: NodeId, completed: &[NodeId]) -> Option<
     let consumers = graph.consumers(value);
     let only_added = !consumers.is_empty() && consumers.iter().all(|c| graph.node(*c).op == Op::Add);
     let quantized = match graph.node(head).placement {
-        Placement::ByRule => !(is_layer && !activated && only_added) && !reaches_output(graph, value),
+        Placement::ByRule => {
+            let only_summed = is_layer && !activated && only_added;
+            !only_summed && !reaches_output(graph, value)
+        }
         Placement::Always => true,
         Placement::Never => false,
     };

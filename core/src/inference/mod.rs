@@ -31,7 +31,7 @@ const TOGETHER: usize = 8;
 const TOGETHER_ON_DEVICE: usize = 64;
 
 /// A compiled part of a model, which computes its outputs for any number of inputs. Images may have any size that the network
-/// can take if it has a [head](crate::Head), else they have that of its input.
+/// can take if its graph [says so](Graph::any_size), else they have that of its input.
 pub struct Inference<'a> {
     model: &'a QuantModel,
     /// The model's graph with the shapes of the last inputs, where they differ.
@@ -124,7 +124,7 @@ impl<'a> Inference<'a> {
         let old = reshaped.as_ref().unwrap_or_else(|| model.graph());
         let shapes: Vec<&[usize]> = inputs.iter().map(|x| x.dims().get(1..).unwrap_or_default()).collect();
         let known = part.inputs().iter().map(|id| old.node(*id).shape.as_slice());
-        if !model.has_head() || known.eq(shapes.iter().copied()) || shapes.len() != part.inputs().len() {
+        if !model.graph().any_size() || known.eq(shapes.iter().copied()) || shapes.len() != part.inputs().len() {
             return Ok(());
         }
         let new = model.graph().reshaped(part, &shapes)?;

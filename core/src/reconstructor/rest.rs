@@ -20,7 +20,7 @@ impl UnitTask<'_> {
     /// `generic` and the fused kernels of the CPU cannot compute a unit of it, an event reports why. On a GPU candle computes it.
     ///
     /// # Errors
-    /// A parameter of the network cannot be read.
+    /// A parameter of the network cannot be read, or the network has a head, so that its graph's outputs are not its results.
     pub fn rest(&self, context: &Context<'_>) -> Result<Rest<'_>> {
         Rest::new(self, context)
     }
@@ -29,6 +29,9 @@ impl UnitTask<'_> {
 impl<'a> Rest<'a> {
     fn new(task: &'a UnitTask<'a>, context: &Context<'_>) -> Result<Self> {
         let model = task.float_model();
+        if model.has_head() {
+            return Err(task.error("losses on the network's outputs are not for networks with a head"));
+        }
         let part = model.graph().after(task.part());
         if context.engine == Engine::Generic || !model.device().is_cpu() {
             return Ok(Self { task, part: FloatPart::generic(part) });

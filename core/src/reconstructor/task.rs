@@ -1,7 +1,7 @@
 //! The interface between a reconstructor and the unit that it reconstructs.
 
 use super::context::Context;
-use crate::engine::{self, UnitEngine, UnitSamples, EVERYTHING};
+use crate::engine::{self, Stepping, UnitEngine, UnitSamples, EVERYTHING};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Subgraph, Unit};
 use crate::model::QuantModel;
@@ -192,21 +192,17 @@ impl<'a> UnitTask<'a> {
     /// The batch is empty; the context's engine is `fused` and the fused engine cannot compute the unit; a step needs more memory than is
     /// free; a quantizer fails.
     pub fn engine(&self, batch: usize, context: &Context<'_>) -> Result<Box<dyn UnitEngine + '_>> {
-        self.open_engine((batch, false), context)
+        self.engine_for(Stepping::of(batch), context)
     }
 
-    /// As [`engine`](Self::engine), for steps in which `keep` mixes quantized and float values
-    /// ([`Keep::Mixed`]). The fused engine of a GPU does not support them.
+    /// As [`engine`](Self::engine), for steps of several batches, or in which `keep` mixes quantized and float values
+    /// ([`Keep::Mixed`]). The fused engine of a GPU does not support either.
     ///
     /// # Errors
     /// Those of [`engine`](Self::engine).
-    pub fn mixing_engine(&self, batch: usize, context: &Context<'_>) -> Result<Box<dyn UnitEngine + '_>> {
-        self.open_engine((batch, true), context)
-    }
-
-    fn open_engine(&self, steps: (usize, bool), context: &Context<'_>) -> Result<Box<dyn UnitEngine + '_>> {
+    pub fn engine_for(&self, stepping: Stepping, context: &Context<'_>) -> Result<Box<dyn UnitEngine + '_>> {
         let device = self.device.as_ref();
-        let (engine, refusal) = engine::open(context.engine, self.model, self.unit, &self.samples, steps, device)?;
+        let (engine, refusal) = engine::open(context.engine, self.model, self.unit, &self.samples, stepping, device)?;
         if let Some(why) = refusal {
             context.progress.event(Event::Generic { unit: self.name, why: &why.to_string() });
         }

@@ -1,3 +1,4 @@
 //! Tasks: the purposes of networks.
 
 mod classification;
+pub mod detection;

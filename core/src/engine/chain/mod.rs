@@ -9,6 +9,7 @@ mod description;
 mod operation;
 mod parts;
 mod refusal;
+mod sizes;
 
 pub use block::{Block, Shortcut};
 pub use description::{
@@ -16,6 +17,7 @@ pub use description::{
 };
 pub use operation::Operation;
 pub use refusal::{Refusal, Rejected};
+pub use sizes::{AnySize, ChainSizes, StepSizes};
 
 use super::variable::Variable;
 use crate::error::{Error, Result};

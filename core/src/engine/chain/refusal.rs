@@ -38,6 +38,12 @@ pub enum Refusal {
         /// The node, with its operation.
         node: String,
     },
+    /// Images differ in size, and the GPU's engine has buffers for one size.
+    #[error("the fused engine of a GPU takes images of one size")]
+    Sizes,
+    /// A step of several batches.
+    #[error("the fused engine of a GPU computes one batch in a step")]
+    Passes,
     /// An operation without kernels for its gradient.
     #[error("{node} is an operation that the fused engine does not support")]
     Operation {

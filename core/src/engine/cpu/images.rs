@@ -23,12 +23,25 @@ impl Images {
         Self { values: Buffer::zeros(layout.len()), layout }
     }
 
+    /// Goes over to another layout, and keeps the memory if it is large enough. What was in it is lost; the border is zero.
+    pub fn reshape(&mut self, layout: Layout) {
+        if layout == self.layout {
+            return;
+        }
+        if layout.len() > self.values.len() {
+            self.values = Buffer::zeros(layout.len());
+        } else if layout.border > 0 {
+            self.values.fill(0.0);
+        }
+        self.layout = layout;
+    }
+
     pub fn read(&self) -> (&[f32], Layout) {
-        (&self.values, self.layout)
+        (&self.values[..self.layout.len()], self.layout)
     }
 
     pub fn write(&mut self) -> (&mut [f32], Layout) {
-        (&mut self.values, self.layout)
+        (&mut self.values[..self.layout.len()], self.layout)
     }
 
     /// Elements of one image, without its border.
@@ -39,7 +52,7 @@ impl Images {
     /// Takes the values of images, as many as there are or as there is room for.
     pub fn take(&mut self, values: &[f32], order: Order) {
         let (each, one) = (self.each(), Layout { batch: 1, ..self.layout });
-        let images = self.values.chunks_exact_mut(one.image());
+        let images = self.write().0.chunks_exact_mut(one.image());
         values.chunks_exact(each).zip(images).for_each(|(values, image)| match order {
             Order::Planes => from_planes(values, one, image),
             Order::ChannelsLast => {
@@ -52,7 +65,7 @@ impl Images {
     /// Gives the values of images, as many as there are or as there is room for.
     pub fn give(&self, values: &mut [f32], order: Order) {
         let (each, one) = (self.each(), Layout { batch: 1, ..self.layout });
-        let images = self.values.chunks_exact(one.image());
+        let images = self.read().0.chunks_exact(one.image());
         images.zip(values.chunks_exact_mut(each)).for_each(|(image, values)| match order {
             Order::Planes => to_planes(image, one, values),
             Order::ChannelsLast => {

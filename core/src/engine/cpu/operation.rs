@@ -2,11 +2,12 @@
 
 use super::images::Images;
 use super::weight::Weight;
-use crate::engine::chain::{ChainAffine, Operation as Kind};
+use crate::engine::chain::{ChainAffine, Operation as Kind, StepSizes};
+use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::nhwc::stage::Read;
 use qdrop_kernels::nhwc::{
     accumulate, affine, copy_channels, layer_norm, layer_norm_backward, multiply, multiply_sum, pool, shuffle_channels,
-    spread_channels, Write,
+    spread_channels, Layouts, Write,
 };
 
 /// A convolution with its weight.
@@ -28,6 +29,32 @@ impl Operation {
     pub fn new(kind: Kind<Convolution, ChainAffine>, values: usize) -> Self {
         let taps = if matches!(kind, Kind::MaxPool(_)) { vec![0; values] } else { Vec::new() };
         Self { kind, taps }
+    }
+
+    /// Goes over to values of other sizes, of which it computes so many at a time.
+    pub fn reshape(&mut self, sizes: &StepSizes, chunk: usize, layouts: &Layouts) {
+        match (&mut self.kind, sizes.convolution, sizes.pool) {
+            (Kind::Convolution(Convolution { weight, room }), Some(shape), _) => {
+                weight.reshape(&Conv2dShape { batch: chunk, ..shape }, *layouts);
+                room.iter_mut().zip(layouts.gx).for_each(|(room, gx)| room.reshape(gx));
+            }
+            (Kind::MaxPool(own), _, Some(shape)) => {
+                *own = shape;
+                self.taps.resize(chunk * sizes.size.iter().product::<usize>(), 0);
+            }
+            (Kind::AveragePool(own), _, Some(shape)) => *own = shape,
+            _ => {}
+        }
+    }
+
+    /// Whether it adds.
+    pub fn is_sum(&self) -> bool {
+        matches!(self.kind, Kind::Sum)
+    }
+
+    /// Whether it computes means.
+    pub fn is_mean(&self) -> bool {
+        matches!(self.kind, Kind::Mean)
     }
 
     pub fn weight(&self) -> Option<&Weight> {

@@ -5,10 +5,9 @@ use super::operation::{Convolution, Operation};
 use super::readers::Readers;
 use super::stage::{Site, Stage};
 use super::weight::Weight;
-use crate::engine::chain::{Chain, ChainStep, Operation as Described};
+use crate::engine::chain::{Chain, ChainSizes, ChainStep, Operation as Described};
 use crate::error::{Error, Result};
 use crate::graph::geometry::border;
-use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::nhwc::{border_of_gradient, Layout, Layouts};
 
 /// Bytes that the buffers of one chunk should not exceed, so that they stay in a share of the last-level cache.
@@ -57,27 +56,22 @@ impl Plan {
             return Err(Error::message("a chain without steps cannot be computed"));
         };
         let readers = Readers::of(&chain, input_gradient);
-        let borders = Borders::of(&chain, &readers);
-        let sizes: Vec<[usize; 3]> =
-            std::iter::once(chain.input).chain(chain.steps.iter().map(|step| step.size)).collect();
-        // Empty for the last step.
-        let value = |v: usize| layout(if v <= last { chunk } else { 0 }, sizes[v], borders.values[v]);
-        let gradient = |v: usize| layout(chunk, sizes[v], borders.gradients[readers.gradient[v]]);
+        let reads: Vec<usize> = chain.steps.iter().map(|step| step.reads[0]).collect();
+        let layouts = PlanLayouts::of(&chain.sizes(), &reads, &readers, chunk);
         let mut steps = Vec::new();
         for (i, step) in chain.steps.into_iter().enumerate() {
             let ChainStep { reads, operation, size: image, stage, .. } = step;
             let sum = matches!(operation, Described::Sum);
             // A convolution writes no border.
-            let moved = matches!(operation, Described::Convolution(_)) && borders.values[i + 1] > 0;
+            let moved = matches!(operation, Described::Convolution(_)) && layouts.values[i + 1].border > 0;
             let staged = i == last || sum || moved || !stage.is_empty();
-            let z = if staged { layout(chunk, image, 0) } else { value(i + 1) };
+            let z = layouts.read_by_stage(i, staged);
             let operation = operation.try_map(
                 |convolution| -> Result<Convolution> {
-                    let gx = readers.needed[reads[0]].then(|| gradient(reads[0]));
+                    let own = layouts.of_convolution(i, reads[0], z, &readers);
                     let first = readers.of[reads[0]].first() == Some(&(i, 0));
-                    let layouts = Layouts { x: value(reads[0]), z, gz: gradient(i + 1), gx };
-                    let weight = Box::new(Weight::new(convolution.of_batch(chunk), layouts)?);
-                    Ok(Convolution { weight, room: gx.filter(|_| !first).map(Images::new) })
+                    let weight = Box::new(Weight::new(convolution.of_batch(chunk), own)?);
+                    Ok(Convolution { weight, room: own.gx.filter(|_| !first).map(Images::new) })
                 },
                 Ok,
             )?;
@@ -91,12 +85,37 @@ impl Plan {
             });
         }
         let needed = |v: usize| readers.needed[v] && readers.is_own(v);
+        let gradients = layouts.gradients.iter().enumerate();
         Ok(Self {
-            values: (0..sizes.len()).map(|v| Images::new(value(v))).collect(),
-            gradients: (0..sizes.len()).map(|v| needed(v).then(|| Images::new(gradient(v)))).collect(),
+            values: layouts.values.iter().map(|layout| Images::new(*layout)).collect(),
+            gradients: gradients.map(|(v, layout)| needed(v).then(|| Images::new(*layout))).collect(),
             steps,
             readers,
         })
+    }
+
+    /// Goes over to images of other sizes. What is learned stays, and gradients of an unfinished step are lost.
+    pub fn reshape(&mut self, sizes: &ChainSizes, batch: usize) {
+        let is = |i: usize, kind: fn(&Operation) -> bool| kind(&self.steps[i].operation);
+        let ends_block = |i: usize| is(i, Operation::is_sum) && self.steps[i].reads.len() == 2;
+        let chunk = chunk_of(sizes, &self.readers, (&ends_block, &|i| is(i, Operation::is_mean)), batch);
+        let reads: Vec<usize> = self.steps.iter().map(|step| step.reads[0]).collect();
+        let layouts = PlanLayouts::of(sizes, &reads, &self.readers, chunk);
+        for (i, step) in self.steps.iter_mut().enumerate() {
+            let own = &sizes.steps[i];
+            let z = layouts.read_by_stage(i, step.stage.is_some());
+            step.operation.reshape(own, chunk, &layouts.of_convolution(i, step.reads[0], z, &self.readers));
+            step.z.iter_mut().for_each(|images| images.reshape(z));
+            step.stage.iter_mut().for_each(|stage| stage.reshape(z, batch * size(own.size)));
+        }
+        self.values.iter_mut().zip(&layouts.values).for_each(|(images, layout)| images.reshape(*layout));
+        let gradients = self.gradients.iter_mut().zip(&layouts.gradients);
+        gradients.for_each(|(images, layout)| images.iter_mut().for_each(|images| images.reshape(*layout)));
+    }
+
+    /// Images of a chunk.
+    pub fn chunk(&self) -> usize {
+        self.values[0].layout.batch
     }
 
     /// The layout of a chunk of the output.
@@ -106,19 +125,31 @@ impl Plan {
     }
 }
 
-/// The number of images that pass through the unit together: a divisor of the batch, such that what they need at a time
-/// stays in the cache. That is one block's buffers: the steps up to an addition.
+/// The number of images that pass through a chain together, see [`chunk_of`].
 pub fn chunk(chain: &Chain, batch: usize) -> usize {
-    let readers = Readers::of(chain, false);
-    let ends = 2 * size(chain.input) + 2 * size(chain.output);
+    let is = |i: usize, kind: fn(&ChainStep) -> bool| kind(&chain.steps[i]);
+    let ends_block = |i: usize| is(i, |step| matches!(step.operation, Described::Sum) && step.reads.len() == 2);
+    let is_mean = |i: usize| is(i, |step| matches!(step.operation, Described::Mean));
+    chunk_of(&chain.sizes(), &Readers::of(chain, false), (&ends_block, &is_mean), batch)
+}
+
+/// The number of images that pass through the unit together: a divisor of the batch, such that what they need at a time
+/// stays in the cache. That is one block's buffers: the steps up to an addition. Means of a few numbers do not count.
+fn chunk_of(
+    sizes: &ChainSizes,
+    readers: &Readers,
+    (ends_block, is_mean): (&dyn Fn(usize) -> bool, &dyn Fn(usize) -> bool),
+    batch: usize,
+) -> usize {
+    let ends = 2 * size(sizes.input) + 2 * size(sizes.of_value(sizes.steps.len()));
     let (mut largest, mut block) = (0, 0);
-    for (i, step) in chain.steps.iter().enumerate() {
+    for (i, step) in sizes.steps.iter().enumerate() {
         // For every operation its value, its stage's value and a gradient.
-        if readers.is_own(i + 1) && !matches!(step.operation, Described::Mean) {
+        if readers.is_own(i + 1) && !is_mean(i) {
             block += 3 * size(step.size);
         }
         largest = largest.max(block);
-        if matches!(step.operation, Described::Sum) && step.reads.len() == 2 {
+        if ends_block(i) {
             block = 0;
         }
     }
@@ -127,25 +158,49 @@ pub fn chunk(chain: &Chain, batch: usize) -> usize {
     (1..=fits).rev().find(|c| batch.is_multiple_of(*c)).unwrap_or(1)
 }
 
-/// Widths of the zero borders that convolutions read.
-struct Borders {
-    /// Of each value.
-    values: Vec<usize>,
-    /// Of the gradient of each value, if it is its own.
-    gradients: Vec<usize>,
+/// The layouts of all values and gradients, for chunks of images of one size.
+struct PlanLayouts {
+    /// Of each value. That of the last step is empty.
+    values: Vec<Layout>,
+    /// Of the gradient of each value.
+    gradients: Vec<Layout>,
+    /// Of each step's value, without border.
+    plain: Vec<Layout>,
 }
 
-impl Borders {
-    fn of(chain: &Chain, readers: &Readers) -> Self {
-        let mut values = vec![0; chain.steps.len() + 1];
-        let mut gradients = values.clone();
-        for (i, step) in chain.steps.iter().enumerate() {
-            let Described::Convolution(convolution) = &step.operation else { continue };
-            let shape: &Conv2dShape = &convolution.shape;
-            let (read, written) = (step.reads[0], readers.gradient[i + 1]);
-            values[read] = values[read].max(border(shape));
-            gradients[written] = gradients[written].max(border_of_gradient(shape));
+impl PlanLayouts {
+    /// `reads` is the first value that each step reads.
+    fn of(sizes: &ChainSizes, reads: &[usize], readers: &Readers, chunk: usize) -> Self {
+        let count = sizes.steps.len() + 1;
+        // Widths of the zero borders that convolutions read: of values, and of gradients that have a place of their own.
+        let mut borders = [vec![0; count], vec![0; count]];
+        for (i, (step, read)) in sizes.steps.iter().zip(reads).enumerate() {
+            let Some(shape) = &step.convolution else { continue };
+            let written = readers.gradient[i + 1];
+            borders[0][*read] = borders[0][*read].max(border(shape));
+            borders[1][written] = borders[1][written].max(border_of_gradient(shape));
         }
-        Self { values, gradients }
+        let value = |v: usize| layout(if v + 1 < count { chunk } else { 0 }, sizes.of_value(v), borders[0][v]);
+        let gradient = |v: usize| layout(chunk, sizes.of_value(v), borders[1][readers.gradient[v]]);
+        Self {
+            values: (0..count).map(value).collect(),
+            gradients: (0..count).map(gradient).collect(),
+            plain: sizes.steps.iter().map(|step| layout(chunk, step.size, 0)).collect(),
+        }
+    }
+
+    /// The layout of what an operation writes: what its stage reads, or its value.
+    fn read_by_stage(&self, step: usize, staged: bool) -> Layout {
+        if staged {
+            self.plain[step]
+        } else {
+            self.values[step + 1]
+        }
+    }
+
+    /// What the convolution of a step reads and writes.
+    fn of_convolution(&self, step: usize, read: usize, z: Layout, readers: &Readers) -> Layouts {
+        let gx = readers.needed[read].then(|| self.gradients[read]);
+        Layouts { x: self.values[read], z, gz: self.gradients[step + 1], gx }
     }
 }

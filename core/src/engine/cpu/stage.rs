@@ -4,6 +4,7 @@ use super::channel_variable::ChannelVariable;
 use super::update::Update;
 use crate::engine::chain::ChainStage;
 use crate::error::Result;
+use crate::grid::QuantSpec;
 use qdrop_kernels::drop::Choices;
 use qdrop_kernels::nhwc::stage::{self, groups_of_row, Bounds, Function, Sums, TensorGrid};
 use qdrop_kernels::nhwc::Layout;
@@ -16,8 +17,11 @@ pub struct Site {
     grid: Option<TensorGrid>,
     scale: Option<ChannelVariable>,
     zero_point: Option<ChannelVariable>,
+    spec: Option<QuantSpec>,
     /// LSQ's factor of the gradients of both.
     factor: f64,
+    /// Gradients of earlier passes of the same step, with their factors.
+    earlier: Sums,
     /// The site's number in the order of execution, from 1.
     pub number: usize,
 }
@@ -28,7 +32,8 @@ impl Site {
         let activation = stage.activation.map(|f| f.map(|bounds| Bounds::new(&bounds)));
         let number = stage.site;
         let Some(quantizer) = stage.quantizer else {
-            return Ok(Self { activation, grid: None, scale: None, zero_point: None, factor: 1.0, number });
+            let (grid, scale, zero_point, spec, earlier) = Default::default();
+            return Ok(Self { activation, grid, scale, zero_point, spec, factor: 1.0, earlier, number });
         };
         let (spec, scale, zero_point) = (quantizer.spec, quantizer.scale, quantizer.zero_point);
         Ok(Self {
@@ -36,7 +41,9 @@ impl Site {
             grid: Some(TensorGrid { scale, zero_point, qmin: spec.qmin(), qmax: spec.qmax() }),
             scale: quantizer.learned_scale.map(|v| ChannelVariable::new(v, 1)).transpose()?,
             zero_point: quantizer.learned_zero_point.map(|v| ChannelVariable::new(v, 1)).transpose()?,
+            spec: Some(spec),
             factor: spec.lsq_gradient_scale(elements),
+            earlier: Sums::default(),
             number,
         })
     }
@@ -63,11 +70,25 @@ impl Site {
         stage::Stage { activation: self.activation.as_ref().map(Function::as_ref), grid: self.grid }
     }
 
-    pub fn learn(&mut self, sums: Sums, update: Update<'_>) -> Result<()> {
-        let learned = [(&mut self.scale, sums.scale), (&mut self.zero_point, sums.zero_point)];
-        for (variable, gradient) in learned {
+    /// Keeps the gradients of a pass while another one of the same step is computed.
+    pub fn keep(&mut self, sums: Sums) {
+        self.earlier.scale += sums.scale * self.factor;
+        self.earlier.zero_point += sums.zero_point * self.factor;
+    }
+
+    /// Forgets what was kept.
+    pub fn forget(&mut self) {
+        self.earlier = Sums::default();
+    }
+
+    /// One update from the mean of the gradients of so many passes: the last one's, and those that were kept.
+    pub fn learn(&mut self, sums: Sums, passes: usize, update: Update<'_>) -> Result<()> {
+        let earlier = std::mem::take(&mut self.earlier);
+        let learned =
+            [(&mut self.scale, sums.scale, earlier.scale), (&mut self.zero_point, sums.zero_point, earlier.zero_point)];
+        for (variable, gradient, earlier) in learned {
             if let Some(variable) = variable {
-                variable.sums[0] = gradient * self.factor;
+                variable.sums[0] = (gradient * self.factor + earlier) / passes as f64;
                 variable.learn(update)?;
             }
         }
@@ -105,6 +126,15 @@ impl Stage {
             rows: vec![Sums::default(); layout.batch * layout.height],
             sums: Sums::default(),
         }
+    }
+
+    /// Goes over to chunks of another layout, of batches with so many elements.
+    pub fn reshape(&mut self, layout: Layout, elements: usize) {
+        if let Some(spec) = &self.site.spec {
+            self.site.factor = spec.lsq_gradient_scale(elements);
+        }
+        self.kept.resize(layout.batch * layout.height * groups_of_row(layout), Choices::default());
+        self.rows.resize(layout.batch * layout.height, Sums::default());
     }
 
     /// Adds the sums of the current chunk to those of the batch.

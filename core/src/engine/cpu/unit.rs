@@ -8,7 +8,7 @@ use super::samples::Samples;
 use super::stage::Stage;
 use super::update::Update;
 use super::weight::Weight;
-use crate::engine::chain::Chain;
+use crate::engine::chain::{AnySize, Chain};
 use crate::engine::checks::{check_batch, check_gradients, no_gradients};
 use crate::engine::interface::{EngineState, Regularizer, StepTimes, UnitEngine};
 use crate::engine::samples::UnitSamples;
@@ -24,9 +24,12 @@ use std::time::Instant;
 /// A unit on the fused CPU engine, for one batch size.
 pub struct CpuUnit {
     batch: usize,
-    chunk: usize,
     /// Shape of the output, including the batch.
     output: Vec<usize>,
+    /// How sizes are found, where images may have any.
+    any_size: Option<AnySize>,
+    /// The shape of the last step's inputs.
+    shape: Vec<usize>,
     samples: Samples,
     plan: Plan,
     /// What each site keeps in this step: first the input, then every step of the chain.
@@ -34,8 +37,8 @@ pub struct CpuUnit {
     /// Samples of a forward pass that waits for the caller's gradient, and a buffer for the output of a chunk.
     pending: Option<Vec<usize>>,
     value: Option<Images>,
-    /// Whether there are gradients that no update has used yet.
-    has_gradients: bool,
+    /// Passes whose gradients no update has used yet.
+    passes: usize,
     times: StepTimes,
     /// Number of updates so far.
     updates: usize,
@@ -50,25 +53,28 @@ enum Ending<'a> {
 }
 
 impl CpuUnit {
-    /// Prepares a chain whose quantizers have begun to learn, for batches of this size.
+    /// Prepares a chain whose quantizers have begun to learn, for batches of this size. With `any_size` the images of a step may
+    /// have others than those of the chain.
     ///
     /// # Errors
     /// Cached values cannot be read.
-    pub fn new(chain: Chain, samples: &UnitSamples, batch: usize) -> Result<Self> {
+    pub fn new(chain: Chain, any_size: Option<AnySize>, samples: &UnitSamples, batch: usize) -> Result<Self> {
         let output = [&[batch], chain.output_dims()].concat();
+        let shape = chain.input.to_vec();
         let chunk = chunk(&chain, batch);
         let plan = Plan::new(chain, [chunk, batch], false)?;
         let samples = Samples::new(samples, plan.values[0].layout, plan.end())?;
         Ok(Self {
             batch,
-            chunk,
             output,
+            any_size,
+            shape,
             samples,
             choices: Vec::with_capacity(plan.values.len()),
             plan,
             pending: None,
             value: None,
-            has_gradients: false,
+            passes: 0,
             times: StepTimes::default(),
             updates: 0,
         })
@@ -90,6 +96,7 @@ impl CpuUnit {
     fn begin(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<()> {
         check_batch(samples, self.batch)?;
         self.pending = None;
+        self.reshape(samples)?;
         let Plan { steps, values, .. } = &self.plan;
         let sites = steps
             .iter()
@@ -99,6 +106,38 @@ impl CpuUnit {
             self.choices.push(site.map_or(Ok(Choice::All), |s| Choice::new(keep(s), value.layout.channels))?);
         }
         Ok(())
+    }
+
+    /// Goes over to the size of the images of some samples.
+    fn reshape(&mut self, samples: &[usize]) -> Result<()> {
+        let Some(any_size) = &self.any_size else { return Ok(()) };
+        let shape = self.samples.shape(samples)?;
+        if shape != self.shape {
+            let sizes = any_size.sizes(shape)?;
+            self.shape = shape.to_vec();
+            self.plan.reshape(&sizes, self.batch);
+            let end = self.plan.end();
+            self.samples.reshape(self.plan.values[0].layout, end);
+            self.output = match self.output.len() {
+                2 => vec![self.batch, end.channels],
+                _ => vec![self.batch, end.channels, end.height, end.width],
+            };
+            self.value = None;
+        }
+        Ok(())
+    }
+
+    /// Keeps the gradients of the last pass, to which those of the next one are added.
+    fn keep_gradients(&mut self) {
+        self.weights_mut().for_each(Weight::keep_gradients);
+        self.stages_mut().for_each(|stage| stage.site.keep(stage.sums));
+    }
+
+    /// Forgets all gradients.
+    fn forget_gradients(&mut self) {
+        self.passes = 0;
+        self.weights_mut().for_each(Weight::forget_gradients);
+        self.stages_mut().for_each(|stage| stage.site.forget());
     }
 
     fn prepare(&mut self) {
@@ -123,7 +162,7 @@ impl CpuUnit {
     /// Computes a chunk up to the gradient of its last layer's output, and adds up the loss.
     fn chunk_end(&mut self, indices: &[usize], first: usize, ending: &Ending<'_>) -> Result<()> {
         // If the forward pass computed the whole batch as one chunk, its values are still in the buffers.
-        let computed = matches!(ending, Ending::Given(_)) && self.chunk == self.batch;
+        let computed = matches!(ending, Ending::Given(_)) && self.plan.chunk() == self.batch;
         if !computed {
             self.chunk_forward(indices, first)?;
         }
@@ -162,7 +201,7 @@ impl CpuUnit {
     fn pass(&mut self, indices: &[usize], ending: &Ending<'_>) -> Result<()> {
         in_pool(|| {
             self.prepare();
-            let size = self.chunk;
+            let size = self.plan.chunk();
             let mut chunks = indices.chunks(size).enumerate();
             chunks.try_for_each(|(i, chunk)| self.chunk_backward(chunk, i * size, ending))
         })
@@ -194,9 +233,9 @@ impl UnitEngine for CpuUnit {
         let mut planes = vec![0.0; self.batch * each];
         let run = || {
             self.prepare();
-            for (i, (indices, out)) in samples.chunks(self.chunk).zip(planes.chunks_mut(self.chunk * each)).enumerate()
-            {
-                let first = i * self.chunk;
+            let chunk = self.plan.chunk();
+            for (i, (indices, out)) in samples.chunks(chunk).zip(planes.chunks_mut(chunk * each)).enumerate() {
+                let first = i * chunk;
                 self.chunk_forward(indices, first)?;
                 self.chunk(first).output(&mut output);
                 output.give(out, Order::Planes);
@@ -214,27 +253,36 @@ impl UnitEngine for CpuUnit {
         let outputs: &[&[usize]] = if self.pending.is_some() { &[&self.output] } else { &[] };
         check_gradients(gradients.iter().map(Tensor::dims), outputs.iter().copied())?;
         let (Some(samples), [gradient]) = (self.pending.take(), gradients) else { return Ok(()) };
+        self.forget_gradients();
         host_values(gradient, |planes| self.pass(&samples, &Ending::Given(planes)))??;
-        self.has_gradients = true;
+        self.passes = 1;
         Ok(())
     }
 
     fn loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64> {
+        self.forget_gradients();
+        self.add_loss(samples, keep)
+    }
+
+    fn add_loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64> {
+        if self.passes > 0 {
+            self.keep_gradients();
+        }
         self.begin(samples, keep)?;
         self.pass(samples, &Ending::Loss)?;
         let loss = self.summed_loss()?;
-        self.has_gradients = true;
+        self.passes += 1;
         Ok(loss)
     }
 
     fn hard_loss(&mut self, samples: &[usize]) -> Result<f64> {
         let start = Instant::now();
         self.begin(samples, &|_| Keep::All)?;
-        self.has_gradients = false;
+        self.forget_gradients();
         in_pool(|| {
             self.prepare();
             self.weights_mut().for_each(Weight::harden);
-            let size = self.chunk;
+            let size = self.plan.chunk();
             let mut chunks = samples.chunks(size).enumerate();
             let computed = chunks.try_for_each(|(i, chunk)| self.chunk_end(chunk, i * size, &Ending::Loss));
             self.weights_mut().for_each(Weight::prepare);
@@ -245,7 +293,8 @@ impl UnitEngine for CpuUnit {
     }
 
     fn update(&mut self, rates: &[(&str, f64)], regularizer: Option<Regularizer>) -> Result<f64> {
-        if !std::mem::take(&mut self.has_gradients) {
+        let passes = std::mem::take(&mut self.passes);
+        if passes == 0 {
             return Err(no_gradients());
         }
         self.updates += 1;
@@ -253,9 +302,9 @@ impl UnitEngine for CpuUnit {
         let regularizer = regularizer.map(|r| rounding::Regularizer { weight: r.weight as f32, b: r.b as f32 });
         in_pool(|| {
             for stage in self.stages_mut() {
-                stage.site.learn(stage.sums, update)?;
+                stage.site.learn(stage.sums, passes, update)?;
             }
-            self.weights_mut().map(|w| w.learn(regularizer, update)).sum()
+            self.weights_mut().map(|w| w.learn(regularizer, passes, update)).sum()
         })
     }
 

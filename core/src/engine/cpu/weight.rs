@@ -6,6 +6,7 @@ use super::update::Update;
 use crate::engine::chain::{ChainConvolution, ChainWeight};
 use crate::engine::interface::EngineState;
 use crate::error::Result;
+use qdrop_kernels::conv::Conv2dShape;
 use qdrop_kernels::nhwc::rounding::Regularizer;
 use qdrop_kernels::nhwc::stage::Read;
 use qdrop_kernels::nhwc::{bias_gradient, Buffer, Convolution, Layout, Layouts, Packing};
@@ -17,6 +18,8 @@ pub struct Weight {
     /// The packed weight, and its gradient if anything of it is learned.
     value: Buffer,
     grad: Buffer,
+    /// Gradients of earlier passes of the same step: of the weight, and of the bias.
+    earlier: Option<(Buffer, Vec<f64>)>,
     rounding: Option<Rounding>,
     /// The bias, one element for each lane.
     bias: Option<Buffer>,
@@ -41,11 +44,38 @@ impl Weight {
             learned_bias: learned.map(|v| ChannelVariable::new(v, shape.out_channels)).transpose()?,
             packing,
             value,
+            earlier: None,
             rounding,
             bias,
         };
         weight.prepare();
         Ok(weight)
+    }
+
+    /// Goes over to images of another size.
+    pub fn reshape(&mut self, shape: &Conv2dShape, layouts: Layouts) {
+        self.convolution = Convolution::new(shape, layouts, self.rounding.is_some());
+        self.convolution.prepare(&self.value);
+    }
+
+    /// Keeps the gradients of a pass while another one of the same step is computed.
+    pub fn keep_gradients(&mut self) {
+        let bias = self.learned_bias.as_ref().map_or(&[][..], |bias| &bias.sums);
+        if self.rounding.is_some() {
+            self.convolution.finish_gradient(&mut self.grad);
+        }
+        match &mut self.earlier {
+            Some((grad, sums)) => {
+                grad.iter_mut().zip(&*self.grad).for_each(|(sum, own)| *sum += own);
+                sums.iter_mut().zip(bias).for_each(|(sum, own)| *sum += own);
+            }
+            None => self.earlier = Some((self.grad.clone(), bias.to_vec())),
+        }
+    }
+
+    /// Forgets the gradients that were kept.
+    pub fn forget_gradients(&mut self) {
+        self.earlier = None;
     }
 
     /// Makes roundings hard, until [`prepare`](Self::prepare) makes them soft again.
@@ -92,14 +122,23 @@ impl Weight {
         }
     }
 
-    /// One update of the learned variables from the summed gradients. Returns the regularizer before the update.
-    pub fn learn(&mut self, regularizer: Option<Regularizer>, update: Update<'_>) -> Result<f64> {
+    /// One update of the learned variables from the mean of the gradients of so many passes: the last one's, and those that
+    /// were kept. Returns the regularizer before the update.
+    pub fn learn(&mut self, regularizer: Option<Regularizer>, passes: usize, update: Update<'_>) -> Result<f64> {
+        let earlier = self.earlier.take();
         if let Some(bias) = &mut self.learned_bias {
+            if let Some((_, sums)) = &earlier {
+                bias.sums.iter_mut().zip(sums).for_each(|(own, sum)| *own = (*own + sum) / passes as f64);
+            }
             bias.learn(update)?;
             self.prepare_bias();
         }
         let Some(rounding) = &mut self.rounding else { return Ok(0.0) };
         self.convolution.finish_gradient(&mut self.grad);
+        if let Some((sum, _)) = &earlier {
+            let share = 1.0 / passes as f32;
+            self.grad.iter_mut().zip(&**sum).for_each(|(own, sum)| *own = (*own + sum) * share);
+        }
         let sum = rounding.learn(&self.grad, &mut self.value, regularizer, update)?;
         self.convolution.prepare(&self.value);
         Ok(sum)

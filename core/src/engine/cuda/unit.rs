@@ -9,8 +9,8 @@ use crate::cuda::abi::{Choices, Draw, Rates, Regularizer as RoundingRegularizer,
 use crate::cuda::device::{Buffer, Device};
 use crate::cuda::kernels::{self, StageInput};
 use crate::engine::chain::{Block, Shortcut as BlockShortcut};
-use crate::engine::checks::{check_batch, check_gradients, no_gradients, no_mixing};
-use crate::engine::interface::{EngineState, Regularizer, Step, StepTimes, UnitEngine};
+use crate::engine::checks::{check_batch, check_gradients, no_gradients, no_mixing, one_pass};
+use crate::engine::interface::{EngineState, Regularizer, Step, StepPass, StepTimes, UnitEngine};
 use crate::engine::samples::UnitSamples;
 use crate::error::Result;
 use crate::ops::{host_values, Keep};
@@ -285,8 +285,9 @@ impl DeviceUnit {
     /// Queues a whole step. The first one is launched as it is, so that libraries have allocated what they need when the
     /// second one is recorded; later ones are replayed.
     fn queue(&mut self, step: &Step<'_>) -> Result<()> {
-        let drawn = self.upload(step.samples, step.keep)?;
-        self.samples.load_targets(&*self.device, step.samples)?;
+        let [StepPass { samples, keep }] = step.passes else { return Err(one_pass()) };
+        let drawn = self.upload(samples, keep)?;
+        self.samples.load_targets(&*self.device, samples)?;
         self.upload_update(step.rates, step.regularizer)?;
         if !drawn.iter().all(|drawn| *drawn) {
             return self.whole_step(&drawn);
@@ -395,6 +396,13 @@ impl UnitEngine for DeviceUnit {
         self.has_gradients = true;
         self.times.forward += start.elapsed();
         Ok(loss)
+    }
+
+    fn add_loss(&mut self, samples: &[usize], keep: &dyn Fn(usize) -> Keep) -> Result<f64> {
+        if self.has_gradients {
+            return Err(one_pass());
+        }
+        self.loss(samples, keep)
     }
 
     fn hard_loss(&mut self, samples: &[usize]) -> Result<f64> {

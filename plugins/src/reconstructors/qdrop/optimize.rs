@@ -3,9 +3,10 @@
 use super::best::Best;
 use super::params::{Drop, QdropParams};
 use super::prediction::Prediction;
-use qdrop_core::engine::Step;
+use qdrop_core::engine::{Step, StepPass, Stepping};
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Event;
+use std::ops::Range;
 
 /// Learns the parameters of a unit that has begun reconstruction, and resumes an interrupted optimization. The report
 /// has no time.
@@ -23,10 +24,15 @@ pub(super) fn learn(
     predictions: Option<Vec<Tensor>>,
     context: &Context<'_>,
 ) -> Result<UnitReport> {
-    let mut engine = match params.drop {
-        Drop::Coin => unit.engine(params.batch_size, context)?,
-        Drop::Mix => unit.mixing_engine(params.batch_size, context)?,
-    };
+    let group = unit.samples.group();
+    if let Some(group) = group.filter(|group| *group != params.batch_size) {
+        let size = params.batch_size;
+        return Err(
+            unit.error(format!("a batch is a group of {group} images, but batch_size is {size}; set it to {group}"))
+        );
+    }
+    let stepping = Stepping { batch: params.batch_size, passes: params.accumulate, mixing: params.drop == Drop::Mix };
+    let mut engine = unit.engine_for(stepping, context)?;
     let steps = params.steps();
     let mut losses = Vec::with_capacity(steps);
     let mut best = Best::new(params, unit.sample_count());
@@ -54,10 +60,14 @@ pub(super) fn learn(
             (first..first + count).map(|step| Planned::new(step, unit, params, context)).collect();
         let computed = match params.prediction_difference {
             None => {
-                let keeps: Vec<_> = planned.iter().map(|step| |site| step.keep(site, unit, params, context)).collect();
-                let together = planned.iter().zip(&keeps).map(|(step, keep)| Step {
-                    samples: &step.samples,
-                    keep,
+                let batches = |step| batches(step, params);
+                let keep = |batch: usize| move |site| keep(site, batch, unit, params, context);
+                let keeps: Vec<_> = planned.iter().flat_map(|step| batches(step.number).map(keep)).collect();
+                let samples = planned.iter().flat_map(|step| &step.batches);
+                let passes = samples.zip(&keeps).map(|(samples, keep)| StepPass { samples, keep });
+                let passes: Vec<_> = passes.collect();
+                let together = planned.iter().zip(passes.chunks(params.accumulate)).map(|(step, passes)| Step {
+                    passes,
                     rates: &step.rates,
                     regularizer: step.regularizer(params),
                 });
@@ -74,8 +84,8 @@ pub(super) fn learn(
                 };
                 let mut losses = Vec::new();
                 for step in &planned {
-                    let keep = |site| step.keep(site, unit, params, context);
-                    let loss = prediction.loss(&mut *engine, &step.samples, &keep)?;
+                    let keep = |site| keep(site, step.number, unit, params, context);
+                    let loss = prediction.loss(&mut *engine, &step.batches[0], &keep)?;
                     losses.push([loss, engine.update(&step.rates, step.regularizer(params))?]);
                 }
                 losses
@@ -98,7 +108,8 @@ pub(super) fn learn(
 /// What a step takes.
 struct Planned<'a> {
     number: usize,
-    samples: Vec<usize>,
+    /// The samples of each batch.
+    batches: Vec<Vec<usize>>,
     rates: Vec<(&'a str, f64)>,
     sharpness: Option<f64>,
 }
@@ -107,19 +118,38 @@ impl<'a> Planned<'a> {
     fn new(number: usize, unit: &UnitTask<'_>, params: &'a QdropParams, context: &Context<'_>) -> Self {
         let mut rates: Vec<(&str, f64)> = params.groups().into_iter().map(|group| (group, 0.0)).collect();
         params.rates_at(number, &mut rates);
-        let (size, count) = (params.batch_size, unit.sample_count());
-        let samples = params.batches.of_step(context.random, unit.index, number, size, count);
-        Self { number, samples, rates, sharpness: params.sharpness(number + 1) }
-    }
-
-    fn keep(&self, site: usize, unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>) -> ops::Keep {
-        match params.drop {
-            Drop::Coin => context.random.keep(unit.index, self.number, site, params.keep_probability(self.number)),
-            Drop::Mix => context.random.mixed(unit.index, self.number, site),
-        }
+        let of_batch = |batch: usize| {
+            let draw = |size, count| params.batches.of_step(context.random, unit.index, batch, size, count);
+            match unit.samples.group() {
+                None => draw(params.batch_size, unit.sample_count()),
+                // One group, whose samples follow each other.
+                Some(size) => {
+                    let groups = draw(1, unit.sample_count() / size);
+                    groups.into_iter().flat_map(|group| group * size..(group + 1) * size).collect()
+                }
+            }
+        };
+        let batches = batches(number, params).map(of_batch).collect();
+        Self { number, batches, rates, sharpness: params.sharpness(number + 1) }
     }
 
     fn regularizer(&self, params: &QdropParams) -> Option<Regularizer> {
         self.sharpness.map(|b| Regularizer { weight: params.weight, b })
+    }
+}
+
+/// The batches of a step, counted over all steps.
+fn batches(step: usize, params: &QdropParams) -> Range<usize> {
+    step * params.accumulate..(step + 1) * params.accumulate
+}
+
+/// What a site keeps in a batch.
+fn keep(site: usize, batch: usize, unit: &UnitTask<'_>, params: &QdropParams, context: &Context<'_>) -> ops::Keep {
+    match params.drop {
+        Drop::Coin => {
+            let probability = params.keep_probability(batch / params.accumulate);
+            context.random.keep(unit.index, batch, site, probability)
+        }
+        Drop::Mix => context.random.mixed(unit.index, batch, site),
     }
 }

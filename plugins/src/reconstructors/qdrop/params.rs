@@ -24,8 +24,10 @@ pub struct QdropParams {
     pub balance: f64,
     /// From which weights learning begins.
     pub start: Start,
-    /// Samples in each step.
+    /// Samples in each batch; where images form groups (`calibration.group`), a batch is one of them.
     pub batch_size: usize,
+    /// Batches in each step, whose gradients are averaged.
+    pub accumulate: usize,
     /// How the samples of a step are chosen.
     pub batches: Batches,
     /// How quantized and float values are combined in a step.
@@ -107,6 +109,7 @@ impl Default for QdropParams {
             balance: 0.0,
             start: Start::default(),
             batch_size: 32,
+            accumulate: 1,
             batches: Batches::default(),
             drop: Drop::default(),
             drop_prob: 0.5,
@@ -136,6 +139,12 @@ impl QdropParams {
             ("iters", self.iters >= 1, "must be at least 1"),
             ("balance", (0.0..=1.0).contains(&self.balance), "lies between 0 and 1"),
             ("batch_size", self.batch_size >= 1, "must be at least 1"),
+            ("accumulate", self.accumulate >= 1, "must be at least 1"),
+            (
+                "prediction_difference",
+                self.prediction_difference.is_none() || self.accumulate == 1,
+                "takes one batch in a step; leave out `accumulate`",
+            ),
             ("drop_prob", (0.0..=1.0).contains(&self.drop_prob), "is a probability between 0 and 1"),
             ("lr", self.lr >= 0.0 && self.lr.is_finite(), "must not be negative"),
             ("scale_lr", self.scale_lr >= 0.0 && self.scale_lr.is_finite(), "must not be negative"),

@@ -1,0 +1,75 @@
+//! Detection: the network finds objects in a picture, and says of each its class and its box.
+
+mod agreement;
+pub mod ap;
+mod comparison;
+mod meter;
+mod objects;
+
+use agreement::agreement;
+use comparison::PublishedPrecision;
+use meter::PrecisionMeter;
+use qdrop_core::prelude::*;
+
+struct Detection;
+
+/// Average precision (AP) and its parts, as the COCO benchmark defines them, in the order of
+/// [`AveragePrecision`](ap::AveragePrecision).
+fn metrics() -> [Metric; 6] {
+    [
+        ("ap", "AP"),
+        ("ap50", "AP50"),
+        ("ap75", "AP75"),
+        ("ap_small", "small"),
+        ("ap_medium", "medium"),
+        ("ap_large", "large"),
+    ]
+    .map(|(key, title)| Metric::percent(key, title))
+}
+
+impl Task for Detection {
+    fn targets(&self, outputs: &[Output]) -> Result<TargetSpec> {
+        match outputs {
+            [Output::Objects { labels, .. }] => Ok(TargetSpec::Objects { labels: *labels }),
+            other => {
+                let message = format!(
+                    "detection needs a network whose head finds objects, this one has {}; choose another task or architecture",
+                    Output::list(other)
+                );
+                Err(Error::setting("task", message))
+            }
+        }
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        metrics().into()
+    }
+
+    fn meter(&self) -> Result<Box<dyn Meter>> {
+        Ok(Box::<PrecisionMeter>::default())
+    }
+
+    fn image_metrics(&self) -> Vec<Metric> {
+        vec![Metric::number("agreement", "agreement with float")]
+    }
+
+    fn image_values(&self, outputs: &[Tensor], float: &[Tensor], targets: &[Target]) -> Result<Vec<Vec<f64>>> {
+        let [own, float] = [objects::found(outputs, targets)?, objects::found(float, targets)?];
+        Ok(own.iter().zip(&float).map(|(own, float)| vec![agreement(own, float)]).collect())
+    }
+
+    fn comparison(&self, published: f64) -> Result<Option<Box<dyn Comparison>>> {
+        if !(0.0..=100.0).contains(&published) {
+            return Err(Error::message(format!("{published} is not an average precision in percent, from 0 to 100")));
+        }
+        Ok(Some(Box::new(PublishedPrecision::new(published))))
+    }
+}
+
+register_task! {
+    name: "detection", aliases: [], summary: "objects and their boxes: average precision (AP) of COCO",
+    build: |params| {
+        params.expect_none()?;
+        Ok(Box::new(Detection))
+    }
+}
