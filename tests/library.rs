@@ -111,7 +111,7 @@ fn what_a_run_takes_is_known_before() {
     let plan = run.plan().unwrap();
     assert_eq!((plan.units, plan.iterations, plan.spilled_bytes), (10, 7, 0));
     assert!(plan.seconds > 0.0 && plan.memory_bytes > plan.cache_bytes);
-    assert!(run.evaluate_float().is_ok());
+    assert!(run.evaluate_float(None).is_ok());
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn errors_say_what_failed() {
 
     // Inputs that the recipe leaves open.
     let run = Run::new(load("imagenet/resnet18_w4a4").unwrap()).unwrap();
-    let error = run.evaluate_float().unwrap_err();
+    let error = run.evaluate_float(None).unwrap_err();
     assert_eq!(error.not_given(), Some(Input::Weights));
     let want = "loading the float network: model.weights: no checkpoint is given; set it in the recipe or with \
                 --weights FILE";

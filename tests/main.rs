@@ -2,6 +2,7 @@
 
 mod architectures;
 mod arrays;
+mod average_precision;
 mod bad_input;
 mod checks;
 mod cli;

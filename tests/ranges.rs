@@ -2,10 +2,11 @@
 
 use crate::fused::{model_with, samples, unit};
 use crate::support::*;
+use qdrop_core::cache::CachedValues;
 use qdrop_core::graph::SiteKind;
 use qdrop_core::model::QuantSite;
 use qdrop_core::ops::Keep;
-use qdrop_core::pipeline::{calibrate, plan_sites};
+use qdrop_core::pipeline::{calibrate, plan_sites, Observed};
 use qdrop_core::prelude::*;
 use qdrop_core::progress::Silent;
 use qdrop_core::random::SeededRandom;
@@ -87,7 +88,9 @@ fn refined_ranges_are_those_with_which_the_outputs_change_least() {
                 SiteKind::Activation => model.set_activation_quantizer(plan.site.node, site),
             }
         }
-        calibrate(&mut model, &plans, registries(), (images, refine), &Silent).unwrap();
+        let cached = CachedValues::in_memory(images).unwrap();
+        let observed = Observed { images: &cached, count: cached.samples(), refine };
+        calibrate(&mut model, &plans, registries(), observed, &Silent).unwrap();
         let plan = plans.iter().find(|p| p.site.name == "linear" && p.site.kind == SiteKind::Activation).unwrap();
         model.activation_site(plan.site.node).unwrap().quantizer.qparams().unwrap().scale[0] * 15.0
     };

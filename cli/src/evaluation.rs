@@ -2,9 +2,11 @@
 
 use crate::error::{At, Result, Stage};
 use crate::recipes::{absolute, Loader};
-use qdrop_core::model::Precision;
+use qdrop_core::candle_core::Tensor;
+use qdrop_core::dataset::Split;
+use qdrop_core::model::{Precision, QuantModel};
 use qdrop_core::packed::Packed;
-use qdrop_core::pipeline::{load_saved, Registries, SavedModel, Session, Summary};
+use qdrop_core::pipeline::{load_saved, Part, Registries, SavedModel, Session, Summary};
 use qdrop_core::progress::{Progress, Silent};
 use qdrop_core::recipe::Recipe;
 use qdrop_core::run_directory::{check_weights, MANIFEST_FILE, SUMMARY_FILE};
@@ -73,6 +75,7 @@ pub struct Evaluation<'a> {
     set: Vec<String>,
     device: String,
     against_float: bool,
+    detections: Option<PathBuf>,
     progress: &'a dyn Progress,
 }
 
@@ -80,7 +83,8 @@ impl Evaluation<'_> {
     /// For the result in the folder `path`, or the packed file `path`, on the CPU.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let (data, set) = (None, Vec::new());
-        Self { path: path.into(), data, set, device: "cpu".into(), against_float: false, progress: &Silent }
+        let (against_float, detections) = (false, None);
+        Self { path: path.into(), data, set, device: "cpu".into(), against_float, detections, progress: &Silent }
     }
 
     /// Sets the folder with the images, if it differs from the run's.
@@ -99,6 +103,13 @@ impl Evaluation<'_> {
     /// Sets the device: `cpu`, `cuda` or `cuda:N`.
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.device = name.into();
+        self
+    }
+
+    /// Also writes what the network finds to a file, in the format of the recipe's task: for detection the results of the COCO
+    /// benchmark (JSON).
+    pub fn detections(mut self, file: impl Into<PathBuf>) -> Self {
+        self.detections = Some(file.into());
         self
     }
 
@@ -130,7 +141,8 @@ impl<'a> Evaluation<'a> {
         if session.recipe().evaluation.against_float {
             float_weights(&self.path, &saved, &session)?;
         }
-        let measured = session.evaluate(&saved.model, Precision::Quantized, self.progress).at(Stage::Evaluation)?;
+        let network = (&saved.model, Precision::Quantized);
+        let measured = measured(&session, network, self.detections.as_deref(), self.progress)?;
         Evaluated::new(measured, session.task())
     }
 
@@ -177,6 +189,30 @@ impl<'a> Evaluation<'a> {
         }
         Ok(recipe)
     }
+}
+
+/// Measures a network, and writes what it gives to `file` if there is one.
+pub(crate) fn measured(
+    session: &Session<'_>,
+    (model, precision): (&QuantModel, Precision),
+    file: Option<&Path>,
+    progress: &dyn Progress,
+) -> Result<Measurement> {
+    let stage = match precision {
+        Precision::Float => Stage::FloatEvaluation,
+        Precision::Quantized => Stage::Evaluation,
+    };
+    let Some(file) = file else { return session.evaluate(model, precision, progress).at(stage) };
+    let categories = session.dataset(Split::Evaluation).at(stage)?.categories();
+    let record = session.task().record(&categories).at(stage)?;
+    let name = &session.recipe().task.name;
+    let none = || Core::setting("task", format!("the task '{name}' writes no file of what is found"));
+    let mut record = record.ok_or_else(none).at(stage)?;
+    let mut look = |part: &Part, outputs: &[Tensor]| record.update(outputs, &part.targets);
+    let measured = session.evaluate_and(model, precision, &mut look, progress).at(stage)?;
+    let text = record.finish().at(stage)?;
+    std::fs::write(file, text).map_err(Core::io("write", file)).at(stage)?;
+    Ok(measured)
 }
 
 /// Checks that the checkpoint with the float weights is still the one from which the saved result at `path` was made, and

@@ -80,7 +80,7 @@ pub mod prelude {
     pub use crate::reconstructor::{Context, Grouping, Interrupted, Reconstructor, Rest, UnitTask};
     pub use crate::report::{LossPoint, UnitReport};
     pub use crate::target::{Labels, Object, Objects, Target, TargetSpec};
-    pub use crate::task::{Comparison, Measurement, Meter, Metric, MetricUnit, Task};
+    pub use crate::task::{Comparison, Measurement, Meter, Metric, MetricUnit, Record, Task};
     pub use crate::weights::KeyMap;
     pub use crate::{
         register_architecture, register_dataset, register_exporter, register_observer, register_preparation,

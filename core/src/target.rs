@@ -68,6 +68,8 @@ impl Display for Target {
 pub struct Objects {
     /// The number of the picture in its dataset.
     pub picture: u64,
+    /// How labels are numbered.
+    pub labels: Labels,
     /// The objects, in the order of the dataset.
     pub objects: Vec<Object>,
 }
@@ -149,7 +151,9 @@ impl TargetSpec {
         match (self, target) {
             (Self::Class { classes }, Target::Class(class)) => class < classes,
             (Self::Values { count }, Target::Values(values)) => values.len() == *count,
-            (Self::Objects { labels }, Target::Objects(all)) => all.objects.iter().all(|o| o.label < labels.count()),
+            (Self::Objects { labels }, Target::Objects(all)) => {
+                all.labels == *labels && all.objects.iter().all(|o| o.label < labels.count())
+            }
             (Self::Nothing, Target::Unknown) => true,
             _ => false,
         }

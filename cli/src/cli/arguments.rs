@@ -187,6 +187,9 @@ pub struct EvaluateArguments {
     /// Also compare a saved result with the float network of its recipe: agreement and KL divergence.
     #[arg(long, conflicts_with = "float")]
     pub against_float: bool,
+    /// Write what is found to this file, as the results of the COCO benchmark (JSON); for the task `detection`.
+    #[arg(long, value_name = "FILE")]
+    pub detections: Option<PathBuf>,
 }
 
 /// Arguments of `compare`.

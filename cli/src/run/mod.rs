@@ -9,7 +9,7 @@ pub use plan::Plan;
 pub(crate) use stages::{float_row, variant_file};
 
 use crate::error::{At, Result, Stage};
-use crate::evaluation::Evaluated;
+use crate::evaluation::{measured, Evaluated};
 use crate::plugins;
 use crate::recipes::demo_folder;
 use crate::report::Row;
@@ -246,15 +246,16 @@ impl<'a> Run<'a> {
         plan::plan(&session, &self.progress)
     }
 
-    /// Measures the float network on the evaluation images.
+    /// Measures the float network on the evaluation images. Also writes what it finds to `detections`, if that is a file, as
+    /// [`Evaluation::detections`](crate::Evaluation::detections) does.
     ///
     /// # Errors
     /// Weights or images are not given or cannot be used, or the work was cancelled.
-    pub fn evaluate_float(&self) -> Result<Evaluated> {
+    pub fn evaluate_float(&self, detections: Option<&Path>) -> Result<Evaluated> {
         let session = self.session()?;
         let (model, place) = session.float_network().at(Stage::FloatNetwork)?;
         self.tell(place);
-        let measured = session.evaluate(&model, Precision::Float, &self.progress).at(Stage::FloatEvaluation)?;
+        let measured = measured(&session, (&model, Precision::Float), detections, &self.progress)?;
         Evaluated::new(measured, session.task())
     }
 

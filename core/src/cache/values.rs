@@ -195,6 +195,14 @@ impl CachedValues {
         }
     }
 
+    /// The first `count` samples, or all if there are fewer; of groups those of the first one.
+    ///
+    /// # Errors
+    /// Those of [`gather`](Self::gather).
+    pub fn first(&self, count: usize) -> Result<Tensor> {
+        self.range(0, count.min(self.samples).min(self.group.unwrap_or(usize::MAX)))
+    }
+
     /// Reserves `bytes` of the same budget for values derived from these; `None` if fewer are left.
     pub(crate) fn reserve(&self, bytes: u64) -> Option<Reservation> {
         self.budget.reserve(bytes)

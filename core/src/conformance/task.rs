@@ -2,10 +2,10 @@
 
 use super::{normal, require, Report};
 use crate::error::{Error, Result};
-use crate::head::Output;
+use crate::head::{Output, OBJECT_VALUES};
 use crate::params::Params;
 use crate::registry::Entry;
-use crate::target::{Target, TargetSpec};
+use crate::target::{Labels, Object, Objects, Target, TargetSpec};
 use crate::task::{Comparison, Measurement, Task, TaskKind};
 use candle_core::{Device, Tensor};
 
@@ -13,6 +13,10 @@ use candle_core::{Device, Tensor};
 const IMAGES: usize = 60;
 /// Features of the single output of the example network.
 const FEATURES: usize = 10;
+/// Classes of example objects.
+const CLASSES: usize = 3;
+/// Most objects of an image that the example network finds.
+const MOST: usize = 2;
 /// Relative difference up to which values count as equal.
 const TOLERANCE: f64 = 1e-9;
 
@@ -83,8 +87,12 @@ struct Examples {
 }
 
 impl Examples {
-    /// Examples for a network with one output of [`FEATURES`] features.
+    /// Examples for a network with one output: of [`FEATURES`] features, or of objects.
     fn of(task: &dyn Task) -> Result<Self> {
+        let labels = Labels::InOrder { classes: CLASSES };
+        if let Ok(TargetSpec::Objects { .. }) = task.targets(&[Output::Objects { most: MOST, labels }]) {
+            return Self::of_objects(labels);
+        }
         let random = normal(IMAGES * FEATURES, 90);
         let rows = random.chunks_exact(FEATURES);
         let (targets, perfect): (Vec<Target>, Vec<Vec<f32>>) = match task.targets(&[Output::Values(vec![FEATURES])])? {
@@ -105,6 +113,37 @@ impl Examples {
         };
         let tensor = |values: Vec<f32>| Tensor::from_vec(values, (IMAGES, FEATURES), &Device::Cpu);
         Ok(Self { targets, perfect: tensor(perfect.concat())?, guesses: tensor(normal(IMAGES * FEATURES, 91))? })
+    }
+}
+
+impl Examples {
+    /// Examples of objects: each image has one or two, and guesses are boxes anywhere.
+    fn of_objects(labels: Labels) -> Result<Self> {
+        let random = normal(IMAGES * MOST * 4, 92);
+        let (mut targets, mut perfect, mut guesses) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, numbers) in random.chunks_exact(MOST * 4).enumerate() {
+            let mut objects = Vec::new();
+            for (place, n) in numbers.chunks_exact(4).enumerate() {
+                let at = |n: f32| f64::from((50.0 + 20.0 * n).round());
+                let bbox = [at(n[0]), at(n[1]), 20.0 + place as f64 * 30.0, 15.0 + (i % 5) as f64];
+                let label = (i + place) % CLASSES;
+                let row = |bbox: [f64; 4], score: f32| {
+                    let [x, y, w, h] = bbox;
+                    [x as f32, y as f32, (x + w) as f32, (y + h) as f32, score, label as f32]
+                };
+                let used = place <= i % 2;
+                let unused = [0.0, 0.0, 0.0, 0.0, 0.0, -1.0];
+                perfect.extend(if used { row(bbox, 0.9 - 0.001 * i as f32) } else { unused });
+                let moved = [bbox[0] + f64::from(40.0 * n[2]), bbox[1] + f64::from(40.0 * n[3]), bbox[2], bbox[3]];
+                guesses.extend(row(moved, (0.5 + 0.1 * n[3]).clamp(0.0, 1.0)));
+                if used {
+                    objects.push(Object { label, bbox, area: bbox[2] * bbox[3], crowd: false });
+                }
+            }
+            targets.push(Target::Objects(Objects { picture: i as u64 + 1, labels, objects }));
+        }
+        let tensor = |values: Vec<f32>| Tensor::from_vec(values, (IMAGES, MOST, OBJECT_VALUES), &Device::Cpu);
+        Ok(Self { targets, perfect: tensor(perfect)?, guesses: tensor(guesses)? })
     }
 }
 

@@ -2,19 +2,44 @@
 
 use super::refine::Refinement;
 use super::{Registries, SitePlan};
+use crate::cache::CachedValues;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, SiteKind, Subgraph};
 use crate::grid::Range;
 use crate::inference::Inference;
 use crate::model::{Precision, QuantModel, QuantSite};
+use crate::observer::Observer;
 use crate::progress::{Event, Progress};
 use crate::quantizer::Quantizer;
 use candle_core::Tensor;
+use std::collections::hash_map::Entry;
 use std::collections::HashMap;
 
+/// The images that observers see.
+#[derive(Clone, Copy)]
+pub struct Observed<'a> {
+    /// All calibration images.
+    pub images: &'a CachedValues,
+    /// So many of them are observed, from the first one on: as one batch, or group by group.
+    pub count: usize,
+    /// On so many of them ranges of activations are refined; 0: on none.
+    pub refine: usize,
+}
+
+impl Observed<'_> {
+    /// The first image and the number of images of each batch.
+    fn batches(&self) -> Vec<(usize, usize)> {
+        let count = self.count.min(self.images.samples());
+        match self.images.group() {
+            None => vec![(0, count)],
+            Some(size) => (0..(count / size).max(1)).map(|group| (group * size, size)).collect(),
+        }
+    }
+}
+
 /// Observes and sets the ranges of the planned quantizers, which the model already holds: for weights from the
-/// weights, for activations from one batch of images through the full-precision network. The ranges of activations are
-/// refined on the first `refine` of the images, unless it is 0.
+/// weights, for activations from images through the full-precision network, batch by batch. The ranges of activations are
+/// refined where the images are one batch.
 ///
 /// # Errors
 /// A strategy is unknown or fails; a parameter of it is wrong; a range is not finite; the run was cancelled.
@@ -22,10 +47,13 @@ pub fn calibrate(
     model: &mut QuantModel,
     plans: &[SitePlan],
     registries: &Registries,
-    (images, refine): (&Tensor, usize),
+    observed: Observed<'_>,
     progress: &dyn Progress,
 ) -> Result<()> {
-    progress.event(Event::Started { stage: "calibration", total: plans.len() });
+    let batches = observed.batches();
+    let by_node = activations(plans);
+    let total = plans.len() - by_node.len() + by_node.len() * batches.len();
+    progress.event(Event::Started { stage: "calibration", total });
     let mut done = 0;
     let mut finished = |progress: &dyn Progress| {
         done += 1;
@@ -43,28 +71,40 @@ pub fn calibrate(
         }
         finished(progress)?;
     }
-    let by_node = activations(plans);
-    let mut ranges = Vec::new();
-    model.check_input(images)?;
-    let refinement = if refine > 0 { Some(Refinement::new(model, images, refine)?) } else { None };
-    let mut values = HashMap::from([(model.graph().input(), images.clone())]);
-    let nodes = model.graph().nodes().skip(1).map(|(id, _)| id);
-    for segment in segments(model.graph(), nodes, |id| by_node.contains_key(&id)) {
-        let Some(site) = segment.nodes().last() else { continue };
-        compute(model, &segment, &mut values)?;
-        if let (Some(plan), Some(value)) = (by_node.get(site), values.get(site)) {
-            let mut range = observe(plan, registries, value)?;
+    let mut observers: HashMap<NodeId, Box<dyn Observer>> = HashMap::new();
+    let mut refined: HashMap<NodeId, Range> = HashMap::new();
+    for (first, count) in batches {
+        let images = observed.images.range(first, count)?;
+        model.check_input(&images)?;
+        let refine = observed.refine > 0 && observed.images.group().is_none();
+        let refinement = if refine { Some(Refinement::new(model, &images, observed.refine)?) } else { None };
+        let mut values = HashMap::from([(model.graph().input(), images)]);
+        let nodes = model.graph().nodes().skip(1).map(|(id, _)| id);
+        for segment in segments(model.graph(), nodes, |id| by_node.contains_key(&id)) {
+            let Some(site) = segment.nodes().last() else { continue };
+            compute(model, &segment, &mut values)?;
+            let (Some(plan), Some(value)) = (by_node.get(site), values.get(site)) else { continue };
+            let observer = match observers.entry(*site) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => place.insert(observer(plan, registries)?),
+            };
+            observer.observe(value).map_err(|e| at_site(plan, e))?;
             if let Some(refinement) = &refinement {
+                let range = observer.range().map_err(|e| at_site(plan, e))?;
                 let mut quantizer = build(plan, registries)?;
-                let refined = refinement.refine(model, plan.site.node, &mut *quantizer, range, &values);
-                range = refined.map_err(|e| at_site(plan, e))?;
+                let range = refinement.refine(model, plan.site.node, &mut *quantizer, range, &values);
+                refined.insert(*site, range.map_err(|e| at_site(plan, e))?);
             }
-            ranges.push((*plan, range));
             finished(progress)?;
         }
     }
     let device = model.device().clone();
-    for (plan, range) in ranges {
+    for plan in by_node.values() {
+        let range = match (refined.remove(&plan.site.node), observers.get(&plan.site.node)) {
+            (Some(range), _) => range,
+            (None, Some(observer)) => observer.range().map_err(|e| at_site(plan, e))?,
+            (None, None) => continue,
+        };
         if let Some(site) = model.activation_site_mut(plan.site.node) {
             site.quantizer.set_range(&range, &device).map_err(|e| at_site(plan, e))?;
         }
@@ -179,10 +219,14 @@ fn build(plan: &SitePlan, registries: &Registries) -> Result<Box<dyn Quantizer>>
     registries.quantizers.get(&strategy.name, path)?.build(&plan.spec, &strategy.params_at(path))
 }
 
-fn observe(plan: &SitePlan, registries: &Registries, x: &Tensor) -> Result<Range> {
+/// The planned observer, which has observed nothing.
+fn observer(plan: &SitePlan, registries: &Registries) -> Result<Box<dyn Observer>> {
     let (strategy, path) = &plan.observer;
-    let entry = registries.observers.get(&strategy.name, path)?;
-    let mut observer = entry.build(&plan.spec, &strategy.params_at(path))?;
+    registries.observers.get(&strategy.name, path)?.build(&plan.spec, &strategy.params_at(path))
+}
+
+fn observe(plan: &SitePlan, registries: &Registries, x: &Tensor) -> Result<Range> {
+    let mut observer = observer(plan, registries)?;
     observer.observe(x).and_then(|()| observer.range()).map_err(|e| at_site(plan, e))
 }
 

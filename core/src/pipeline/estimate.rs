@@ -19,6 +19,15 @@ use std::time::Instant;
 
 /// Images of random noise for the measurement.
 const IMAGES: usize = 4;
+
+/// The same for a network: one is enough for those of images of any size, which are large.
+fn images_for(graph: &Graph) -> usize {
+    if graph.any_size() {
+        1
+    } else {
+        IMAGES
+    }
+}
 /// Steps of each unit that are measured.
 const STEPS: usize = 2;
 
@@ -79,12 +88,14 @@ impl Session<'_> {
         let units = units_of(model.graph(), reconstructor.grouping(), &self.recipe().reconstruction.merge)?;
         let samples = self.recipe().calibration.images;
         let value_size = self.recipe().cache.dtype.size();
+        let calibration = &self.recipe().calibration;
+        let observed = calibration.group.unwrap_or(calibration.observe);
         let mut estimate = Estimate {
             units: units.len(),
             steps,
             seconds: 0.0,
-            cache_bytes: (samples * value_size) as u64 * cached_values(model.graph(), &units) as u64,
-            calibration_bytes: (self.recipe().calibration.observe.min(samples) * 4 * live_values(model.graph())) as u64,
+            cache_bytes: (samples * value_size) as u64 * cached_values(model.graph(), &units, !model.has_head()) as u64,
+            calibration_bytes: (observed.min(samples) * 4 * live_values(model.graph())) as u64,
         };
         if steps == 0 {
             return Ok(estimate);
@@ -96,7 +107,7 @@ impl Session<'_> {
         reconstructor.shorten(STEPS.min(steps))?;
         let start = Instant::now();
         let values = self.with_noise_ranges(&mut model)?;
-        let forward = start.elapsed().as_secs_f64() / IMAGES as f64;
+        let forward = start.elapsed().as_secs_f64() / images_for(model.graph()) as f64;
         let total = units.len() + network.iter().len();
         progress.event(Event::Started { stage: "estimating the time", total });
         for (index, unit) in units.iter().chain(&network).enumerate() {
@@ -151,7 +162,7 @@ impl Session<'_> {
     fn with_noise_ranges(&self, model: &mut QuantModel) -> Result<HashMap<NodeId, Tensor>> {
         let plans = self.plans_of(model.graph())?;
         self.place(model, &plans)?;
-        let dims = [&[IMAGES], model.graph().input_shape()].concat();
+        let dims = [&[images_for(model.graph())], model.graph().input_shape()].concat();
         let random = stream(0, Purpose::Calibration, 0, 0);
         let noise: Vec<f32> = (0..dims.iter().product()).map(|i| random.uniform(i) as f32 * 4.0 - 2.0).collect();
         let images = Tensor::from_vec(noise, dims, model.device())?;
@@ -192,26 +203,26 @@ fn repeated((low, high): &(f32, f32), channels: usize) -> Range {
     Range { min: vec![*low; channels], max: vec![*high; channels] }
 }
 
-/// The largest number of cached elements per sample at any time, float and quantized.
-fn cached_values(graph: &Graph, units: &[Unit]) -> usize {
+/// The largest number of cached elements per sample at any time, float and quantized. With `keep_outputs` the network's outputs
+/// stay.
+fn cached_values(graph: &Graph, units: &[Unit], keep_outputs: bool) -> usize {
+    let is_read = |id: &NodeId, done: &HashSet<NodeId>| {
+        let output = keep_outputs && graph.outputs().contains(id);
+        output || graph.consumers(*id).iter().any(|c| !done.contains(c))
+    };
     let size = |id: &NodeId| graph.node(*id).shape.iter().product::<usize>();
     let mut done: HashSet<NodeId> = HashSet::from([graph.input()]);
     let mut peak = 0;
     for unit in units {
         let Some(first) = unit.nodes().first() else { continue };
         for nodes in [graph.nodes().map(|(id, _)| id).filter(|id| id < first).collect(), unit.nodes().to_vec()] {
-            let before: HashSet<NodeId> = done.iter().filter(|id| is_read(graph, id, &done)).copied().collect();
+            let before: HashSet<NodeId> = done.iter().filter(|id| is_read(id, &done)).copied().collect();
             done.extend(nodes);
-            let after = done.iter().filter(|id| !before.contains(id) && is_read(graph, id, &done));
+            let after = done.iter().filter(|id| !before.contains(id) && is_read(id, &done));
             peak = peak.max(2 * (before.iter().map(size).sum::<usize>() + after.map(size).sum::<usize>()));
         }
     }
     peak
-}
-
-/// Whether a node that is not in `done` reads the value, or the value is an output of the network.
-fn is_read(graph: &Graph, id: &NodeId, done: &HashSet<NodeId>) -> bool {
-    graph.outputs().contains(id) || graph.consumers(*id).iter().any(|c| !done.contains(c))
 }
 
 /// The largest number of elements per image that a float forward pass holds at any time.
@@ -246,7 +257,7 @@ mod tests {
         let graph = b.finish(y).unwrap();
         assert_eq!(live_values(&graph), 32 + 128);
         // Unit a: image and output, float and quantized each.
-        assert_eq!(cached_values(&graph, graph.units()), 2 * (32 + 128));
+        assert_eq!(cached_values(&graph, graph.units(), true), 2 * (32 + 128));
         let macs: u64 = graph.nodes().map(|(id, _)| graph.macs(id)).sum();
         assert_eq!((macs, graph.parameter_count()), (128 * 2 * 9 + 8 * 3, 8 * 2 * 9 + 8 * 3 + 3));
     }

@@ -13,7 +13,8 @@ use candle_core::Tensor;
 use std::ops::ControlFlow;
 
 /// Measures the first images of the dataset, as many as `settings` says (all by default). An image that cannot be read
-/// is reported and not counted, whatever batch it is in.
+/// is reported and not counted, whatever batch it is in. `look` is called with the images that could be read, part by part, and the
+/// network's outputs for them.
 ///
 /// # Errors
 /// More images cannot be read than `settings` accepts, or images, network and task do not match.
@@ -23,6 +24,7 @@ pub fn evaluate(
     task: &dyn Task,
     precision: Precision,
     settings: &EvaluationRecipe,
+    look: Look<'_>,
     progress: &dyn Progress,
 ) -> Result<Measurement> {
     let indices = indices(dataset, settings)?;
@@ -31,8 +33,11 @@ pub fn evaluate(
         Precision::Quantized => "evaluating quantized",
     };
     let pass = Pass::new(dataset, settings, stage, progress);
-    pass.measure(Network { model, precision }, task, &indices, |_, _| Ok(()))
+    pass.measure(Network { model, precision }, task, &indices, look)
 }
+
+/// Called with the images of a part of a batch, and a network's outputs for them.
+pub type Look<'a> = &'a mut dyn FnMut(&Part, &[Tensor]) -> Result<()>;
 
 /// The images to evaluate.
 ///

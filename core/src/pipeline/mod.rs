@@ -20,9 +20,9 @@ mod session;
 mod uneven;
 
 pub use crate::summary::Summary;
-pub use calibrate::{calibrate, Observers};
+pub use calibrate::{calibrate, Observed, Observers};
 pub use estimate::Estimate;
-pub use evaluate::evaluate;
+pub use evaluate::{evaluate, Look};
 pub use load::{calibration_images, load_ahead, load_batch, too_few_images, Batch, CalibrationSet, Part};
 pub use pairs::{evaluate_pairs, Pair, PairMeasurement};
 pub use plan::{plan_sites, SitePlan};

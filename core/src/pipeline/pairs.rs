@@ -1,6 +1,6 @@
 //! Measures networks on the same images, image by image, and compares their outputs with those of the float network.
 
-use super::evaluate::{indices, Network, Pass};
+use super::evaluate::{indices, Look, Network, Pass};
 use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::model::{Precision, QuantModel};
@@ -27,7 +27,8 @@ pub struct PairMeasurement {
 }
 
 /// Measures the quantized network of each pair on the first images of the dataset, as many as `settings` says. All
-/// networks see each batch in one pass.
+/// networks see each batch in one pass. `look` is called with the images that could be read, part by part, and the outputs of the first
+/// quantized network.
 ///
 /// # Errors
 /// More images cannot be read than `settings` accepts, or images, networks and task do not match.
@@ -36,6 +37,7 @@ pub fn evaluate_pairs(
     dataset: &dyn Dataset,
     task: &dyn Task,
     settings: &EvaluationRecipe,
+    look: Look<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<PairMeasurement>> {
     let indices = indices(dataset, settings)?;
@@ -56,6 +58,7 @@ pub fn evaluate_pairs(
     let pass = Pass::new(dataset, settings, "evaluating against float", progress);
     let broken = pass.run(&networks, &indices, |part, outputs| {
         let (quantized, floats) = outputs.split_at(members.len());
+        quantized.first().map_or(Ok(()), |outputs| look(part, outputs))?;
         for (member, outputs) in members.iter_mut().zip(quantized) {
             member.meter.update(outputs, &part.targets)?;
             for row in task.image_values(outputs, &floats[member.float], &part.targets)? {

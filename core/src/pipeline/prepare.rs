@@ -73,7 +73,7 @@ impl Session<'_> {
         let start = Instant::now();
         let mut changes = Vec::new();
         progress.event(Event::Started { stage: "preparing", total: self.recipe().prepare.len() });
-        let sample = images.range(0, COMPARED.min(images.samples()))?;
+        let sample = images.first(COMPARED)?;
         let mut before = outputs(model, &sample)?;
         let calibrated = |model: &QuantModel| self.calibrated(model, images, progress);
         for (i, (name, preparation)) in self.preparations().enumerate() {

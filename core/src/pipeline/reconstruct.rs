@@ -266,8 +266,8 @@ impl MovingValues<'_> {
     /// Frees values that no later node reads.
     fn forget_unread(&mut self, model: &QuantModel) {
         let needed = |id: &NodeId| model.graph().consumers(*id).iter().any(|c| !self.done.contains(c));
-        // Losses on the network's outputs read all of them.
-        let outputs = model.graph().outputs();
+        // Losses on the network's outputs read all of them; there are none where a head reads them.
+        let outputs = if model.has_head() { &[] } else { model.graph().outputs() };
         self.float.retain(|id, _| needed(id) || outputs.contains(id));
         self.quantized.retain(|id, _| needed(id));
     }

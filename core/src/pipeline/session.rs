@@ -1,6 +1,7 @@
 //! A session runs a recipe.
 
-use super::calibrate::place;
+use super::calibrate::{place, Observed};
+use super::evaluate::Look;
 use super::published::check_published;
 use super::reconstruct::units_of;
 use super::{
@@ -133,6 +134,19 @@ impl<'a> Session<'a> {
             let message = "compares the network's outputs, but a head reads those of this network; leave it out";
             return Err(Error::setting("calibration.refine", message));
         }
+        let group = recipe.calibration.group;
+        if group.is_some() && recipe.calibration.inputs == CalibrationInputs::Quantized {
+            let message =
+                "`quantized` observes all images at once, and those of groups differ in size; use `float` with groups";
+            return Err(Error::setting("calibration.inputs", message));
+        }
+        if group == Some(0) || (group.is_some() && !graph.any_size()) {
+            let message = match group {
+                Some(0) => "must be at least 1",
+                _ => "is for networks that take images of any size, which this one does not; leave it out",
+            };
+            return Err(Error::setting("calibration.group", message));
+        }
         // Without groups, a network without units can still be measured.
         if !recipe.reconstruction.merge.is_empty() {
             units_of(&graph, reconstructor.grouping(), &recipe.reconstruction.merge)?;
@@ -231,8 +245,8 @@ impl<'a> Session<'a> {
         (images, refine): (&CachedValues, usize),
         progress: &dyn Progress,
     ) -> Result<()> {
-        let observed = images.range(0, self.recipe.calibration.observe.min(images.samples()))?;
-        calibrate(model, plans, self.registries, (&observed, refine), progress)
+        let observed = Observed { images, count: self.recipe.calibration.observe, refine };
+        calibrate(model, plans, self.registries, observed, progress)
     }
 
     pub(super) fn place(&self, model: &mut QuantModel, plans: &[SitePlan]) -> Result<()> {
@@ -297,15 +311,32 @@ impl<'a> Session<'a> {
     /// The data cannot be read, more images are broken than the recipe accepts, images, network and task do not match, or
     /// the float network that is compared with cannot be loaded.
     pub fn evaluate(&self, model: &QuantModel, precision: Precision, progress: &dyn Progress) -> Result<Measurement> {
+        self.evaluate_and(model, precision, &mut |_, _| Ok(()), progress)
+    }
+
+    /// [Measures](Self::evaluate) a model, and calls `look` with the images, part by part, and the model's outputs for them.
+    ///
+    /// # Errors
+    /// Those of [`evaluate`](Self::evaluate), and of `look`.
+    pub fn evaluate_and(
+        &self,
+        model: &QuantModel,
+        precision: Precision,
+        look: Look<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Measurement> {
         let settings = &self.recipe.evaluation;
         if settings.against_float && precision == Precision::Quantized {
             let float = self.float_model()?;
-            let pairs = self.evaluate_pairs(&[Pair { quantized: model, float: &float }], progress)?;
+            self.check_compares("evaluation.against_float")?;
+            let dataset = self.dataset_with_notes(Split::Evaluation, progress)?;
+            let pair = [Pair { quantized: model, float: &float }];
+            let pairs = evaluate_pairs(&pair, &*dataset, self.task(), settings, look, progress)?;
             let measured = pairs.into_iter().next().map(|pair| pair.measured);
             return measured.ok_or_else(|| Error::message("no network was measured"));
         }
         let dataset = self.dataset_with_notes(Split::Evaluation, progress)?;
-        evaluate(model, &*dataset, self.task(), precision, settings, progress)
+        evaluate(model, &*dataset, self.task(), precision, settings, look, progress)
     }
 
     /// Measures quantized networks, which may have other recipes than this session's, on this session's evaluation images,
@@ -316,7 +347,7 @@ impl<'a> Session<'a> {
     pub fn evaluate_pairs(&self, pairs: &[Pair<'_>], progress: &dyn Progress) -> Result<Vec<PairMeasurement>> {
         self.check_compares("task")?;
         let dataset = self.dataset_with_notes(Split::Evaluation, progress)?;
-        evaluate_pairs(pairs, &*dataset, self.task(), &self.recipe.evaluation, progress)
+        evaluate_pairs(pairs, &*dataset, self.task(), &self.recipe.evaluation, &mut |_, _| Ok(()), progress)
     }
 
     /// Checks that the task can compare networks, which `path` in the recipe asks for.

@@ -37,7 +37,7 @@ impl Session<'_> {
         let graph = model.graph();
         let nodes: Vec<NodeId> = plans.iter().map(|plan| plan.site.node).collect();
         let part = graph.subgraph_with_outputs(graph.nodes().skip(1).map(|(id, _)| id), nodes);
-        let sample = images.range(0, IMAGES.min(images.samples()))?;
+        let sample = images.first(IMAGES)?;
         let values = Inference::new(model, Precision::Float, part)?.run(std::slice::from_ref(&sample))?;
         let mut shares = Vec::new();
         for (plan, value) in plans.iter().zip(&values) {

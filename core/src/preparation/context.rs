@@ -115,12 +115,12 @@ impl<'a> Preparing<'a> {
         Ok(())
     }
 
-    /// The first `count` images (N, C, H, W), or all if there are fewer.
+    /// The first `count` images (N, C, H, W), or all if there are fewer; of groups the first one.
     ///
     /// # Errors
     /// They cannot be read from a cache file.
     pub fn images(&self, count: usize) -> Result<Tensor> {
-        self.images.range(0, count.min(self.image_count()))
+        self.images.first(count)
     }
 
     /// Receives events, and tells whether the run should stop.

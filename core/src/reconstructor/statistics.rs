@@ -47,7 +47,9 @@ impl UnitTask<'_> {
     /// Cached values cannot be read, or an operation fails.
     pub fn match_statistics(&mut self, samples: usize) -> Result<()> {
         if samples > 0 {
-            let samples: Vec<usize> = (0..samples.min(self.sample_count())).collect();
+            // Of groups, which differ in size, the first one.
+            let most = self.samples.group().unwrap_or(samples);
+            let samples: Vec<usize> = (0..samples.min(most).min(self.sample_count())).collect();
             self.match_sizes(&samples)?;
             self.match_means(&samples)?;
         }

@@ -1,6 +1,6 @@
 //! Wraps tasks of registry entries: panics become errors that name the task, and measurements are checked.
 
-use super::interface::{Comparison, Meter, Task};
+use super::interface::{Comparison, Meter, Record, Task};
 use super::measurement::{Measurement, Metric, MetricUnit};
 use crate::error::{Error, Result};
 use crate::guard::Origin;
@@ -84,6 +84,11 @@ impl Task for GuardedTask {
         Ok(rows)
     }
 
+    fn record(&self, categories: &[(u64, String)]) -> Result<Option<Box<dyn Record>>> {
+        let inner = self.origin.call("record", || self.inner.record(categories))?;
+        Ok(inner.map(|inner| Box::new(GuardedRecord { origin: self.origin, inner }) as Box<dyn Record>))
+    }
+
     fn comparison(&self, published: f64) -> Result<Option<Box<dyn Comparison>>> {
         let inner = self.origin.call("comparison", || self.inner.comparison(published))?;
         Ok(inner.map(|inner| Box::new(GuardedComparison { origin: self.origin, inner }) as Box<dyn Comparison>))
@@ -110,6 +115,21 @@ impl Meter for GuardedMeter {
             return Err(not_finite(self.origin, key, *value));
         }
         Ok(measurement)
+    }
+}
+
+struct GuardedRecord {
+    origin: Origin,
+    inner: Box<dyn Record>,
+}
+
+impl Record for GuardedRecord {
+    fn update(&mut self, outputs: &[Tensor], targets: &[Target]) -> Result<()> {
+        self.origin.call("update", || self.inner.update(outputs, targets))
+    }
+
+    fn finish(&self) -> Result<String> {
+        self.origin.call("finish", || self.inner.finish())
     }
 }
 

@@ -42,6 +42,16 @@ pub trait Task: Send + Sync {
         Ok(vec![Vec::new(); targets.len()])
     }
 
+    /// Begins a record of what a network gives for each image, in the format that programs for such tasks read. `categories` are
+    /// those of the [dataset](crate::Dataset::categories). The default, `None`, is for tasks without one.
+    ///
+    /// # Errors
+    /// The categories cannot be those of the task.
+    fn record(&self, categories: &[(u64, String)]) -> Result<Option<Box<dyn Record>>> {
+        let _ = categories;
+        Ok(None)
+    }
+
     /// Begins the comparison of a network with `published`, a published value of the first metric. The
     /// default, `None`, is for tasks that do not compare with published values.
     ///
@@ -68,6 +78,21 @@ pub trait Meter: Send {
     /// # Errors
     /// There was no image.
     fn compute(&self) -> Result<Measurement>;
+}
+
+/// Records what a network gives, batch by batch.
+pub trait Record: Send {
+    /// Adds a batch, as [`Meter::update`] does.
+    ///
+    /// # Errors
+    /// Outputs and targets do not match.
+    fn update(&mut self, outputs: &[Tensor], targets: &[Target]) -> Result<()>;
+
+    /// The text of the file.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn finish(&self) -> Result<String>;
 }
 
 /// Compares a network with a published value, batch by batch.

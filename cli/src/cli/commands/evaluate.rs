@@ -28,7 +28,7 @@ pub fn evaluate(arguments: &EvaluateArguments, console: &Console, output: Output
         bail!("a saved result cannot be changed: --set, --iters and --weights belong to recipes");
     }
     let evaluated = if arguments.float {
-        run_of(target, console)?.evaluate_float()?
+        run_of(target, console)?.evaluate_float(arguments.detections.as_deref())?
     } else {
         let mut evaluation = Evaluation::new(path).device(&target.device).progress(console);
         if let Some(data) = &target.data {
@@ -36,6 +36,9 @@ pub fn evaluate(arguments: &EvaluateArguments, console: &Console, output: Output
         }
         if arguments.against_float {
             evaluation = evaluation.against_float();
+        }
+        if let Some(file) = &arguments.detections {
+            evaluation = evaluation.detections(file);
         }
         evaluation.run()?
     };

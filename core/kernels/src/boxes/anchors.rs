@@ -5,8 +5,8 @@ use super::BBox;
 
 /// The anchors of one pyramid level at the origin, and how far apart their copies are.
 ///
-/// There is one anchor for each ratio `r` and scale `s`: `base * s / sqrt(r)` wide and `base * s * sqrt(r)` high, all ratios
-/// after each other and the scales inside (Faster R-CNN, arXiv 1506.01497, section 3.1.1).
+/// There is one anchor for each ratio `r` and scale `s`: `base * s / sqrt(r)` wide and `base * s * sqrt(r)` high, all
+/// ratios after each other and the scales inside (Faster R-CNN, arXiv 1506.01497, section 3.1.1).
 #[derive(Debug, Clone, PartialEq)]
 pub struct AnchorRule {
     /// Size in pixels that the scales multiply.
@@ -52,8 +52,8 @@ impl AnchorRule {
         (5..10).map(|level| Self::torchvision(&[(1 << level) as f32])).collect()
     }
 
-    /// The five levels of torchvision's RetinaNet: sizes `s`, `s * 2^(1/3)` and `s * 2^(2/3)`, rounded down, for `s` from 32
-    /// to 512 pixels.
+    /// The five levels of torchvision's RetinaNet: sizes `s`, `s * 2^(1/3)` and `s * 2^(2/3)`, rounded down, for `s`
+    /// from 32 to 512 pixels.
     pub fn torchvision_retina() -> Vec<Self> {
         let sizes =
             |level| [0.0, 1.0, 2.0].map(|third: f64| (f64::from(1 << level) * (third / 3.0).exp2()).floor() as f32);
@@ -112,9 +112,8 @@ impl LevelAnchors {
         self.map[0].saturating_mul(self.map[1])
     }
 
-    /// Anchors of the level.
-    #[allow(clippy::len_without_is_empty)] // It is never empty.
-    pub fn len(&self) -> usize {
+    /// Anchors of the level; at least 1.
+    pub fn count(&self) -> usize {
         self.cells().saturating_mul(self.per_cell())
     }
 
@@ -129,6 +128,6 @@ impl LevelAnchors {
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = BBox> + '_ {
-        (0..self.len()).map(|index| self.get(index))
+        (0..self.count()).map(|index| self.get(index))
     }
 }

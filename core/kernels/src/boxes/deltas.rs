@@ -7,8 +7,8 @@ const MAX_LOG: f32 = 4.135_166_5;
 
 /// Turns a head's deltas into boxes (R-CNN, arXiv 1311.2524, appendix C).
 ///
-/// The centre moves by the first two deltas times the reference's width and height, and its size is multiplied by `exp` of
-/// the last two.
+/// The centre moves by the first two deltas times the reference's width and height, and its size is multiplied by `exp`
+/// of the last two.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DeltaCoder {
     family: Family,

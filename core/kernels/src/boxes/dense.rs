@@ -33,7 +33,8 @@ impl DenseSettings {
     }
 }
 
-/// The detections of one image, best first, from the head's outputs for each level. Labels are the indices of the logits.
+/// The detections of one image, best first, from the head's outputs for each level. Labels are the indices of the
+/// logits.
 ///
 /// # Errors
 /// None for these inputs; the type is that of [`Selection::select`].

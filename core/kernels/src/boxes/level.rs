@@ -25,8 +25,8 @@ impl<'a> HeadLevel<'a> {
         deltas: &'a [f32],
     ) -> Result<Self, BoxesError> {
         check_positive("the number of classes", classes)?;
-        check_len("logits of a head", logits.len(), &[anchors.len(), classes])?;
-        check_len("deltas of a head", deltas.len(), &[anchors.len(), 4])?;
+        check_len("logits of a head", logits.len(), &[anchors.count(), classes])?;
+        check_len("deltas of a head", deltas.len(), &[anchors.count(), 4])?;
         Ok(Self { anchors, logits, deltas, classes })
     }
 

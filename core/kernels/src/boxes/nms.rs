@@ -67,12 +67,12 @@ impl Edges {
 /// How boxes of different groups (classes, or levels of the pyramid) are kept from suppressing each other.
 ///
 /// A box can be shifted by its group times one more than the largest coordinate of all boxes, after which groups do not
-/// overlap. The shift rounds edges to coarser numbers, which changes overlaps a little; results agree with a library only
-/// if the same boxes are shifted.
+/// overlap. The shift rounds edges to coarser numbers, which changes overlaps a little; results agree with a library
+/// only if the same boxes are shifted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grouping {
-    /// The largest number of boxes that are shifted and then treated together. If there are more, groups are treated one
-    /// by one.
+    /// The largest number of boxes that are shifted and then treated together. If there are more, groups are treated
+    /// one by one.
     pub together: usize,
     /// Shift the boxes also where groups are treated one by one.
     pub always_shift: bool,

@@ -59,8 +59,8 @@ pub struct Proposals {
     pub scores: Vec<f32>,
 }
 
-/// The proposals of one image, from the outputs of the network for each level (one class). `image` is the height and width
-/// of the resized image without padding.
+/// The proposals of one image, from the outputs of the network for each level (one class). `image` is the height and
+/// width of the resized image without padding.
 ///
 /// # Errors
 /// A level has more than one class.

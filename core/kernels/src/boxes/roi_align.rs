@@ -5,7 +5,7 @@ use super::geometry::{area, BBox};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Boxes with a longer side than this, in cells of the map, are refused: their adaptive samples would take for ever.
+/// Boxes with a longer side than this, in cells of the map, are refused: the number of adaptive samples grows with it.
 const MAX_SIDE: f32 = 65_536.0;
 
 /// One level of the pyramid of an image: features of shape (channels, height, width).
@@ -92,8 +92,8 @@ impl RoiAlignSettings {
 /// Samples farther than one cell outside of the map are 0.
 ///
 /// # Errors
-/// There is no map, the numbers of channels differ, the size or the number of samples is 0, or a box is not finite or has
-/// a side of more than 65,536 cells.
+/// There is no map, the numbers of channels differ, the size or the number of samples is 0, or a box is not finite or
+/// has a side of more than 65,536 cells.
 pub fn roi_align(maps: &[FeatureMap<'_>], boxes: &[BBox], settings: &RoiAlignSettings) -> Result<Vec<f32>, BoxesError> {
     let Some(channels) = maps.first().map(|map| map.size[0]) else {
         return Err(BoxesError::Zero("the number of feature maps"));
@@ -118,8 +118,8 @@ pub fn roi_align(maps: &[FeatureMap<'_>], boxes: &[BBox], settings: &RoiAlignSet
     Ok(out)
 }
 
-/// Where a box is sampled. Interpolation, mean and the zeros outside are products of one factor for each axis, so a result
-/// is a weighted sum over rows of weighted sums over columns.
+/// Where a box is sampled. Interpolation, mean and the zeros outside are products of one factor for each axis, so a
+/// result is a weighted sum over rows of weighted sums over columns.
 struct Grid {
     rows: Axis,
     columns: Axis,
@@ -204,8 +204,8 @@ impl Axis {
     }
 }
 
-/// The two cells that a sample is interpolated from, with their weights. None far outside of the map, and one at its last
-/// cell.
+/// The two cells that a sample is interpolated from, with their weights. None far outside of the map, and one at its
+/// last cell.
 fn around(position: f32, cells: usize) -> [Option<(usize, f32)>; 2] {
     if !(-1.0..=cells as f32).contains(&position) {
         return [None, None];

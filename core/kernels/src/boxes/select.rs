@@ -56,7 +56,8 @@ impl Selection {
         Self { iou: 0.5, limit: 100, grouping: Grouping::torchvision(), rescale: Rescale::MultiplyAfterNms }
     }
 
-    /// The detections among candidates whose boxes are those of the resized image, best first, with boxes of the original.
+    /// The detections among candidates whose boxes are those of the resized image, best first, with boxes of the
+    /// original.
     ///
     /// # Errors
     /// None for these inputs; the type is that of [`grouped_nms`].

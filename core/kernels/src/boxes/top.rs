@@ -8,7 +8,7 @@ pub fn descending(a: f32, b: f32) -> Ordering {
 }
 
 /// Logistic function `1 / (1 + e^-x)`.
-pub fn sigmoid(x: f32) -> f32 {
+pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 

@@ -17,7 +17,7 @@ impl Meter for PrecisionMeter {
     fn update(&mut self, outputs: &[Tensor], targets: &[Target]) -> Result<()> {
         let all = objects::found(outputs, targets)?;
         for (found, target) in all.iter().zip(targets) {
-            let Objects { picture, objects } = target.objects()?;
+            let Objects { picture, objects, .. } = target.objects()?;
             let truth = |o: &Object| Truth { label: o.label, bbox: o.bbox, area: o.area, crowd: o.crowd };
             let found = found.iter().map(|o| Found { label: o.label, bbox: o.bbox(), score: f64::from(o.score) });
             self.pictures.push(Picture {
@@ -51,7 +51,8 @@ mod tests {
 
     fn target(picture: u64, objects: &[(usize, [f64; 4])]) -> Target {
         let object = |&(label, bbox): &(usize, [f64; 4])| Object { label, bbox, area: bbox[2] * bbox[3], crowd: false };
-        Target::Objects(Objects { picture, objects: objects.iter().map(object).collect() })
+        let labels = Labels::InOrder { classes: 2 };
+        Target::Objects(Objects { picture, labels, objects: objects.iter().map(object).collect() })
     }
 
     #[test]

@@ -5,11 +5,13 @@ pub mod ap;
 mod comparison;
 mod meter;
 mod objects;
+mod record;
 
 use agreement::agreement;
 use comparison::PublishedPrecision;
 use meter::PrecisionMeter;
 use qdrop_core::prelude::*;
+use record::DetectionList;
 
 struct Detection;
 
@@ -56,6 +58,10 @@ impl Task for Detection {
     fn image_values(&self, outputs: &[Tensor], float: &[Tensor], targets: &[Target]) -> Result<Vec<Vec<f64>>> {
         let [own, float] = [objects::found(outputs, targets)?, objects::found(float, targets)?];
         Ok(own.iter().zip(&float).map(|(own, float)| vec![agreement(own, float)]).collect())
+    }
+
+    fn record(&self, categories: &[(u64, String)]) -> Result<Option<Box<dyn Record>>> {
+        Ok(Some(Box::new(DetectionList::new(categories))))
     }
 
     fn comparison(&self, published: f64) -> Result<Option<Box<dyn Comparison>>> {

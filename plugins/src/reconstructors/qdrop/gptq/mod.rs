@@ -34,7 +34,8 @@ pub enum Start {
 /// # Errors
 /// Cached values cannot be read, or an operation fails.
 pub fn start(unit: &mut UnitTask<'_>) -> Result<()> {
-    let count = unit.sample_count().min(SAMPLES);
+    // Of groups, which differ in size, the first one.
+    let count = unit.sample_count().min(unit.samples.group().unwrap_or(SAMPLES)).min(SAMPLES);
     let mut all: BTreeMap<NodeId, Moments> = BTreeMap::new();
     for node in unit.nodes() {
         if unit.model().weight_site(*node).is_some() {
