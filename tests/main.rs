@@ -5,6 +5,7 @@ mod arrays;
 mod bad_input;
 mod checks;
 mod cli;
+mod coco;
 mod compare;
 mod conformance;
 mod correction;
