@@ -144,7 +144,7 @@ fn lists_name_everything_with_its_origin() {
     assert_eq!(names("observers"), ["avg_minmax", "avg_mse", "avg_mse_fast", "minmax", "mse", "mse_fast"]);
     assert_eq!(names("quantizers"), ["adaround", "fixed", "lsq", "lsq_plus"]);
     assert_eq!(names("reconstructors"), ["fast", "layerwise", "none", "qdrop"]);
-    assert_eq!(names("datasets"), ["idx", "image_folder", "numpy"]);
+    assert_eq!(names("datasets"), ["coco", "idx", "image_folder", "numpy"]);
     assert_eq!(names("tasks"), ["classification", "unlabelled"]);
     let architectures = [
         "mnasnet",

@@ -6,6 +6,7 @@ mod average_precision;
 mod bad_input;
 mod checks;
 mod cli;
+mod coco;
 mod compare;
 mod conformance;
 mod correction;

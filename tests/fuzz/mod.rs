@@ -57,6 +57,7 @@ macro_rules! fuzz_tests {
 }
 
 fuzz_tests!(
+    annotations,
     class_list,
     idx,
     image,

@@ -1,7 +1,8 @@
-//! Datasets: images with their classes.
+//! Datasets: images with their classes or objects.
 
 mod class_folders;
 mod class_list;
+mod coco;
 pub mod formats;
 mod idx;
 mod image_folder;

@@ -1,5 +1,6 @@
 //! One target for each reader: its seeds, and what it does with a file.
 
+pub mod annotations;
 pub mod class_list;
 pub mod idx;
 pub mod image;
@@ -36,7 +37,8 @@ pub struct Target {
 
 /// All targets, for programs that are given a name.
 #[allow(dead_code)]
-pub const ALL: [&Target; 12] = [
+pub const ALL: [&Target; 13] = [
+    &annotations::TARGET,
     &class_list::TARGET,
     &idx::TARGET,
     &image::TARGET,

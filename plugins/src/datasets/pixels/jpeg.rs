@@ -68,21 +68,29 @@ impl BufRead for Whole<'_> {
     }
 }
 
+/// Marker and content of the segments before the first scan (ITU T.81, B.1.1.4).
+pub fn segments(bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        while let [0xff, 0xff, ..] = rest {
+            rest = &rest[1..];
+        }
+        match *rest {
+            [0xff, marker, high, low, ..] if marker != 0xda => {
+                let end = 2 + usize::from(u16::from_be_bytes([high, low]));
+                let content = rest.get(4..end).unwrap_or_default();
+                rest = rest.get(end..).unwrap_or_default();
+                Some((marker, content))
+            }
+            _ => None,
+        }
+    })
+}
+
 /// Whether the first frame is coded arithmetically (ITU T.81, table B.1: SOF9 and SOF10).
 fn is_arithmetic(bytes: &[u8]) -> bool {
-    let mut rest = bytes.get(2..).unwrap_or_default();
-    while let [0xff, marker, after @ ..] = rest {
-        match *marker {
-            0xff => rest = &rest[1..],
-            0xc9..=0xcb => return true,
-            0xc0..=0xc3 | 0xda => return false,
-            _ => {
-                let [high, low, ..] = after else { return false };
-                rest = after.get(usize::from(u16::from_be_bytes([*high, *low]))..).unwrap_or_default();
-            }
-        }
-    }
-    false
+    let mut frames = segments(bytes).filter(|(marker, _)| matches!(marker, 0xc0..=0xc3 | 0xc9..=0xcb));
+    frames.next().is_some_and(|(marker, _)| marker >= 0xc9)
 }
 
 /// Converts a pixel as Pillow does: the file has inverted values, as all programs write them since Adobe's did.

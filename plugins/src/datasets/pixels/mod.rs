@@ -5,7 +5,7 @@ mod decode;
 mod jpeg;
 pub(super) mod limit;
 
-pub use decode::{decode, decode_bytes};
+pub use decode::{decode, decode_bytes, decode_upright};
 
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
