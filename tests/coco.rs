@@ -101,7 +101,7 @@ fn the_objects_of_each_picture_have_the_labels_of_the_detector() {
             (12, Vec::new()),
             (40, vec![object(plane, [1.0, 2.0, 3.0, 4.0], 12.0, false)]),
         ];
-        let wanted = wanted.map(|(picture, objects)| Target::Objects(Objects { picture, objects }));
+        let wanted = wanted.map(|(picture, objects)| Target::Objects(Objects { picture, labels, objects }));
         assert!(samples.iter().map(|sample| &sample.target).eq(&wanted));
         let sizes = [
             sized([110, 150], [24, 33], [32, 64]),

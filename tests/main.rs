@@ -7,6 +7,7 @@ mod bad_input;
 mod checks;
 mod cli;
 mod coco;
+mod coco_recipes;
 mod compare;
 mod conformance;
 mod correction;

@@ -235,11 +235,17 @@ impl Collector {
         match waiting {
             Waiting::Any(pending) => {
                 host_values(&part.images, |values| fingerprint.update(values))?;
+                let size = &part.images.dims()[1..];
+                let known = pending.first().map(|images| images.dims()[1..].to_vec());
+                let known = known.or_else(|| Some(cache.shape_of(0).ok()?.to_vec()));
+                if let Some(known) = known.filter(|known| known != size) {
+                    let message = format!(
+                        "images have the shapes {known:?} and {size:?}; set how many of one orientation form a group"
+                    );
+                    return Err(Error::setting("calibration.group", message));
+                }
                 pending.push(part.images.to_device(cache.device())?);
-                let all = Tensor::cat(&*pending, 0).map_err(|e| {
-                    let message = format!("images differ in size ({e}); set how many of them form a group");
-                    Error::setting("calibration.group", message)
-                })?;
+                let all = Tensor::cat(&*pending, 0).doing("collecting the calibration images")?;
                 let (count, mut start) = (all.dim(0)?, 0);
                 while count - start >= CACHED_BATCH {
                     // A copy, because a part must not keep the images around it alive.

@@ -226,9 +226,9 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
     let pictures: Vec<(Picture, Target)> = match request.split {
         Split::Calibration => calibrating(pictures, &instances, &part.annotations)?,
         Split::Evaluation => {
-            let labels = labelled(&instances.categories, labels, &part.annotations)?;
+            let label_of = labelled(&instances.categories, labels, &part.annotations)?;
             let with_objects = |picture: Picture| {
-                let objects = objects(&instances, picture.id, &labels);
+                let objects = objects(&instances, picture.id, (labels, &label_of));
                 (picture, Target::Objects(objects))
             };
             pictures.into_iter().map(with_objects).collect()
@@ -289,12 +289,12 @@ fn labelled(categories: &[Category], labels: Labels, file: &Path) -> Result<Hash
 }
 
 /// The objects in a picture. Every category has a label.
-fn objects(instances: &Instances, picture: u64, labels: &HashMap<u64, usize>) -> Objects {
+fn objects(instances: &Instances, picture: u64, (labels, label_of): (Labels, &HashMap<u64, usize>)) -> Objects {
     let object = |found: &Annotation| {
-        let label = *labels.get(&found.category)?;
+        let label = *label_of.get(&found.category)?;
         Some(Object { label, bbox: found.bbox, area: found.area, crowd: found.crowd })
     };
-    Objects { picture, objects: instances.objects_in(picture).iter().filter_map(object).collect() }
+    Objects { picture, labels, objects: instances.objects_in(picture).iter().filter_map(object).collect() }
 }
 
 /// A note on pictures that have no file, if there are any.

@@ -1,0 +1,155 @@
+//! The built-in COCO recipes: each one is valid and runs from end to end on a small scale, and a run that is killed and resumed
+//! ends as one that was not.
+
+use crate::support::*;
+use qdrop::recipes::Loader;
+use qdrop_core::pipeline::Session;
+use qdrop_core::prelude::*;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Detectors with the published AP of the float network, W4A4 and W2A4 (QDrop's branch for COCO).
+const DETECTORS: [(&str, f64, [f64; 2]); 4] = [
+    ("faster_rcnn_r50", 38.4, [37.0, 35.0]),
+    ("faster_rcnn_r101", 39.8, [38.0, 36.2]),
+    ("retinanet_r50", 37.4, [35.8, 34.0]),
+    ("retinanet_r101", 38.9, [37.3, 35.8]),
+];
+const BITS: [&str; 2] = ["w4a4", "w2a4"];
+/// What makes the recipes small: pictures, networks and the calibration set.
+const SMALL: [&str; 7] = [
+    "data.params={short: 64, long: 96}",
+    "model.architecture.params={image_size: [64, 96], width: 8, pyramid: 16, hidden: 32}",
+    "calibration.images=6",
+    "calibration.observe=6",
+    "reconstruction.params.accumulate=2",
+    "evaluation.images=6",
+    // With random weights the published value cannot be reached.
+    "published=null",
+];
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A folder in COCO's format: 80 categories, and pictures of several sizes with boxes.
+fn pictures(dir: &Path) -> PathBuf {
+    let root = dir.join("coco");
+    std::fs::create_dir_all(root.join("annotations")).unwrap();
+    let categories: Vec<String> =
+        (0..80).map(|i| format!(r#"{{"id": {}, "name": "category {i}"}}"#, i + 1 + i / 9)).collect();
+    for (split, count) in [("train2017", 12), ("val2017", 6)] {
+        std::fs::create_dir_all(root.join(split)).unwrap();
+        let (mut images, mut annotations) = (Vec::new(), Vec::new());
+        for i in 0..count {
+            let (width, height) = [(96, 64), (64, 90), (120, 60), (70, 100)][i % 4];
+            let random = qdrop_core::kernels::random::Stream { seed: i as u64, id: [count as u32, 7, 0] };
+            let pixels = (0..width * height * 3).map(|p| (random.uniform(p) * 255.0) as u8).collect();
+            let picture = image::RgbImage::from_raw(width as u32, height as u32, pixels).unwrap();
+            let name = format!("{:012}.png", i + 1);
+            picture.save(root.join(split).join(&name)).unwrap();
+            let id = i + 1;
+            images.push(format!(r#"{{"id": {id}, "file_name": "{name}", "width": {width}, "height": {height}}}"#));
+            annotations.push(format!(
+                r#"{{"id": {id}, "image_id": {id}, "category_id": {}, "bbox": [5, 6, 30, 25], "area": 700, "iscrowd": 0}}"#,
+                1 + i % 9
+            ));
+        }
+        let lists = [images, annotations, categories.clone()].map(|list| list.join(", "));
+        let [images, annotations, categories] = lists;
+        let json = format!(r#"{{"images": [{images}], "annotations": [{annotations}], "categories": [{categories}]}}"#);
+        std::fs::write(root.join(format!("annotations/instances_{split}.json")), json).unwrap();
+    }
+    root
+}
+
+/// A checkpoint with random weights for the recipe's detector, whose classes are sure of something.
+fn weights(dir: &Path, name: &str) -> PathBuf {
+    let recipe = SMALL.iter().fold(Loader::new(name), |loader, set| loader.set(*set)).load().unwrap();
+    let strategy = &recipe.model.architecture;
+    let architecture = registries().architectures.get(&strategy.name, "test").unwrap().build().unwrap();
+    let params = strategy.params_at("model.architecture");
+    let graph = architecture.graph(&params).unwrap();
+    let head = architecture.head(&params).unwrap().unwrap();
+    let parameter = |(i, (name, shape)): (usize, (String, Vec<usize>))| {
+        let x = noise(&shape, i as u32);
+        let fan_in: usize = shape[1..].iter().product();
+        let sure = if name.contains("classes") || name.contains("scores") { 6.0 } else { 1.0 };
+        let value = match shape.len() {
+            1 if name.ends_with("weight") || name.ends_with("running_var") => x.affine(0.3, 1.0),
+            1 => x.affine(0.1, 0.0),
+            _ => x.affine(sure * (3.0 / fan_in as f64).sqrt(), 0.0),
+        };
+        (name, value.unwrap())
+    };
+    let shapes = graph.parameter_shapes().into_iter().chain(head.parameters());
+    let tensors: HashMap<String, Tensor> = shapes.enumerate().map(parameter).collect();
+    let file = dir.join(format!("{}.safetensors", strategy.name));
+    candle_core::safetensors::save(&tensors, &file).unwrap();
+    file
+}
+
+/// The arguments that make a recipe small.
+fn small() -> Vec<&'static str> {
+    SMALL.iter().flat_map(|set| ["--set", set]).collect()
+}
+
+fn cells_of(detector: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures(dir.path());
+    let (_, float, quantized) = DETECTORS.into_iter().find(|(name, ..)| *name == detector).unwrap();
+    let weights = weights(dir.path(), &format!("coco/{detector}_w4a4"));
+    let given = ["--data", text(&data), "--weights", text(&weights), "--iters", "2"];
+    for (bits, published) in BITS.into_iter().zip(quantized) {
+        let name = format!("coco/{detector}_{bits}");
+        let shown = qdrop(&["recipes", "show", &name, "--json"]).json();
+        let want = (&bits[1..2], &bits[3..4]);
+        assert_eq!(shown["quant"]["weight"]["bits"].to_string(), want.0, "{name}");
+        assert_eq!(shown["quant"]["activation"]["bits"].to_string(), want.1, "{name}");
+        assert_eq!(shown["quant"]["setting"], "first_weight", "{name}");
+        assert_eq!(
+            shown["published"],
+            serde_json::from_str::<serde_json::Value>(&format!(
+                r#"{{"float": {float:.1}, "quantized": {published:.1}}}"#
+            ))
+            .unwrap(),
+            "{name}"
+        );
+        let out = dir.path().join(format!("{detector}_{bits}"));
+        let arguments = [&["quantize", &name, "--json", "--out", text(&out)], &given[..], &small()].concat();
+        let run = qdrop(&arguments).json();
+        assert_eq!(run["quantized"]["images"], 6, "{name}");
+        let units = run["units"].as_array().unwrap();
+        let names: Vec<&str> = units.iter().map(|unit| unit["name"].as_str().unwrap()).collect();
+        let (blocks, neck) =
+            (if detector.ends_with("r50") { 16 } else { 33 }, if detector.starts_with('f') { 8 } else { 8 });
+        assert_eq!(names.len(), 1 + blocks + neck, "{name}: {names:?}");
+        assert_eq!((names[0], names[1], names[1 + blocks]), ("conv1", "layer1.0", "lateral.0"), "{name}");
+        let found = dir.path().join("found.json");
+        let evaluated = qdrop(&["evaluate", text(&out), "--json", "--detections", text(&found)]).json();
+        assert_eq!(evaluated["ap"], run["quantized"]["ap"], "{name}");
+        let found: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&found).unwrap()).unwrap();
+        let found = found.as_array().unwrap();
+        assert!(!found.is_empty(), "{name}: random classes are sure of something");
+        assert!(found
+            .iter()
+            .all(|row| row["category_id"].as_u64().unwrap() <= 89 && row["bbox"][2].as_f64().unwrap() >= 0.0));
+        // What helps beyond the published settings.
+        let best = Loader::new(format!("best/{detector}_{bits}")).load().unwrap();
+        assert!(best.published.is_none() && best.evaluation.against_float, "{name}");
+        assert_eq!((best.quant.weight.bits.to_string(), best.prepare.len()), (want.0.to_string(), 1), "{name}");
+        Session::new(best, registries(), Device::Cpu).unwrap();
+    }
+}
+
+#[test]
+fn every_cell_of_faster_rcnn_runs() {
+    cells_of("faster_rcnn_r50");
+    cells_of("faster_rcnn_r101");
+}
+
+#[test]
+fn every_cell_of_retinanet_runs() {
+    cells_of("retinanet_r50");
+    cells_of("retinanet_r101");
+}
