@@ -145,8 +145,10 @@ fn lists_name_everything_with_its_origin() {
     assert_eq!(names("quantizers"), ["adaround", "fixed", "lsq", "lsq_plus"]);
     assert_eq!(names("reconstructors"), ["fast", "layerwise", "none", "qdrop"]);
     assert_eq!(names("datasets"), ["coco", "idx", "image_folder", "numpy"]);
-    assert_eq!(names("tasks"), ["classification", "unlabelled"]);
+    assert_eq!(names("tasks"), ["classification", "detection", "unlabelled"]);
     let architectures = [
+        "faster_rcnn_r101_fpn",
+        "faster_rcnn_r50_fpn",
         "mnasnet",
         "mobilenet_v2",
         "onnx",
@@ -175,6 +177,8 @@ fn lists_name_everything_with_its_origin() {
         "resnet50",
         "resnext101_32x8d",
         "resnext50_32x4d",
+        "retinanet_r101_fpn",
+        "retinanet_r50_fpn",
         "wide_resnet101_2",
         "wide_resnet50_2",
     ];
@@ -188,7 +192,7 @@ fn lists_name_everything_with_its_origin() {
 fn every_built_in_recipe_is_listed_and_valid() {
     let recipes = qdrop(&["recipes", "list", "--json"]).json();
     let recipes = recipes["recipes"].as_array().unwrap();
-    assert_eq!(recipes.len(), 68);
+    assert_eq!(recipes.len(), 84);
     for recipe in recipes {
         let name = recipe["name"].as_str().unwrap();
         // The other ones of `best/` differ from these in their bits and a probability alone; their sessions are built in `recipes.rs`.

@@ -7,6 +7,8 @@ use qdrop_core::pipeline::Session;
 use qdrop_core::prelude::*;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Detectors with the published AP of the float network, W4A4 and W2A4 (QDrop's branch for COCO).
 const DETECTORS: [(&str, f64, [f64; 2]); 4] = [
@@ -152,4 +154,44 @@ fn every_cell_of_faster_rcnn_runs() {
 fn every_cell_of_retinanet_runs() {
     cells_of("retinanet_r50");
     cells_of("retinanet_r101");
+}
+
+/// Runs are killed after a unit, and interrupted within another one, between the pairs of a step.
+#[test]
+fn a_run_that_is_killed_and_resumed_equals_an_uninterrupted_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, name) = (pictures(dir.path()), "coco/retinanet_r50_w4a4");
+    let weights = weights(dir.path(), name);
+    let small = small();
+    let given = ["quantize", name, "--data", text(&data), "--weights", text(&weights), "--iters", "30"];
+    let arguments = |out: &Path| -> Vec<String> {
+        let own = ["--out", text(out)];
+        given.iter().chain(&small).chain(&own).map(|argument| (*argument).to_string()).collect()
+    };
+    let [whole, stopped] = ["whole", "stopped"].map(|name| dir.path().join(name));
+    let run = |arguments: &[String]| qdrop(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let uninterrupted = run(&arguments(&whole));
+    assert!(uninterrupted.ok, "{}", uninterrupted.stderr);
+    for (signal, unit) in [("-KILL", 3), ("-INT", 9)] {
+        let resumes = stopped.join("run.json").exists();
+        let mut command = with_default_signals(env!("CARGO_BIN_EXE_qdrop"));
+        match resumes {
+            true => command.args(["resume", text(&stopped)]),
+            false => command.args(arguments(&stopped)),
+        };
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let (file, start) = (stopped.join(format!("checkpoints/unit-{unit:03}.safetensors")), Instant::now());
+        while !file.exists() {
+            assert!(start.elapsed() < Duration::from_secs(120) && child.try_wait().unwrap().is_none(), "{signal}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let killed = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        child.wait().unwrap();
+        assert!(!stopped.join("summary.json").exists(), "{signal}: the run was over before");
+    }
+    let resumed = qdrop(&["resume", text(&stopped)]);
+    assert!(resumed.ok, "{}", resumed.stderr);
+    let model = |out: &Path| std::fs::read(out.join("model.safetensors")).unwrap();
+    assert!(model(&whole) == model(&stopped));
 }

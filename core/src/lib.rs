@@ -68,7 +68,9 @@ pub mod prelude {
     pub use crate::engine::{Engine, Regularizer, UnitData, UnitEngine};
     pub use crate::error::{Error, Input, Result};
     pub use crate::exporter::{ExportRequest, ExportedFile, ExportedNetwork, Exporter};
-    pub use crate::graph::{channel_groups, ChannelGroup, Conv2d, Graph, GraphBuilder, NodeId, Op, Operator, Pool2d};
+    pub use crate::graph::{
+        channel_groups, ChannelGroup, Conv2d, Graph, GraphBuilder, NodeId, Op, Operator, Placement, Pool2d,
+    };
     pub use crate::grid::{Granularity, QParams, QuantSpec, Range};
     pub use crate::head::{Head, ImageSize, Output, OBJECT_VALUES};
     pub use crate::model::{Precision, QuantModel};

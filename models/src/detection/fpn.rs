@@ -2,7 +2,6 @@
 
 use super::settings::{resnet, DetectorParams, Variant};
 use crate::resnet::{Body, Stem};
-use qdrop_core::graph::Placement;
 use qdrop_core::prelude::*;
 
 /// The levels above those that the ResNet's stages have.
