@@ -123,8 +123,7 @@ fn cells_of(detector: &str) {
         assert_eq!(run["quantized"]["images"], 6, "{name}");
         let units = run["units"].as_array().unwrap();
         let names: Vec<&str> = units.iter().map(|unit| unit["name"].as_str().unwrap()).collect();
-        let (blocks, neck) =
-            (if detector.ends_with("r50") { 16 } else { 33 }, if detector.starts_with('f') { 8 } else { 8 });
+        let (blocks, neck) = (if detector.ends_with("r50") { 16 } else { 33 }, 8);
         assert_eq!(names.len(), 1 + blocks + neck, "{name}: {names:?}");
         assert_eq!((names[0], names[1], names[1 + blocks]), ("conv1", "layer1.0", "lateral.0"), "{name}");
         let found = dir.path().join("found.json");
@@ -136,6 +135,17 @@ fn cells_of(detector: &str) {
         assert!(found
             .iter()
             .all(|row| row["category_id"].as_u64().unwrap() <= 89 && row["bbox"][2].as_f64().unwrap() >= 0.0));
+        let exported = qdrop(&[
+            "export",
+            text(&out),
+            "--format",
+            "onnx",
+            "--out",
+            text(&dir.path().join(format!("{bits}.onnx"))),
+            "--json",
+        ]);
+        let notes = exported.json()["notes"].to_string();
+        assert!(notes.contains("head is not written") && notes.contains("64 x 96 pixels"), "{name}: {notes}");
         // What helps beyond the published settings.
         let best = Loader::new(format!("best/{detector}_{bits}")).load().unwrap();
         assert!(best.published.is_none() && best.evaluation.against_float, "{name}");
@@ -154,6 +164,26 @@ fn every_cell_of_faster_rcnn_runs() {
 fn every_cell_of_retinanet_runs() {
     cells_of("retinanet_r50");
     cells_of("retinanet_r101");
+}
+
+/// Everything that helps beyond the published settings, on pictures of several sizes; and nothing changes if values are in files.
+#[test]
+fn recipes_with_everything_that_helps() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, name) = (pictures(dir.path()), "best/retinanet_r50_w4a4");
+    let weights = weights(dir.path(), name);
+    let small = small();
+    let given = ["quantize", name, "--data", text(&data), "--weights", text(&weights), "--iters", "4", "--json"];
+    let [memory, files] = ["4GiB", "1KiB"].map(|limit| {
+        let limit = format!("cache.limit={limit}");
+        let run = qdrop(&[&given[..], &small, &["--set", &limit]].concat()).json();
+        assert_eq!(run["prepared"][0][0], "equalize", "{run}");
+        let agreement = run["quantized"]["agreement"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&agreement), "{run}");
+        let losses = run["units"].as_array().unwrap().iter().map(|unit| unit["losses"].to_string());
+        (losses.collect::<Vec<_>>(), run["quantized"].to_string())
+    });
+    assert!(memory == files);
 }
 
 /// Runs are killed after a unit, and interrupted within another one, between the pairs of a step.

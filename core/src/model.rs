@@ -1,5 +1,6 @@
 //! A network with quantizers at its sites.
 
+mod ends;
 mod integer;
 mod statistics;
 mod sums;
@@ -7,7 +8,7 @@ mod sums;
 use crate::error::{Error, Result, TensorContext};
 use crate::graph::{execute, Graph, NodeId, Op, Replaced, Subgraph};
 use crate::grid::QParams;
-use crate::head::{Head, ImageSize};
+use crate::head::Head;
 use crate::ops::{self, Keep};
 use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel};
 use candle_core::{Device, Tensor, Var};
@@ -67,27 +68,6 @@ impl QuantModel {
             device,
             tf32: false,
             head: None,
-        }
-    }
-
-    /// The same model with another head, or without one.
-    pub fn with_head(self, head: Option<Arc<dyn Head>>) -> Self {
-        Self { head, ..self }
-    }
-
-    /// Whether a head reads the graph's outputs.
-    pub fn has_head(&self) -> bool {
-        self.head.is_some()
-    }
-
-    /// The network's outputs for images of these sizes, from those of its graph: the head's, if there is one.
-    ///
-    /// # Errors
-    /// The head fails.
-    pub fn finish(&self, outputs: Vec<Tensor>, sizes: &[ImageSize]) -> Result<Vec<Tensor>> {
-        match &self.head {
-            Some(head) => head.forward(&outputs, &self.parameters, sizes),
-            None => Ok(outputs),
         }
     }
 
@@ -318,31 +298,6 @@ impl QuantModel {
             };
             self.value_of_sums(id, read, precision, sums.as_ref())
         })
-    }
-
-    /// Computes the network's outputs for a batch of images (N, C, H, W).
-    ///
-    /// # Errors
-    /// The images do not match the network's input.
-    pub fn forward(&self, images: &Tensor, precision: Precision) -> Result<Vec<Tensor>> {
-        self.check_input(images)?;
-        self.run(&self.graph.whole(), std::slice::from_ref(images), precision)
-    }
-
-    /// Checks that a batch of images matches the network's input. A network for images of any size takes all heights and widths.
-    ///
-    /// # Errors
-    /// The shape differs.
-    pub fn check_input(&self, images: &Tensor) -> Result<()> {
-        let want = self.graph.input_shape();
-        let compared = if self.graph.any_size() { 1..2 } else { 1..4 };
-        if images.rank() != 4 || images.dims()[compared.clone()] != want[compared.start - 1..compared.end - 1] {
-            return Err(Error::message(format!(
-                "the network takes images of shape {want:?} (channels, height, width), but the data has {:?}",
-                images.dims().get(1..).unwrap_or_default()
-            )));
-        }
-        Ok(())
     }
 
     /// The outputs of a unit with quantized weights and activations. `keep(i)` says which elements of

@@ -5,6 +5,7 @@ use crate::architecture::ArchitectureKind;
 use crate::difference::relative_change;
 use crate::error::{Error, Result};
 use crate::graph::{fold_batch_norm, quantization_sites, CustomOperator, Graph, NodeId, Op, SiteKind};
+use crate::head::{Head, ImageSize, Output, OBJECT_VALUES};
 use crate::model::{Precision, QuantModel};
 use crate::ops::host_values;
 use crate::params::Params;
@@ -28,9 +29,10 @@ pub fn check(entry: &'static Entry<ArchitectureKind>, report: &mut Report) {
         report.skip("its graph is built without parameters", "there is no file");
         return;
     }
-    let mut graph = None;
+    let (mut graph, mut head) = (None, None);
     report.run("its graph is built without parameters", || {
-        graph = Some(build()?.1);
+        let (architecture, built) = build()?;
+        (graph, head) = (Some(built), architecture.head(&Params::none("conformance"))?);
         Ok(())
     });
     let Some(graph) = graph else { return };
@@ -42,10 +44,12 @@ pub fn check(entry: &'static Entry<ArchitectureKind>, report: &mut Report) {
     });
     report.run("names of checkpoints are one to one", || {
         let (architecture, graph) = build()?;
+        let of_head = architecture.head(&Params::none("conformance"))?.map(|head| head.parameters());
+        let names: Vec<_> = graph.parameter_shapes().into_iter().chain(of_head.into_iter().flatten()).collect();
         for (i, map) in architecture.key_maps(&graph)?.iter().enumerate() {
             let mut seen = HashSet::new();
-            for (name, _) in graph.parameter_shapes() {
-                let other = map.checkpoint_name(&name);
+            for (name, _) in &names {
+                let other = map.checkpoint_name(name);
                 require(seen.insert(other.clone()), || format!("key map {i} gives '{other}' to two tensors"))?;
             }
             require(graph.parameter_shapes().iter().any(|(name, _)| map.checkpoint_name(name) != *name), || {
@@ -54,7 +58,15 @@ pub fn check(entry: &'static Entry<ArchitectureKind>, report: &mut Report) {
         }
         Ok(())
     });
-    report.run("folding batch normalization does not change the logits", || check_folding(&graph));
+    let small = match graph.for_checks() {
+        Ok(small) => small,
+        Err(error) => return report.run("takes images of another size, as it says", || Err(error)),
+    };
+    report.run("folding batch normalization does not change the logits", || check_folding(&small));
+    match head {
+        None => report.skip("its head gives what it announces", "it has no head"),
+        Some(head) => report.run("its head gives what it announces", || check_head(&small, &*head)),
+    }
     let custom: Vec<_> = graph.nodes().filter(|(_, n)| matches!(n.op, Op::Custom(_))).map(|(id, _)| id).collect();
     let name = "gradients of its operators agree with finite differences";
     match custom.is_empty() {
@@ -80,6 +92,35 @@ fn check_units(graph: &Graph) -> Result<()> {
     require(outside.is_none(), || {
         format!("layer '{}' lies in no unit and would not be reconstructed", outside.map_or("", |(_, n)| &n.name))
     })
+}
+
+/// Checks the outputs of a head for random features.
+fn check_head(graph: &Graph, head: &dyn Head) -> Result<()> {
+    let random = |shape: &[usize], seed: u64| -> Result<Tensor> {
+        Ok(Tensor::from_vec(normal(shape.iter().product(), seed), shape, &Device::Cpu)?)
+    };
+    let features = graph.outputs().iter().enumerate();
+    let features = features.map(|(i, id)| random(&[&[1], graph.node(*id).shape.as_slice()].concat(), i as u64));
+    let features = features.collect::<Result<Vec<_>>>()?;
+    let parameters = head.parameters().into_iter().enumerate().map(|(i, (name, shape))| {
+        let fan_in = shape.iter().skip(1).product::<usize>().max(1) as f64;
+        Ok((name, (random(&shape, 100 + i as u64)? / fan_in.sqrt())?))
+    });
+    let parameters: HashMap<String, Tensor> = parameters.collect::<Result<_>>()?;
+    let size = ImageSize::whole([1, 2].map(|axis| graph.input_shape().get(axis).copied().unwrap_or(1)));
+    let outputs = head.forward(&features, &parameters, &[size])?;
+    let announced = head.outputs();
+    require(outputs.len() == announced.len(), || format!("{} outputs of {}", outputs.len(), Output::list(&announced)))?;
+    for (output, announced) in outputs.iter().zip(&announced) {
+        let shape = match announced {
+            Output::Values(shape) => [&[1], shape.as_slice()].concat(),
+            Output::Objects { most, .. } => vec![1, *most, OBJECT_VALUES],
+        };
+        require(output.dims() == shape, || format!("an output has the shape {:?}, not {shape:?}", output.dims()))?;
+        let values = host_values(output, <[f32]>::to_vec)?;
+        require(values.iter().all(|v| v.is_finite()), || "an output holds a number that is not finite".into())?;
+    }
+    Ok(())
 }
 
 /// Random parameters. The weights are small, so that values do not grow from block to block. A large value

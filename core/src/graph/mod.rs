@@ -150,6 +150,23 @@ impl Graph {
         Self { any_size, ..self }
     }
 
+    /// The network for images that are large enough to check that it works: for images [of any size](Self::any_size) much smaller
+    /// ones than usual.
+    ///
+    /// # Errors
+    /// An operation cannot take values of that size.
+    pub fn for_checks(&self) -> Result<Self> {
+        if !self.any_size {
+            return Ok(self.clone());
+        }
+        let small = |(axis, size): (usize, &usize)| match axis {
+            0 => *size,
+            _ => (size / 8).next_multiple_of(32).max(64).min(*size),
+        };
+        let shape: Vec<usize> = self.input_shape().iter().enumerate().map(small).collect();
+        self.reshaped(&self.whole(), &[&shape])
+    }
+
     /// What the input and the outputs are called outside: `input` and `output` unless they were [named](Self::named).
     pub fn ends(&self) -> &Ends {
         &self.ends

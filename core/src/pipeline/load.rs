@@ -52,19 +52,7 @@ pub fn load_batch(dataset: &dyn Dataset, indices: &[usize], input: &[usize], dev
     let promised = dataset.targets();
     let own = ImageSize::whole([1, 2].map(|axis| input.get(axis).copied().unwrap_or(1)));
     let channels = input.first().copied().unwrap_or(1);
-    let (mut parts, mut broken): (Vec<Part>, _) = (Vec::new(), Vec::new());
-    // Pixels of the part that is being collected.
-    let (mut pixels, mut sizes, mut targets): (Vec<f32>, Vec<ImageSize>, Vec<Target>) = Default::default();
-    let mut close = |pixels: &mut Vec<f32>, sizes: &mut Vec<ImageSize>, targets: &mut Vec<Target>| -> Result<()> {
-        let Some(ImageSize { tensor: [height, width], .. }) = sizes.first().copied() else { return Ok(()) };
-        let dims = match input.len() {
-            3 => vec![targets.len(), channels, height, width],
-            _ => [&[targets.len()], input].concat(),
-        };
-        let images = Tensor::from_vec(std::mem::take(pixels), dims, device).doing("building a batch of images")?;
-        parts.push(Part { images, sizes: std::mem::take(sizes), targets: std::mem::take(targets) });
-        Ok(())
-    };
+    let (mut images, mut broken) = (Vec::new(), Vec::new());
     for sample in samples {
         let Sample { image, target, size } = match sample {
             Ok(sample) => sample,
@@ -95,16 +83,21 @@ pub fn load_batch(dataset: &dyn Dataset, indices: &[usize], input: &[usize], dev
                 "the dataset promises {promised} with each image, but gave {target}; this is a defect of the dataset"
             )));
         }
-        let size = size.unwrap_or(own);
-        if sizes.first().is_some_and(|first| first.tensor != size.tensor) {
-            close(&mut pixels, &mut sizes, &mut targets)?;
-        }
-        pixels.extend_from_slice(&image);
-        sizes.push(size);
-        targets.push(target);
+        images.push((image, size.unwrap_or(own), target));
     }
-    close(&mut pixels, &mut sizes, &mut targets)?;
-    Ok(Batch { parts, broken })
+    let parts = images.chunk_by(|a, b| a.1.tensor == b.1.tensor).map(|images| {
+        let [height, width] = images[0].1.tensor;
+        let shape = if input.len() == 3 { &[channels, height, width][..] } else { input };
+        let mut pixels = Vec::with_capacity(images.len() * shape.iter().product::<usize>());
+        images.iter().for_each(|(image, ..)| pixels.extend_from_slice(image));
+        let tensor = Tensor::from_vec(pixels, [&[images.len()], shape].concat(), device);
+        Ok(Part {
+            images: tensor.doing("building a batch of images")?,
+            sizes: images.iter().map(|(_, size, _)| *size).collect(),
+            targets: images.iter().map(|(.., target)| target.clone()).collect(),
+        })
+    });
+    Ok(Batch { parts: parts.collect::<Result<_>>()?, broken })
 }
 
 /// Batches that are loaded while an earlier one is in use. A small number bounds the memory.

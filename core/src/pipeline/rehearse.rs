@@ -2,14 +2,16 @@
 
 use super::reconstruct::units_of;
 use super::Session;
-use crate::engine::{UnitData, UnitSamples};
+use crate::cache::{CacheBudget, CachedValues};
+use crate::engine::UnitSamples;
 use crate::error::{Error, Result};
-use crate::graph::{network_unit, NodeId, Unit};
+use crate::graph::{network_unit, Graph, NodeId, Unit};
 use crate::grid::Range;
 use crate::model::QuantModel;
 use crate::progress::{Event, Progress};
 use crate::reconstructor::{Context, Forget, Reconstructor, UnitTask};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// Requests to stop before the first step.
 struct BeforeFirstStep;
@@ -42,12 +44,13 @@ impl Session<'_> {
         let plans = self.plans_of(model.graph())?;
         self.place(&mut model, &plans)?;
         set_any_ranges(&mut model)?;
+        let graph = model.graph().for_checks()?;
         let network = (reconstructor.network_steps() > 0).then(|| network_unit(model.graph())).transpose()?;
         for (index, unit) in units.iter().chain(&network).enumerate() {
             if progress.cancelled() {
                 return Err(Error::Cancelled);
             }
-            match self.begin(&mut model, &*reconstructor, unit, (index, index == units.len())) {
+            match self.begin((&mut model, &graph), &*reconstructor, unit, (index, index == units.len())) {
                 Ok(()) | Err(Error::Cancelled) => {}
                 Err(error) => return Err(error),
             }
@@ -55,29 +58,38 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Lets the reconstructor begin a unit, or the whole network as one, on one made-up image.
+    /// Lets the reconstructor begin a unit, or the whole network as one, on one made-up image, or group of images. Values have the shapes
+    /// of `graph`.
     fn begin(
         &self,
-        model: &mut QuantModel,
+        (model, graph): (&mut QuantModel, &Graph),
         reconstructor: &dyn Reconstructor,
         unit: &Unit,
         (index, whole): (usize, bool),
     ) -> Result<()> {
         let device = model.device().clone();
-        let graph = model.graph();
-        let of = |ids: &[NodeId]| -> Result<Vec<Tensor>> {
+        let group = self.recipe().calibration.group;
+        let of = |ids: &[NodeId]| -> Result<Vec<Arc<CachedValues>>> {
             let image = |id: &NodeId| {
-                let dims = [&[1], graph.node(*id).shape.as_slice()].concat();
+                let dims = [&[group.unwrap_or(1)], graph.node(*id).shape.as_slice()].concat();
                 // Any values that differ serve.
                 let values: Vec<f32> = (0..dims.iter().product::<usize>()).map(|i| (i % 251) as f32 / 251.0).collect();
-                Ok(Tensor::from_vec(values, dims, &device)?)
+                let empty = CachedValues::new(CacheBudget::unlimited(), device.clone());
+                let mut all = group.map_or_else(|| empty.empty_like(), |size| empty.empty_like().in_groups(size));
+                all.push(&Tensor::from_vec(values, dims, &device)?)?;
+                Ok(Arc::new(all))
             };
             ids.iter().map(image).collect()
         };
         let inputs = of(unit.subgraph.inputs())?;
-        let float_outputs = of(unit.subgraph.outputs())?;
-        let data = UnitData { quantized_inputs: inputs.clone(), float_inputs: inputs, float_outputs };
-        let mut task = UnitTask::new(model, unit, index, UnitSamples::in_memory(&data)?)?;
+        let samples = UnitSamples {
+            quantized_inputs: inputs.clone(),
+            float_inputs: inputs,
+            float_outputs: of(unit.subgraph.outputs())?,
+            passing: Vec::new(),
+            ranges: Vec::new(),
+        };
+        let mut task = UnitTask::new(model, unit, index, samples)?;
         let engine = self.recipe().engine;
         let random = self.random();
         let context = Context { random: &random, progress: &BeforeFirstStep, interruption: &Forget, engine };

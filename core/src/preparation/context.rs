@@ -77,11 +77,12 @@ impl<'a> Preparing<'a> {
         let part = graph.subgraph_with_outputs(graph.nodes().skip(1).map(|(id, _)| id), nodes.to_vec());
         let mut inference = Inference::new(self.model, Precision::Float, part)?;
         let count = count.min(self.image_count());
-        for start in (0..count).step_by(BATCH) {
+        let batch = self.images.group().unwrap_or(BATCH);
+        for start in (0..count).step_by(batch) {
             if self.progress.cancelled() {
                 return Err(Error::Cancelled);
             }
-            let images = self.images.range(start, BATCH.min(count - start))?;
+            let images = self.images.range(start, batch.min(count - start))?;
             look(&inference.run(std::slice::from_ref(&images))?)?;
         }
         Ok(())

@@ -60,6 +60,23 @@ impl Chain {
     }
 }
 
+impl Chain {
+    /// The same chain for other sizes, which [`AnySize::sizes`] gave.
+    pub fn with_sizes(mut self, sizes: &ChainSizes) -> Self {
+        self.input = sizes.input;
+        for (step, own) in self.steps.iter_mut().zip(&sizes.steps) {
+            step.size = own.size;
+            match (&mut step.operation, own.convolution, own.pool) {
+                (Operation::Convolution(convolution), Some(shape), _) => convolution.shape = shape,
+                (Operation::MaxPool(own) | Operation::AveragePool(own), _, Some(shape)) => *own = shape,
+                _ => {}
+            }
+        }
+        self.output = self.steps.last().map_or(sizes.input, |step| step.size);
+        self
+    }
+}
+
 /// A unit whose images may have any size.
 pub struct AnySize {
     graph: Graph,

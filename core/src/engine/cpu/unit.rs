@@ -59,8 +59,15 @@ impl CpuUnit {
     /// # Errors
     /// Cached values cannot be read.
     pub fn new(chain: Chain, any_size: Option<AnySize>, samples: &UnitSamples, batch: usize) -> Result<Self> {
+        let shape = match samples.quantized_inputs.first() {
+            Some(values) if any_size.is_some() => values.shape_of(0)?.to_vec(),
+            _ => chain.input.to_vec(),
+        };
+        let chain = match &any_size {
+            Some(any_size) => chain.with_sizes(&any_size.sizes(&shape)?),
+            None => chain,
+        };
         let output = [&[batch], chain.output_dims()].concat();
-        let shape = chain.input.to_vec();
         let chunk = chunk(&chain, batch);
         let plan = Plan::new(chain, [chunk, batch], false)?;
         let samples = Samples::new(samples, plan.values[0].layout, plan.end())?;

@@ -109,7 +109,15 @@ impl Exporter for Onnx {
             return Err(Error::message(message));
         }
         let file = ExportedFile { extension: self.0.extension().into(), content: model.encode_to_vec() };
-        Ok(ExportedNetwork { files: vec![file], notes: notes.sentences() })
+        let mut notes = notes.sentences();
+        if request.model.has_head() {
+            let [_, height, width] = [0, 1, 2].map(|axis| request.model.graph().input_shape()[axis]);
+            notes.push(format!(
+                "the network's head is not written: the file's outputs are the features that it reads, for images of {height} x \
+                 {width} pixels"
+            ));
+        }
+        Ok(ExportedNetwork { files: vec![file], notes })
     }
 }
 

@@ -34,8 +34,10 @@ pub enum Start {
 /// # Errors
 /// Cached values cannot be read, or an operation fails.
 pub fn start(unit: &mut UnitTask<'_>) -> Result<()> {
-    // Of groups, which differ in size, the first one.
-    let count = unit.sample_count().min(unit.samples.group().unwrap_or(SAMPLES)).min(SAMPLES);
+    let together = unit.samples.group().unwrap_or(TOGETHER);
+    // Whole groups.
+    let most = SAMPLES.max(together) / together * together;
+    let count = unit.sample_count().min(most);
     let mut all: BTreeMap<NodeId, Moments> = BTreeMap::new();
     for node in unit.nodes() {
         if unit.model().weight_site(*node).is_some() {
@@ -44,11 +46,15 @@ pub fn start(unit: &mut UnitTask<'_>) -> Result<()> {
             }
         }
     }
-    for first in (0..count).step_by(TOGETHER) {
-        let samples: Vec<usize> = (first..count.min(first + TOGETHER)).collect();
+    for first in (0..count).step_by(together) {
+        let samples: Vec<usize> = (first..count.min(first + together)).collect();
         unit.layer_inputs(&samples, &mut |node, x| {
             if let Some(moments) = all.get_mut(&node) {
-                ops::host_values(x, |x| moments.add(first, x))?;
+                let size = match *x.dims() {
+                    [_, _, height, width] => [height, width],
+                    _ => [1, 1],
+                };
+                ops::host_values(x, |x| moments.add(size, x))?;
             }
             Ok(())
         })?;

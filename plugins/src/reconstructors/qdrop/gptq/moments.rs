@@ -17,13 +17,15 @@ pub struct Moments {
     shape: Conv2dShape,
     /// Every position whose number is a multiple of this is used.
     stride: usize,
+    /// Positions of the samples that were added.
+    seen: usize,
     /// For each group the sums, row by row; rows and columns are padded to whole panels, and only panels up to the diagonal
     /// are computed.
     sums: Vec<Vec<f64>>,
 }
 
 impl Moments {
-    /// Nothing was added yet. There will be `samples` samples.
+    /// Nothing was added yet. There will be `samples` samples of about the size of `shape`.
     pub fn new(shape: Conv2dShape, samples: usize) -> Self {
         let each = shape.out_height() * shape.out_width();
         let mut stride = (samples * each).div_ceil(POSITIONS).max(1);
@@ -32,15 +34,17 @@ impl Moments {
             stride += 1;
         }
         let columns = columns(&shape).next_multiple_of(PANEL);
-        Self { shape, stride, sums: vec![vec![0.0; columns * columns]; shape.groups] }
+        Self { shape, stride, seen: 0, sums: vec![vec![0.0; columns * columns]; shape.groups] }
     }
 
-    /// Adds samples (N, C, H, W); `first` is the number of samples before them.
-    pub fn add(&mut self, first: usize, x: &[f32]) {
+    /// Adds samples (N, C, H, W) of this height and width.
+    pub fn add(&mut self, [in_height, in_width]: [usize; 2], x: &[f32]) {
+        self.shape = Conv2dShape { in_height, in_width, ..self.shape };
         let s = &self.shape;
         let image = s.in_channels * s.in_height * s.in_width;
         let each = s.out_height() * s.out_width();
-        let (begin, end) = (first * each, (first + x.len() / image) * each);
+        let (begin, end) = (self.seen, self.seen + x.len() / image * each);
+        self.seen = end;
         let positions: Vec<usize> =
             (begin.next_multiple_of(self.stride)..end).step_by(self.stride).map(|p| p - begin).collect();
         self.sums.par_iter_mut().enumerate().for_each(|(group, sums)| {
@@ -150,8 +154,8 @@ mod tests {
             let x = uniform(samples * 6 * 35, -1.0..1.0, 1);
             let mut moments = Moments::new(shape, samples);
             assert_eq!(moments.stride, 1);
-            moments.add(0, &x[..3 * 210]);
-            moments.add(3, &x[3 * 210..]);
+            moments.add([7, 5], &x[..3 * 210]);
+            moments.add([7, 5], &x[3 * 210..]);
             let got = moments.finish();
             for (group, got) in got.iter().enumerate() {
                 // The value that column `i` reads at a position.
