@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::guard::Origin;
 use crate::target::Labels;
 use candle_core::Tensor;
+use qdrop_kernels::boxes::ImageSizes;
 use std::collections::HashMap;
 
 /// One of a network's outputs.
@@ -51,6 +52,12 @@ impl ImageSize {
     /// An image that fills its tensor.
     pub fn whole(size: [usize; 2]) -> Self {
         Self { original: size, resized: size, tensor: size }
+    }
+}
+
+impl From<ImageSize> for ImageSizes {
+    fn from(size: ImageSize) -> Self {
+        Self { resized: size.resized, original: size.original }
     }
 }
 

@@ -44,10 +44,10 @@ impl CachedValues {
         Self { budget, device, parts: Vec::new(), spill: None, part_size: 0, samples: 0, group: None }
     }
 
-    /// The same without samples, for groups of so many: every part is one, and their samples may differ in shape from group to
-    /// group.
-    pub fn in_groups(self, size: usize) -> Self {
-        Self { group: Some(size), ..self.empty_like() }
+    /// The same without samples, for groups of so many, if a number is given: every part is one, and their samples may differ in
+    /// shape from group to group.
+    pub fn in_groups(self, size: impl Into<Option<usize>>) -> Self {
+        Self { group: size.into(), ..self.empty_like() }
     }
 
     /// An empty value without samples, of the same budget and on the same device, in such groups as this one.

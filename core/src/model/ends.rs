@@ -43,8 +43,11 @@ impl QuantModel {
     /// The shape differs.
     pub fn check_input(&self, images: &Tensor) -> Result<()> {
         let want = self.graph.input_shape();
-        let compared = if self.graph.any_size() { 1..2 } else { 1..4 };
-        if images.rank() != 4 || images.dims()[compared.clone()] != want[compared.start - 1..compared.end - 1] {
+        let fits = match images.dims() {
+            [_, channels, ..] if images.rank() == 4 && self.graph.any_size() => want.first() == Some(channels),
+            dims => dims.len() == 4 && &dims[1..] == want,
+        };
+        if !fits {
             return Err(Error::message(format!(
                 "the network takes images of shape {want:?} (channels, height, width), but the data has {:?}",
                 images.dims().get(1..).unwrap_or_default()

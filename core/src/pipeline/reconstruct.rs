@@ -284,14 +284,8 @@ fn advance(
     let Some(first) = part.inputs().iter().find_map(|input| values.get(input)) else { return Ok(()) };
     let (samples, together) = (first.samples(), first.together());
     let mut inference = Inference::new(model, precision, part.clone())?;
-    let grouped = first.group();
-    let empty = || {
-        let values = CachedValues::new(resources.cache.clone(), model.device().clone());
-        match grouped {
-            Some(size) => values.in_groups(size),
-            None => values,
-        }
-    };
+    let group = first.group();
+    let empty = || CachedValues::new(resources.cache.clone(), model.device().clone()).in_groups(group);
     let mut computed: Vec<(NodeId, CachedValues)> = part.outputs().iter().map(|output| (*output, empty())).collect();
     for start in (0..samples).step_by(together) {
         if resources.progress.cancelled() {

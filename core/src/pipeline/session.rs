@@ -328,10 +328,7 @@ impl<'a> Session<'a> {
         let settings = &self.recipe.evaluation;
         if settings.against_float && precision == Precision::Quantized {
             let float = self.float_model()?;
-            self.check_compares("evaluation.against_float")?;
-            let dataset = self.dataset_with_notes(Split::Evaluation, progress)?;
-            let pair = [Pair { quantized: model, float: &float }];
-            let pairs = evaluate_pairs(&pair, &*dataset, self.task(), settings, look, progress)?;
+            let pairs = self.evaluate_pairs_and(&[Pair { quantized: model, float: &float }], look, progress)?;
             let measured = pairs.into_iter().next().map(|pair| pair.measured);
             return measured.ok_or_else(|| Error::message("no network was measured"));
         }
@@ -345,9 +342,18 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The task compares no networks, or one of the errors of [`evaluate`](Self::evaluate).
     pub fn evaluate_pairs(&self, pairs: &[Pair<'_>], progress: &dyn Progress) -> Result<Vec<PairMeasurement>> {
+        self.evaluate_pairs_and(pairs, &mut |_, _| Ok(()), progress)
+    }
+
+    fn evaluate_pairs_and(
+        &self,
+        pairs: &[Pair<'_>],
+        look: Look<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<PairMeasurement>> {
         self.check_compares("task")?;
         let dataset = self.dataset_with_notes(Split::Evaluation, progress)?;
-        evaluate_pairs(pairs, &*dataset, self.task(), &self.recipe.evaluation, &mut |_, _| Ok(()), progress)
+        evaluate_pairs(pairs, &*dataset, self.task(), &self.recipe.evaluation, look, progress)
     }
 
     /// Checks that the task can compare networks, which `path` in the recipe asks for.

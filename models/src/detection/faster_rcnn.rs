@@ -1,12 +1,12 @@
 //! Faster R-CNN (arXiv 1506.01497) with a feature pyramid (arXiv 1612.03144).
 
 use super::fpn::{Pyramid, Top};
-use super::layers::{images, rows, Images, Layers};
+use super::layers::{anchors, images, levels, parameter, rows, Images, Layers};
 use super::names::{key_maps, HeadNames};
 use super::settings::{DetectorParams, Variant};
 use qdrop_core::kernels::boxes::{
-    classify, propose, roi_align, AnchorRule, BBox, ClassifySettings, Detection, FeatureMap, HeadLevel, ImageSizes,
-    ProposalSettings, RoiAlignSettings,
+    classify, propose, roi_align, AnchorRule, BBox, ClassifySettings, Detection, FeatureMap, ProposalSettings,
+    RoiAlignSettings,
 };
 use qdrop_core::ops;
 use qdrop_core::prelude::*;
@@ -134,11 +134,7 @@ impl FasterRcnnHead {
     /// Scores (boxes, classes) and deltas of boxes, from their features (boxes, C * 7 * 7).
     fn classify(&self, features: Tensor, parameters: &HashMap<String, Tensor>) -> Result<[Vec<f32>; 2]> {
         let linear = |x: &Tensor, layer: &str| -> Result<Tensor> {
-            let get = |part: &str| {
-                let name = format!("{layer}.{part}");
-                let missing = || Error::message(format!("the head has no parameter '{name}'"));
-                parameters.get(&name).ok_or_else(missing)
-            };
+            let get = |part: &str| parameter(parameters, &format!("{layer}.{part}"));
             Ok(ops::linear(x, get("weight")?, Some(get("bias")?))?)
         };
         let x = linear(&features, "boxes.layer1")?.relu()?;
@@ -166,16 +162,13 @@ impl Head for FasterRcnnHead {
         let Some(coarsest) = features.last() else { return Err(Error::message("a head without features")) };
         // Another level for the proposals alone: every second row and column of the last one.
         let halved = coarsest.max_pool2d_with_stride(1, 2)?;
-        let levels: Vec<Tensor> = features.iter().cloned().chain([halved]).collect();
-        let maps = self.proposing.run(parameters, &levels)?;
+        let pyramid: Vec<Tensor> = features.iter().cloned().chain([halved]).collect();
+        let maps = self.proposing.run(parameters, &pyramid)?;
         let features = features.iter().map(images).collect::<Result<Vec<_>>>()?;
         let mut found = Vec::new();
         for (i, size) in sizes.iter().enumerate() {
-            let anchors =
-                self.anchors.iter().zip(&maps).map(|(rule, [scores, _])| rule.level(scores.size, size.tensor));
-            let anchors = anchors.collect::<Result<Vec<_>, _>>().map_err(Error::message)?;
-            let levels = anchors.iter().zip(&maps).map(|(a, [s, d])| HeadLevel::new(a, 1, s.image(i), d.image(i)));
-            let levels = levels.collect::<Result<Vec<_>, _>>().map_err(Error::message)?;
+            let anchors = anchors(&self.anchors, &maps, *size)?;
+            let levels = levels(&anchors, 1, &maps, i)?;
             let proposed = propose(&levels, size.resized, &self.proposals).map_err(Error::message)?;
             found.push(self.objects(&proposed.boxes, &features, (i, *size), parameters)?);
         }
@@ -206,8 +199,7 @@ impl FasterRcnnHead {
         let device = parameters.values().next().map_or(Device::Cpu, |p| p.device().clone());
         let pooled = Tensor::from_vec(pooled, (proposals.len(), each), &device)?;
         let [logits, deltas] = self.classify(pooled, parameters)?;
-        let sizes = ImageSizes { resized: size.resized, original: size.original };
-        classify(proposals, self.classes, &logits, &deltas, sizes, &self.selection).map_err(Error::message)
+        classify(proposals, self.classes, &logits, &deltas, size.into(), &self.selection).map_err(Error::message)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The convolutions of a head, on the kernels of forward passes.
 
 use qdrop_core::inference::Inference;
-use qdrop_core::kernels::boxes::Detection;
+use qdrop_core::kernels::boxes::{AnchorRule, Detection, HeadLevel, LevelAnchors};
 use qdrop_core::prelude::*;
 use std::collections::HashMap;
 
@@ -32,6 +32,30 @@ pub fn images(x: &Tensor) -> Result<Images> {
     Ok(Images { channels, size: [height, width], values: x.flatten_all()?.to_vec1()? })
 }
 
+/// A parameter of a head.
+pub fn parameter<'a>(parameters: &'a HashMap<String, Tensor>, name: &str) -> Result<&'a Tensor> {
+    parameters.get(name).ok_or_else(|| Error::message(format!("the head has no parameter '{name}'")))
+}
+
+/// The anchors of each level, for an image of this size.
+pub fn anchors(rules: &[AnchorRule], maps: &[[Images; 2]], size: ImageSize) -> Result<Vec<LevelAnchors>> {
+    let level = |(rule, [scores, _]): (&AnchorRule, &[Images; 2])| rule.level(scores.size, size.tensor);
+    rules.iter().zip(maps).map(|level_of| level(level_of).map_err(Error::message)).collect()
+}
+
+/// What the maps, scores and deltas, say of the anchors of each level in one image.
+pub fn levels<'a>(
+    anchors: &'a [LevelAnchors],
+    classes: usize,
+    maps: &'a [[Images; 2]],
+    image: usize,
+) -> Result<Vec<HeadLevel<'a>>> {
+    let level = |(anchors, [scores, deltas]): (&'a LevelAnchors, &'a [Images; 2])| {
+        HeadLevel::new(anchors, classes, scores.image(image), deltas.image(image)).map_err(Error::message)
+    };
+    anchors.iter().zip(maps).map(level).collect()
+}
+
 impl Layers {
     /// `body` adds the layers that read images of so many channels.
     pub fn new(channels: usize, body: impl FnOnce(&mut GraphBuilder, NodeId) -> Result<[NodeId; 2]>) -> Result<Self> {
@@ -50,8 +74,8 @@ impl Layers {
     pub fn run(&self, parameters: &HashMap<String, Tensor>, levels: &[Tensor]) -> Result<Vec<[Images; 2]>> {
         let device = levels.first().map_or(Device::Cpu, |level| level.device().clone());
         let own = self.graph.parameter_shapes().into_iter().map(|(name, _)| {
-            let missing = || Error::message(format!("the head has no parameter '{name}'"));
-            Ok((name.clone(), parameters.get(&name).cloned().ok_or_else(missing)?))
+            let value = parameter(parameters, &name)?.clone();
+            Ok((name, value))
         });
         let model = QuantModel::new(self.graph.clone(), own.collect::<Result<_>>()?, device);
         let mut inference = Inference::of_network(&model, Precision::Float)?;

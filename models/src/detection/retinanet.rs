@@ -1,10 +1,10 @@
 //! RetinaNet (arXiv 1708.02002): a head of one stage, which all levels of the pyramid share.
 
 use super::fpn::{Pyramid, Top};
-use super::layers::{rows, Layers};
+use super::layers::{anchors, levels, rows, Layers};
 use super::names::{key_maps, HeadNames};
 use super::settings::{DetectorParams, Variant};
-use qdrop_core::kernels::boxes::{detect_dense, AnchorRule, DenseSettings, HeadLevel, ImageSizes};
+use qdrop_core::kernels::boxes::{detect_dense, AnchorRule, DenseSettings};
 use qdrop_core::prelude::*;
 use std::collections::HashMap;
 
@@ -142,15 +142,9 @@ impl Head for RetinaHead {
         let maps = self.towers.run(parameters, features)?;
         let mut found = Vec::new();
         for (i, size) in sizes.iter().enumerate() {
-            let anchors =
-                self.anchors.iter().zip(&maps).map(|(rule, [scores, _])| rule.level(scores.size, size.tensor));
-            let anchors = anchors.collect::<Result<Vec<_>, _>>().map_err(Error::message)?;
-            let classes = self.labels.count();
-            let levels =
-                anchors.iter().zip(&maps).map(|(a, [s, d])| HeadLevel::new(a, classes, s.image(i), d.image(i)));
-            let levels = levels.collect::<Result<Vec<_>, _>>().map_err(Error::message)?;
-            let sizes = ImageSizes { resized: size.resized, original: size.original };
-            found.push(detect_dense(&levels, sizes, &self.settings).map_err(Error::message)?);
+            let anchors = anchors(&self.anchors, &maps, *size)?;
+            let levels = levels(&anchors, self.labels.count(), &maps, i)?;
+            found.push(detect_dense(&levels, (*size).into(), &self.settings).map_err(Error::message)?);
         }
         rows(found, self.settings.selection.limit)
     }
