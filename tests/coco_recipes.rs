@@ -34,8 +34,13 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A folder in COCO's format: 80 categories, and pictures of several sizes with boxes.
+/// Real pictures of COCO where they are, and generated ones elsewhere.
 fn pictures(dir: &Path) -> PathBuf {
+    shared("data/coco-sample").unwrap_or_else(|| generated(dir))
+}
+
+/// A folder in COCO's format: 80 categories, and pictures of several sizes with boxes.
+fn generated(dir: &Path) -> PathBuf {
     let root = dir.join("coco");
     std::fs::create_dir_all(root.join("annotations")).unwrap();
     let categories: Vec<String> =
@@ -134,7 +139,7 @@ fn cells_of(detector: &str) {
         assert!(!found.is_empty(), "{name}: random classes are sure of something");
         assert!(found
             .iter()
-            .all(|row| row["category_id"].as_u64().unwrap() <= 89 && row["bbox"][2].as_f64().unwrap() >= 0.0));
+            .all(|row| row["category_id"].as_u64().unwrap() <= 90 && row["bbox"][2].as_f64().unwrap() >= 0.0));
         let exported = qdrop(&[
             "export",
             text(&out),
@@ -166,24 +171,70 @@ fn every_cell_of_retinanet_runs() {
     cells_of("retinanet_r101");
 }
 
+/// Pictures of what is annotated and of what both networks find, of saved results and of recipes.
+#[test]
+fn what_networks_find_is_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, name) = (generated(dir.path()), "coco/retinanet_r50_w4a4");
+    let weights = weights(dir.path(), name);
+    let (given, small) = (["--data", text(&data), "--weights", text(&weights)], small());
+    let out = dir.path().join("result");
+    let run = qdrop(&[&["quantize", name, "--iters", "1", "--out", text(&out)], &given[..], &small].concat());
+    assert!(run.ok, "{}", run.stderr);
+    let of_float = [&["evaluate", name, "--float"], &given[..], &small].concat();
+    let folder = |name: &str| dir.path().join(name);
+    let size = |file: &Path| image::image_dimensions(file).unwrap();
+    let [both, float] = ["both", "float/below"].map(folder);
+    // The measurement is the same.
+    let [plain, drawn] = [&[][..], &["--draw", text(&both), "--drawn", "3"]]
+        .map(|more| qdrop(&[&["evaluate", text(&out), "--json"], more].concat()).json());
+    assert_eq!(plain, drawn);
+    let mut names: Vec<_> = std::fs::read_dir(&both).unwrap().map(|file| file.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["000000000001.png", "000000000002.png", "000000000003.png"]);
+    // 96 x 64, 64 x 90 and 120 x 60 pixels, three of each side by side below a line of text.
+    let sizes = names.iter().map(|name| size(&both.join(name)));
+    assert_eq!(sizes.collect::<Vec<_>>(), [(1936, 443), (1381, 657), (1936, 337)]);
+    assert!(qdrop(&[&of_float[..], &["--draw", text(&float)]].concat()).ok);
+    assert_eq!(std::fs::read_dir(&float).unwrap().count(), 6);
+    assert_eq!(size(&float.join("000000000001.png")), (1288, 443));
+    // What cannot be written is said before anything is measured, and what was there stays.
+    let file = folder("found.json");
+    std::fs::write(&file, "old").unwrap();
+    let below = file.join("below");
+    for (option, path) in [("--draw", &file), ("--detections", &below), ("--detections", &both)] {
+        let refused = qdrop(&["evaluate", text(&out), option, text(path)]);
+        assert!(!refused.ok && refused.stderr.contains(text(path)), "{}", refused.stderr);
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "old");
+    // The float network is drawn, so its checkpoint must be there.
+    std::fs::remove_file(&weights).unwrap();
+    let refused = qdrop(&["evaluate", text(&out), "--draw", text(&both)]);
+    assert!(!refused.ok && refused.stderr.contains("retinanet_r50_fpn.safetensors"), "{}", refused.stderr);
+    assert!(qdrop(&["evaluate", text(&out), "--detections", text(&file)]).ok);
+}
+
 /// Everything that helps beyond the published settings, on pictures of several sizes; and nothing changes if values are in files.
 #[test]
 fn recipes_with_everything_that_helps() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, name) = (pictures(dir.path()), "best/retinanet_r50_w4a4");
+    let (data, name) = (generated(dir.path()), "best/retinanet_r50_w4a4");
     let weights = weights(dir.path(), name);
     let small = small();
     let given = ["quantize", name, "--data", text(&data), "--weights", text(&weights), "--iters", "4", "--json"];
-    let [memory, files] = ["4GiB", "1KiB"].map(|limit| {
-        let limit = format!("cache.limit={limit}");
-        let run = qdrop(&[&given[..], &small, &["--set", &limit]].concat()).json();
-        assert_eq!(run["prepared"][0][0], "equalize", "{run}");
-        let agreement = run["quantized"]["agreement"].as_f64().unwrap();
-        assert!((0.0..=1.0).contains(&agreement), "{run}");
-        let losses = run["units"].as_array().unwrap().iter().map(|unit| unit["losses"].to_string());
-        (losses.collect::<Vec<_>>(), run["quantized"].to_string())
-    });
-    assert!(memory == files);
+    for dtype in ["cache.dtype=f32", "cache.dtype=f16"] {
+        // Without memory, values that the pyramid reads are computed again.
+        let [memory, files] = ["4GiB", "1KiB"].map(|limit| {
+            let limit = format!("cache.limit={limit}");
+            let run = qdrop(&[&given[..], &small, &["--set", &limit, "--set", dtype]].concat()).json();
+            assert_eq!(run["prepared"][0][0], "equalize", "{run}");
+            let agreement = run["quantized"]["agreement"].as_f64().unwrap();
+            assert!((0.0..=1.0).contains(&agreement), "{run}");
+            let losses = run["units"].as_array().unwrap().iter().map(|unit| unit["losses"].to_string());
+            (losses.collect::<Vec<_>>(), run["quantized"].to_string())
+        });
+        assert!(memory == files, "{dtype}");
+    }
 }
 
 /// Runs are killed after a unit, and interrupted within another one, between the pairs of a step.

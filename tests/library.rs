@@ -3,7 +3,7 @@
 use qdrop::core::error::Input;
 use qdrop::core::progress::{Event, Progress, Silent};
 use qdrop::recipes::{load, Loader};
-use qdrop::{Error, Evaluation, Run, Stage};
+use qdrop::{Error, Evaluation, Extras, Run, Stage};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Mutex;
@@ -111,7 +111,7 @@ fn what_a_run_takes_is_known_before() {
     let plan = run.plan().unwrap();
     assert_eq!((plan.units, plan.iterations, plan.spilled_bytes), (10, 7, 0));
     assert!(plan.seconds > 0.0 && plan.memory_bytes > plan.cache_bytes);
-    assert!(run.evaluate_float(None).is_ok());
+    assert!(run.evaluate_float(&Extras::default()).is_ok());
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn errors_say_what_failed() {
 
     // Inputs that the recipe leaves open.
     let run = Run::new(load("imagenet/resnet18_w4a4").unwrap()).unwrap();
-    let error = run.evaluate_float(None).unwrap_err();
+    let error = run.evaluate_float(&Extras::default()).unwrap_err();
     assert_eq!(error.not_given(), Some(Input::Weights));
     let want = "loading the float network: model.weights: no checkpoint is given; set it in the recipe or with \
                 --weights FILE";

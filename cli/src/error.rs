@@ -131,6 +131,8 @@ pub enum Stage {
     CalibrationImages,
     /// Evaluating the float network.
     FloatEvaluation,
+    /// Drawing what networks found.
+    Drawing,
     /// Calibration and reconstruction.
     Quantization,
     /// Evaluating the quantized network.
@@ -160,6 +162,7 @@ impl Display for Stage {
             Self::RunDirectory => "preparing the run directory",
             Self::CalibrationImages => "loading the calibration images",
             Self::FloatEvaluation => "evaluating the float network",
+            Self::Drawing => "drawing",
             Self::Quantization => "quantizing",
             Self::Evaluation => "evaluating the quantized network",
             Self::Saving => "saving the result",

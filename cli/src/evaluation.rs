@@ -1,12 +1,11 @@
 //! Saved results: their summary, and measuring their network.
 
 use crate::error::{At, Result, Stage};
+use crate::extras::Extras;
 use crate::recipes::{absolute, Loader};
-use qdrop_core::candle_core::Tensor;
-use qdrop_core::dataset::Split;
-use qdrop_core::model::{Precision, QuantModel};
+use qdrop_core::model::Precision;
 use qdrop_core::packed::Packed;
-use qdrop_core::pipeline::{load_saved, Part, Registries, SavedModel, Session, Summary};
+use qdrop_core::pipeline::{load_saved, Registries, SavedModel, Session, Summary};
 use qdrop_core::progress::{Progress, Silent};
 use qdrop_core::recipe::Recipe;
 use qdrop_core::run_directory::{check_weights, MANIFEST_FILE, SUMMARY_FILE};
@@ -75,16 +74,15 @@ pub struct Evaluation<'a> {
     set: Vec<String>,
     device: String,
     against_float: bool,
-    detections: Option<PathBuf>,
+    extras: Extras,
     progress: &'a dyn Progress,
 }
 
 impl Evaluation<'_> {
     /// For the result in the folder `path`, or the packed file `path`, on the CPU.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        let (data, set) = (None, Vec::new());
-        let (against_float, detections) = (false, None);
-        Self { path: path.into(), data, set, device: "cpu".into(), against_float, detections, progress: &Silent }
+        let (data, set, extras) = (None, Vec::new(), Extras::default());
+        Self { path: path.into(), data, set, device: "cpu".into(), against_float: false, extras, progress: &Silent }
     }
 
     /// Sets the folder with the images, if it differs from the run's.
@@ -106,10 +104,9 @@ impl Evaluation<'_> {
         self
     }
 
-    /// Also writes what the network finds to a file, in the format of the recipe's task: for detection the results of the COCO
-    /// benchmark (JSON).
-    pub fn detections(mut self, file: impl Into<PathBuf>) -> Self {
-        self.detections = Some(file.into());
+    /// Also writes what the network finds, or pictures of it. Pictures need the float network's checkpoint.
+    pub fn extras(mut self, extras: Extras) -> Self {
+        self.extras = extras;
         self
     }
 
@@ -132,17 +129,19 @@ impl<'a> Evaluation<'a> {
     ///
     /// # Errors
     /// There is no saved result or a damaged one, a plugin cannot be loaded, the device cannot be used, the images cannot be
-    /// read, a change is refused, or the work was cancelled; the float network is to be compared with, and its checkpoint is
-    /// not that of the run, or the task does not compare networks.
+    /// read, a change is refused, or the work was cancelled; the float network is to be compared with or drawn, and its
+    /// checkpoint is not that of the run; the task does not compare networks, or writes or draws nothing.
     pub fn run(&self) -> Result<Evaluated> {
         let (mut recipe, registries, saved) = self.open()?;
         recipe.evaluation.against_float |= self.against_float;
         let session = saved.session(recipe, &registries).at(Stage::Setup)?;
-        if session.recipe().evaluation.against_float {
+        let draws = self.extras.draw.is_some();
+        if session.recipe().evaluation.against_float || draws {
             float_weights(&self.path, &saved, &session)?;
         }
+        let float = draws.then(|| session.float_model()).transpose().at(Stage::FloatNetwork)?;
         let network = (&saved.model, Precision::Quantized);
-        let measured = measured(&session, network, self.detections.as_deref(), self.progress)?;
+        let measured = self.extras.measure(&session, network, float.as_ref(), self.progress)?;
         Evaluated::new(measured, session.task())
     }
 
@@ -189,30 +188,6 @@ impl<'a> Evaluation<'a> {
         }
         Ok(recipe)
     }
-}
-
-/// Measures a network, and writes what it gives to `file` if there is one.
-pub(crate) fn measured(
-    session: &Session<'_>,
-    (model, precision): (&QuantModel, Precision),
-    file: Option<&Path>,
-    progress: &dyn Progress,
-) -> Result<Measurement> {
-    let stage = match precision {
-        Precision::Float => Stage::FloatEvaluation,
-        Precision::Quantized => Stage::Evaluation,
-    };
-    let Some(file) = file else { return session.evaluate(model, precision, progress).at(stage) };
-    let categories = session.dataset(Split::Evaluation).at(stage)?.categories();
-    let record = session.task().record(&categories).at(stage)?;
-    let name = &session.recipe().task.name;
-    let none = || Core::setting("task", format!("the task '{name}' writes no file of what is found"));
-    let mut record = record.ok_or_else(none).at(stage)?;
-    let mut look = |part: &Part, outputs: &[Tensor]| record.update(outputs, &part.targets);
-    let measured = session.evaluate_and(model, precision, &mut look, progress).at(stage)?;
-    let text = record.finish().at(stage)?;
-    std::fs::write(file, text).map_err(Core::io("write", file)).at(stage)?;
-    Ok(measured)
 }
 
 /// Checks that the checkpoint with the float weights is still the one from which the saved result at `path` was made, and

@@ -51,6 +51,7 @@ mod comparison;
 mod error;
 mod evaluation;
 mod export;
+mod extras;
 mod memory;
 pub mod plugins;
 pub mod recipes;
@@ -62,6 +63,7 @@ pub use comparison::{compare, Compared, ComparedResult, Comparison};
 pub use error::{Error, Result, Stage};
 pub use evaluation::{evaluate, is_saved, summary, Evaluated, Evaluation};
 pub use export::{export, Export, Exported};
+pub use extras::Extras;
 #[doc(inline)]
 pub use qdrop_core as core;
 pub use run::{resume, Check, Outcome, Plan, Run};

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::guard::Origin;
 use crate::head::ImageSize;
 use crate::params::Params;
+use crate::picture::Picture;
 use crate::registry::{define_kind, Entry};
 use crate::target::{Target, TargetSpec};
 use std::path::PathBuf;
@@ -112,6 +113,15 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// The image cannot be read; the error names it. Such an image is reported and not counted.
     fn sample(&self, index: usize) -> Result<Sample>;
+
+    /// Image `index` as people look at it, from which the sample is made. The default, `None`, is for data that is no picture.
+    ///
+    /// # Errors
+    /// The image cannot be read.
+    fn picture(&self, index: usize) -> Result<Option<Picture>> {
+        let _ = index;
+        Ok(None)
+    }
 }
 
 define_kind!(
@@ -172,6 +182,10 @@ impl Dataset for GuardedDataset {
 
     fn sample(&self, index: usize) -> Result<Sample> {
         self.origin.call("sample", || self.inner.sample(index))
+    }
+
+    fn picture(&self, index: usize) -> Result<Option<Picture>> {
+        self.origin.call("picture", || self.inner.picture(index))
     }
 }
 

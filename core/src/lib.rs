@@ -30,6 +30,7 @@ pub mod ops;
 pub mod optim;
 pub mod packed;
 pub mod params;
+pub mod picture;
 pub mod pipeline;
 pub mod plugin;
 pub mod preparation;
@@ -77,12 +78,13 @@ pub mod prelude {
     pub use crate::observer::{Consistency, Observer};
     pub use crate::ops;
     pub use crate::params::Params;
+    pub use crate::picture::Picture;
     pub use crate::preparation::{clip_scalable_relu6, scale_channels, Change, Preparation, Preparing};
     pub use crate::quantizer::{groups, Parameter, Quantizer, QuantizerKernel};
     pub use crate::reconstructor::{Context, Grouping, Interrupted, Reconstructor, Rest, UnitTask};
     pub use crate::report::{LossPoint, UnitReport};
     pub use crate::target::{Labels, Object, Objects, Target, TargetSpec};
-    pub use crate::task::{Comparison, Measurement, Meter, Metric, MetricUnit, Record, Task};
+    pub use crate::task::{Comparison, Drawn, Measurement, Meter, Metric, MetricUnit, Record, Task};
     pub use crate::weights::KeyMap;
     pub use crate::{
         register_architecture, register_dataset, register_exporter, register_observer, register_preparation,

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::Extras;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -190,6 +191,13 @@ pub struct EvaluateArguments {
     /// Write what is found to this file, as the results of the COCO benchmark (JSON); for the task `detection`.
     #[arg(long, value_name = "FILE")]
     pub detections: Option<PathBuf>,
+    /// Draw pictures into this folder: what is annotated, what the float network finds, and what the quantized one finds, side by
+    /// side; for the task `detection`.
+    #[arg(long, value_name = "DIR")]
+    pub draw: Option<PathBuf>,
+    /// The number of pictures that --draw draws.
+    #[arg(long, value_name = "N", default_value_t = Extras::DRAWN, requires = "draw")]
+    pub drawn: usize,
 }
 
 /// Arguments of `compare`.

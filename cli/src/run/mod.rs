@@ -9,7 +9,8 @@ pub use plan::Plan;
 pub(crate) use stages::{float_row, variant_file};
 
 use crate::error::{At, Result, Stage};
-use crate::evaluation::{measured, Evaluated};
+use crate::evaluation::Evaluated;
+use crate::extras::Extras;
 use crate::plugins;
 use crate::recipes::demo_folder;
 use crate::report::Row;
@@ -246,16 +247,15 @@ impl<'a> Run<'a> {
         plan::plan(&session, &self.progress)
     }
 
-    /// Measures the float network on the evaluation images. Also writes what it finds to `detections`, if that is a file, as
-    /// [`Evaluation::detections`](crate::Evaluation::detections) does.
+    /// Measures the float network on the evaluation images, and writes what `extras` says.
     ///
     /// # Errors
-    /// Weights or images are not given or cannot be used, or the work was cancelled.
-    pub fn evaluate_float(&self, detections: Option<&Path>) -> Result<Evaluated> {
+    /// Weights or images are not given or cannot be used, or the work was cancelled; the task writes or draws nothing.
+    pub fn evaluate_float(&self, extras: &Extras) -> Result<Evaluated> {
         let session = self.session()?;
         let (model, place) = session.float_network().at(Stage::FloatNetwork)?;
         self.tell(place);
-        let measured = measured(&session, (&model, Precision::Float), detections, &self.progress)?;
+        let measured = extras.measure(&session, (&model, Precision::Float), None, &self.progress)?;
         Evaluated::new(measured, session.task())
     }
 

@@ -8,7 +8,8 @@ mod values;
 
 pub use values::CachedValues;
 
-use candle_core::DType;
+use crate::error::Result;
+use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,6 +61,17 @@ impl CacheBudget {
     /// Keeps everything in memory, as f32.
     pub fn unlimited() -> Arc<Self> {
         Self::new(u64::MAX, CacheType::F32, PathBuf::new())
+    }
+
+    /// A tensor as it is after it was kept.
+    ///
+    /// # Errors
+    /// A value does not fit the cached type.
+    pub(crate) fn rounded(&self, values: &Tensor) -> Result<Tensor> {
+        match self.kept_as {
+            CacheType::F32 => Ok(values.clone()),
+            CacheType::F16 => Ok(values::to_half(values)?.to_dtype(DType::F32)?),
+        }
     }
 
     /// Reserves `bytes` of the budget until the reservation is dropped; `None` if fewer are left.

@@ -253,7 +253,7 @@ impl CachedValues {
 }
 
 /// Rounds to f16, where the values are.
-fn to_half(batch: &Tensor) -> Result<Tensor> {
+pub(super) fn to_half(batch: &Tensor) -> Result<Tensor> {
     let too_large = || {
         let message = "a value is larger than f16 can hold (65504); use `f32`";
         Error::setting("cache.dtype", message)

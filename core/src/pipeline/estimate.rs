@@ -88,13 +88,22 @@ impl Session<'_> {
         let units = units_of(model.graph(), reconstructor.grouping(), &self.recipe().reconstruction.merge)?;
         let samples = self.recipe().calibration.images;
         let value_size = self.recipe().cache.dtype.size();
+        let has_head = model.has_head();
+        let cached =
+            |waiting: bool| (samples * value_size * cached_values(model.graph(), &units, !has_head, waiting)) as u64;
+        let limit = self.recipe().cache.limit.as_u64();
+        let cache_bytes = match cached(true) {
+            // Values that wait for a late unit are computed again then.
+            all if has_head && all > limit => cached(false).max(limit),
+            all => all,
+        };
         let calibration = &self.recipe().calibration;
         let observed = calibration.group.unwrap_or(calibration.observe);
         let mut estimate = Estimate {
             units: units.len(),
             steps,
             seconds: 0.0,
-            cache_bytes: (samples * value_size) as u64 * cached_values(model.graph(), &units, !model.has_head()) as u64,
+            cache_bytes,
             calibration_bytes: (observed.min(samples) * 4 * live_values(model.graph())) as u64,
         };
         if steps == 0 {
@@ -204,8 +213,8 @@ fn repeated((low, high): &(f32, f32), channels: usize) -> Range {
 }
 
 /// The largest number of cached elements per sample at any time, float and quantized. With `keep_outputs` the network's outputs
-/// stay.
-fn cached_values(graph: &Graph, units: &[Unit], keep_outputs: bool) -> usize {
+/// stay, and with `waiting` also values that wait for a later unit than the next.
+fn cached_values(graph: &Graph, units: &[Unit], keep_outputs: bool, waiting: bool) -> usize {
     let is_read = |id: &NodeId, done: &HashSet<NodeId>| {
         let output = keep_outputs && graph.outputs().contains(id);
         output || graph.consumers(*id).iter().any(|c| !done.contains(c))
@@ -215,10 +224,14 @@ fn cached_values(graph: &Graph, units: &[Unit], keep_outputs: bool) -> usize {
     let mut peak = 0;
     for unit in units {
         let Some(first) = unit.nodes().first() else { continue };
-        for nodes in [graph.nodes().map(|(id, _)| id).filter(|id| id < first).collect(), unit.nodes().to_vec()] {
-            let before: HashSet<NodeId> = done.iter().filter(|id| is_read(id, &done)).copied().collect();
-            done.extend(nodes);
-            let after = done.iter().filter(|id| !before.contains(id) && is_read(id, &done));
+        let between: Vec<NodeId> =
+            graph.nodes().map(|(id, _)| id).filter(|id| id < first && !done.contains(id)).collect();
+        for nodes in [between, unit.nodes().to_vec()] {
+            let is_next = |id: &NodeId| graph.consumers(*id).iter().any(|c| nodes.contains(c));
+            let stays = |id: &&NodeId| is_read(id, &done) && (waiting || is_next(id));
+            let before: HashSet<NodeId> = done.iter().filter(stays).copied().collect();
+            done.extend(&nodes);
+            let after = nodes.iter().filter(|id| is_read(id, &done));
             peak = peak.max(2 * (before.iter().map(size).sum::<usize>() + after.map(size).sum::<usize>()));
         }
     }
@@ -257,7 +270,7 @@ mod tests {
         let graph = b.finish(y).unwrap();
         assert_eq!(live_values(&graph), 32 + 128);
         // Unit a: image and output, float and quantized each.
-        assert_eq!(cached_values(&graph, graph.units(), true), 2 * (32 + 128));
+        assert_eq!(cached_values(&graph, graph.units(), true, true), 2 * (32 + 128));
         let macs: u64 = graph.nodes().map(|(id, _)| graph.macs(id)).sum();
         assert_eq!((macs, graph.parameter_count()), (128 * 2 * 9 + 8 * 3, 8 * 2 * 9 + 8 * 3 + 3));
     }

@@ -36,6 +36,8 @@ impl Batch {
 pub struct Part {
     /// Images (N, C, H, W), one at least.
     pub images: Tensor,
+    /// Their numbers in the dataset.
+    pub indices: Vec<usize>,
     /// Their sizes.
     pub sizes: Vec<ImageSize>,
     /// Their targets.
@@ -53,7 +55,7 @@ pub fn load_batch(dataset: &dyn Dataset, indices: &[usize], input: &[usize], dev
     let own = ImageSize::whole([1, 2].map(|axis| input.get(axis).copied().unwrap_or(1)));
     let channels = input.first().copied().unwrap_or(1);
     let (mut images, mut broken) = (Vec::new(), Vec::new());
-    for sample in samples {
+    for (index, sample) in indices.iter().zip(samples) {
         let Sample { image, target, size } = match sample {
             Ok(sample) => sample,
             Err(defect @ Error::Panicked { .. }) => return Err(defect),
@@ -83,17 +85,18 @@ pub fn load_batch(dataset: &dyn Dataset, indices: &[usize], input: &[usize], dev
                 "the dataset promises {promised} with each image, but gave {target}; this is a defect of the dataset"
             )));
         }
-        images.push((image, size.unwrap_or(own), target));
+        images.push((*index, image, size.unwrap_or(own), target));
     }
-    let parts = images.chunk_by(|a, b| a.1.tensor == b.1.tensor).map(|images| {
-        let [height, width] = images[0].1.tensor;
+    let parts = images.chunk_by(|a, b| a.2.tensor == b.2.tensor).map(|images| {
+        let [height, width] = images[0].2.tensor;
         let shape = if input.len() == 3 { &[channels, height, width][..] } else { input };
         let mut pixels = Vec::with_capacity(images.len() * shape.iter().product::<usize>());
-        images.iter().for_each(|(image, ..)| pixels.extend_from_slice(image));
+        images.iter().for_each(|(_, image, ..)| pixels.extend_from_slice(image));
         let tensor = Tensor::from_vec(pixels, [&[images.len()], shape].concat(), device);
         Ok(Part {
             images: tensor.doing("building a batch of images")?,
-            sizes: images.iter().map(|(_, size, _)| *size).collect(),
+            indices: images.iter().map(|(index, ..)| *index).collect(),
+            sizes: images.iter().map(|(_, _, size, _)| *size).collect(),
             targets: images.iter().map(|(.., target)| target.clone()).collect(),
         })
     });

@@ -1,11 +1,11 @@
 //! Reconstructs unit by unit. Cached values advance through the network with the finished units.
 
 use super::calibrate::{calibrate_unit, Observers};
+use super::moving::{advance, MovingValues};
 use crate::cache::{CacheBudget, CachedValues};
 use crate::engine::{Engine, UnitSamples};
 use crate::error::{Error, Result};
-use crate::graph::{layer_units, merge_units, network_unit, unit_costs, Graph, NodeId, Subgraph, Unit};
-use crate::inference::Inference;
+use crate::graph::{layer_units, merge_units, network_unit, unit_costs, Graph, NodeId, Unit};
 use crate::model::{Precision, QuantModel};
 use crate::progress::{Event, Progress};
 use crate::random::RandomSource;
@@ -13,7 +13,7 @@ use crate::reconstructor::{Context, Forget, Grouping, Interrupted, Interruption,
 use crate::report::UnitReport;
 use crate::run_directory::CheckpointFolder;
 use candle_core::Device;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -69,13 +69,7 @@ pub fn reconstruct(
     let costs = unit_costs(model.graph(), &units);
     // Hard weights replace those of the model, but not these.
     let float = model.float_copy();
-    let input = model.graph().input();
-    let mut values = MovingValues {
-        float: HashMap::from([(input, resources.images.clone())]),
-        quantized: HashMap::from([(input, resources.images.clone())]),
-        done: HashSet::from([input]),
-        resources,
-    };
+    let mut values = MovingValues::new(model.graph().input(), resources);
     let mut reports = Vec::new();
     let mut start = Instant::now();
     for (index, unit) in units.iter().enumerate() {
@@ -87,9 +81,9 @@ pub fn reconstruct(
         let (last, was_kept) = (index + 1 == units.len(), kept.is_some());
         if !(last && was_kept) {
             let between = model.graph().subgraph(values.pending_before(model, *first));
-            values.advance(&float, &between, Precision::Float)?;
-            values.advance(model, &between, Precision::Quantized)?;
-            values.forget_unread(model);
+            values.pass((&float, model), &between)?;
+            values.forget(model, unit);
+            values.provide((&float, model), unit.subgraph.inputs())?;
         }
         let report = match kept {
             Some((tensors, report)) => {
@@ -116,8 +110,8 @@ pub fn reconstruct(
         reports.push(report);
         if !last {
             values.advance(model, &unit.subgraph, Precision::Quantized)?;
-            values.done.extend(unit.nodes());
-            values.forget_unread(model);
+            values.done(&unit.subgraph);
+            values.forget(model, units.get(index + 1).unwrap_or(unit));
         }
     }
     drop(values);
@@ -234,75 +228,4 @@ impl Interruption for Keeper<'_> {
     fn keep(&self, state: &Interrupted) -> Result<()> {
         self.folder.keep_interrupted(self.unit, state)
     }
-}
-
-/// Those values of all calibration samples that later nodes still read, both from the full-precision network and
-/// from the network quantized so far.
-struct MovingValues<'a> {
-    float: HashMap<NodeId, Arc<CachedValues>>,
-    quantized: HashMap<NodeId, Arc<CachedValues>>,
-    done: HashSet<NodeId>,
-    resources: &'a Resources<'a>,
-}
-
-impl MovingValues<'_> {
-    /// Nodes before `node` that were not computed yet: the nodes between units.
-    fn pending_before(&mut self, model: &QuantModel, node: NodeId) -> Vec<NodeId> {
-        let ids = model.graph().nodes().map(|(id, _)| id);
-        let pending: Vec<NodeId> = ids.filter(|id| *id < node && !self.done.contains(id)).collect();
-        self.done.extend(&pending);
-        pending
-    }
-
-    /// Computes a part of the network for all samples, batch by batch, and caches its outputs.
-    fn advance(&mut self, model: &QuantModel, part: &Subgraph, precision: Precision) -> Result<()> {
-        let values = match precision {
-            Precision::Float => &mut self.float,
-            Precision::Quantized => &mut self.quantized,
-        };
-        advance(model, part, values, precision, self.resources)
-    }
-
-    /// Frees values that no later node reads.
-    fn forget_unread(&mut self, model: &QuantModel) {
-        let needed = |id: &NodeId| model.graph().consumers(*id).iter().any(|c| !self.done.contains(c));
-        // Losses on the network's outputs read all of them; there are none where a head reads them.
-        let outputs = if model.has_head() { &[] } else { model.graph().outputs() };
-        self.float.retain(|id, _| needed(id) || outputs.contains(id));
-        self.quantized.retain(|id, _| needed(id));
-    }
-}
-
-fn advance(
-    model: &QuantModel,
-    part: &Subgraph,
-    values: &mut HashMap<NodeId, Arc<CachedValues>>,
-    precision: Precision,
-    resources: &Resources<'_>,
-) -> Result<()> {
-    let graph = model.graph();
-    let Some(first) = part.inputs().iter().find_map(|input| values.get(input)) else { return Ok(()) };
-    let (samples, together) = (first.samples(), first.together());
-    let mut inference = Inference::new(model, precision, part.clone())?;
-    let group = first.group();
-    let empty = || CachedValues::new(resources.cache.clone(), model.device().clone()).in_groups(group);
-    let mut computed: Vec<(NodeId, CachedValues)> = part.outputs().iter().map(|output| (*output, empty())).collect();
-    for start in (0..samples).step_by(together) {
-        if resources.progress.cancelled() {
-            return Err(Error::Cancelled);
-        }
-        let count = together.min(samples - start);
-        let read = |input: &NodeId| {
-            let all = values
-                .get(input)
-                .ok_or_else(|| Error::graph(&graph.node(*input).name, "its cached value is missing"))?;
-            all.range(start, count)
-        };
-        let batch = part.inputs().iter().map(read).collect::<Result<Vec<_>>>()?;
-        for ((output, all), value) in computed.iter_mut().zip(inference.run(&batch)?) {
-            all.push(&value).map_err(|e| Error::graph(&graph.node(*output).name, e))?;
-        }
-    }
-    values.extend(computed.into_iter().map(|(id, all)| (id, Arc::new(all))));
-    Ok(())
 }

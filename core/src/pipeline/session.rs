@@ -1,12 +1,10 @@
 //! A session runs a recipe.
 
 use super::calibrate::{place, Observed};
-use super::evaluate::Look;
 use super::published::check_published;
 use super::reconstruct::units_of;
 use super::{
-    calibrate, calibration_images, evaluate, evaluate_pairs, plan_sites, reconstruct, CalibrationSet, Observers, Pair,
-    PairMeasurement, Registries, Resources, SitePlan,
+    calibrate, calibration_images, plan_sites, reconstruct, CalibrationSet, Observers, Registries, Resources, SitePlan,
 };
 use crate::architecture::Architecture;
 use crate::cache::{CacheBudget, CachedValues};
@@ -14,7 +12,7 @@ use crate::dataset::{Dataset, DatasetRequest, Split};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
 use crate::head::{Head, Output};
-use crate::model::{Precision, QuantModel};
+use crate::model::QuantModel;
 use crate::preparation::{Change, Preparation};
 use crate::progress::{Event, Progress};
 use crate::random::SeededRandom;
@@ -22,7 +20,7 @@ use crate::recipe::{CalibrationInputs, Recipe, Strategy};
 use crate::reconstructor::{Grouping, Reconstructor};
 use crate::report::UnitReport;
 use crate::target::TargetSpec;
-use crate::task::{Measurement, Task};
+use crate::task::Task;
 use candle_core::Device;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -304,60 +302,8 @@ impl<'a> Session<'a> {
         Ok(dataset)
     }
 
-    /// Measures a model on the evaluation images. If the recipe says so (`evaluation.against_float`), a quantized network is
-    /// also compared with the float network.
-    ///
-    /// # Errors
-    /// The data cannot be read, more images are broken than the recipe accepts, images, network and task do not match, or
-    /// the float network that is compared with cannot be loaded.
-    pub fn evaluate(&self, model: &QuantModel, precision: Precision, progress: &dyn Progress) -> Result<Measurement> {
-        self.evaluate_and(model, precision, &mut |_, _| Ok(()), progress)
-    }
-
-    /// [Measures](Self::evaluate) a model, and calls `look` with the images, part by part, and the model's outputs for them.
-    ///
-    /// # Errors
-    /// Those of [`evaluate`](Self::evaluate), and of `look`.
-    pub fn evaluate_and(
-        &self,
-        model: &QuantModel,
-        precision: Precision,
-        look: Look<'_>,
-        progress: &dyn Progress,
-    ) -> Result<Measurement> {
-        let settings = &self.recipe.evaluation;
-        if settings.against_float && precision == Precision::Quantized {
-            let float = self.float_model()?;
-            let pairs = self.evaluate_pairs_and(&[Pair { quantized: model, float: &float }], look, progress)?;
-            let measured = pairs.into_iter().next().map(|pair| pair.measured);
-            return measured.ok_or_else(|| Error::message("no network was measured"));
-        }
-        let dataset = self.dataset_with_notes(Split::Evaluation, progress)?;
-        evaluate(model, &*dataset, self.task(), precision, settings, look, progress)
-    }
-
-    /// Measures quantized networks, which may have other recipes than this session's, on this session's evaluation images,
-    /// and compares each with its float network.
-    ///
-    /// # Errors
-    /// The task compares no networks, or one of the errors of [`evaluate`](Self::evaluate).
-    pub fn evaluate_pairs(&self, pairs: &[Pair<'_>], progress: &dyn Progress) -> Result<Vec<PairMeasurement>> {
-        self.evaluate_pairs_and(pairs, &mut |_, _| Ok(()), progress)
-    }
-
-    fn evaluate_pairs_and(
-        &self,
-        pairs: &[Pair<'_>],
-        look: Look<'_>,
-        progress: &dyn Progress,
-    ) -> Result<Vec<PairMeasurement>> {
-        self.check_compares("task")?;
-        let dataset = self.dataset_with_notes(Split::Evaluation, progress)?;
-        evaluate_pairs(pairs, &*dataset, self.task(), &self.recipe.evaluation, look, progress)
-    }
-
     /// Checks that the task can compare networks, which `path` in the recipe asks for.
-    fn check_compares(&self, path: &str) -> Result<()> {
+    pub(super) fn check_compares(&self, path: &str) -> Result<()> {
         if self.task.image_metrics().is_empty() {
             let message = format!("the task '{}' does not compare networks image by image", self.recipe.task.name);
             return Err(Error::setting(path, message));

@@ -14,6 +14,24 @@ pub fn write(folder: &Path, name: &str, content: &[u8]) -> Result<()> {
     write_file(&folder.join(name), content)
 }
 
+/// Checks that [`write_file`] can write the file, before long work whose result it shall be.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn check_writable(target: &Path) -> Result<()> {
+    if target.is_dir() {
+        return Err(Error::data(target, "is a folder; give the name of a file"));
+    }
+    let partial = partial(target);
+    File::create(&partial).and_then(|_| std::fs::remove_file(&partial)).map_err(Error::io("write", target))
+}
+
+fn partial(target: &Path) -> PathBuf {
+    let mut partial = target.as_os_str().to_os_string();
+    partial.push(PARTIAL);
+    PathBuf::from(partial)
+}
+
 /// Writes a file atomically: under a temporary name beside it, which is synced and renamed. It replaces an older file, and
 /// does not create the folder.
 ///
@@ -21,9 +39,7 @@ pub fn write(folder: &Path, name: &str, content: &[u8]) -> Result<()> {
 /// The file cannot be written.
 pub fn write_file(target: &Path, content: &[u8]) -> Result<()> {
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut partial = target.as_os_str().to_os_string();
-    partial.push(PARTIAL);
-    let partial = PathBuf::from(partial);
+    let partial = partial(target);
     let written = File::create(&partial).and_then(|mut file| {
         file.write_all(content)?;
         file.sync_all()

@@ -21,7 +21,7 @@ mod tensor_file;
 
 pub use checkpoint::CheckpointFolder;
 pub use events::EventLog;
-pub use files::write_file;
+pub use files::{check_writable, write_file};
 pub use manifest::{check_weights, fingerprint_of_file, Fingerprint, Manifest};
 
 use crate::error::{Error, Result};

@@ -1,10 +1,11 @@
 //! Wraps tasks of registry entries: panics become errors that name the task, and measurements are checked.
 
-use super::interface::{Comparison, Meter, Record, Task};
+use super::interface::{Comparison, Drawn, Meter, Record, Task};
 use super::measurement::{Measurement, Metric, MetricUnit};
 use crate::error::{Error, Result};
 use crate::guard::Origin;
 use crate::head::Output;
+use crate::picture::Picture;
 use crate::target::{Target, TargetSpec};
 use candle_core::Tensor;
 use std::collections::BTreeSet;
@@ -87,6 +88,23 @@ impl Task for GuardedTask {
     fn record(&self, categories: &[(u64, String)]) -> Result<Option<Box<dyn Record>>> {
         let inner = self.origin.call("record", || self.inner.record(categories))?;
         Ok(inner.map(|inner| Box::new(GuardedRecord { origin: self.origin, inner }) as Box<dyn Record>))
+    }
+
+    fn draw(
+        &self,
+        picture: &Picture,
+        target: &Target,
+        networks: &[Drawn<'_>],
+        categories: &[(u64, String)],
+    ) -> Result<Option<Picture>> {
+        let drawn = self.origin.call("draw", || self.inner.draw(picture, target, networks, categories))?;
+        match drawn {
+            Some(Picture { width, height, pixels, .. }) if pixels.len() != 3 * width * height => {
+                let what = format!("drew {} values for {width} x {height} pixels", pixels.len());
+                Err(defect(self.origin, what))
+            }
+            drawn => Ok(drawn),
+        }
     }
 
     fn comparison(&self, published: f64) -> Result<Option<Box<dyn Comparison>>> {

@@ -3,6 +3,7 @@
 use super::measurement::{Measurement, Metric};
 use crate::error::Result;
 use crate::head::Output;
+use crate::picture::Picture;
 use crate::target::{Target, TargetSpec};
 use candle_core::Tensor;
 
@@ -52,6 +53,23 @@ pub trait Task: Send + Sync {
         Ok(None)
     }
 
+    /// Draws what networks found in a picture: the picture of the annotations and that of each network, side by side. `target` is
+    /// the picture's, and `categories` are those of the [dataset](crate::Dataset::categories). The default, `None`, is for tasks
+    /// that draw nothing.
+    ///
+    /// # Errors
+    /// Outputs and target do not match.
+    fn draw(
+        &self,
+        picture: &Picture,
+        target: &Target,
+        networks: &[Drawn<'_>],
+        categories: &[(u64, String)],
+    ) -> Result<Option<Picture>> {
+        let _ = (picture, target, networks, categories);
+        Ok(None)
+    }
+
     /// Begins the comparison of a network with `published`, a published value of the first metric. The
     /// default, `None`, is for tasks that do not compare with published values.
     ///
@@ -61,6 +79,15 @@ pub trait Task: Send + Sync {
         let _ = published;
         Ok(None)
     }
+}
+
+/// What a network gives for one image that is drawn.
+#[derive(Debug, Clone)]
+pub struct Drawn<'a> {
+    /// The network in a few words, such as `float`.
+    pub title: &'a str,
+    /// The network's outputs, each of shape (1, ...).
+    pub outputs: Vec<Tensor>,
 }
 
 /// Computes a measurement, batch by batch.

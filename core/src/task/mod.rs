@@ -6,7 +6,7 @@ mod interface;
 mod measurement;
 mod paired;
 
-pub use interface::{Comparison, Meter, Record, Task};
+pub use interface::{Comparison, Drawn, Meter, Record, Task};
 pub use measurement::{Measurement, Metric, MetricUnit};
 pub use paired::{ImageValues, PairCounts, PairedComparison};
 

@@ -4,7 +4,7 @@ use super::{run_of, Output};
 use crate::cli::arguments::EvaluateArguments;
 use crate::cli::console::Console;
 use crate::recipes::is_built_in;
-use crate::{is_saved, Evaluation};
+use crate::{is_saved, Evaluation, Extras};
 use anyhow::{bail, Result};
 use serde_json::Value;
 
@@ -27,18 +27,17 @@ pub fn evaluate(arguments: &EvaluateArguments, console: &Console, output: Output
     if saved && (target.iters.is_some() || target.weights.is_some() || !target.set.is_empty()) {
         bail!("a saved result cannot be changed: --set, --iters and --weights belong to recipes");
     }
+    let EvaluateArguments { detections, draw, drawn, .. } = arguments;
+    let extras = Extras { detections: detections.clone(), draw: draw.clone(), drawn: *drawn };
     let evaluated = if arguments.float {
-        run_of(target, console)?.evaluate_float(arguments.detections.as_deref())?
+        run_of(target, console)?.evaluate_float(&extras)?
     } else {
-        let mut evaluation = Evaluation::new(path).device(&target.device).progress(console);
+        let mut evaluation = Evaluation::new(path).device(&target.device).extras(extras).progress(console);
         if let Some(data) = &target.data {
             evaluation = evaluation.data(data);
         }
         if arguments.against_float {
             evaluation = evaluation.against_float();
-        }
-        if let Some(file) = &arguments.detections {
-            evaluation = evaluation.detections(file);
         }
         evaluation.run()?
     };

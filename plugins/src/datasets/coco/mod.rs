@@ -5,8 +5,8 @@ mod bilinear;
 mod preprocess;
 mod resize;
 
-use super::pixels::{self, limit};
-use annotations::{Annotation, Category, Instances, Picture};
+use super::pixels::{self, limit, Rgb};
+use annotations::{AnnotatedPicture, Annotation, Category, Instances};
 use preprocess::{Preprocessing, Style};
 use qdrop_core::params::join;
 use qdrop_core::prelude::*;
@@ -126,7 +126,7 @@ impl CocoParams {
 
 struct Coco {
     /// The pictures with their objects, which are known for evaluation only.
-    pictures: Vec<(Picture, Target)>,
+    pictures: Vec<(AnnotatedPicture, Target)>,
     categories: Vec<Category>,
     part: Part,
     targets: TargetSpec,
@@ -158,7 +158,24 @@ impl Dataset for Coco {
     }
 
     fn sample(&self, index: usize) -> Result<Sample> {
-        let (picture, target) = &self.pictures[index];
+        let (file, image) = self.read(index)?;
+        let flip = self.flip.is_some_and(|(seed, probability)| {
+            stream(seed, Purpose::Augmentation, index as u32, 0).uniform(0) < probability
+        });
+        let (values, size) = self.preprocessing.apply(&image, flip).map_err(|e| Error::data(&file, e))?;
+        Ok(Sample::sized(values, self.pictures[index].1.clone(), size))
+    }
+
+    fn picture(&self, index: usize) -> Result<Option<Picture>> {
+        let (_, Rgb { width, height, data: pixels }) = self.read(index)?;
+        Ok(Some(Picture { name: self.name(index), width, height, pixels }))
+    }
+}
+
+impl Coco {
+    /// The file of a picture, and its pixels.
+    fn read(&self, index: usize) -> Result<(PathBuf, Rgb)> {
+        let (picture, _) = &self.pictures[index];
         let file = self.part.images.join(&picture.file_name);
         let image = pixels::decode_upright(&file)?;
         let (width, height) = (picture.width, picture.height);
@@ -173,12 +190,25 @@ impl Dataset for Coco {
             );
             return Err(Error::data(file, message));
         }
-        let flip = self.flip.is_some_and(|(seed, probability)| {
-            stream(seed, Purpose::Augmentation, index as u32, 0).uniform(0) < probability
-        });
-        let (values, size) = self.preprocessing.apply(&image, flip).map_err(|e| Error::data(&file, e))?;
-        Ok(Sample::sized(values, target.clone(), size))
+        Ok((file, image))
     }
+
+    /// The name of a picture: that of its file, with its number where another file has the same name in another folder or format.
+    fn name(&self, index: usize) -> String {
+        let (picture, _) = &self.pictures[index];
+        let stem = stem(picture);
+        let same = self.pictures.iter().filter(|(other, _)| self::stem(other).eq_ignore_ascii_case(&stem)).count();
+        if same > 1 {
+            format!("{stem}_{}", picture.id)
+        } else {
+            stem
+        }
+    }
+}
+
+/// The name of a picture's file without folder and extension.
+fn stem(picture: &AnnotatedPicture) -> String {
+    Path::new(&picture.file_name).file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
@@ -223,11 +253,11 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
     }
     let mut instances = Instances::read(&part.annotations)?;
     let pictures = std::mem::take(&mut instances.pictures);
-    let pictures: Vec<(Picture, Target)> = match request.split {
+    let pictures: Vec<(AnnotatedPicture, Target)> = match request.split {
         Split::Calibration => calibrating(pictures, &instances, &part.annotations)?,
         Split::Evaluation => {
             let label_of = labelled(&instances.categories, labels, &part.annotations)?;
-            let with_objects = |picture: Picture| {
+            let with_objects = |picture: AnnotatedPicture| {
                 let objects = objects(&instances, picture.id, (labels, &label_of));
                 (picture, Target::Objects(objects))
             };
@@ -243,9 +273,13 @@ fn open(params: &Params, request: &DatasetRequest) -> Result<Box<dyn Dataset>> {
 }
 
 /// The pictures that serve for calibration. What is in them is not looked at.
-fn calibrating(pictures: Vec<Picture>, instances: &Instances, file: &Path) -> Result<Vec<(Picture, Target)>> {
+fn calibrating(
+    pictures: Vec<AnnotatedPicture>,
+    instances: &Instances,
+    file: &Path,
+) -> Result<Vec<(AnnotatedPicture, Target)>> {
     let all = pictures.len();
-    let serves = |picture: &Picture| {
+    let serves = |picture: &AnnotatedPicture| {
         picture.width.min(picture.height) >= SMALLEST
             && instances.objects_in(picture.id).iter().any(|object| !object.crowd)
     };
@@ -301,7 +335,7 @@ fn objects(instances: &Instances, picture: u64, (labels, label_of): (Labels, &Ha
 ///
 /// # Errors
 /// The folder cannot be read, or has none of the pictures.
-fn missing(part: &Part, pictures: &[(Picture, Target)]) -> Result<Option<String>> {
+fn missing(part: &Part, pictures: &[(AnnotatedPicture, Target)]) -> Result<Option<String>> {
     let Part { key, annotations, images } = part;
     let entries = std::fs::read_dir(images).map_err(Error::io("list", images))?;
     let names = entries.map(|entry| entry.map(|e| e.file_name())).collect::<std::io::Result<HashSet<_>>>();

@@ -3,7 +3,9 @@
 mod agreement;
 pub mod ap;
 mod comparison;
+mod draw;
 mod meter;
+mod names;
 mod objects;
 mod record;
 
@@ -62,6 +64,16 @@ impl Task for Detection {
 
     fn record(&self, categories: &[(u64, String)]) -> Result<Option<Box<dyn Record>>> {
         Ok(Some(Box::new(DetectionList::new(categories))))
+    }
+
+    fn draw(
+        &self,
+        picture: &Picture,
+        target: &Target,
+        networks: &[Drawn<'_>],
+        categories: &[(u64, String)],
+    ) -> Result<Option<Picture>> {
+        draw::draw(picture, target, networks, categories).map(Some)
     }
 
     fn comparison(&self, published: f64) -> Result<Option<Box<dyn Comparison>>> {

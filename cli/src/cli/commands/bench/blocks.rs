@@ -16,9 +16,10 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Instant;
 
-const SAMPLES: usize = 64;
-/// Samples in one step.
-pub const BATCH: usize = 32;
+/// Samples in one step, for images of ImageNet.
+const BATCH: usize = 32;
+/// Samples in one step of a detector: a pair of pictures.
+const PAIR: usize = 2;
 /// Number of first iterations that are not counted.
 const WARM_UP: usize = 2;
 
@@ -26,8 +27,11 @@ const WARM_UP: usize = 2;
 pub struct Block {
     /// Name of the network and of the block in it.
     pub name: &'static str,
+    /// Samples in one step. There are twice as many to draw from.
+    pub batch: usize,
     channels: usize,
-    size: usize,
+    /// Height and width of the input.
+    size: [usize; 2],
     body: Body,
     /// Whether the quantizer of its output has to have negative values; `None` where the output has no quantizer of its own.
     signed: Option<bool>,
@@ -43,16 +47,24 @@ pub struct On {
 /// The blocks of `torch_block.py`.
 pub fn blocks() -> Vec<Block> {
     let layer = |out, kernel, stride, groups| Layer { out, kernel, stride, groups };
-    let block = |name, channels, size, body, signed, lambda| Block { name, channels, size, body, signed, lambda };
+    let block = |name, channels, size, body, signed, lambda| Block {
+        name,
+        batch: BATCH,
+        channels,
+        size: [size; 2],
+        body,
+        signed,
+        lambda,
+    };
     let basic = |name, channels, size, out, stride| {
         let shortcut = if stride == 1 { Shortcut::Identity } else { Shortcut::Projection };
         let layers = vec![layer(out, 3, stride, 1), layer(out, 3, 1, 1)];
         block(name, channels, size, Row { layers, relu6: false, shortcut, final_relu: true }.body(), Some(false), 0.01)
     };
-    let bottleneck = |name, channels, size, width, groups| {
-        let layers = vec![layer(width, 1, 1, 1), layer(width, 3, 1, groups), layer(channels, 1, 1, 1)];
-        let row = Row { layers, relu6: false, shortcut: Shortcut::Identity, final_relu: true };
-        block(name, channels, size, row.body(), Some(false), 0.01)
+    let bottleneck = |[width, out]: [usize; 2], stride, groups| {
+        let layers = vec![layer(width, 1, 1, 1), layer(width, 3, stride, groups), layer(out, 1, 1, 1)];
+        let shortcut = if stride == 1 { Shortcut::Identity } else { Shortcut::Projection };
+        Row { layers, relu6: false, shortcut, final_relu: true }.body()
     };
     let inverted = |name, channels, size, stride, out| {
         let wide = channels * 6;
@@ -65,10 +77,16 @@ pub fn blocks() -> Vec<Block> {
         basic("resnet18.layer2.0", 64, 56, 128, 2),
         basic("resnet18.layer3.0", 128, 28, 256, 2),
         basic("resnet18.layer4.0", 256, 14, 512, 2),
-        bottleneck("resnet50.layer1.1", 256, 56, 64, 1),
+        block("resnet50.layer1.1", 256, 56, bottleneck([64, 256], 1, 1), Some(false), 0.01),
         inverted("mobilenet_v2.features.2", 16, 112, 2, 24),
         inverted("mobilenet_v2.features.16", 160, 7, 1, 160),
-        bottleneck("regnetx_600m.s3.b2", 240, 14, 240, 10),
+        block("regnetx_600m.s3.b2", 240, 14, bottleneck([240, 240], 1, 10), Some(false), 0.01),
+        Block {
+            batch: PAIR,
+            // A picture of 800 x 1088 pixels.
+            size: [200, 272],
+            ..block("faster_rcnn_r50.layer2.0", 256, 0, bottleneck([128, 512], 2, 1), Some(false), 0.01)
+        },
         block("regnety_400m.s3.b2", 208, 14, Box::new(branches::regnety), Some(false), 0.01),
         block("efficientnet_b0.features.4.1", 80, 14, Box::new(branches::mobile), Some(true), 0.1),
         block("squeezenet1_1.features.3", 64, 55, Box::new(branches::fire), None, 0.01),
@@ -79,7 +97,7 @@ pub fn blocks() -> Vec<Block> {
 
 impl Block {
     fn graph(&self) -> Result<Graph> {
-        let mut b = GraphBuilder::new([self.channels, self.size, self.size]);
+        let mut b = GraphBuilder::new([self.channels, self.size[0], self.size[1]]);
         let x = b.input();
         let y = b.unit("block", |b| (self.body)(b, x))?;
         Ok(b.finish(y)?)
@@ -133,7 +151,8 @@ impl Block {
     ) -> Result<R> {
         let mut model = self.model(registries, on)?;
         let unit = model.graph().units()[0].clone();
-        let float_input = noise(&[SAMPLES, self.channels, self.size, self.size], 1000)?.to_device(&on.device)?;
+        let [height, width] = self.size;
+        let float_input = noise(&[2 * self.batch, self.channels, height, width], 1000)?.to_device(&on.device)?;
         let float_outputs = model.forward(&float_input, qdrop_core::model::Precision::Float)?;
         let quantized_input = ((&float_input * 4.0)?.round()? / 4.0)?;
         let data = UnitData { quantized_inputs: vec![quantized_input], float_inputs: vec![float_input], float_outputs };
@@ -150,7 +169,7 @@ impl Block {
         // The regularizer is used from the first step on, as in most steps of a run.
         let params = QdropParams {
             iters: iters + warm_up,
-            batch_size: BATCH,
+            batch_size: self.batch,
             weight: self.lambda,
             warm_up: 0.0,
             ..Default::default()
@@ -174,8 +193,8 @@ impl Block {
         let random = SeededRandom { seed: 1 };
         let context = Context { random: &random, progress: &Silent, interruption: &Forget, engine: Engine::Fused };
         self.with_task(registries, on, |task| {
-            let mut unit = task.engine(BATCH, &context)?;
-            let indices: Vec<usize> = (0..BATCH).collect();
+            let mut unit = task.engine(self.batch, &context)?;
+            let indices: Vec<usize> = (0..self.batch).collect();
             let rates = [(groups::ROUNDING, 1e-3), (groups::SCALE, 4e-5)];
             let regularizer = Regularizer { weight: self.lambda, b: 20.0 };
             let (mut forward, mut backward) = (Vec::new(), Vec::new());
@@ -204,7 +223,7 @@ impl Block {
             let inputs = graph.node(node.inputs[0]).shape[0] / geometry.groups;
             let products = node.shape.iter().product::<usize>() * kernel[0] * kernel[1] * inputs;
             let passes = if node.inputs[0] == graph.input() { 2.0 } else { 3.0 };
-            sum += 2.0 * passes * (products * BATCH) as f64;
+            sum += 2.0 * passes * (products * self.batch) as f64;
         }
         Ok(sum)
     }

@@ -11,7 +11,7 @@ use crate::cli::arguments::BenchArguments;
 use crate::report::duration;
 use against::Other;
 use anyhow::{bail, Result};
-use blocks::{blocks, Block, On, BATCH};
+use blocks::{blocks, Block, On};
 use networks::{estimated, evaluated};
 use qdrop_core::engine::Engine;
 use qdrop_core::pipeline::Registries;
@@ -111,7 +111,7 @@ fn measure_block(
 ) -> Result<(String, Value)> {
     let engine = arguments.engine.map_or(Engine::Auto, Into::into);
     let own = || block.step(registries, arguments.iters, engine, on);
-    let (ms, against) = paired(block.name, own, BATCH, arguments.pairs, other)?;
+    let (ms, against) = paired(block.name, own, block.batch, arguments.pairs, other)?;
     let gflops = block.operations()? / ms / 1e6;
     let mut value = Value::from_iter([("step_ms", ms), ("gflops", gflops)]);
     let mut text = format!("{ms:9.2} ms a step");

@@ -6,7 +6,7 @@ use serde_json::Value;
 /// A picture.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "RawPicture")]
-pub struct Picture {
+pub struct AnnotatedPicture {
     /// Its number.
     pub id: u64,
     /// The name of its file, below the folder of the pictures.
@@ -55,7 +55,7 @@ struct RawPicture {
     height: Value,
 }
 
-impl TryFrom<RawPicture> for Picture {
+impl TryFrom<RawPicture> for AnnotatedPicture {
     type Error = String;
 
     fn try_from(raw: RawPicture) -> Result<Self, String> {

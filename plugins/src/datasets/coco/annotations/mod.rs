@@ -4,7 +4,7 @@ mod entries;
 #[cfg(test)]
 mod tests;
 
-pub use entries::{Annotation, Category, Picture};
+pub use entries::{AnnotatedPicture, Annotation, Category};
 
 use qdrop_core::prelude::*;
 use std::collections::HashSet;
@@ -17,7 +17,7 @@ use std::path::Path;
 pub struct Instances {
     /// The pictures, by ascending id.
     #[serde(rename = "images")]
-    pub pictures: Vec<Picture>,
+    pub pictures: Vec<AnnotatedPicture>,
     /// The objects, by ascending id of their picture; those of one picture are in the order of the file.
     #[serde(rename = "annotations")]
     objects: Vec<Annotation>,
