@@ -178,6 +178,7 @@ fn lists_name_everything_with_its_origin() {
         "resnext101_32x8d",
         "resnext50_32x4d",
         "retinanet_r101_fpn",
+        "retinanet_r18_fpn",
         "retinanet_r50_fpn",
         "wide_resnet101_2",
         "wide_resnet50_2",
