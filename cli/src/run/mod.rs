@@ -11,7 +11,7 @@ pub(crate) use stages::{float_row, variant_file};
 use crate::error::{At, Result, Stage};
 use crate::evaluation::{measured, Evaluated};
 use crate::plugins;
-use crate::recipes::demo_folder;
+use crate::recipes::restore_demos;
 use crate::report::Row;
 use qdrop_core::dataset::Split;
 use qdrop_core::model::{Precision, QuantModel};
@@ -105,8 +105,8 @@ impl<'a> Run<'a> {
         let mut value = parse_yaml(&manifest.recipe, &file).at(Stage::Recipe)?;
         plugins::load_of_recipe(&mut value, &file, progress)?;
         let recipe = Recipe::from_yaml(&manifest.recipe, &file).at(Stage::Recipe)?;
-        // The demo's files may have been deleted in the meantime.
-        demo_folder()?;
+        // A demo's files may have been deleted in the meantime.
+        restore_demos(&value)?;
         let mut run = Self::new(recipe)?.device(&manifest.device)?.progress(progress);
         let weights = run.session()?.weights_files().at(Stage::FloatNetwork)?;
         manifest.check(dir, &weights).at(Stage::RunDirectory)?;
