@@ -97,7 +97,7 @@ impl Golden {
 fn features_and_objects_are_those_of_torchvision_and_mmdetection() {
     let all: Vec<Golden> =
         serde_json::from_str(&std::fs::read_to_string(fixture("golden/detectors.json")).unwrap()).unwrap();
-    assert_eq!(all.len(), 5);
+    assert_eq!(all.len(), 6);
     for golden in all {
         let what = &golden.name;
         let model = golden.model();

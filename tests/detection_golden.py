@@ -178,7 +178,7 @@ def mmdet_retina(depth: int) -> dict:
 def main() -> None:
     with torch.no_grad():
         found = torchvision_networks()
-        found += [mmdet_faster(50), mmdet_retina(50), mmdet_retina(101)]
+        found += [mmdet_faster(50), mmdet_retina(18), mmdet_retina(50), mmdet_retina(101)]
     file = TESTS / "golden" / "detectors.json"
     file.write_text("[\n" + ",\n".join("  " + json.dumps(e) for e in found) + "\n]\n")
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}: {file}, {file.stat().st_size} bytes")

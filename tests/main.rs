@@ -15,6 +15,7 @@ mod correction;
 mod cosine;
 mod cuda_engine;
 mod cuda_kernels;
+mod demos;
 mod detection;
 mod engines;
 mod equalize;

@@ -7,6 +7,7 @@ use qdrop_core::prelude::*;
 const EPS: f64 = 1e-5;
 
 /// How the members of the family differ.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct ResNet {
     /// Residual blocks in each of the four stages.
     pub blocks: [usize; 4],

@@ -1,4 +1,4 @@
-//! The recipes of the library and of linked crates, and the demo's files.
+//! The recipes of the library and of linked crates, and the files of the demos.
 
 use crate::error::{At, Result, Stage};
 use include_dir::{include_dir, Dir};
@@ -6,22 +6,17 @@ use qdrop_core::inventory;
 use qdrop_core::recipe::RecipeKind;
 use qdrop_core::registry::Entry;
 use qdrop_core::Error as Core;
-use std::path::PathBuf;
-use std::sync::Mutex;
+use serde_yaml::Value;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock};
 
 /// The name of `imagenet/x.yaml` is `imagenet/x`. Names with a leading underscore can only be inherited from.
 static BUILT_IN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/recipes");
 
-/// The recipe whose files are part of the library.
-pub(super) const DEMO_RECIPE: &str = "demo";
-
-/// The data files of the `demo` recipe.
-const DEMO: &[(&str, &[u8])] = &[
-    ("weights.safetensors", include_bytes!("../../demo/weights.safetensors")),
-    ("train-images-idx3-ubyte.gz", include_bytes!("../../demo/train-images-idx3-ubyte.gz")),
-    ("train-labels-idx1-ubyte.gz", include_bytes!("../../demo/train-labels-idx1-ubyte.gz")),
-    ("t10k-images-idx3-ubyte.gz", include_bytes!("../../demo/t10k-images-idx3-ubyte.gz")),
-    ("t10k-labels-idx1-ubyte.gz", include_bytes!("../../demo/t10k-labels-idx1-ubyte.gz")),
+/// The recipes whose networks and images are part of the library.
+static DEMOS: [Demo; 2] = [
+    Demo::new("demo", include_dir!("$CARGO_MANIFEST_DIR/demo")),
+    Demo::new("demo/detection", include_dir!("$CARGO_MANIFEST_DIR/demo_detection")),
 ];
 
 /// This file is not a recipe: it maps the reference's names of networks.
@@ -58,16 +53,60 @@ pub(super) fn text(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The folder with the demo's files, which are written on first use. Its name contains a hash of the files, so
-/// that another version of qdrop never uses the wrong ones.
-pub(crate) fn demo_folder() -> Result<PathBuf> {
-    /// One thread writes at a time. Other processes do not interfere, because their partial files have other names.
-    static WRITING: Mutex<()> = Mutex::new(());
-    let _one = WRITING.lock().unwrap_or_else(|e| e.into_inner());
-    let folder = std::env::temp_dir().join(format!("qdrop-demo-{:016x}", fingerprint()));
-    std::fs::create_dir_all(&folder).map_err(Core::io("create", &folder)).at(Stage::Recipe)?;
-    for (name, content) in DEMO {
-        let file = folder.join(name);
+/// The folder with the files of the recipe `name`, if they are part of the library. They are written on first use.
+pub(super) fn demo_folder(name: &str) -> Result<Option<PathBuf>> {
+    DEMOS.iter().find(|demo| demo.recipe == name).map(Demo::write).transpose()
+}
+
+/// Writes the files that a saved recipe names, if they were deleted since.
+pub(crate) fn restore_demos(recipe: &Value) -> Result<()> {
+    let named = DEMOS.iter().filter(|demo| mentions(recipe, demo.folder()));
+    named.map(Demo::write).collect::<Result<Vec<_>>>().map(drop)
+}
+
+/// Whether a text in `value` contains `name`.
+fn mentions(value: &Value, name: &str) -> bool {
+    match value {
+        Value::String(text) => text.contains(name),
+        Value::Sequence(values) => values.iter().any(|value| mentions(value, name)),
+        Value::Mapping(map) => map.values().any(|value| mentions(value, name)),
+        _ => false,
+    }
+}
+
+/// A recipe with the files that it needs.
+struct Demo {
+    recipe: &'static str,
+    files: Dir<'static>,
+    folder: OnceLock<String>,
+}
+
+impl Demo {
+    const fn new(recipe: &'static str, files: Dir<'static>) -> Self {
+        Self { recipe, files, folder: OnceLock::new() }
+    }
+
+    /// The name of the folder. It contains a hash of the files, so that another version of qdrop never uses the wrong ones.
+    fn folder(&self) -> &str {
+        self.folder.get_or_init(|| format!("qdrop-demo-{:016x}", fingerprint(&self.files, 0xcbf2_9ce4_8422_2325)))
+    }
+
+    /// Writes the files that are not there.
+    fn write(&self) -> Result<PathBuf> {
+        /// One thread writes at a time. Other processes do not interfere, because their partial files have other names.
+        static WRITING: Mutex<()> = Mutex::new(());
+        let _one = WRITING.lock().unwrap_or_else(|e| e.into_inner());
+        let folder = std::env::temp_dir().join(self.folder());
+        write(&self.files, &folder)?;
+        Ok(folder)
+    }
+}
+
+/// Writes the files of `from`, and of folders in it, to `folder`.
+fn write(from: &Dir<'_>, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Core::io("create", folder)).at(Stage::Recipe)?;
+    for (embedded, name) in from.files().filter_map(|file| Some((file, file.path().file_name()?.to_str()?))) {
+        let (file, content) = (folder.join(name), embedded.contents());
         if std::fs::metadata(&file).is_ok_and(|m| m.len() == content.len() as u64) {
             continue;
         }
@@ -75,11 +114,15 @@ pub(crate) fn demo_folder() -> Result<PathBuf> {
         let written = std::fs::write(&partial, content).and_then(|()| std::fs::rename(&partial, &file));
         written.map_err(Core::io("write", &file)).at(Stage::Recipe)?;
     }
-    Ok(folder)
+    let folders = from.dirs().filter_map(|dir| Some((dir, dir.path().file_name()?)));
+    folders.into_iter().try_for_each(|(dir, name)| write(dir, &folder.join(name)))
 }
 
-/// FNV-1a hash of the files' contents.
-fn fingerprint() -> u64 {
-    let bytes = DEMO.iter().flat_map(|(_, content)| content.iter());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+/// FNV-1a hash of the contents of all files in a folder, continued from `hash`.
+fn fingerprint(folder: &Dir<'_>, hash: u64) -> u64 {
+    let hash = folder
+        .files()
+        .flat_map(|file| file.contents())
+        .fold(hash, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    folder.dirs().fold(hash, |h, dir| fingerprint(dir, h))
 }

@@ -14,8 +14,8 @@ mod built_in;
 mod network;
 mod reference;
 
-pub(crate) use built_in::demo_folder;
 pub use built_in::names;
+pub(crate) use built_in::restore_demos;
 
 use crate::error::{At, Error, Result, Stage};
 use crate::plugins;
@@ -207,7 +207,7 @@ impl<'a> Loader<'a> {
             Some(text) => {
                 let value = parse_yaml(text, name).at(Stage::Recipe)?;
                 // No other recipe that is not a file has paths.
-                let folder = (shown == built_in::DEMO_RECIPE).then(demo_folder).transpose()?;
+                let folder = built_in::demo_folder(&shown)?;
                 File { base_dir: None, ..File::new(value, shown.clone(), folder)? }
             }
             None => self.read_file(name)?,
@@ -251,8 +251,8 @@ impl<'a> Loader<'a> {
             true => parse_yaml(&Packed::recipe(&path).at(Stage::SavedResult)?, &path).at(Stage::Recipe)?,
             false => read_yaml(&path).at(Stage::Recipe)?,
         };
-        // The demo's files may have been deleted since the result was saved.
-        demo_folder()?;
+        // A demo's files may have been deleted since the result was saved.
+        restore_demos(&value)?;
         if reference::recognizes(&value) {
             let recipe = reference::to_recipe(value, &path);
             value = recipe.map_err(|e| Error::Configuration { file: path.clone(), cause: Box::new(e) })?;

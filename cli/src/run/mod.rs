@@ -12,7 +12,7 @@ use crate::error::{At, Result, Stage};
 use crate::evaluation::Evaluated;
 use crate::extras::Extras;
 use crate::plugins;
-use crate::recipes::demo_folder;
+use crate::recipes::restore_demos;
 use crate::report::Row;
 use qdrop_core::dataset::Split;
 use qdrop_core::model::{Precision, QuantModel};
@@ -106,8 +106,8 @@ impl<'a> Run<'a> {
         let mut value = parse_yaml(&manifest.recipe, &file).at(Stage::Recipe)?;
         plugins::load_of_recipe(&mut value, &file, progress)?;
         let recipe = Recipe::from_yaml(&manifest.recipe, &file).at(Stage::Recipe)?;
-        // The demo's files may have been deleted in the meantime.
-        demo_folder()?;
+        // A demo's files may have been deleted in the meantime.
+        restore_demos(&value)?;
         let mut run = Self::new(recipe)?.device(&manifest.device)?.progress(progress);
         let weights = run.session()?.weights_files().at(Stage::FloatNetwork)?;
         manifest.check(dir, &weights).at(Stage::RunDirectory)?;

@@ -3,7 +3,8 @@
 use super::fpn::{Pyramid, Top};
 use super::layers::{anchors, images, levels, parameter, rows, Images, Layers};
 use super::names::{key_maps, HeadNames};
-use super::settings::{DetectorParams, Variant};
+use super::settings::{DetectorParams, Variant, R101, R50};
+use crate::resnet::ResNet;
 use qdrop_core::kernels::boxes::{
     classify, propose, roi_align, AnchorRule, BBox, ClassifySettings, Detection, FeatureMap, ProposalSettings,
     RoiAlignSettings,
@@ -58,12 +59,12 @@ const NAMES: [HeadNames; 7] = [
 ];
 
 struct FasterRcnn {
-    blocks: [usize; 4],
+    resnet: ResNet,
 }
 
 impl Architecture for FasterRcnn {
     fn graph(&self, params: &Params) -> Result<Graph> {
-        Pyramid { blocks: self.blocks, first: 0, top: Top::None }.graph(&DetectorParams::of(params)?)
+        Pyramid { resnet: self.resnet, first: 0, top: Top::None }.graph(&DetectorParams::of(params)?)
     }
 
     fn head(&self, params: &Params) -> Result<Option<Box<dyn Head>>> {
@@ -206,11 +207,11 @@ impl FasterRcnnHead {
 register_architecture! {
     name: "faster_rcnn_r50_fpn", aliases: ["faster_rcnn_r50", "fasterrcnn_resnet50_fpn"],
     summary: "Faster R-CNN with ResNet-50 and a feature pyramid, of mmdetection or torchvision",
-    build: || Box::new(FasterRcnn { blocks: [3, 4, 6, 3] })
+    build: || Box::new(FasterRcnn { resnet: R50 })
 }
 
 register_architecture! {
     name: "faster_rcnn_r101_fpn", aliases: ["faster_rcnn_r101"],
     summary: "Faster R-CNN with ResNet-101 and a feature pyramid, of mmdetection or torchvision",
-    build: || Box::new(FasterRcnn { blocks: [3, 4, 23, 3] })
+    build: || Box::new(FasterRcnn { resnet: R101 })
 }

@@ -1,7 +1,7 @@
 //! The feature pyramid: what the graph of a detector is.
 
-use super::settings::{resnet, DetectorParams, Variant};
-use crate::resnet::{Body, Stem};
+use super::settings::{DetectorParams, Variant};
+use crate::resnet::{Body, ResNet, Stem};
 use qdrop_core::prelude::*;
 
 /// The levels above those that the ResNet's stages have.
@@ -15,7 +15,7 @@ pub enum Top {
 /// A pyramid over the ResNet's stages from `first` on (0 is the first one).
 #[derive(Debug, Clone, Copy)]
 pub struct Pyramid {
-    pub blocks: [usize; 4],
+    pub resnet: ResNet,
     pub first: usize,
     pub top: Top,
 }
@@ -29,7 +29,7 @@ impl Pyramid {
         let mut b = GraphBuilder::new([3, p.image_size[0], p.image_size[1]]);
         let image = b.input();
         let body = Body { width: p.width, stem: Stem::Imagenet, eps: p.eps() };
-        let stages = resnet(self.blocks).stages(&mut b, image, body)?;
+        let stages = self.resnet.stages(&mut b, image, body)?;
         let read = &stages[self.first..];
         let conv = |kernel: usize| Conv2d::new(p.pyramid, kernel).padding(kernel / 2).bias();
         let mut laterals = Vec::new();

@@ -3,7 +3,8 @@
 use super::fpn::{Pyramid, Top};
 use super::layers::{anchors, levels, rows, Layers};
 use super::names::{key_maps, HeadNames};
-use super::settings::{DetectorParams, Variant};
+use super::settings::{DetectorParams, Variant, R101, R18, R50};
+use crate::resnet::ResNet;
 use qdrop_core::kernels::boxes::{detect_dense, AnchorRule, DenseSettings};
 use qdrop_core::prelude::*;
 use std::collections::HashMap;
@@ -77,12 +78,12 @@ const NAMES: [HeadNames; 10] = [
 ];
 
 struct RetinaNet {
-    blocks: [usize; 4],
+    resnet: ResNet,
 }
 
 impl Architecture for RetinaNet {
     fn graph(&self, params: &Params) -> Result<Graph> {
-        Pyramid { blocks: self.blocks, first: 1, top: Top::Convolutions }.graph(&DetectorParams::of(params)?)
+        Pyramid { resnet: self.resnet, first: 1, top: Top::Convolutions }.graph(&DetectorParams::of(params)?)
     }
 
     fn head(&self, params: &Params) -> Result<Option<Box<dyn Head>>> {
@@ -151,13 +152,19 @@ impl Head for RetinaHead {
 }
 
 register_architecture! {
+    name: "retinanet_r18_fpn", aliases: ["retinanet_r18"],
+    summary: "RetinaNet with ResNet-18 and a feature pyramid, of mmdetection",
+    build: || Box::new(RetinaNet { resnet: R18 })
+}
+
+register_architecture! {
     name: "retinanet_r50_fpn", aliases: ["retinanet_r50", "retinanet_resnet50_fpn"],
     summary: "RetinaNet with ResNet-50 and a feature pyramid, of mmdetection or torchvision",
-    build: || Box::new(RetinaNet { blocks: [3, 4, 6, 3] })
+    build: || Box::new(RetinaNet { resnet: R50 })
 }
 
 register_architecture! {
     name: "retinanet_r101_fpn", aliases: ["retinanet_r101"],
     summary: "RetinaNet with ResNet-101 and a feature pyramid, of mmdetection or torchvision",
-    build: || Box::new(RetinaNet { blocks: [3, 4, 23, 3] })
+    build: || Box::new(RetinaNet { resnet: R101 })
 }

@@ -78,7 +78,7 @@ impl DetectorParams {
     }
 }
 
-/// The ResNet of a detector.
-pub fn resnet(blocks: [usize; 4]) -> ResNet {
-    ResNet { blocks, bottleneck: true, groups: 1, group_width: 64 }
-}
+/// The ResNets of detectors.
+pub const R18: ResNet = ResNet { blocks: [2, 2, 2, 2], bottleneck: false, groups: 1, group_width: 64 };
+pub const R50: ResNet = ResNet { blocks: [3, 4, 6, 3], bottleneck: true, ..R18 };
+pub const R101: ResNet = ResNet { blocks: [3, 4, 23, 3], ..R50 };
