@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::Command;
 
 /// AP of the float network, in percent.
-const FLOAT: f64 = 0.0;
+const FLOAT: f64 = 58.44;
 const SHORT: [&str; 8] = [
     "--iters",
-    "2",
+    "40",
     "--set",
     "reconstruction.params.accumulate=1",
     "--set",
@@ -45,8 +45,10 @@ fn the_demo_of_detection_runs_from_end_to_end() {
     let ap = |row: usize| rows[row]["ap"].as_f64().unwrap();
     // Kernels for other processors add in another order, which may exchange detections of nearly equal scores.
     assert!((ap(0) - FLOAT).abs() < 0.1, "float AP {}", ap(0));
-    assert!(ap(1) > 0.5 * FLOAT, "AP {} with nearest rounding", ap(1));
-    assert_eq!((&summary["bits"], &summary["float"]["images"]), (&"w4a4".into(), &500.into()));
+    // With all 128 calibration pictures it is 26.72.
+    assert!((ap(1) - 26.7).abs() < 3.0, "AP {} with nearest rounding", ap(1));
+    assert!(ap(2) > ap(1) + 5.0, "AP {} after 40 steps", ap(2));
+    assert_eq!((&summary["bits"], &summary["float"]["images"]), (&"w2a4".into(), &500.into()));
 
     // Only the files of this demo were written. Those that were deleted are written again.
     let folders = written(dir.path());
@@ -70,7 +72,7 @@ fn the_demo_of_detection_runs_from_end_to_end() {
 fn the_demo_of_detection_can_be_inherited_from() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("mine.yaml");
-    std::fs::write(&file, "extends: demo/detection\nname: mine\nquant: {weight: {bits: 2}}\n").unwrap();
+    std::fs::write(&file, "extends: demo/detection\nname: mine\nquant: {weight: {bits: 4}}\n").unwrap();
     let checked = qdrop(&["check", file.to_str().unwrap(), "--json"]).json();
     assert_eq!((&checked["valid"], &checked["weights"]), (&true.into(), &28.into()));
 }
