@@ -8,7 +8,7 @@ use std::process::Command;
 const FLOAT: f64 = 58.44;
 const SHORT: [&str; 8] = [
     "--iters",
-    "2",
+    "40",
     "--set",
     "reconstruction.params.accumulate=1",
     "--set",
@@ -45,7 +45,9 @@ fn the_demo_of_detection_runs_from_end_to_end() {
     let ap = |row: usize| rows[row]["ap"].as_f64().unwrap();
     // Kernels for other processors add in another order, which may exchange detections of nearly equal scores.
     assert!((ap(0) - FLOAT).abs() < 0.1, "float AP {}", ap(0));
-    assert!(ap(1) > 0.9 * FLOAT && ap(2) < 0.6 * FLOAT, "AP {} and {} with nearest rounding", ap(1), ap(2));
+    // With all 128 calibration pictures nearest rounding gives 57.61 and 26.72.
+    assert!((ap(1) - 57.6).abs() < 1.0 && (ap(2) - 26.7).abs() < 3.0, "AP {} and {} with nearest rounding", ap(1), ap(2));
+    assert!(ap(3) > ap(2) + 5.0 && ap(4) > ap(3), "AP {} and {} after 40 steps", ap(3), ap(4));
     assert_eq!((&summary["bits"], &summary["float"]["images"]), (&"w4a4".into(), &500.into()));
 
     // Only the files of this demo were written. Those that were deleted are written again.
