@@ -46,7 +46,12 @@ fn the_demo_of_detection_runs_from_end_to_end() {
     // Kernels for other processors add in another order, which may exchange detections of nearly equal scores.
     assert!((ap(0) - FLOAT).abs() < 0.1, "float AP {}", ap(0));
     // With all 128 calibration pictures nearest rounding gives 57.61 and 26.72.
-    assert!((ap(1) - 57.6).abs() < 1.0 && (ap(2) - 26.7).abs() < 3.0, "AP {} and {} with nearest rounding", ap(1), ap(2));
+    assert!(
+        (ap(1) - 57.6).abs() < 1.0 && (ap(2) - 26.7).abs() < 3.0,
+        "AP {} and {} with nearest rounding",
+        ap(1),
+        ap(2)
+    );
     assert!(ap(3) > ap(2) + 5.0 && ap(4) > ap(3), "AP {} and {} after 40 steps", ap(3), ap(4));
     assert_eq!((&summary["bits"], &summary["float"]["images"]), (&"w4a4".into(), &500.into()));
 

@@ -215,7 +215,7 @@ mod tests {
     /// Three units in a row, a sum between units, and a last unit that reads it.
     fn graph() -> Graph {
         let mut b = GraphBuilder::new([2, 6, 5]);
-        let mut conv = |b: &mut GraphBuilder, name: &str, x: NodeId| {
+        let conv = |b: &mut GraphBuilder, name: &str, x: NodeId| {
             b.unit(name, |b| b.conv2d(name, x, Conv2d::new(2, 3).padding(1).bias())).unwrap()
         };
         let x = b.input();
