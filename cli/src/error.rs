@@ -133,6 +133,8 @@ pub enum Stage {
     FloatEvaluation,
     /// Drawing what networks found.
     Drawing,
+    /// Measuring layers and units alone.
+    Analysis,
     /// Calibration and reconstruction.
     Quantization,
     /// Evaluating the quantized network.
@@ -163,6 +165,7 @@ impl Display for Stage {
             Self::CalibrationImages => "loading the calibration images",
             Self::FloatEvaluation => "evaluating the float network",
             Self::Drawing => "drawing",
+            Self::Analysis => "analyzing layers",
             Self::Quantization => "quantizing",
             Self::Evaluation => "evaluating the quantized network",
             Self::Saving => "saving the result",

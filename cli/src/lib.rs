@@ -32,6 +32,7 @@
 //! | progress, and stopping on request | [`Run::progress`], [`Evaluation::progress`] |
 //! | two saved results on the same images | [`compare`], [`Comparison`] |
 //! | the network as ONNX, or in a format of a plugin | [`export`], [`Export`] |
+//! | what each layer alone loses at few bits | [`Run::analyze`] |
 //! | resuming after an interruption | [`resume`], [`Run::resume`] |
 //! | the time and memory of a run, and checks before it | [`Run::plan`], [`Run::check`], [`Run::check_float`] |
 //! | adding architectures, observers, quantizers, reconstructors, datasets and exporters | [`core`] |
@@ -66,7 +67,7 @@ pub use export::{export, Export, Exported};
 pub use extras::Extras;
 #[doc(inline)]
 pub use qdrop_core as core;
-pub use run::{resume, Check, Outcome, Plan, Run};
+pub use run::{resume, Analysis, Check, Outcome, Plan, Run};
 pub use saved::{saved_report, SavedReport};
 
 // Linked, so that their strategies are registered.

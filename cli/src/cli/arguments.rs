@@ -38,6 +38,8 @@ pub enum Command {
     },
     /// Measure a saved result, or the float network of a recipe.
     Evaluate(EvaluateArguments),
+    /// Rank layers and units by what each of them alone loses at 2, 3, 4 and 8 bits, without reconstruction.
+    Analyze(AnalyzeArguments),
     /// Compare two saved results on the same images, with paired standard errors and McNemar's test.
     Compare(CompareArguments),
     /// Write a saved result in a format of another program, such as ONNX.
@@ -198,6 +200,17 @@ pub struct EvaluateArguments {
     /// The number of pictures that --draw draws.
     #[arg(long, value_name = "N", default_value_t = Extras::DRAWN, requires = "draw")]
     pub drawn: usize,
+}
+
+/// Arguments of `analyze`.
+#[derive(Debug, Args)]
+pub struct AnalyzeArguments {
+    /// The recipe, whose observers and preparations are used.
+    #[command(flatten)]
+    pub recipe: RecipeArguments,
+    /// The number of calibration images to measure on.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one())]
+    pub images: usize,
 }
 
 /// Arguments of `compare`.

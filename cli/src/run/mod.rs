@@ -1,9 +1,11 @@
 //! A run of a recipe: checks and estimates before it, and quantization with all its stages.
 
+mod analysis;
 mod check;
 mod plan;
 mod stages;
 
+pub use analysis::Analysis;
 pub use check::Check;
 pub use plan::Plan;
 pub(crate) use stages::{float_row, variant_file};

@@ -18,6 +18,7 @@ mod registries;
 mod rehearse;
 mod sanity;
 mod saved;
+mod sensitivity;
 mod session;
 mod uneven;
 
@@ -35,4 +36,5 @@ pub(crate) use registries::declared;
 pub use registries::Registries;
 pub use sanity::FloatSample;
 pub use saved::{load_saved, save_model, save_summary, SavedModel};
+pub use sensitivity::{Sensitivity, Subject};
 pub use session::{RunResult, Session};

@@ -85,6 +85,25 @@ impl Task for GuardedTask {
         Ok(rows)
     }
 
+    fn deviation_metrics(&self) -> Vec<Metric> {
+        // A panic would be a defect of a list of constants; it is reported where the values are computed.
+        self.origin.ask("deviation_metrics", || self.inner.deviation_metrics()).unwrap_or_default()
+    }
+
+    fn deviations(&self, outputs: &[Tensor], float: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+        let rows = self.origin.call("deviations", || self.inner.deviations(outputs, float))?;
+        let metrics = self.deviation_metrics();
+        if rows.iter().any(|row| row.len() != metrics.len()) {
+            return Err(defect(self.origin, format!("must measure {} deviations of each image, and did not", metrics.len())));
+        }
+        for (metric, value) in rows.iter().flat_map(|row| metrics.iter().zip(row)) {
+            if !value.is_finite() {
+                return Err(not_finite(self.origin, &metric.key, *value));
+            }
+        }
+        Ok(rows)
+    }
+
     fn record(&self, categories: &[(u64, String)]) -> Result<Option<Box<dyn Record>>> {
         let inner = self.origin.call("record", || self.inner.record(categories))?;
         Ok(inner.map(|inner| Box::new(GuardedRecord { origin: self.origin, inner }) as Box<dyn Record>))

@@ -43,6 +43,22 @@ pub trait Task: Send + Sync {
         Ok(vec![Vec::new(); targets.len()])
     }
 
+    /// How far a network's results for an image are from the float network's, without a ground truth: what an analysis of single
+    /// layers measures on the calibration images. The first one is 0 where both agree and grows with the distance; layers are
+    /// ranked by it. The default, none, is for tasks that compare no networks.
+    fn deviation_metrics(&self) -> Vec<Metric> {
+        Vec::new()
+    }
+
+    /// The values of the [`deviation_metrics`](Self::deviation_metrics), in their order, for each image of a batch.
+    ///
+    /// # Errors
+    /// The outputs of the two networks do not match.
+    fn deviations(&self, outputs: &[Tensor], float: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+        let _ = (outputs, float);
+        Ok(Vec::new())
+    }
+
     /// Begins a record of what a network gives for each image, in the format that programs for such tasks read. `categories` are
     /// those of the [dataset](crate::Dataset::categories). The default, `None`, is for tasks without one.
     ///

@@ -1,5 +1,6 @@
 //! The commands. Every command returns the value that `--json` prints.
 
+mod analyze;
 mod bench;
 mod compare;
 mod describe;
@@ -37,6 +38,7 @@ pub fn run(arguments: Arguments) -> Result<Value> {
         Command::Quantize(a) => quantize::quantize(&a, &console, output),
         Command::Resume { dir } => quantize::resume(&dir, &console, output),
         Command::Evaluate(a) => evaluate::evaluate(&a, &console, output),
+        Command::Analyze(a) => analyze::analyze(&a, &console, output),
         Command::Compare(a) => compare::compare(&a, &console, output),
         Command::Export(a) => export::export(&a, &console, output),
         Command::List { kind } => list::list(kind, output),

@@ -39,6 +39,22 @@ pub fn values_without_labels(outputs: &[Tensor], float: &[Tensor], targets: &[Ta
     rows.collect()
 }
 
+/// KL divergence from the float network, and agreement with it.
+pub fn deviation_metrics() -> Vec<Metric> {
+    metrics_without_labels().into_iter().rev().collect()
+}
+
+/// The values of [`deviation_metrics`].
+pub fn deviations(outputs: &[Tensor], float: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+    let images = match outputs {
+        [output, ..] => output.dim(0)?,
+        [] => 0,
+    };
+    let mut rows = values_without_labels(outputs, float, &vec![Target::Unknown; images])?;
+    rows.iter_mut().for_each(|row| row.reverse());
+    Ok(rows)
+}
+
 fn percent(yes: bool) -> f64 {
     if yes {
         100.0

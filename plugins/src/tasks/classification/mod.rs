@@ -43,6 +43,14 @@ impl Task for Classification {
         images::values(outputs, float, targets)
     }
 
+    fn deviation_metrics(&self) -> Vec<Metric> {
+        images::deviation_metrics()
+    }
+
+    fn deviations(&self, outputs: &[Tensor], float: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+        images::deviations(outputs, float)
+    }
+
     fn comparison(&self, published: f64) -> Result<Option<Box<dyn Comparison>>> {
         if !(0.0..=100.0).contains(&published) {
             return Err(Error::message(format!("{published} is not a top-1 accuracy in percent, from 0 to 100")));

@@ -1,7 +1,7 @@
 //! Classification of images whose classes nobody knows: the quantized network is compared with the float one alone.
 
 use super::accuracy::logits;
-use super::images::{metrics_without_labels, values_without_labels};
+use super::images::{deviation_metrics, deviations, metrics_without_labels, values_without_labels};
 use qdrop_core::prelude::*;
 
 struct Unlabelled;
@@ -35,6 +35,14 @@ impl Task for Unlabelled {
 
     fn image_values(&self, outputs: &[Tensor], float: &[Tensor], targets: &[Target]) -> Result<Vec<Vec<f64>>> {
         values_without_labels(outputs, float, targets)
+    }
+
+    fn deviation_metrics(&self) -> Vec<Metric> {
+        deviation_metrics()
+    }
+
+    fn deviations(&self, outputs: &[Tensor], float: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+        deviations(outputs, float)
     }
 }
 

@@ -62,6 +62,19 @@ impl Task for Detection {
         Ok(own.iter().zip(&float).map(|(own, float)| vec![agreement(own, float)]).collect())
     }
 
+    fn deviation_metrics(&self) -> Vec<Metric> {
+        vec![Metric::number("disagreement", "1 - agreement")]
+    }
+
+    fn deviations(&self, outputs: &[Tensor], float: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+        let images = match outputs {
+            [output, ..] => output.dim(0)?,
+            [] => 0,
+        };
+        let rows = self.image_values(outputs, float, &vec![Target::Unknown; images])?;
+        Ok(rows.into_iter().map(|row| row.into_iter().map(|agreement| 1.0 - agreement).collect()).collect())
+    }
+
     fn record(&self, categories: &[(u64, String)]) -> Result<Option<Box<dyn Record>>> {
         Ok(Some(Box::new(DetectionList::new(categories))))
     }

@@ -1,0 +1,224 @@
+//! What each layer and each unit alone loses at few bits, without reconstruction.
+
+use super::moving::advance;
+use super::{Resources, Session, SitePlan};
+use crate::cache::{CacheBudget, CachedValues};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, NodeId, SiteKind, Subgraph};
+use crate::head::ImageSize;
+use crate::inference::Inference;
+use crate::model::{Precision, QuantModel};
+use crate::progress::{Event, Progress, Silent};
+use crate::task::{ImageValues, Measurement};
+use candle_core::Tensor;
+use serde::Serialize;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// What is quantized alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Subject {
+    /// Name of the layer, of the quantized value, or of the unit.
+    pub name: String,
+    /// Whether it is a unit, with all its layers or values.
+    pub is_unit: bool,
+    /// Whether weights are quantized, or activations.
+    #[serde(serialize_with = "kind_name")]
+    pub kind: SiteKind,
+}
+
+fn kind_name<S: serde::Serializer>(kind: &SiteKind, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(match kind {
+        SiteKind::Weight => "weight",
+        SiteKind::Activation => "activation",
+    })
+}
+
+/// How far the network is from the float one with one part of it quantized.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Sensitivity {
+    /// What is quantized.
+    #[serde(flatten)]
+    pub subject: Subject,
+    /// Its bits.
+    pub bits: u32,
+    /// Weights that are quantized; 0 for activations.
+    pub weights: usize,
+    /// The task's deviations from the float network.
+    pub measured: Measurement,
+}
+
+/// A part to quantize: its sites, all of one kind.
+struct Part {
+    subject: Subject,
+    nodes: BTreeSet<NodeId>,
+}
+
+impl Session<'_> {
+    /// Measures each layer and each unit alone at each of `bits`, weights and activations apart, in the float network `model`:
+    /// with the recipe's observers and nearest rounding, on the images. The result is in the order of execution, layers before their
+    /// unit. What comes before a layer is computed once for all its measurements.
+    ///
+    /// # Errors
+    /// The task does not compare networks without a ground truth, an observer fails, or the run was cancelled.
+    pub fn sensitivities(
+        &self,
+        model: &QuantModel,
+        (images, cache): (Arc<CachedValues>, Arc<CacheBudget>),
+        bits: &[u32],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Sensitivity>> {
+        let metrics = self.task().deviation_metrics();
+        if metrics.is_empty() {
+            let message = format!("the task '{}' does not compare networks without a ground truth", self.recipe().task.name);
+            return Err(Error::setting("task", message));
+        }
+        let plans = self.plans_of(model.graph())?;
+        let calibrated = bits.iter().map(|bits| self.at_bits(model, &plans, *bits, &images, progress));
+        let calibrated = calibrated.collect::<Result<Vec<_>>>()?;
+        let random = self.random();
+        let resources = Resources {
+            images: images.clone(),
+            cache,
+            random: &random,
+            progress,
+            engine: self.recipe().engine,
+            merge: &[],
+            checkpoints: None,
+        };
+        let graph = model.graph();
+        let parts = parts(graph, &plans);
+        let mut front = HashMap::from([(graph.input(), images)]);
+        let mut done = BTreeSet::from([graph.input()]);
+        let mut float: Option<Vec<Vec<Tensor>>> = None;
+        let mut results = Vec::new();
+        progress.event(Event::Started { stage: "analyzing", total: parts.len() * bits.len() });
+        for part in &parts {
+            let Some(first) = part.nodes.first() else { continue };
+            let before: Vec<NodeId> =
+                graph.nodes().map(|(id, _)| id).filter(|id| id < first && !done.contains(id)).collect();
+            if !before.is_empty() {
+                let before = graph.subgraph(before);
+                advance(model, &before, &mut front, Precision::Float, &resources)?;
+                done.extend(before.nodes());
+                front.retain(|id, _| graph.consumers(*id).iter().any(|c| c >= first) || graph.outputs().contains(id));
+            }
+            let rest = graph.nodes().map(|(id, _)| id).filter(|id| id >= first);
+            let rest = graph.subgraph_with_outputs(rest, graph.outputs().to_vec());
+            // All outputs are computed by the first rest, which is the whole network, or nearly so.
+            let float = match &float {
+                Some(float) => float,
+                None => float.insert(outputs((model, Precision::Float), &rest, &front, &resources)?),
+            };
+            for (bits, calibrated) in bits.iter().zip(&calibrated) {
+                let variant = self.only(model, calibrated, part, &plans, *bits)?;
+                let own = outputs((&variant, Precision::Quantized), &rest, &front, &resources)?;
+                let mut values: Vec<ImageValues> =
+                    metrics.iter().map(|metric| ImageValues { metric: metric.clone(), values: Vec::new() }).collect();
+                for (own, float) in own.iter().zip(float) {
+                    for row in self.task().deviations(own, float)? {
+                        values.iter_mut().zip(row).for_each(|(all, value)| all.values.push(value));
+                    }
+                }
+                let images = values.first().map_or(0, |all| all.values.len());
+                let mut measured = Measurement::new(images, [("", 0.0); 0]);
+                for all in &values {
+                    measured.insert(&all.metric, all.mean(), all.standard_error());
+                }
+                let weights = match part.subject.kind {
+                    SiteKind::Weight => part.nodes.iter().map(|id| Ok(model.weight(*id)?.elem_count())).sum::<Result<_>>()?,
+                    SiteKind::Activation => 0,
+                };
+                results.push(Sensitivity { subject: part.subject.clone(), bits: *bits, weights, measured });
+                progress.event(Event::Advanced(results.len()));
+            }
+        }
+        progress.event(Event::Finished);
+        Ok(results)
+    }
+
+    /// A copy of the float network with all quantizers at so many bits, and their ranges observed.
+    fn at_bits(
+        &self,
+        model: &QuantModel,
+        plans: &[SitePlan],
+        bits: u32,
+        images: &CachedValues,
+        progress: &dyn Progress,
+    ) -> Result<QuantModel> {
+        if progress.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let mut copy = model.float_copy();
+        let plans = with_bits(plans, bits);
+        self.place(&mut copy, &plans)?;
+        self.calibrate(&mut copy, &plans, (images, 0), &Silent)?;
+        Ok(copy)
+    }
+
+    /// The float network with the quantizers of this part alone.
+    fn only(
+        &self,
+        model: &QuantModel,
+        calibrated: &QuantModel,
+        part: &Part,
+        plans: &[SitePlan],
+        bits: u32,
+    ) -> Result<QuantModel> {
+        let own = |plan: &&SitePlan| plan.site.kind == part.subject.kind && part.nodes.contains(&plan.site.node);
+        let plans: Vec<SitePlan> = plans.iter().filter(own).cloned().collect();
+        let mut variant = model.float_copy();
+        self.place(&mut variant, &with_bits(&plans, bits))?;
+        let nodes: Vec<NodeId> = part.nodes.iter().copied().collect();
+        variant.restore(&nodes, &calibrated.grids(&nodes)?)?;
+        Ok(variant)
+    }
+}
+
+fn with_bits(plans: &[SitePlan], bits: u32) -> Vec<SitePlan> {
+    let mut plans = plans.to_vec();
+    plans.iter_mut().for_each(|plan| plan.spec.bits = bits);
+    plans
+}
+
+/// Each site alone, and all of one kind in a unit.
+fn parts(graph: &Graph, plans: &[SitePlan]) -> Vec<Part> {
+    let single = plans.iter().map(|plan| Part {
+        subject: Subject { name: plan.site.name.clone(), is_unit: false, kind: plan.site.kind },
+        nodes: BTreeSet::from([plan.site.node]),
+    });
+    let of_unit = |unit: &crate::graph::Unit, kind: SiteKind| {
+        let inside = plans.iter().filter(|plan| plan.site.kind == kind && unit.subgraph.contains(plan.site.node));
+        let subject = Subject { name: unit.name.clone(), is_unit: true, kind };
+        Part { subject, nodes: inside.map(|plan| plan.site.node).collect() }
+    };
+    let units = graph.units().iter().flat_map(|unit| [SiteKind::Weight, SiteKind::Activation].map(|kind| of_unit(unit, kind)));
+    let mut parts: Vec<Part> = single.chain(units).filter(|part| !part.nodes.is_empty()).collect();
+    parts.sort_by_key(|part| part.nodes.first().copied());
+    parts
+}
+
+/// The results of a network for all images, batch by batch, from the values that `rest` reads.
+fn outputs(
+    (model, precision): (&QuantModel, Precision),
+    rest: &Subgraph,
+    front: &HashMap<NodeId, Arc<CachedValues>>,
+    resources: &Resources<'_>,
+) -> Result<Vec<Vec<Tensor>>> {
+    let missing = |id: &NodeId| Error::graph(&model.graph().node(*id).name, "its value was not computed");
+    let read = rest.inputs().iter().map(|id| front.get(id).ok_or_else(|| missing(id))).collect::<Result<Vec<_>>>()?;
+    let images = &resources.images;
+    let (samples, together) = (images.samples(), images.together());
+    let mut inference = Inference::new(model, precision, rest.clone())?;
+    let batches = (0..samples).step_by(together).map(|start| {
+        if resources.progress.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let count = together.min(samples - start);
+        let inputs = read.iter().map(|all| all.range(start, count)).collect::<Result<Vec<_>>>()?;
+        let shape = images.shape_of(start)?;
+        let size = [1, 2].map(|axis| shape.get(axis).copied().unwrap_or(1));
+        model.finish(inference.run(&inputs)?, &vec![ImageSize::whole(size); count])
+    });
+    batches.collect()
+}
