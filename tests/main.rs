@@ -1,5 +1,6 @@
 //! All integration tests are one crate, because linking it once is much cheaper than one binary for each file.
 
+mod analyze;
 mod architectures;
 mod arrays;
 mod average_precision;

@@ -70,7 +70,8 @@ impl Session<'_> {
     ) -> Result<Vec<Sensitivity>> {
         let metrics = self.task().deviation_metrics();
         if metrics.is_empty() {
-            let message = format!("the task '{}' does not compare networks without a ground truth", self.recipe().task.name);
+            let message =
+                format!("the task '{}' does not compare networks without a ground truth", self.recipe().task.name);
             return Err(Error::setting("task", message));
         }
         let plans = self.plans_of(model.graph())?;
@@ -126,7 +127,9 @@ impl Session<'_> {
                     measured.insert(&all.metric, all.mean(), all.standard_error());
                 }
                 let weights = match part.subject.kind {
-                    SiteKind::Weight => part.nodes.iter().map(|id| Ok(model.weight(*id)?.elem_count())).sum::<Result<_>>()?,
+                    SiteKind::Weight => {
+                        part.nodes.iter().map(|id| Ok(model.weight(*id)?.elem_count())).sum::<Result<_>>()?
+                    }
                     SiteKind::Activation => 0,
                 };
                 results.push(Sensitivity { subject: part.subject.clone(), bits: *bits, weights, measured });
@@ -192,7 +195,8 @@ fn parts(graph: &Graph, plans: &[SitePlan]) -> Vec<Part> {
         let subject = Subject { name: unit.name.clone(), is_unit: true, kind };
         Part { subject, nodes: inside.map(|plan| plan.site.node).collect() }
     };
-    let units = graph.units().iter().flat_map(|unit| [SiteKind::Weight, SiteKind::Activation].map(|kind| of_unit(unit, kind)));
+    let units =
+        graph.units().iter().flat_map(|unit| [SiteKind::Weight, SiteKind::Activation].map(|kind| of_unit(unit, kind)));
     let mut parts: Vec<Part> = single.chain(units).filter(|part| !part.nodes.is_empty()).collect();
     parts.sort_by_key(|part| part.nodes.first().copied());
     parts

@@ -15,6 +15,7 @@ pub(super) struct GuardedTask {
     origin: Origin,
     metrics: Vec<Metric>,
     image_metrics: Vec<Metric>,
+    deviation_metrics: Vec<Metric>,
     inner: Box<dyn Task>,
 }
 
@@ -22,10 +23,11 @@ impl GuardedTask {
     pub fn new(origin: Origin, inner: Box<dyn Task>) -> Result<Self> {
         let metrics = origin.ask("metrics", || inner.metrics())?;
         let image_metrics = origin.ask("image_metrics", || inner.image_metrics())?;
+        let deviation_metrics = origin.ask("deviation_metrics", || inner.deviation_metrics())?;
         if metrics.is_empty() && image_metrics.is_empty() {
             return Err(defect(origin, "names no metric"));
         }
-        for metrics in [&metrics, &image_metrics] {
+        for metrics in [&metrics, &image_metrics, &deviation_metrics] {
             let mut keys = BTreeSet::new();
             for Metric { key, .. } in metrics {
                 if Measurement::COUNTS.contains(&key.as_str()) || !keys.insert(key) {
@@ -33,7 +35,7 @@ impl GuardedTask {
                 }
             }
         }
-        Ok(Self { origin, metrics, image_metrics, inner })
+        Ok(Self { origin, metrics, image_metrics, deviation_metrics, inner })
     }
 }
 
@@ -86,15 +88,17 @@ impl Task for GuardedTask {
     }
 
     fn deviation_metrics(&self) -> Vec<Metric> {
-        // A panic would be a defect of a list of constants; it is reported where the values are computed.
-        self.origin.ask("deviation_metrics", || self.inner.deviation_metrics()).unwrap_or_default()
+        self.deviation_metrics.clone()
     }
 
     fn deviations(&self, outputs: &[Tensor], float: &[Tensor]) -> Result<Vec<Vec<f64>>> {
         let rows = self.origin.call("deviations", || self.inner.deviations(outputs, float))?;
-        let metrics = self.deviation_metrics();
+        let metrics = &self.deviation_metrics;
         if rows.iter().any(|row| row.len() != metrics.len()) {
-            return Err(defect(self.origin, format!("must measure {} deviations of each image, and did not", metrics.len())));
+            return Err(defect(
+                self.origin,
+                format!("must measure {} deviations of each image, and did not", metrics.len()),
+            ));
         }
         for (metric, value) in rows.iter().flat_map(|row| metrics.iter().zip(row)) {
             if !value.is_finite() {

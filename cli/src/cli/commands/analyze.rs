@@ -25,10 +25,7 @@ pub fn analyze(arguments: &AnalyzeArguments, console: &Console, output: Output) 
             output.print(&aligned(&rows))?;
         }
     }
-    Ok(Value::from_iter([
-        ("images", Value::from(*images)),
-        ("sensitivities", serde_json::to_value(sensitivities)?),
-    ]))
+    Ok(Value::from_iter([("images", Value::from(*images)), ("sensitivities", serde_json::to_value(sensitivities)?)]))
 }
 
 /// The table, with the largest deviation at 4 bits first.
