@@ -59,7 +59,7 @@ fn layers_are_measured_alone() {
             if !is_own {
                 continue;
             }
-            let spec = QuantSpec { bits, ..plan.spec.clone() };
+            let spec = QuantSpec { bits, ..plan.spec };
             let (observer, quantizer) = (&plan.observer.0, &plan.quantizer.0);
             let params = Params::none("test");
             let mut seen = registries().observers.get(&observer.name, "test").unwrap().build(&spec, &params).unwrap();
