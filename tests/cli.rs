@@ -347,6 +347,7 @@ fn every_command_has_a_manual_page() {
     let listed: Vec<_> = written["pages"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
     assert_eq!(listed, names.iter().map(|n| text(&folder.join(n)).to_string()).collect::<Vec<_>>());
     let commands = [
+        "analyze",
         "bench",
         "check",
         "compare",

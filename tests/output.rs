@@ -244,7 +244,7 @@ fn paths_need_not_be_unicode() {
     assert_eq!(shown["cache"]["spill"]["percent_encoded"], "spill-%E9");
     let man = odd(&folder, "man");
     let pages = json(qdrop_os(&[os("man"), man.as_os_str(), os("--json")]));
-    assert!(pages["pages"][0].as_str().unwrap().ends_with("man-\u{fffd}/qdrop-bench.1"), "{pages}");
+    assert!(pages["pages"][0].as_str().unwrap().ends_with("man-\u{fffd}/qdrop-analyze.1"), "{pages}");
     let missing = qdrop_os(&[os("check"), odd(&folder, "missing").as_os_str(), os("--json")]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(stderr(&missing).contains("there is no file and no built-in recipe '"), "{}", stderr(&missing));
