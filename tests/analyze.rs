@@ -97,7 +97,7 @@ fn layers_and_units_are_ranked() {
     }
     let all = qdrop(&["analyze", "demo", "--images", "16", "--json"]).json();
     let all = all["sensitivities"].as_array().unwrap();
-    // 21 weights, 19 values that are quantized, and 10 units with weights and values; 4 bit widths each.
+    // 21 weights, and 10 units with weights; 4 bit widths each.
     let count =
         |is_unit: bool, kind: &str| all.iter().filter(|one| one["is_unit"] == is_unit && one["kind"] == kind).count();
     assert_eq!([count(false, "weight"), count(true, "weight")], [21 * 4, 10 * 4]);
@@ -109,7 +109,7 @@ fn layers_and_units_are_ranked() {
     }
 }
 
-/// A detector's deviation is what both networks do not find alike; a task that compares nothing is refused.
+/// A detector's deviation is what both networks do not find alike.
 #[test]
 fn detectors_are_analyzed() {
     let small = ["--set", "calibration.group=2", "--images", "2", "--json"];

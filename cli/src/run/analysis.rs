@@ -2,7 +2,6 @@
 
 use super::Run;
 use crate::error::{At, Result, Stage};
-use qdrop_core::dataset::Split;
 use qdrop_core::pipeline::{Sensitivity, Session};
 use qdrop_core::task::Metric;
 
@@ -42,7 +41,6 @@ impl Run<'_> {
         let session = Session::new(recipe, &self.registries, self.device.clone()).at(Stage::Setup)?;
         let (mut model, place) = session.float_network().at(Stage::FloatNetwork)?;
         self.tell(place);
-        session.dataset(Split::Calibration).at(Stage::Data)?;
         let cache = session.cache(std::env::temp_dir());
         let set = session.calibration_images(&cache, &self.progress).at(Stage::CalibrationImages)?;
         session.prepare(&mut model, &set.images, &self.progress).at(Stage::Preparation)?;

@@ -5,7 +5,8 @@ use crate::ops::Activation;
 use std::collections::HashSet;
 
 /// What the quantizer at a site quantizes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SiteKind {
     /// The weight of the node.
     Weight,

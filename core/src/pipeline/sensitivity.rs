@@ -23,15 +23,7 @@ pub struct Subject {
     /// Whether it is a unit, with all its layers or values.
     pub is_unit: bool,
     /// Whether weights are quantized, or activations.
-    #[serde(serialize_with = "kind_name")]
     pub kind: SiteKind,
-}
-
-fn kind_name<S: serde::Serializer>(kind: &SiteKind, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    serializer.serialize_str(match kind {
-        SiteKind::Weight => "weight",
-        SiteKind::Activation => "activation",
-    })
 }
 
 /// How far the network is from the float one with one part of it quantized.
@@ -111,6 +103,12 @@ impl Session<'_> {
                 Some(float) => float,
                 None => float.insert(outputs((model, Precision::Float), &rest, &front, &resources)?),
             };
+            let weights = match part.subject.kind {
+                SiteKind::Weight => {
+                    part.nodes.iter().map(|id| Ok(model.weight(*id)?.elem_count())).sum::<Result<_>>()?
+                }
+                SiteKind::Activation => 0,
+            };
             for (bits, calibrated) in bits.iter().zip(&calibrated) {
                 let variant = self.only(model, calibrated, part, &plans, *bits)?;
                 let own = outputs((&variant, Precision::Quantized), &rest, &front, &resources)?;
@@ -126,12 +124,6 @@ impl Session<'_> {
                 for all in &values {
                     measured.insert(&all.metric, all.mean(), all.standard_error());
                 }
-                let weights = match part.subject.kind {
-                    SiteKind::Weight => {
-                        part.nodes.iter().map(|id| Ok(model.weight(*id)?.elem_count())).sum::<Result<_>>()?
-                    }
-                    SiteKind::Activation => 0,
-                };
                 results.push(Sensitivity { subject: part.subject.clone(), bits: *bits, weights, measured });
                 progress.event(Event::Advanced(results.len()));
             }
