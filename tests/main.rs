@@ -34,6 +34,7 @@ mod inference;
 mod integers;
 mod interrupt;
 mod library;
+mod mixed;
 mod onnx_again;
 mod onnx_case;
 mod onnx_export;

@@ -67,7 +67,7 @@ pub use export::{export, Export, Exported};
 pub use extras::Extras;
 #[doc(inline)]
 pub use qdrop_core as core;
-pub use run::{resume, Analysis, Check, Outcome, Plan, Run};
+pub use run::{resume, Analysis, Check, ChosenBits, Outcome, Plan, Run};
 pub use saved::{saved_report, SavedReport};
 
 // Linked, so that their strategies are registered.

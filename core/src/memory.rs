@@ -20,6 +20,13 @@ pub fn available() -> Option<u64> {
     Some(left_by_groups(Path::new(GROUPS), &own).map_or(machine, |left| left.min(machine)))
 }
 
+/// Bytes of memory that this process has in use now; `None` if the system does not report it.
+pub fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
 /// Bytes that control groups leave to a process whose `/proc/self/cgroup` has this text: the least of its group's and of all
 /// groups around it. A container sees its own group as the root, whatever the text says. `None` without a limit.
 fn left_by_groups(root: &Path, own: &str) -> Option<u64> {
@@ -92,6 +99,7 @@ mod tests {
     fn this_machine_has_memory() {
         if cfg!(target_os = "linux") {
             assert!(available().is_some_and(|bytes| bytes > 0));
+            assert!(resident().is_some_and(|bytes| bytes > 1 << 20));
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The report of a reconstruction: the losses of every step, unit by unit.
+//! The report of a reconstruction: the losses of every step, unit by unit, and what quantization did at each site.
 
+use crate::graph::SiteKind;
 use serde::{Deserialize, Serialize};
 
 /// Losses of one step.
@@ -22,6 +23,91 @@ pub struct KeptState {
     pub loss: f32,
 }
 
+/// A reconstruction loss with hard roundings and without drop, as it would be if learning ended there.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct HardLoss {
+    /// Number of finished steps.
+    pub step: usize,
+    /// The loss.
+    pub loss: f32,
+}
+
+/// The smallest and the largest value that a grid can represent, over all its channels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Clipping {
+    /// The smallest value.
+    pub low: f64,
+    /// The largest value.
+    pub high: f64,
+}
+
+/// A distribution: shares of values in bins of equal width. Values beyond the bins count in the first and the last one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shares {
+    /// Where the first bin begins.
+    pub low: f64,
+    /// Where the last bin ends.
+    pub high: f64,
+    /// The share of all values in each bin.
+    pub shares: Vec<f64>,
+}
+
+impl Shares {
+    /// Counts a value in its bin.
+    pub(crate) fn add(&mut self, value: f64) {
+        let place = (value - self.low) / (self.high - self.low) * self.shares.len() as f64;
+        // Casts saturate: below the first bin is 0, and so is what is no number.
+        let place = (place as usize).min(self.shares.len().saturating_sub(1));
+        self.shares.iter_mut().skip(place).take(1).for_each(|share| *share += 1.0);
+    }
+
+    /// Turns counts into shares of `count` values.
+    pub(crate) fn divide(&mut self, count: f64) {
+        self.shares.iter_mut().for_each(|share| *share /= count);
+    }
+}
+
+/// What quantization did at a site. Values are those of a few calibration images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SiteReport {
+    /// Name of the site.
+    pub name: String,
+    /// What is quantized.
+    pub kind: SiteKind,
+    /// Its bits.
+    pub bits: u32,
+    /// What the grid covered before learning.
+    pub before: Clipping,
+    /// What the grid covers.
+    pub after: Clipping,
+    /// The distribution in the float network: of a weight in steps of each channel's grid (`w / scale + zero_point`), of an
+    /// activation in its own units.
+    pub float: Shares,
+    /// The distribution of a quantized weight, in the same bins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantized: Option<Shares>,
+    /// The points of a weight's grid in steps, if they are few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grid: Vec<f64>,
+    /// Signal-to-quantization-noise ratio in dB where this site alone is quantized: of the weight, or of the value. `None` if there is
+    /// no noise or no signal.
+    pub noise_alone: Option<f64>,
+    /// The same of the value in the quantized network, with all noise of earlier layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise_accumulated: Option<f64>,
+    /// The share of a weight's roundings that are not those to the nearest point of the grid before learning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<f64>,
+    /// The share of values that lie beyond the grid by more than half a step.
+    pub clipped: f64,
+    /// Number of channels.
+    pub channels: usize,
+    /// Channels of a value that are the same everywhere; channels of a weight that are 0.
+    pub dead_channels: usize,
+    /// Other channels of which nothing is left: all values lie at one point of the grid, or the quantized weight is 0.
+    pub lost_channels: usize,
+}
+
 /// The report of a unit.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct UnitReport {
@@ -38,6 +124,15 @@ pub struct UnitReport {
     /// [`UnitTask::soft_share`](crate::reconstructor::UnitTask::soft_share).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soft_share: Option<f64>,
+    /// Losses with hard roundings at some steps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hard: Vec<HardLoss>,
+    /// Resident memory of the process in bytes when the unit was finished. The pipeline fills it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// What quantization did at the unit's sites. The pipeline fills it in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sites: Vec<SiteReport>,
 }
 
 impl UnitReport {

@@ -1,12 +1,16 @@
-//! What each layer and each unit alone loses at few bits.
+//! What each layer and each unit alone loses at few bits, and bits that are chosen from it.
 
 use super::Run;
 use crate::error::{At, Result, Stage};
-use qdrop_core::pipeline::{Sensitivity, Session};
+use qdrop_core::pipeline::{NetworkCost, Sensitivity, Session, SiteBits, Subject};
 use qdrop_core::task::Metric;
+use serde::{Deserialize, Serialize};
+
+/// Images on which layers are measured before bits are chosen.
+const CHOOSING_IMAGES: usize = 128;
 
 /// What each layer and each unit alone loses, as [`Run::analyze`] measures it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Analysis {
     /// What is measured; layers are ranked by the first one.
@@ -22,6 +26,20 @@ impl Analysis {
     pub const BITS: [u32; 4] = [2, 3, 4, 8];
 }
 
+/// Bits that were chosen for single layers, as `quant.mixed` asks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ChosenBits {
+    /// The budget as the recipe says it.
+    pub target: String,
+    /// The bits that were chosen from.
+    pub choices: Vec<u32>,
+    /// The chosen bits, in the order of execution.
+    pub bits: Vec<SiteBits>,
+    /// What the network takes with them.
+    pub cost: NetworkCost,
+}
+
 impl Run<'_> {
     /// Measures each layer and each unit alone at each of [`Analysis::BITS`], weights and activations apart: how far the network
     /// is from the float one on so many calibration images, with nearest rounding and the ranges that the recipe's observers give.
@@ -31,6 +49,36 @@ impl Run<'_> {
     /// Those of [`check`](Self::check), weights or images are not given, the task does not compare networks, or the work was
     /// cancelled.
     pub fn analyze(&self, images: usize) -> Result<Analysis> {
+        self.measure_alone(images, &Analysis::BITS, &|_, _| true)
+    }
+
+    /// Chooses the bits of single layers, if the recipe asks for it (`quant.mixed`), from what each of them alone loses on the first
+    /// 128 calibration images. The chosen bits become overrides of the recipe. [`quantize`](Self::quantize) does this for a new run,
+    /// unless it was done before; `None` if the recipe does not ask for it.
+    ///
+    /// # Errors
+    /// Those of [`analyze`](Self::analyze), or nothing is within the budget.
+    pub fn choose_bits(&mut self) -> Result<Option<&ChosenBits>> {
+        let Some(mixed) = self.recipe.quant.mixed.clone() else {
+            return Ok(self.chosen.as_ref().map(|(chosen, _)| chosen));
+        };
+        let images = self.recipe.calibration.images.min(CHOOSING_IMAGES);
+        let asked = |session: &Session<'_>, subject: &Subject| session.chooses(&mixed, subject);
+        let analysis = self.measure_alone(images, &mixed.choices, &asked)?;
+        let (recipe, bits) = self.session()?.choose_bits(&analysis.sensitivities).at(Stage::Analysis)?;
+        self.recipe = recipe;
+        let cost = self.session()?.cost().at(Stage::Analysis)?;
+        let chosen = ChosenBits { target: mixed.target.to_string(), choices: mixed.choices, bits, cost };
+        Ok(Some(&self.chosen.insert((chosen, analysis)).0))
+    }
+
+    /// Measures the parts of the network that `asked` names alone at each of `bits`.
+    fn measure_alone(
+        &self,
+        images: usize,
+        bits: &[u32],
+        asked: &dyn Fn(&Session<'_>, &Subject) -> bool,
+    ) -> Result<Analysis> {
         let mut recipe = self.recipe.clone();
         recipe.calibration.images = images;
         recipe.calibration.observe = recipe.calibration.observe.min(images);
@@ -45,7 +93,8 @@ impl Run<'_> {
         let set = session.calibration_images(&cache, &self.progress).at(Stage::CalibrationImages)?;
         session.prepare(&mut model, &set.images, &self.progress).at(Stage::Preparation)?;
         let images = set.images.samples();
-        let sensitivities = session.sensitivities(&model, (set.images, cache), &Analysis::BITS, &self.progress);
+        let asked = |subject: &Subject| asked(&session, subject);
+        let sensitivities = session.sensitivities(&model, (set.images, cache), bits, &asked, &self.progress);
         let sensitivities = sensitivities.at(Stage::Analysis)?;
         Ok(Analysis { metrics: session.task().deviation_metrics(), sensitivities, images })
     }

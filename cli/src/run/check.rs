@@ -71,6 +71,7 @@ fn check_one(session: &Session<'_>, of_recipe: Option<&Check>, progress: &dyn Pr
         },
     };
     session.check_spill().at(Stage::Setup)?;
+    session.check_budget().at(Stage::Setup)?;
     let asked = session.recipe().calibration.images;
     session.rehearse(model, images.map_or(asked, |[images, _]| images.min(asked)), progress).at(Stage::Setup)?;
     let (weights, activations) = (count(SiteKind::Weight), count(SiteKind::Activation));
@@ -97,6 +98,9 @@ fn check_shared(session: &Session<'_>, variant: &Session<'_>) -> qdrop_core::Res
     }
     if recipe.calibration.images != other.calibration.images {
         return refused("calibration.images", "all networks of a run are calibrated with the same images");
+    }
+    if other.quant.mixed.is_some() && recipe.quant.mixed != other.quant.mixed {
+        return refused("quant.mixed", "bits are chosen once, before the run; write a recipe of its own");
     }
     if recipe.cache != other.cache {
         return refused("cache", "all networks of a run share the cached values");

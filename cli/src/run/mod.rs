@@ -5,7 +5,7 @@ mod check;
 mod plan;
 mod stages;
 
-pub use analysis::Analysis;
+pub use analysis::{Analysis, ChosenBits};
 pub use check::Check;
 pub use plan::Plan;
 pub(crate) use stages::{float_row, variant_file};
@@ -50,6 +50,8 @@ pub struct Run<'a> {
     checked: OnceLock<Check>,
     /// The result of [`Run::check_float`], once it has run.
     float_sample: Option<Option<FloatSample>>,
+    /// The result of [`Run::choose_bits`] with its measurements, once bits were chosen.
+    chosen: Option<(ChosenBits, Analysis)>,
 }
 
 /// Where checkpoints and results are saved.
@@ -90,8 +92,9 @@ impl<'a> Run<'a> {
         let registries = Registries::collect().at(Stage::Setup)?;
         let device = candle_core::Device::Cpu;
         let (kept, progress) = (Kept::Nothing, WarnOnce::new(&Silent));
-        let (device_name, checked, float_sample) = ("cpu".into(), OnceLock::new(), None);
-        Ok(Self { recipe, registries, device, device_name, kept, progress, checked, float_sample })
+        let (device_name, checked) = ("cpu".into(), OnceLock::new());
+        let (float_sample, chosen) = (None, None);
+        Ok(Self { recipe, registries, device, device_name, kept, progress, checked, float_sample, chosen })
     }
 
     /// Opens the interrupted run in the folder `dir`. It resumes where it was stopped, and its result is bit-identical
@@ -261,7 +264,7 @@ impl<'a> Run<'a> {
         Evaluated::new(measured, session.task())
     }
 
-    /// Runs all stages: calibration images, float evaluation, the recipe's variants, calibration
+    /// Runs all stages: bits are [chosen](Self::choose_bits) if the recipe asks for it, calibration images, float evaluation, the recipe's variants, calibration
     /// and reconstruction, evaluation. Saves the result if the run has a folder.
     ///
     /// # Errors
@@ -271,6 +274,7 @@ impl<'a> Run<'a> {
         if !matches!(self.kept, Kept::Begun(_)) {
             // Reports mistakes before anything long runs and before anything is written.
             self.check_float()?;
+            self.choose_bits()?;
         }
         stages::quantize(self)
     }

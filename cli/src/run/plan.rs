@@ -3,7 +3,7 @@
 use crate::error::{At, Result, Stage};
 use crate::memory::peak_resident_bytes;
 use qdrop_core::engine::Engine;
-use qdrop_core::pipeline::Session;
+use qdrop_core::pipeline::{NetworkCost, Session};
 use qdrop_core::progress::Progress;
 use qdrop_core::Error as Core;
 
@@ -23,6 +23,8 @@ pub struct Plan {
     pub cache_bytes: u64,
     /// The part of them that goes to files.
     pub spilled_bytes: u64,
+    /// What the quantized network takes.
+    pub cost: NetworkCost,
 }
 
 /// Estimates the time and memory of a session's run.
@@ -48,5 +50,6 @@ pub fn plan(session: &Session<'_>, progress: &dyn Progress) -> Result<Plan> {
         memory_bytes: if estimate.steps == 0 { calibration } else { reconstruction.max(calibration) },
         cache_bytes: estimate.cache_bytes,
         spilled_bytes: estimate.cache_bytes.saturating_sub(limit),
+        cost: session.cost().at(Stage::Estimate)?,
     })
 }

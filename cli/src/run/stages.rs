@@ -18,6 +18,15 @@ use std::sync::Arc;
 /// File with the result of the float evaluation.
 const FLOAT_FILE: &str = "float.json";
 
+/// File with the bits that were chosen for single layers.
+pub(crate) const BITS_FILE: &str = "bits.json";
+
+/// File with what quantization did at each site, of a run without units.
+pub(crate) const SITES_FILE: &str = "sites.json";
+
+/// File with what single layers lose.
+pub(crate) const SENSITIVITY_FILE: &str = "sensitivity.json";
+
 /// File with the result of variant `i`.
 pub(crate) fn variant_file(i: usize) -> String {
     format!("compare-{i}.json")
@@ -39,7 +48,12 @@ pub fn quantize(mut run: Run<'_>) -> Result<Outcome> {
             let weights = session.weights_files().at(Stage::FloatNetwork)?;
             let recipe = session.recipe().to_yaml().at(Stage::RunDirectory)?;
             let manifest = Manifest::new(recipe, &weights, &run.device_name).at(Stage::RunDirectory)?;
-            (RunDirectory::create(&dir, &manifest).at(Stage::RunDirectory)?, manifest)
+            let directory = RunDirectory::create(&dir, &manifest).at(Stage::RunDirectory)?;
+            if let Some((chosen, analysis)) = &run.chosen {
+                directory.store(BITS_FILE, chosen).at(Stage::RunDirectory)?;
+                directory.store(SENSITIVITY_FILE, analysis).at(Stage::RunDirectory)?;
+            }
+            (directory, manifest)
         }
     };
     let log = EventLog::open(&directory, &run.progress).at(Stage::RunDirectory)?;
@@ -160,6 +174,9 @@ impl Stages<'_> {
         let saved = self.directory.filter(|_| variant.is_none());
         if let Some(directory) = saved {
             save_model(directory, &result.model, session.recipe()).at(Stage::Saving)?;
+            if !result.sites.is_empty() {
+                directory.store(SITES_FILE, &result.sites).at(Stage::Saving)?;
+            }
         }
         let measured = session.evaluate(&result.model, Precision::Quantized, self.progress).inspect_err(|e| {
             if let (Some(directory), false) = (saved, matches!(e, Core::Cancelled)) {

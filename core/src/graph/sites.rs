@@ -5,7 +5,7 @@ use crate::ops::Activation;
 use std::collections::HashSet;
 
 /// What the quantizer at a site quantizes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SiteKind {
     /// The weight of the node.

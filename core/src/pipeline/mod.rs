@@ -2,10 +2,13 @@
 
 mod broken;
 mod calibrate;
+mod cost;
 mod estimate;
 mod evaluate;
+mod inspect;
 mod load;
 mod measure;
+mod mixed;
 mod moving;
 mod networks;
 mod pairs;
@@ -24,10 +27,12 @@ mod uneven;
 
 pub use crate::summary::Summary;
 pub use calibrate::{calibrate, Observed, Observers};
+pub use cost::NetworkCost;
 pub use estimate::Estimate;
 pub use evaluate::{evaluate, Look};
 pub use load::{calibration_images, load_ahead, load_batch, too_few_images, Batch, CalibrationSet, Part};
 pub use measure::ShownNetwork;
+pub use mixed::SiteBits;
 pub use pairs::{evaluate_pairs, Pair, PairMeasurement};
 pub use plan::{plan_sites, SitePlan};
 pub use reconstruct::{reconstruct, Resources};

@@ -17,6 +17,8 @@ pub struct SitePlan {
     pub site: Site,
     /// The grid.
     pub spec: QuantSpec,
+    /// Whether its bits are those of all sites of its kind, and neither the setting nor an override gives it others.
+    pub common_bits: bool,
     /// The observer, and its place in the recipe.
     pub observer: (Strategy, String),
     /// The quantizer, and its place in the recipe.
@@ -46,6 +48,7 @@ pub fn plan_sites(graph: &Graph, quant: &QuantRecipe) -> Result<Vec<SitePlan>> {
             };
             let path = format!("quant.overrides[{i}].{kind}");
             current.spec.bits = change.bits.unwrap_or(current.spec.bits);
+            current.common_bits &= change.bits.is_none();
             if let Some(observer) = &change.observer {
                 current.observer = (observer.clone(), join(&path, "observer"));
             }
@@ -92,6 +95,7 @@ fn base_plan(site: Site, quant: &QuantRecipe) -> SitePlan {
     SitePlan {
         site,
         spec: QuantSpec { bits, symmetric: tensor.symmetric, granularity },
+        common_bits: !high,
         observer: (tensor.observer.clone(), join(path, "observer")),
         quantizer: (tensor.quantizer.clone(), join(path, "quantizer")),
     }

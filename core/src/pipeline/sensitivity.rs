@@ -11,12 +11,12 @@ use crate::model::{Precision, QuantModel};
 use crate::progress::{Event, Progress, Silent};
 use crate::task::{ImageValues, Measurement};
 use candle_core::Tensor;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// What is quantized alone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
     /// Name of the layer, of the quantized value, or of the unit.
     pub name: String,
@@ -27,7 +27,7 @@ pub struct Subject {
 }
 
 /// How far the network is from the float one with one part of it quantized.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sensitivity {
     /// What is quantized.
     #[serde(flatten)]
@@ -47,9 +47,9 @@ struct Part {
 }
 
 impl Session<'_> {
-    /// Measures each layer and each unit alone at each of `bits`, weights and activations apart, in the float network `model`:
-    /// with the recipe's observers and nearest rounding, on the images. The result is in the order of execution, layers before their
-    /// unit. What comes before a layer is computed once for all its measurements.
+    /// Measures each layer and each unit that `is_asked` names alone at each of `bits`, weights and activations apart, in the float
+    /// network `model`: with the recipe's observers and nearest rounding, on the images. The result is in the order of execution,
+    /// layers before their unit. What comes before a layer is computed once for all its measurements.
     ///
     /// # Errors
     /// The task does not compare networks without a ground truth, an observer fails, or the run was cancelled.
@@ -58,14 +58,11 @@ impl Session<'_> {
         model: &QuantModel,
         (images, cache): (Arc<CachedValues>, Arc<CacheBudget>),
         bits: &[u32],
+        is_asked: &dyn Fn(&Subject) -> bool,
         progress: &dyn Progress,
     ) -> Result<Vec<Sensitivity>> {
+        self.check_deviates("task")?;
         let metrics = self.task().deviation_metrics();
-        if metrics.is_empty() {
-            let message =
-                format!("the task '{}' does not compare networks without a ground truth", self.recipe().task.name);
-            return Err(Error::setting("task", message));
-        }
         let plans = self.plans_of(model.graph())?;
         let calibrated = bits.iter().map(|bits| self.at_bits(model, &plans, *bits, &images, progress));
         let calibrated = calibrated.collect::<Result<Vec<_>>>()?;
@@ -80,7 +77,8 @@ impl Session<'_> {
             checkpoints: None,
         };
         let graph = model.graph();
-        let parts = parts(graph, &plans);
+        let mut parts = parts(graph, &plans);
+        parts.retain(|part| is_asked(&part.subject));
         let mut front = HashMap::from([(graph.input(), images)]);
         let mut done = BTreeSet::from([graph.input()]);
         let mut float: Option<Vec<Vec<Tensor>>> = None;
@@ -130,6 +128,16 @@ impl Session<'_> {
         }
         progress.event(Event::Finished);
         Ok(results)
+    }
+
+    /// Checks that the task can say how far networks are from each other without a ground truth, which `path` in the recipe asks for.
+    pub(super) fn check_deviates(&self, path: &str) -> Result<()> {
+        if self.task().deviation_metrics().is_empty() {
+            let message =
+                format!("the task '{}' does not compare networks without a ground truth", self.recipe().task.name);
+            return Err(Error::setting(path, message));
+        }
+        Ok(())
     }
 
     /// A copy of the float network with all quantizers at so many bits, and their ranges observed.

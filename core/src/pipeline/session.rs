@@ -2,7 +2,7 @@
 
 use super::calibrate::{place, Observed};
 use super::published::check_published;
-use super::reconstruct::units_of;
+use super::reconstruct::{sites, units_of};
 use super::{
     calibrate, calibration_images, plan_sites, reconstruct, CalibrationSet, Observers, Registries, Resources, SitePlan,
 };
@@ -10,7 +10,7 @@ use crate::architecture::Architecture;
 use crate::cache::{CacheBudget, CachedValues};
 use crate::dataset::{Dataset, DatasetRequest, Split};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, NodeId};
+use crate::graph::{network_unit, Graph, NodeId};
 use crate::head::{Head, Output};
 use crate::model::QuantModel;
 use crate::preparation::{Change, Preparation};
@@ -18,7 +18,7 @@ use crate::progress::{Event, Progress};
 use crate::random::SeededRandom;
 use crate::recipe::{CalibrationInputs, Recipe, Strategy};
 use crate::reconstructor::{Grouping, Reconstructor};
-use crate::report::UnitReport;
+use crate::report::{SiteReport, UnitReport};
 use crate::target::TargetSpec;
 use crate::task::Task;
 use candle_core::Device;
@@ -57,6 +57,8 @@ pub struct RunResult {
     pub model: QuantModel,
     /// The report of each unit.
     pub units: Vec<UnitReport>,
+    /// What quantization did at each site, if there are no units whose reports would say it.
+    pub sites: Vec<SiteReport>,
     /// What the recipe's preparations did to the float network: the name of each, and its changes.
     pub prepared: Vec<(String, Vec<Change>)>,
     /// Wall-clock time of preparation, calibration and reconstruction.
@@ -151,6 +153,9 @@ impl<'a> Session<'a> {
         }
         let session =
             Self { recipe, registries, device, source, reconstructor, preparations, graph, head, task, targets };
+        if session.recipe.quant.mixed.is_some() {
+            session.check_deviates("quant.mixed")?;
+        }
         if session.recipe.evaluation.against_float {
             session.check_compares("evaluation.against_float")?;
         } else if session.task.metrics().is_empty() {
@@ -360,8 +365,13 @@ impl<'a> Session<'a> {
     /// checkpoints.
     ///
     /// # Errors
-    /// Calibration or reconstruction fails, a checkpoint is damaged or cannot be written, or the run was cancelled.
+    /// Calibration or reconstruction fails, a checkpoint is damaged or cannot be written, or the run was cancelled; bits
+    /// were not [chosen](Self::choose_bits) yet, as the recipe asks.
     pub fn quantize(&self, mut model: QuantModel, resources: &Resources<'_>) -> Result<RunResult> {
+        if self.recipe.quant.mixed.is_some() {
+            let message = "the bits of single layers are to be chosen before a network is quantized";
+            return Err(Error::setting("quant.mixed", message));
+        }
         let prepared = self.prepared(&mut model, resources)?;
         let plans = self.plans_of(model.graph())?;
         self.place(&mut model, &plans)?;
@@ -392,11 +402,20 @@ impl<'a> Session<'a> {
         let samples = self.recipe.calibration.observe;
         let observers = Observers { plans: &plans, registries: self.registries, samples };
         let observers = (self.recipe.calibration.inputs == CalibrationInputs::Quantized).then_some(&observers);
+        let float = model.float_copy();
         let units = reconstruct(&mut model, &*self.reconstructor, resources, observers)?;
+        let sites = match units.is_empty() {
+            true => {
+                let (network, inputs) =
+                    (network_unit(model.graph())?.subgraph, std::slice::from_ref(&resources.images));
+                sites((&float, &model), &network, &model.grids(&nodes)?, [inputs, inputs])?
+            }
+            false => Vec::new(),
+        };
         model.settle_biases(nodes);
         model.round_biases()?;
         let seconds = prepared.seconds + seconds + units.iter().map(|u| u.seconds).sum::<f64>();
-        Ok(RunResult { model, units, seconds, prepared: prepared.changes })
+        Ok(RunResult { model, units, sites, seconds, prepared: prepared.changes })
     }
 }
 

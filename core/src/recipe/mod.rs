@@ -3,6 +3,7 @@
 mod edit;
 mod folders;
 mod images;
+mod mixed;
 mod path;
 mod registered;
 mod short;
@@ -12,6 +13,7 @@ mod text;
 pub use edit::{apply_set, merge};
 pub use folders::Folders;
 pub use images::{CalibrationInputs, CalibrationRecipe, EvaluationRecipe};
+pub use mixed::{Budget, MixedRecipe, Target};
 pub use path::RecipePath;
 pub use registered::RecipeKind;
 pub use short::write_out;
@@ -176,6 +178,9 @@ pub struct QuantRecipe {
     pub weight: TensorRecipe,
     /// Activations.
     pub activation: TensorRecipe,
+    /// Bits that are chosen for each layer before the run. What is chosen becomes `overrides`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixed: Option<MixedRecipe>,
     /// Exceptions for some sites; later ones take precedence.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<Override>,
@@ -354,6 +359,15 @@ impl Recipe {
                     check_bits(bits, &format!("quant.overrides[{i}].{kind}.bits"))?;
                 }
             }
+        }
+        for (i, bits) in self.quant.mixed.iter().flat_map(|mixed| &mixed.choices).enumerate() {
+            check_bits(*bits, &format!("quant.mixed.choices[{i}]"))?;
+        }
+        if self.quant.mixed.as_ref().is_some_and(|mixed| mixed.choices.is_empty()) {
+            return Err(Error::setting(
+                "quant.mixed.choices",
+                "is empty; write the bits to choose from, such as [2, 4, 8]",
+            ));
         }
         for (path, percent) in [
             ("calibration.max_broken_percent", self.calibration.max_broken_percent),

@@ -4,8 +4,10 @@ use super::{run_of, Output};
 use crate::cli::arguments::RecipeArguments;
 use crate::cli::console::Console;
 use crate::report::duration;
-use crate::{Check, Plan, Result, Run};
+use crate::{Check, ChosenBits, Plan, Result, Run};
+use qdrop_core::graph::SiteKind;
 use qdrop_core::memory::gib;
+use qdrop_core::pipeline::NetworkCost;
 use serde_json::Value;
 
 /// `check`: prints what was checked.
@@ -49,6 +51,9 @@ pub fn dry_run(mut run: Run<'_>, console: &Console, output: Output) -> anyhow::R
     }
     if check.unchecked.is_empty() {
         value["float_sample"] = check_float(&mut run, console)?;
+        value["chosen"] = choose_bits(&mut run, console)?;
+    } else if run.recipe().quant.mixed.is_some() {
+        output.print("quant.mixed: bits are chosen when weights and images are given; the plan is without them\n")?;
     }
     value["prepared"] = prepared(&run, output)?;
     let plan = run.plan()?;
@@ -59,6 +64,7 @@ pub fn dry_run(mut run: Run<'_>, console: &Console, output: Output) -> anyhow::R
         ("seconds", plan.seconds.into()),
         ("memory_bytes", plan.memory_bytes.into()),
         ("cache_bytes", plan.cache_bytes.into()),
+        ("cost", serde_json::to_value(&plan.cost)?),
     ]);
     Ok(value)
 }
@@ -105,6 +111,19 @@ pub fn check_float(run: &mut Run<'_>, console: &Console) -> Result<Value> {
     Ok(Value::from_iter([(sample.metric.key.as_str(), Value::from(sample.value)), ("images", sample.images.into())]))
 }
 
+/// Chooses bits for single layers, if the recipe asks for it, and says which.
+pub fn choose_bits(run: &mut Run<'_>, console: &Console) -> anyhow::Result<Value> {
+    let Some(ChosenBits { target, choices, bits, .. }) = run.choose_bits()? else { return Ok(Value::Null) };
+    for (kind, what) in [(SiteKind::Weight, "weights"), (SiteKind::Activation, "activations")] {
+        let count = |choice: &u32| bits.iter().filter(|site| site.kind == kind && site.bits == *choice).count();
+        let counts: Vec<_> = choices.iter().map(|choice| format!("{} at {choice} bits", count(choice))).collect();
+        if bits.iter().any(|site| site.kind == kind) {
+            console.line(&format!("quant.mixed, {target}: {what}: {}", counts.join(", ")));
+        }
+    }
+    Ok(serde_json::to_value(bits)?)
+}
+
 /// The plan as text.
 pub fn text(plan: &Plan) -> String {
     let mut text = match plan.iterations {
@@ -123,6 +142,12 @@ pub fn text(plan: &Plan) -> String {
             gib(plan.cache_bytes - plan.spilled_bytes)
         );
     }
-    text.push('\n');
+    let NetworkCost { bytes, float_bytes, bit_operations, percent_of_w8a8 } = plan.cost;
+    text += &format!(
+        "\nquantized network: {:.2} MB (float {:.2} MB), {:.2} G MACs x bits, {percent_of_w8a8:.1} % of w8a8\n",
+        bytes as f64 / 1e6,
+        float_bytes as f64 / 1e6,
+        bit_operations / 1e9,
+    );
     text
 }

@@ -1,6 +1,6 @@
 //! `quantize` and `resume`: a run from the float network to the report.
 
-use super::plan::{check_float, dry_run, header, preprocessing, text};
+use super::plan::{check_float, choose_bits, dry_run, header, preprocessing, text};
 use super::{path, run_of, Output};
 use crate::cli::arguments::QuantizeArguments;
 use crate::cli::console::Console;
@@ -29,6 +29,7 @@ pub fn quantize(arguments: &QuantizeArguments, console: &Console, output: Output
     header(&run, console)?;
     preprocessing(&run.check()?, console);
     check_float(&mut run, console)?;
+    choose_bits(&mut run, console)?;
     console.line(text(&run.plan()?).trim_end());
     if let Some(out) = &arguments.out {
         interrupt::keep_state_in(out);

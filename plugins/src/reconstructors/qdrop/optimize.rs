@@ -99,10 +99,11 @@ pub(super) fn learn(
         }
         best.check(losses.len(), &mut *engine)?;
     }
+    let hard = best.measured();
     let kept = best.restore(steps, &mut *engine)?;
     engine.finish()?;
     context.progress.event(Event::Finished);
-    Ok(UnitReport { name: unit.name.into(), losses, kept, ..Default::default() })
+    Ok(UnitReport { name: unit.name.into(), losses, kept, hard, ..Default::default() })
 }
 
 /// What a step takes.

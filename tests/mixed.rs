@@ -1,0 +1,222 @@
+//! Bits that are chosen for single layers under a budget.
+
+use crate::support::*;
+use qdrop::recipes::Loader;
+use qdrop::Run as QdropRun;
+use qdrop_core::graph::{Graph, SiteKind};
+use qdrop_core::packed::Packed;
+use qdrop_core::pipeline::{NetworkCost, Sensitivity, Session, Subject};
+use qdrop_core::prelude::*;
+use qdrop_core::random::{stream, Purpose};
+use qdrop_core::recipe::Recipe;
+use std::path::Path;
+
+/// Two branches that read one value, whose results are concatenated for two more layers.
+fn network() -> Graph {
+    let mut b = GraphBuilder::new([3, 8, 8]);
+    let mut x = b.input();
+    let layer = |b: &mut GraphBuilder, name: &str, x: NodeId, channels: usize| {
+        b.unit(name, |b| {
+            let x = b.conv2d(&format!("{name}.conv"), x, Conv2d::new(channels, 1))?;
+            b.relu(&format!("{name}.relu"), x)
+        })
+        .unwrap()
+    };
+    x = layer(&mut b, "a", x, 4);
+    let (left, right) = (layer(&mut b, "b", x, 6), layer(&mut b, "c", x, 10));
+    x = b.concat("cat", &[left, right]).unwrap();
+    x = layer(&mut b, "d", x, 8);
+    let x = b.global_average_pool("pool", x).unwrap();
+    let x = b.flatten("flatten", x).unwrap();
+    let x = b.unit("fc", |b| b.linear("fc", x, 10)).unwrap();
+    b.finish(x).unwrap()
+}
+
+fn recipe(target: &str) -> Recipe {
+    let tensor = |granularity: &str, bits| {
+        format!("{{bits: {bits}, granularity: {granularity}, observer: minmax, quantizer: fixed}}")
+    };
+    let text = format!(
+        "{{name: t, model: {{architecture: a}}, data: demo, reconstruction: none, quant: {{setting: first_weight, weight: {}, \
+         activation: {}, mixed: {{target: '{target}', choices: [2, 3, 8]}}}}}}",
+        tensor("per_channel", 5),
+        tensor("per_tensor", 6)
+    );
+    let mut value = serde_yaml::from_str::<serde_yaml::Value>(&text).unwrap();
+    value["data"] = "idx".into();
+    Recipe::from_value(value, Path::new("t.yaml")).unwrap()
+}
+
+/// MACs of the layers.
+const A: f64 = 64.0 * 4.0 * 3.0;
+const B: f64 = 64.0 * 6.0 * 4.0;
+const C: f64 = 64.0 * 10.0 * 4.0;
+const D: f64 = 64.0 * 8.0 * 16.0;
+const FC: f64 = 80.0;
+
+/// Bit operations with bits of the weights of b, c, d, fc and of the values of a, b and c, d, written out by hand. The first weight
+/// has 8 bits, the image too.
+fn operations([b, c, d, fc]: [u32; 4], [of_a, of_bc, of_d]: [u32; 3]) -> f64 {
+    let [b, c, d, fc] = [b, c, d, fc].map(f64::from);
+    let [of_a, of_bc, of_d] = [of_a, of_bc, of_d].map(f64::from);
+    64.0 * A + (B * b + C * c) * of_a + D * d * of_bc + FC * fc * of_d
+}
+
+const SITES: [(&str, SiteKind); 8] = [
+    ("b.conv", SiteKind::Weight),
+    ("c.conv", SiteKind::Weight),
+    ("d.conv", SiteKind::Weight),
+    ("fc", SiteKind::Weight),
+    ("a.conv", SiteKind::Activation),
+    ("b.conv", SiteKind::Activation),
+    ("c.conv", SiteKind::Activation),
+    ("d.conv", SiteKind::Activation),
+];
+const CHOICES: [u32; 3] = [2, 3, 8];
+
+/// Losses of all sites at all bits, and the measurements that say so.
+fn table(case: u64, session: &Session<'_>) -> (Vec<[f64; 3]>, Vec<Sensitivity>) {
+    let random = stream(case, Purpose::Calibration, 0, 0);
+    let metric = &session.task().deviation_metrics()[0];
+    let mut all = Vec::new();
+    let losses: Vec<[f64; 3]> = (0..SITES.len()).map(|i| [0, 1, 2].map(|j| random.uniform(3 * i + j))).collect();
+    for ((name, kind), losses) in SITES.iter().zip(&losses) {
+        for (bits, loss) in CHOICES.iter().zip(losses) {
+            let subject = Subject { name: (*name).into(), is_unit: false, kind: *kind };
+            let mut measured = Measurement::new(1, [("", 0.0); 0]);
+            measured.insert(metric, *loss, None);
+            all.push(Sensitivity { subject, bits: *bits, weights: 0, measured });
+        }
+    }
+    (losses, all)
+}
+
+/// The bits of the result, in the order of `SITES`.
+fn chosen(session: &Session<'_>, measured: &[Sensitivity]) -> (NetworkCost, [u32; 8]) {
+    let (recipe, _) = session.choose_bits(measured).unwrap();
+    assert!(recipe.quant.mixed.is_none());
+    let resolved = Session::of_graph(recipe, network(), registries(), Device::Cpu).unwrap();
+    let plans = resolved.plans().unwrap();
+    let bits = |(name, kind): &(&str, SiteKind)| {
+        let of_site = |p: &&qdrop_core::pipeline::SitePlan| p.site.kind == *kind && p.site.name == *name;
+        plans.iter().find(of_site).unwrap_or_else(|| panic!("{name}")).spec.bits
+    };
+    (resolved.cost().unwrap(), SITES.each_ref().map(bits))
+}
+
+/// All bits of `SITES` in which the two concatenated values have the same.
+fn all_bits() -> impl Iterator<Item = [usize; 8]> {
+    (0..3_usize.pow(7)).map(|n| {
+        let digit = |i: u32| n / 3_usize.pow(i) % 3;
+        [digit(0), digit(1), digit(2), digit(3), digit(4), digit(5), digit(5), digit(6)]
+    })
+}
+
+#[test]
+fn operations_are_chosen_as_by_trying_everything() {
+    let all = 64.0 * (A + B + C + D + FC);
+    for case in 0..40 {
+        let percent = 15.0 + 2.0 * case as f64;
+        let recipe = recipe(&format!("{percent} % of w8a8 MACs x bits"));
+        let session = Session::of_graph(recipe, network(), registries(), Device::Cpu).unwrap();
+        let (losses, measured) = table(case, &session);
+        let of = |i: [usize; 8]| {
+            let bits = i.map(|i| CHOICES[i]);
+            operations([bits[0], bits[1], bits[2], bits[3]], [bits[4], bits[5], bits[7]])
+        };
+        let loss = |i: [usize; 8]| i.iter().zip(&losses).map(|(i, losses)| losses[*i]).sum::<f64>();
+        let within = all_bits().filter(|i| of(*i) <= all * percent / 100.0);
+        let want = within.map(loss).min_by(f64::total_cmp).unwrap();
+        let (cost, bits) = chosen(&session, &measured);
+        let places = bits.map(|bits| CHOICES.iter().position(|choice| *choice == bits).unwrap());
+        assert!(
+            (loss(places) - want).abs() < 1e-12,
+            "case {case}: {bits:?} loses {}, {want} is possible",
+            loss(places)
+        );
+        assert_eq!(cost.bit_operations, of(places));
+        assert!((cost.percent_of_w8a8 - 100.0 * of(places) / all).abs() < 1e-9 && cost.percent_of_w8a8 <= percent);
+    }
+}
+
+#[test]
+fn weights_are_chosen_as_by_trying_everything() {
+    let sizes = [24.0, 40.0, 128.0, 80.0];
+    for case in 0..20 {
+        let average = 2.0 + 0.3 * case as f64;
+        let session =
+            Session::of_graph(recipe(&format!("avg {average} bits")), network(), registries(), Device::Cpu).unwrap();
+        let (losses, measured) = table(case, &session);
+        let of = |i: [usize; 4]| i.iter().zip(sizes).map(|(i, n)| n * f64::from(CHOICES[*i])).sum::<f64>();
+        let loss = |i: [usize; 4]| i.iter().zip(&losses).map(|(i, losses)| losses[*i]).sum::<f64>();
+        let all = (0..81).map(|n| [n % 3, n / 3 % 3, n / 9 % 3, n / 27]);
+        let want = all.filter(|i| of(*i) <= average * 272.0 + 1e-9).map(loss).min_by(f64::total_cmp).unwrap();
+        let (_, bits) = chosen(&session, &measured);
+        let places = [0, 1, 2, 3].map(|i| CHOICES.iter().position(|choice| *choice == bits[i]).unwrap());
+        assert!((loss(places) - want).abs() < 1e-12, "case {case}: {bits:?}");
+        // Activations keep the recipe's.
+        assert_eq!(bits[4..], [6; 4]);
+    }
+}
+
+#[test]
+fn a_measurement_that_is_missing_is_named() {
+    let session = Session::of_graph(recipe("avg 3 bits"), network(), registries(), Device::Cpu).unwrap();
+    let (_, mut measured) = table(0, &session);
+    measured.retain(|one| one.subject.name != "d.conv" || one.bits != 3);
+    let error = session.choose_bits(&measured).unwrap_err().to_string();
+    assert_eq!(error, "graph node 'd.conv': what it loses at 3 bits was not measured");
+}
+
+/// The size that a plan shows is that of the packed file, but for its description, and a run keeps the chosen bits.
+#[test]
+fn a_run_writes_what_it_chose() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let small = ["reconstruction=none", "calibration={images: 64, observe: 64}", "evaluation.images=50", "compare=[]"];
+    let loader = small.iter().fold(Loader::new("demo"), |loader, change| loader.set(*change));
+    let loader = loader.set("quant.mixed={target: 0.4 MB, choices: [2, 4, 8]}");
+    let mut run = QdropRun::new(loader.load().unwrap()).unwrap().out(&out).unwrap();
+    let chosen = run.choose_bits().unwrap().unwrap().clone();
+    assert!(chosen.cost.bytes <= 400_000 && chosen.cost.bytes > 390_000, "{:?}", chosen.cost);
+    let outcome = run.quantize().unwrap();
+    assert!(outcome.summary.quantized.value(&outcome.metrics[0]).unwrap() > 20.0);
+    let bytes = std::fs::metadata(out.join("model.safetensors")).unwrap().len();
+    assert!((chosen.cost.bytes..chosen.cost.bytes + 15_000).contains(&bytes), "{bytes}, {:?}", chosen.cost);
+    // Neither the first nor the last weight, which have 8 bits by the setting.
+    assert_eq!(chosen.bits.len(), 19);
+    let saved = Packed::read(&out.join("model.safetensors")).unwrap();
+    for site in &chosen.bits {
+        let found = saved.weights.iter().find(|weight| weight.site.name == site.name).unwrap();
+        assert_eq!(found.site.spec.bits, site.bits, "{}", site.name);
+    }
+    let recipe = std::fs::read_to_string(out.join("recipe.yaml")).unwrap();
+    assert!(!recipe.contains("mixed") && recipe.matches("- match:").count() == 19, "{recipe}");
+    assert!(out.join("bits.json").is_file() && out.join("sensitivity.json").is_file());
+}
+
+#[test]
+fn impossible_targets_are_refused_before_anything_is_measured() {
+    let with = |mixed: &str| qdrop(&["check", "demo", "--set", &format!("quant.mixed={mixed}")]);
+    for (mixed, message) in [
+        ("{target: 0.1 MB, choices: [2, 8]}", "quant.mixed.target: the network takes 0.186 MB at least"),
+        ("{target: avg 2 bits, choices: [3, 4]}", "quant.mixed.target: the network takes 3.00 bits at least"),
+        ("{target: 3 % of w8a8 MACs x bits, choices: [2]}", "quant.mixed.target: the network takes 6.6"),
+        ("{target: 3, choices: [2, 4]}", "quant.mixed.target: invalid type: integer `3`, expected a string"),
+        ("{target: 3 bits, choices: [2, 4]}", "quant.mixed.target: '3 bits' is no target; write a mean such as"),
+        ("{target: avg 3 bits, choices: []}", "quant.mixed.choices: is empty"),
+        ("{target: avg 3 bits, choices: [2, 17]}", "quant.mixed.choices[1]: 17 bits are not supported"),
+        ("{target: avg 3 bits}", "missing field `choices`"),
+    ] {
+        let error = with(mixed);
+        assert!(error.error().contains(message), "{mixed}: {}", error.error());
+    }
+    assert!(with("{target: avg 2 bits, choices: [2, 4]}").ok);
+    let nothing = ["--set", "quant.overrides=[{match: '*', weight: {bits: 3}}]"];
+    let error =
+        qdrop(&[&["check", "demo", "--set", "quant.mixed={target: avg 2 bits, choices: [2]}"], &nothing[..]].concat());
+    assert!(error.error().contains("leave no layer whose bits could be chosen"), "{}", error.error());
+    let variant = ["--set", "compare=[{name: v, set: {quant.mixed: {target: avg 2 bits, choices: [2]}}}]"];
+    let error = qdrop(&[&["check", "demo"], &variant[..]].concat());
+    assert!(error.error().contains("quant.mixed: a variant cannot change it"), "{}", error.error());
+}
