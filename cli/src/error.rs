@@ -135,6 +135,10 @@ pub enum Stage {
     Drawing,
     /// Measuring layers and units alone.
     Analysis,
+    /// Measuring the loss around the weights of a result.
+    Flatness,
+    /// Writing the report of a run.
+    Report,
     /// Calibration and reconstruction.
     Quantization,
     /// Evaluating the quantized network.
@@ -166,6 +170,8 @@ impl Display for Stage {
             Self::FloatEvaluation => "evaluating the float network",
             Self::Drawing => "drawing",
             Self::Analysis => "analyzing layers",
+            Self::Flatness => "measuring flatness",
+            Self::Report => "writing the report",
             Self::Quantization => "quantizing",
             Self::Evaluation => "evaluating the quantized network",
             Self::Saving => "saving the result",

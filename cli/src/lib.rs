@@ -53,6 +53,8 @@ mod error;
 mod evaluation;
 mod export;
 mod extras;
+mod flatness;
+mod html;
 mod memory;
 pub mod plugins;
 pub mod recipes;
@@ -65,6 +67,8 @@ pub use error::{Error, Result, Stage};
 pub use evaluation::{evaluate, is_saved, summary, Evaluated, Evaluation};
 pub use export::{export, Export, Exported};
 pub use extras::Extras;
+pub use flatness::{Curves, Flatness};
+pub use html::{flatness_figure, html_comparison, html_report, REPORT_FILE};
 #[doc(inline)]
 pub use qdrop_core as core;
 pub use run::{resume, Analysis, Check, ChosenBits, Outcome, Plan, Run};

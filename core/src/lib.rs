@@ -23,6 +23,7 @@ pub mod grid;
 mod guard;
 pub mod head;
 pub mod inference;
+pub mod machine;
 pub mod memory;
 pub mod model;
 pub mod observer;

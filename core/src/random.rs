@@ -19,6 +19,8 @@ pub enum Purpose {
     Sample = 5,
     /// Order of the samples in an epoch.
     Epoch = 6,
+    /// A direction in which weights are moved.
+    Direction = 7,
 }
 
 /// The random stream for a purpose; `a` and `b` distinguish its uses.

@@ -40,6 +40,10 @@ pub enum Command {
     Evaluate(EvaluateArguments),
     /// Rank layers and units by what each of them alone loses at 2, 3, 4 and 8 bits, without reconstruction.
     Analyze(AnalyzeArguments),
+    /// Write the report of a run, finished or not, as one HTML file; or that of several runs side by side.
+    Report(ReportArguments),
+    /// Measure the loss around the weights of saved results, along their quantization and in random directions.
+    Flatness(FlatnessArguments),
     /// Compare two saved results on the same images, with paired standard errors and McNemar's test.
     Compare(CompareArguments),
     /// Write a saved result in a format of another program, such as ONNX.
@@ -110,6 +114,31 @@ pub struct BenchArguments {
     /// How often both commands run.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one())]
     pub pairs: usize,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArguments {
+    /// Folders of `quantize --out`. The report of one run stands in its folder as report.html.
+    #[arg(required = true, value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+    /// The file to write (default: report.html in the folder of one run, in the current folder for several).
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// Arguments of `flatness`.
+#[derive(Debug, Args)]
+pub struct FlatnessArguments {
+    /// Folders of finished runs; the measurements stand there as flatness.json, .csv and .svg.
+    #[arg(required = true, value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+    /// Number of calibration and of evaluation images.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one())]
+    pub images: usize,
+    /// Also draws all runs in one figure, an SVG file.
+    #[arg(long, value_name = "FILE")]
+    pub figure: Option<PathBuf>,
 }
 
 /// A recipe and changes to it.

@@ -3,8 +3,10 @@
 use super::Run;
 use crate::error::{At, Result, Stage};
 use qdrop_core::pipeline::{NetworkCost, Sensitivity, Session, SiteBits, Subject};
+use qdrop_core::report::SiteReport;
 use qdrop_core::task::Metric;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Images on which layers are measured before bits are chosen.
 const CHOOSING_IMAGES: usize = 128;
@@ -19,11 +21,19 @@ pub struct Analysis {
     pub sensitivities: Vec<Sensitivity>,
     /// Number of images.
     pub images: usize,
+    /// What quantization does at each site with the recipe's bits, without reconstruction.
+    #[serde(default)]
+    pub sites: Vec<SiteReport>,
 }
 
 impl Analysis {
-    /// Bits that are measured.
+    /// Bits that [`Run::analyze`] measures.
     pub const BITS: [u32; 4] = [2, 3, 4, 8];
+
+    /// Bits that were measured, in ascending order.
+    pub fn bits(&self) -> Vec<u32> {
+        self.sensitivities.iter().map(|one| one.bits).collect::<BTreeSet<u32>>().into_iter().collect()
+    }
 }
 
 /// Bits that were chosen for single layers, as `quant.mixed` asks.
@@ -94,8 +104,9 @@ impl Run<'_> {
         session.prepare(&mut model, &set.images, &self.progress).at(Stage::Preparation)?;
         let images = set.images.samples();
         let asked = |subject: &Subject| asked(&session, subject);
+        let sites = session.sites(&model, &set.images, &self.progress).at(Stage::Analysis)?;
         let sensitivities = session.sensitivities(&model, (set.images, cache), bits, &asked, &self.progress);
         let sensitivities = sensitivities.at(Stage::Analysis)?;
-        Ok(Analysis { metrics: session.task().deviation_metrics(), sensitivities, images })
+        Ok(Analysis { metrics: session.task().deviation_metrics(), sensitivities, images, sites })
     }
 }

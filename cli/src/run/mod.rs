@@ -8,7 +8,7 @@ mod stages;
 pub use analysis::{Analysis, ChosenBits};
 pub use check::Check;
 pub use plan::Plan;
-pub(crate) use stages::{float_row, variant_file};
+pub(crate) use stages::{float_row, variant_file, BITS_FILE, FLOAT_FILE, IMAGES_FILE, SENSITIVITY_FILE, SITES_FILE};
 
 use crate::error::{At, Result, Stage};
 use crate::evaluation::Evaluated;

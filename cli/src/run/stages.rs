@@ -2,6 +2,7 @@
 
 use super::{Kept, Outcome, Run};
 use crate::error::{At, Error, Result, Stage};
+use crate::html::{html_report, REPORT_FILE};
 use crate::memory::peak_resident_bytes;
 use crate::report::{table, Row};
 use qdrop_core::cache::CacheBudget;
@@ -16,10 +17,13 @@ use qdrop_core::Error as Core;
 use std::sync::Arc;
 
 /// File with the result of the float evaluation.
-const FLOAT_FILE: &str = "float.json";
+pub(crate) const FLOAT_FILE: &str = "float.json";
 
 /// File with the bits that were chosen for single layers.
 pub(crate) const BITS_FILE: &str = "bits.json";
+
+/// File with what was measured on single images.
+pub(crate) const IMAGES_FILE: &str = "images.json";
 
 /// File with what quantization did at each site, of a run without units.
 pub(crate) const SITES_FILE: &str = "sites.json";
@@ -63,6 +67,8 @@ pub fn quantize(mut run: Run<'_>) -> Result<Outcome> {
     log.check().at(Stage::RunDirectory)?;
     let outcome = outcome?;
     save_summary(&directory, &outcome.summary).at(Stage::Saving)?;
+    let report = html_report(directory.path(), &run.progress)?;
+    directory.write(REPORT_FILE, report.as_bytes()).at(Stage::Report)?;
     directory.remove_spill_folder();
     Ok(Outcome { out: Some(directory.path().into()), ..outcome })
 }
@@ -178,7 +184,7 @@ impl Stages<'_> {
                 directory.store(SITES_FILE, &result.sites).at(Stage::Saving)?;
             }
         }
-        let measured = session.evaluate(&result.model, Precision::Quantized, self.progress).inspect_err(|e| {
+        let measured = session.evaluate_images(&result.model, Precision::Quantized, self.progress).inspect_err(|e| {
             if let (Some(directory), false) = (saved, matches!(e, Core::Cancelled)) {
                 let path = directory.path().display();
                 let message = format!(
@@ -188,7 +194,10 @@ impl Stages<'_> {
                 self.progress.event(Event::Warning(message));
             }
         });
-        let measured = measured.at(Stage::Evaluation)?;
+        let (measured, images) = measured.at(Stage::Evaluation)?;
+        if let Some(directory) = saved {
+            directory.store(IMAGES_FILE, &images).at(Stage::Saving)?;
+        }
         let row = Row { name: name.into(), bits: session.recipe().bits(), measured, seconds: Some(result.seconds) };
         Ok(Quantized { result, row, weights })
     }

@@ -1,13 +1,14 @@
 //! Measures networks on the evaluation images of a session, records what they give, and draws it.
 
 use super::evaluate::{indices, Look, Network, Pass};
-use super::{evaluate, evaluate_pairs, Pair, PairMeasurement, Session};
+use super::{evaluate, evaluate_pairs, Pair, PairMeasurement, Part, Session};
 use crate::dataset::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::model::{Precision, QuantModel};
 use crate::picture::Picture;
 use crate::progress::Progress;
-use crate::task::{Drawn, Measurement};
+use crate::task::{Drawn, ImageValues, Measurement};
+use candle_core::Tensor;
 
 /// A network whose results are drawn.
 #[derive(Clone, Copy)]
@@ -28,6 +29,20 @@ impl Session<'_> {
     /// The data cannot be read, more images are broken than the recipe accepts, images, network and task do not match, or
     /// the float network that is compared with cannot be loaded.
     pub fn evaluate(&self, model: &QuantModel, precision: Precision, progress: &dyn Progress) -> Result<Measurement> {
+        self.evaluate_images(model, precision, progress).map(|(measured, _)| measured)
+    }
+
+    /// [Measures](Self::evaluate) a model, and also returns what the task measures on single images: all of its image metrics if the
+    /// network is compared with the float one, else those that are metrics of a network alone, such as top-1.
+    ///
+    /// # Errors
+    /// Those of [`evaluate`](Self::evaluate).
+    pub fn evaluate_images(
+        &self,
+        model: &QuantModel,
+        precision: Precision,
+        progress: &dyn Progress,
+    ) -> Result<(Measurement, Vec<ImageValues>)> {
         let dataset = self.dataset_with_notes(Split::Evaluation, progress)?;
         self.measure(&*dataset, Network { model, precision }, &mut |_, _| Ok(()), progress)
     }
@@ -46,8 +61,8 @@ impl Session<'_> {
         let name = &self.recipe.task.name;
         let none = || Error::setting("task", format!("the task '{name}' writes no file of what is found"));
         let mut record = self.task().record(&dataset.categories())?.ok_or_else(none)?;
-        let mut look = |part: &super::Part, outputs: &[_]| record.update(outputs, &part.targets);
-        let measured = self.measure(&*dataset, Network { model, precision }, &mut look, progress)?;
+        let mut look = |part: &Part, outputs: &[_]| record.update(outputs, &part.targets);
+        let (measured, _) = self.measure(&*dataset, Network { model, precision }, &mut look, progress)?;
         Ok((measured, record.finish()?))
     }
 
@@ -57,17 +72,26 @@ impl Session<'_> {
         network: Network<'_>,
         look: Look<'_>,
         progress: &dyn Progress,
-    ) -> Result<Measurement> {
+    ) -> Result<(Measurement, Vec<ImageValues>)> {
         let (task, settings) = (self.task(), &self.recipe.evaluation);
         let Network { model, precision } = network;
         if !(settings.against_float && precision == Precision::Quantized) {
-            return evaluate(model, dataset, task, precision, settings, look, progress);
+            let alone: Vec<String> = task.metrics().into_iter().map(|metric| metric.key).collect();
+            let mut images = ImageValues::of_task(task);
+            let mut look_too = |part: &Part, outputs: &[Tensor]| {
+                // Metrics of a network alone do not depend on the float one.
+                ImageValues::extend(&mut images, task.image_values(outputs, outputs, &part.targets)?);
+                look(part, outputs)
+            };
+            let measured = evaluate(model, dataset, task, precision, settings, &mut look_too, progress)?;
+            images.retain(|image| alone.contains(&image.metric.key));
+            return Ok((measured, images));
         }
         self.check_compares("task")?;
         let float = self.float_model()?;
         let pair = Pair { quantized: model, float: &float };
         let measured = evaluate_pairs(&[pair], dataset, task, settings, look, progress)?;
-        let measured = measured.into_iter().next().map(|pair| pair.measured);
+        let measured = measured.into_iter().next().map(|pair| (pair.measured, pair.images));
         measured.ok_or_else(|| Error::message("no network was measured"))
     }
 

@@ -49,8 +49,7 @@ pub fn evaluate_pairs(
             floats.push(pair.float);
             floats.len() - 1
         });
-        let values = task.image_metrics().into_iter().map(|metric| ImageValues { metric, values: Vec::new() });
-        members.push(Member { float: place, meter: task.meter()?, images: values.collect::<Vec<_>>() });
+        members.push(Member { float: place, meter: task.meter()?, images: ImageValues::of_task(task) });
     }
     let quantized = pairs.iter().map(|pair| Network { model: pair.quantized, precision: Precision::Quantized });
     let floats = floats.into_iter().map(|model| Network { model, precision: Precision::Float });
@@ -61,9 +60,8 @@ pub fn evaluate_pairs(
         quantized.first().map_or(Ok(()), |outputs| look(part, outputs))?;
         for (member, outputs) in members.iter_mut().zip(quantized) {
             member.meter.update(outputs, &part.targets)?;
-            for row in task.image_values(outputs, &floats[member.float], &part.targets)? {
-                member.images.iter_mut().zip(row).for_each(|(image, value)| image.values.push(value));
-            }
+            let rows = task.image_values(outputs, &floats[member.float], &part.targets)?;
+            ImageValues::extend(&mut member.images, rows);
         }
         Ok(())
     })?;

@@ -1,14 +1,16 @@
 //! What each layer and each unit alone loses at few bits, without reconstruction.
 
 use super::moving::advance;
+use super::reconstruct::sites;
 use super::{Resources, Session, SitePlan};
 use crate::cache::{CacheBudget, CachedValues};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, NodeId, SiteKind, Subgraph};
+use crate::graph::{network_unit, Graph, NodeId, SiteKind, Subgraph};
 use crate::head::ImageSize;
 use crate::inference::Inference;
 use crate::model::{Precision, QuantModel};
 use crate::progress::{Event, Progress, Silent};
+use crate::report::SiteReport;
 use crate::task::{ImageValues, Measurement};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -128,6 +130,25 @@ impl Session<'_> {
         }
         progress.event(Event::Finished);
         Ok(results)
+    }
+
+    /// What quantization without reconstruction does at each site of the float network `model`, with the recipe's bits and observers.
+    ///
+    /// # Errors
+    /// An observer fails.
+    pub fn sites(
+        &self,
+        model: &QuantModel,
+        images: &Arc<CachedValues>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<SiteReport>> {
+        let mut quantized = model.float_copy();
+        let plans = self.plans_of(model.graph())?;
+        self.place(&mut quantized, &plans)?;
+        self.calibrate(&mut quantized, &plans, (images, 0), progress)?;
+        let network = network_unit(model.graph())?;
+        let inputs = std::slice::from_ref(images);
+        sites((model, &quantized), &network.subgraph, &quantized.grids(network.nodes())?, [inputs, inputs])
     }
 
     /// Checks that the task can say how far networks are from each other without a ground truth, which `path` in the recipe asks for.

@@ -9,8 +9,10 @@ use candle_core::{Device, Tensor};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+/// The folder of a run's own checkpoints.
+pub(super) const CHECKPOINTS: &str = "checkpoints";
 const PREPARED: &str = "prepared.safetensors";
 const CALIBRATION: &str = "calibration.safetensors";
 const INTERRUPTED: &str = "interrupted.safetensors";
@@ -42,6 +44,11 @@ struct InterruptedText {
 type Tensors = BTreeMap<String, Tensor>;
 
 impl CheckpointFolder {
+    /// The checkpoints of the run in `dir`, to read what was reported; the run may go on meanwhile.
+    pub fn of_run(dir: &Path) -> Self {
+        Self::new(dir.join(CHECKPOINTS))
+    }
+
     pub(super) fn new(path: PathBuf) -> Self {
         Self { path }
     }
@@ -108,6 +115,27 @@ impl CheckpointFolder {
         }
     }
 
+    /// The reports of all finished units, in their order, while a run may go on.
+    ///
+    /// # Errors
+    /// A file cannot be read or is damaged.
+    pub fn reports(&self) -> Result<Vec<UnitReport>> {
+        let mut reports = Vec::new();
+        while let Some(text) = self.read_text::<UnitText>(&unit_file(reports.len()))? {
+            reports.push(text.report);
+        }
+        Ok(reports)
+    }
+
+    /// The name of the interrupted unit, and the losses of its steps so far, if there is one.
+    ///
+    /// # Errors
+    /// The file cannot be read or is damaged.
+    pub fn interrupted_losses(&self) -> Result<Option<(String, Vec<LossPoint>)>> {
+        let text = self.read_text::<InterruptedText>(INTERRUPTED)?;
+        Ok(text.map(|text| (text.unit, text.losses)))
+    }
+
     /// The saved state of an interrupted unit, if there is one.
     ///
     /// # Errors
@@ -136,6 +164,14 @@ impl CheckpointFolder {
         let Some((tensors, text)) = tensor_file::read(&file, device)? else { return Ok(None) };
         let text = serde_json::from_str(&text).map_err(|e| Error::data(&file, format!("is damaged: {e}")))?;
         Ok(Some((tensors, text)))
+    }
+
+    /// The text of a checkpoint without its tensors.
+    fn read_text<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let file = self.path.join(name);
+        let text = tensor_file::read_text(&file)?;
+        let parsed = text.map(|text| serde_json::from_str(&text)).transpose();
+        parsed.map_err(|e| Error::data(&file, format!("is damaged: {e}")))
     }
 
     fn write(&self, name: &str, tensors: &Tensors, text: &impl Serialize) -> Result<()> {

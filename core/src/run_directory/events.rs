@@ -2,6 +2,7 @@
 
 use super::{RunDirectory, EVENTS_FILE};
 use crate::error::{Error, Result};
+use crate::machine::Machine;
 use crate::progress::{Event, Progress};
 use serde_json::Value;
 use std::fs::File;
@@ -37,8 +38,11 @@ impl<'a> EventLog<'a> {
         let file = File::options().append(true).create(true).open(&path).map_err(Error::io("open", &path))?;
         let state = State { file, failure: None, stage: String::new(), total: 0 };
         let log = Self { next, path, state: Mutex::new(state) };
-        let content = [("id", Value::from(std::process::id())), ("version", env!("CARGO_PKG_VERSION").into())];
-        log.write(&mut log.lock(), "process", Ok(Value::from_iter(content)));
+        let content = serde_json::to_value(Machine::this()).map(|machine| {
+            let (id, version) = (Value::from(std::process::id()), Value::from(env!("CARGO_PKG_VERSION")));
+            Value::from_iter([("id", id), ("version", version), ("machine", machine)])
+        });
+        log.write(&mut log.lock(), "process", content);
         Ok(log)
     }
 
@@ -107,6 +111,8 @@ impl Progress for EventLog<'_> {
                         ("soft_share", report.soft_share.into()),
                         ("kept_step", report.kept.as_ref().map(|kept| kept.step).into()),
                         ("kept_loss", report.kept.as_ref().map(|kept| kept.loss).into()),
+                        ("hard_loss", report.hard.last().map(|hard| hard.loss).into()),
+                        ("memory_bytes", report.memory_bytes.into()),
                     ])
                 });
                 self.write(&mut state, "unit", content);

@@ -19,6 +19,7 @@ mod files;
 mod manifest;
 mod tensor_file;
 
+use checkpoint::CHECKPOINTS;
 pub use checkpoint::CheckpointFolder;
 pub use events::EventLog;
 pub use files::{check_writable, write_file};
@@ -126,6 +127,12 @@ impl RunDirectory {
         files::write(&self.path, RECIPE_FILE, manifest.recipe.as_bytes())
     }
 
+    /// Whether a process works in the directory `path` now.
+    pub fn is_in_use(path: &Path) -> bool {
+        let open = File::options().read(true).open(path.join(LOCK_FILE));
+        open.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -145,7 +152,7 @@ impl RunDirectory {
     /// The checkpoints of the recipe itself (`None`) or of its variant with this index.
     pub fn checkpoints(&self, variant: Option<usize>) -> CheckpointFolder {
         CheckpointFolder::new(match variant {
-            None => self.path.join("checkpoints"),
+            None => self.path.join(CHECKPOINTS),
             Some(i) => self.path.join("compare").join(i.to_string()),
         })
     }

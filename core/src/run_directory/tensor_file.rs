@@ -5,6 +5,8 @@ use crate::ops::host_values;
 use candle_core::{Device, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// The metadata key of the text.
@@ -22,6 +24,24 @@ pub fn to_bytes(tensors: &BTreeMap<String, Tensor>, text: String) -> Result<Vec<
         views.push((name, TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(Error::message)?));
     }
     safetensors::serialize(views, Some(HashMap::from([(TEXT.into(), text)]))).map_err(Error::message)
+}
+
+/// Reads the text of a file alone; `None` if it does not exist.
+pub fn read_text(file: &Path) -> Result<Option<String>> {
+    let damaged = |e: &dyn std::fmt::Display| Error::data(file, format!("is damaged: {e}"));
+    let mut open = match File::open(file) {
+        Ok(open) => open,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("read", file)(e)),
+    };
+    // The header's length stands before it, in 8 bytes.
+    let mut bytes = vec![0; 8];
+    open.read_exact(&mut bytes).map_err(|e| damaged(&e))?;
+    let length = u64::from_le_bytes(bytes[..8].try_into().map_err(|e| damaged(&e))?);
+    open.take(length).read_to_end(&mut bytes).map_err(Error::io("read", file))?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
+    let text = header.metadata().as_ref().and_then(|metadata| metadata.get(TEXT)).cloned();
+    text.map(Some).ok_or_else(|| damaged(&"it has no description"))
 }
 
 /// Reads a file; `None` if it does not exist.

@@ -95,10 +95,13 @@ fn checkpoints_come_back_exactly_and_damage_is_named() {
     folder.keep_interrupted("u", &state).unwrap();
     assert!(folder.interrupted("v", &device).unwrap().is_none());
     assert_eq!(folder.interrupted("u", &device).unwrap().unwrap().losses, [loss]);
+    assert_eq!(folder.interrupted_losses().unwrap(), Some(("u".into(), vec![loss])));
+    assert_eq!(folder.reports().unwrap(), []);
     let report = UnitReport { name: "u".into(), losses: vec![loss], seconds: 1.0, ..Default::default() };
     folder.keep_unit(0, &tensors, &report).unwrap();
     assert!(folder.interrupted("u", &device).unwrap().is_none());
     assert_eq!(folder.unit(0, "u", &device).unwrap().unwrap().1, report);
+    assert_eq!(folder.reports().unwrap(), std::slice::from_ref(&report));
     assert!(folder.unit(0, "v", &device).unwrap_err().to_string().contains("belongs to unit 'u', not to 'v'"));
     let file = temp.path().join("checkpoints/unit-001.safetensors");
     let bytes = std::fs::read(&file).unwrap();

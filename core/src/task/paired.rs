@@ -3,12 +3,13 @@
 //! Two networks that are measured on the same images differ by less than the standard error of each one suggests, because
 //! most images are easy or hard for both. The differences image by image do not have this common part.
 
+use super::interface::Task;
 use super::measurement::{Metric, MetricUnit};
 use crate::error::{Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The values of one metric for each image, under one network.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageValues {
     /// The metric.
     pub metric: Metric,
@@ -17,6 +18,18 @@ pub struct ImageValues {
 }
 
 impl ImageValues {
+    /// The image metrics of a task, without images.
+    pub(crate) fn of_task(task: &dyn Task) -> Vec<Self> {
+        task.image_metrics().into_iter().map(|metric| Self { metric, values: Vec::new() }).collect()
+    }
+
+    /// Adds the values of a batch, those of one image after the other.
+    pub(crate) fn extend(all: &mut [Self], rows: Vec<Vec<f64>>) {
+        for row in rows {
+            all.iter_mut().zip(row).for_each(|(own, value)| own.values.push(value));
+        }
+    }
+
     /// Mean over the images; NaN if there are none.
     pub fn mean(&self) -> f64 {
         mean(&self.values)

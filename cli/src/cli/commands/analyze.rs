@@ -3,11 +3,15 @@
 use super::{run_of, Output};
 use crate::cli::arguments::AnalyzeArguments;
 use crate::cli::console::Console;
+use crate::error::At;
 use crate::report::aligned;
-use crate::Analysis;
+use crate::run::SENSITIVITY_FILE;
+use crate::{Analysis, Stage};
 use anyhow::Result;
 use qdrop_core::graph::SiteKind;
 use qdrop_core::pipeline::{Sensitivity, Subject};
+use qdrop_core::report::SiteReport;
+use qdrop_core::run_directory::{write_file, MANIFEST_FILE};
 use qdrop_core::task::Metric;
 use serde_json::Value;
 
@@ -17,7 +21,14 @@ const RANKED: u32 = 4;
 /// Prints one table of layers and one of units.
 pub fn analyze(arguments: &AnalyzeArguments, console: &Console, output: Output) -> Result<Value> {
     let analysis = run_of(&arguments.recipe, console)?.analyze(arguments.images)?;
-    let Analysis { metrics, sensitivities, images } = &analysis;
+    let Analysis { metrics, sensitivities, images, sites, .. } = &analysis;
+    let dir = &arguments.recipe.recipe;
+    if dir.join(MANIFEST_FILE).is_file() {
+        let text = serde_json::to_string_pretty(&analysis)?;
+        write_file(&dir.join(SENSITIVITY_FILE), text.as_bytes()).at(Stage::Saving)?;
+        let dir = dir.display();
+        console.line(&format!("saved as {dir}/{SENSITIVITY_FILE}; `qdrop report {dir}` shows it"));
+    }
     if let Some(metric) = metrics.first() {
         for (is_unit, what) in [(false, "layers and values"), (true, "units")] {
             let rows = ranked(sensitivities, metric, is_unit)?;
@@ -25,7 +36,25 @@ pub fn analyze(arguments: &AnalyzeArguments, console: &Console, output: Output) 
             output.print(&aligned(&rows))?;
         }
     }
-    Ok(Value::from_iter([("images", Value::from(*images)), ("sensitivities", serde_json::to_value(sensitivities)?)]))
+    let suspicious: Vec<_> = sites.iter().filter(|site| !site.suspicions().is_empty()).collect();
+    if !suspicious.is_empty() {
+        output.print("suspicious, with the recipe's bits\n")?;
+        let heading = ["layer", "quantized", "why"].map(String::from).to_vec();
+        let line = |site: &&SiteReport| vec![site.name.clone(), quantized(site.kind).into(), site.suspicions().join("; ")];
+        output.print(&aligned(&std::iter::once(heading).chain(suspicious.iter().map(line)).collect::<Vec<_>>()))?;
+    }
+    Ok(Value::from_iter([
+        ("images", Value::from(*images)),
+        ("sensitivities", serde_json::to_value(sensitivities)?),
+        ("sites", serde_json::to_value(sites)?),
+    ]))
+}
+
+fn quantized(kind: SiteKind) -> &'static str {
+    match kind {
+        SiteKind::Weight => "weights",
+        SiteKind::Activation => "activations",
+    }
 }
 
 /// The table, with the largest deviation at 4 bits first.
@@ -46,10 +75,7 @@ fn ranked(all: &[Sensitivity], metric: &Metric, is_unit: bool) -> Result<Vec<Vec
     let heading = [title.into(), "quantized".into()].into_iter();
     let mut rows = vec![heading.chain(Analysis::BITS.map(|bits| format!("{bits} bits"))).collect::<Vec<String>>()];
     for (Subject { name, kind, .. }, values) in subjects {
-        let kind = match kind {
-            SiteKind::Weight => "weights",
-            SiteKind::Activation => "activations",
-        };
+        let kind = quantized(*kind);
         let values = values.iter().map(|value| format!("{value:.digits$}", digits = metric.unit.digits()));
         rows.push([name.clone(), kind.into()].into_iter().chain(values).collect());
     }

@@ -7,11 +7,13 @@ mod describe;
 mod devices;
 mod evaluate;
 mod export;
+mod flatness;
 mod list;
 mod plan;
 mod plugin;
 mod quantize;
 mod recipes;
+mod report;
 
 use super::arguments::{Arguments, Command, RecipeArguments};
 use super::console::Console;
@@ -39,6 +41,8 @@ pub fn run(arguments: Arguments) -> Result<Value> {
         Command::Resume { dir } => quantize::resume(&dir, &console, output),
         Command::Evaluate(a) => evaluate::evaluate(&a, &console, output),
         Command::Analyze(a) => analyze::analyze(&a, &console, output),
+        Command::Report(a) => report::report(&a, &console, output),
+        Command::Flatness(a) => flatness::flatness(&a, &console, output),
         Command::Compare(a) => compare::compare(&a, &console, output),
         Command::Export(a) => export::export(&a, &console, output),
         Command::List { kind } => list::list(kind, output),

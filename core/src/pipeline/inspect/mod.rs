@@ -35,8 +35,8 @@ pub fn inspect(
         if let Some(site) = quantized.weight_site(*id) {
             let began = grid_before(before, &site.name, SiteKind::Weight)?;
             let ended = (*site.quantizer.spec(), site.quantizer.qparams()?);
-            reports
-                .push((*id, weight::report(&site.name, ended, &began, [float.weight(*id)?, quantized.weight(*id)?])?));
+            let rounded = site.quantizer.fake_quantize(quantized.weight(*id)?)?.detach();
+            reports.push((*id, weight::report(&site.name, ended, &began, [float.weight(*id)?, &rounded])?));
         }
     }
     // Both networks pass together, the float one in the first half of each batch.

@@ -1,0 +1,56 @@
+//! `flatness`: the loss around the weights of saved results.
+
+use super::Output;
+use crate::cli::arguments::FlatnessArguments;
+use crate::cli::console::Console;
+use crate::error::At;
+use crate::report::aligned;
+use crate::{flatness_figure, Flatness, Stage};
+use anyhow::Result;
+use qdrop_core::pipeline::{Curve, Direction};
+use qdrop_core::run_directory::{check_writable, write_file};
+use serde_json::Value;
+use std::path::Path;
+
+/// Measures all runs, and prints what a step away from the quantized weights costs.
+pub fn flatness(arguments: &FlatnessArguments, console: &Console, output: Output) -> Result<Value> {
+    if let Some(figure) = &arguments.figure {
+        check_writable(figure).at(Stage::Report)?;
+    }
+    let mut all = Vec::new();
+    for dir in &arguments.dirs {
+        all.push((dir.display().to_string(), Flatness::measure(dir, arguments.images, console)?));
+    }
+    let shown: Vec<(String, &Flatness)> = all.iter().map(|(name, flatness)| (name.clone(), flatness)).collect();
+    if let Some(figure) = &arguments.figure {
+        write_file(figure, flatness_figure(&shown).as_bytes()).at(Stage::Report)?;
+    }
+    output.print(&table(&shown))?;
+    let value = |(name, flatness): &(String, Flatness)| Ok((name.clone(), serde_json::to_value(flatness)?));
+    all.iter().map(value).collect()
+}
+
+/// The loss at the quantized weights and at the ends of each curve.
+fn table(all: &[(String, &Flatness)]) -> String {
+    let title = all.first().map(|(_, flatness)| flatness.metric.heading()).unwrap_or_default();
+    let mut lines =
+        vec![["run", "images", "direction", "activations", "at -", "at 0", "at +"].map(String::from).to_vec()];
+    for (name, flatness) in all {
+        let name = Path::new(name).file_name().map_or_else(|| name.clone(), |name| name.to_string_lossy().into_owned());
+        for (images, curves) in [("calibration", &flatness.calibration), ("evaluation", &flatness.evaluation)] {
+            for Curve { direction, activations, points } in &curves.curves {
+                let direction = match direction {
+                    Direction::Quantization => "quantization, 1",
+                    Direction::Random => "random, 0.5",
+                };
+                let activations = if *activations { "quantized" } else { "float" };
+                let mut line = [&name, images, direction, activations].map(String::from).to_vec();
+                for place in [0, points.len() / 2, points.len().saturating_sub(1)] {
+                    line.push(points.get(place).map(|point| format!("{:.4}", point.loss)).unwrap_or_default());
+                }
+                lines.push(line);
+            }
+        }
+    }
+    format!("{title} around the quantized weights, at both ends of each direction\n{}", aligned(&lines))
+}

@@ -1,0 +1,22 @@
+//! `report`: the report of a run, or of several side by side, as one HTML file.
+
+use super::{path, Output};
+use crate::cli::arguments::ReportArguments;
+use crate::cli::console::Console;
+use crate::error::At;
+use crate::{html_comparison, html_report, Stage, REPORT_FILE};
+use anyhow::Result;
+use qdrop_core::run_directory::write_file;
+use serde_json::Value;
+
+/// Writes the report.
+pub fn report(arguments: &ReportArguments, console: &Console, output: Output) -> Result<Value> {
+    let (text, usual) = match &arguments.dirs[..] {
+        [dir] => (html_report(dir, console)?, dir.join(REPORT_FILE)),
+        dirs => (html_comparison(dirs, console)?, REPORT_FILE.into()),
+    };
+    let file = arguments.out.clone().unwrap_or(usual);
+    write_file(&file, text.as_bytes()).at(Stage::Report)?;
+    output.print(&format!("{}\n", file.display()))?;
+    Ok(Value::from_iter([("report", path(&file))]))
+}

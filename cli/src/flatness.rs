@@ -1,0 +1,134 @@
+//! The loss around the weights of a saved result.
+
+use crate::error::{At, Result, Stage};
+use crate::evaluation::float_weights;
+use crate::html::flatness_figure;
+use crate::Evaluation;
+use qdrop_core::dataset::Split;
+use qdrop_core::head::ImageSize;
+use qdrop_core::pipeline::{load_ahead, Batches, CalibrationSet, Curve, Direction, Session};
+use qdrop_core::progress::Progress;
+use qdrop_core::run_directory::write_file;
+use qdrop_core::task::Metric;
+use qdrop_core::{candle_core::Tensor, Error as Core};
+use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+/// Images of a batch.
+const BATCH: usize = 32;
+
+/// The loss around the weights of a quantized network, on calibration and on evaluation images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Flatness {
+    /// What the loss is: how far the network's results are from the float network's.
+    pub metric: Metric,
+    /// On calibration images.
+    pub calibration: Curves,
+    /// On evaluation images.
+    pub evaluation: Curves,
+}
+
+/// Curves on the same images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Curves {
+    /// Number of images.
+    pub images: usize,
+    /// The loss along two directions, with and without quantized activations.
+    pub curves: Vec<Curve>,
+}
+
+impl Flatness {
+    /// Its file in the folder of a run.
+    pub const FILE: &'static str = "flatness.json";
+    /// The same as a table, in the folder of a run.
+    pub const TABLE: &'static str = "flatness.csv";
+    /// The figure, in the folder of a run.
+    pub const FIGURE: &'static str = "flatness.svg";
+
+    /// Measures the finished run in the folder `dir` on so many images of each kind, on the CPU, and keeps the result in the folder: as JSON, as a
+    /// table and as a figure.
+    ///
+    /// # Errors
+    /// There is no saved result or a damaged one, the float checkpoint is not that of the run, images cannot be read, the task does
+    /// not compare networks without a ground truth, the files cannot be written, or the work was cancelled.
+    pub fn measure(dir: &Path, images: usize, progress: &dyn Progress) -> Result<Self> {
+        if !dir.is_dir() {
+            let message = "is not the folder of a finished run, where what is measured is kept";
+            return Err(Core::data(dir, message)).at(Stage::SavedResult);
+        }
+        let (recipe, registries, saved) = Evaluation::new(dir).progress(progress).open()?;
+        float_weights(dir, &saved, &saved.session(recipe.clone(), &registries).at(Stage::Setup)?)?;
+        let quantized = saved.model;
+        let session = Session::new(recipe, &registries, quantized.device().clone()).at(Stage::Setup)?;
+        let mut float = session.float_model().at(Stage::FloatNetwork)?;
+        let cache = session.cache(std::env::temp_dir());
+        let set = session.calibration_images(&cache, progress).at(Stage::CalibrationImages)?;
+        session.prepare(&mut float, &set.images, progress).at(Stage::Preparation)?;
+        let on = |batches: &Batches| -> Result<Curves> {
+            let curves = session.flatness((&float, &quantized), batches, progress).at(Stage::Flatness)?;
+            Ok(Curves { images: batches.iter().map(|(_, sizes)| sizes.len()).sum(), curves })
+        };
+        let calibration = on(&of_calibration(&set, images).at(Stage::CalibrationImages)?)?;
+        let evaluation = on(&of_evaluation(&session, images, progress).at(Stage::Evaluation)?)?;
+        let metric = session.task().deviation_metrics().into_iter().next();
+        let metric = metric.ok_or_else(|| Core::message("the task measures no deviation")).at(Stage::Flatness)?;
+        let flatness = Self { metric, calibration, evaluation };
+        let json = serde_json::to_string_pretty(&flatness).map_err(Core::message).at(Stage::Saving)?;
+        let figure = flatness_figure(&[(String::new(), &flatness)]);
+        for (name, content) in [(Self::FILE, json), (Self::TABLE, flatness.csv()), (Self::FIGURE, figure)] {
+            write_file(&dir.join(name), content.as_bytes()).at(Stage::Saving)?;
+        }
+        Ok(flatness)
+    }
+
+    /// All points as comma-separated values, with one line of names.
+    pub fn csv(&self) -> String {
+        let mut text = "images,direction,activations,distance,loss,standard_error\n".to_string();
+        for (images, all) in [("calibration", &self.calibration), ("evaluation", &self.evaluation)] {
+            for curve in &all.curves {
+                let direction = match curve.direction {
+                    Direction::Quantization => "quantization",
+                    Direction::Random => "random",
+                };
+                let activations = if curve.activations { "quantized" } else { "float" };
+                for point in &curve.points {
+                    let error = point.standard_error.map(|error| error.to_string()).unwrap_or_default();
+                    text += &format!("{images},{direction},{activations},{},{},{error}\n", point.distance, point.loss);
+                }
+            }
+        }
+        text
+    }
+}
+
+/// The first calibration images, batch by batch.
+fn of_calibration(set: &CalibrationSet, count: usize) -> qdrop_core::Result<Vec<(Tensor, Vec<ImageSize>)>> {
+    let (count, together) = (count.min(set.images.samples()), set.images.together().min(BATCH));
+    let batch = |start: usize| {
+        let images = set.images.range(start, together.min(count - start))?;
+        let (n, _, height, width) = images.dims4()?;
+        Ok((images, vec![ImageSize::whole([height, width]); n]))
+    };
+    (0..count).step_by(together.max(1)).map(batch).collect()
+}
+
+/// The first evaluation images, batch by batch. Those that cannot be read are left out.
+fn of_evaluation(
+    session: &Session<'_>,
+    count: usize,
+    progress: &dyn Progress,
+) -> qdrop_core::Result<Vec<(Tensor, Vec<ImageSize>)>> {
+    let dataset = session.dataset_with_notes(Split::Evaluation, progress)?;
+    let indices: Vec<usize> = (0..count.min(dataset.len())).collect();
+    let mut batches = Vec::new();
+    load_ahead(&*dataset, indices.chunks(BATCH), session.graph().input_shape(), session.device(), |batch| {
+        if progress.cancelled() {
+            return Err(Core::Cancelled);
+        }
+        batches.extend(batch.parts.into_iter().map(|part| (part.images, part.sizes)));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(batches)
+}

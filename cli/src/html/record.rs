@@ -1,0 +1,170 @@
+//! What a run's directory holds, read without disturbing a process that works in it.
+
+use super::log::Log;
+use crate::error::{At, Result, Stage};
+use crate::recipes::Loader;
+use crate::report::Row;
+use crate::run::{float_row, variant_file, BITS_FILE, FLOAT_FILE, IMAGES_FILE, SENSITIVITY_FILE, SITES_FILE};
+use crate::{summary, Analysis, ChosenBits, Flatness};
+use qdrop_core::pipeline::{NetworkCost, Registries, Session, Summary};
+use qdrop_core::progress::Progress;
+use qdrop_core::recipe::Recipe;
+use qdrop_core::report::{LossPoint, SiteReport, UnitReport};
+use qdrop_core::run_directory::{CheckpointFolder, Manifest, RunDirectory, EVENTS_FILE, MANIFEST_FILE};
+use qdrop_core::task::{ImageValues, Metric, Task};
+use qdrop_core::{candle_core, Error as Core};
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It has its result.
+    Finished,
+    /// A process works on it.
+    Running,
+    /// It was stopped before its end.
+    Interrupted,
+}
+
+/// A unit that learns, or was interrupted.
+pub struct Current {
+    /// Name of the unit.
+    pub name: String,
+    /// Finished steps and their losses, perhaps not of every step.
+    pub losses: Vec<(usize, LossPoint)>,
+}
+
+/// What a run's directory holds.
+pub struct Record {
+    pub dir: PathBuf,
+    pub state: State,
+    pub manifest: Manifest,
+    pub recipe: Recipe,
+    pub task: Box<dyn Task>,
+    /// What the quantized network takes.
+    pub cost: NetworkCost,
+    pub summary: Option<Summary>,
+    /// Networks that are measured: the float one, variants, the quantized one.
+    pub rows: Vec<Row>,
+    /// Reports of finished units.
+    pub units: Vec<UnitReport>,
+    pub current: Option<Current>,
+    /// What quantization did at each site of finished units.
+    pub sites: Vec<SiteReport>,
+    pub images: Vec<ImageValues>,
+    pub analysis: Option<Analysis>,
+    pub chosen: Option<ChosenBits>,
+    pub flatness: Option<Flatness>,
+    pub log: Log,
+}
+
+impl Record {
+    /// Reads the directory of a run, which may be finished, interrupted or running.
+    ///
+    /// # Errors
+    /// It holds no run, a file of it cannot be read or is damaged, or a plugin of its recipe cannot be loaded.
+    pub fn read(dir: &Path, progress: &dyn Progress) -> Result<Self> {
+        if !dir.join(MANIFEST_FILE).is_file() {
+            let message =
+                format!("holds no run: {MANIFEST_FILE} is missing; `qdrop quantize RECIPE --out DIR` makes one");
+            return Err(Core::data(dir, message)).at(Stage::SavedResult);
+        }
+        let manifest = Manifest::read(dir).at(Stage::SavedResult)?;
+        let recipe = Loader::new(dir).progress(progress).load()?;
+        let registries = Registries::collect().at(Stage::Setup)?;
+        let session = Session::new(recipe.clone(), &registries, candle_core::Device::Cpu).at(Stage::Setup)?;
+        let cost = session.cost().at(Stage::Setup)?;
+        let task = registries.tasks.get(&recipe.task.name, "task");
+        let task = task.and_then(|task| task.build(&recipe.task.params_at("task"))).at(Stage::Setup)?;
+        let summary = summary(dir)?;
+        let state = match &summary {
+            Some(_) => State::Finished,
+            None if RunDirectory::is_in_use(dir) => State::Running,
+            None => State::Interrupted,
+        };
+        let mut rows: Vec<Row> = load(dir, FLOAT_FILE)?.into_iter().collect();
+        for i in 0..recipe.compare.len() {
+            rows.extend(load::<Row>(dir, &variant_file(i))?);
+        }
+        if let Some(summary) = &summary {
+            if rows.is_empty() {
+                rows.push(float_row(summary.float.clone()));
+            }
+            let (name, bits) = (summary.reconstruction.clone(), summary.bits.clone());
+            rows.push(Row { name, bits, measured: summary.quantized.clone(), seconds: Some(summary.seconds) });
+        }
+        let checkpoints = CheckpointFolder::of_run(dir);
+        let units = checkpoints.reports().at(Stage::SavedResult)?;
+        let log = Log::read(&dir.join(EVENTS_FILE)).at(Stage::SavedResult)?;
+        let current = match state {
+            State::Finished => None,
+            State::Running => log.unit.clone().map(|(name, losses)| Current { name, losses }),
+            State::Interrupted => {
+                let kept = checkpoints.interrupted_losses().at(Stage::SavedResult)?;
+                let numbered =
+                    |losses: Vec<LossPoint>| losses.into_iter().enumerate().map(|(i, l)| (i + 1, l)).collect();
+                kept.map(|(name, losses)| Current { name, losses: numbered(losses) })
+            }
+        };
+        let current = current.filter(|current| units.iter().all(|unit| unit.name != current.name));
+        // A stage for the whole network looks at all sites once more.
+        let mut sites: Vec<SiteReport> = load(dir, SITES_FILE)?.unwrap_or_default();
+        for site in units.iter().flat_map(|unit| &unit.sites) {
+            match sites.iter_mut().find(|one| one.name == site.name && one.kind == site.kind) {
+                Some(earlier) => *earlier = site.clone(),
+                None => sites.push(site.clone()),
+            }
+        }
+        Ok(Self {
+            dir: dir.into(),
+            state,
+            manifest,
+            task,
+            cost,
+            summary,
+            rows,
+            units,
+            current,
+            sites,
+            images: load(dir, IMAGES_FILE)?.unwrap_or_default(),
+            analysis: load(dir, SENSITIVITY_FILE)?,
+            chosen: load(dir, BITS_FILE)?,
+            flatness: load(dir, Flatness::FILE)?,
+            log,
+            recipe,
+        })
+    }
+
+    /// The metrics that some network of the run was measured by.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let all = self.task.metrics().into_iter().chain(self.task.image_metrics());
+        let mut metrics: Vec<Metric> = Vec::new();
+        for metric in all {
+            let known = metrics.iter().any(|one| one.key == metric.key);
+            if !known && self.rows.iter().any(|row| row.measured.values.contains_key(&metric.key)) {
+                metrics.push(metric);
+            }
+        }
+        metrics
+    }
+
+    /// A short name: that of the folder.
+    pub fn name(&self) -> String {
+        let name = self.dir.file_name().unwrap_or(self.dir.as_os_str());
+        name.to_string_lossy().into_owned()
+    }
+}
+
+/// Reads a file of a run; `None` if it does not exist.
+fn load<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<Option<T>> {
+    let file = dir.join(name);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => {
+            let parsed = serde_json::from_str(&text).map_err(|e| Core::data(&file, format!("is damaged: {e}")));
+            parsed.map(Some).at(Stage::SavedResult)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Core::io("read", &file)(e)).at(Stage::SavedResult),
+    }
+}

@@ -1,0 +1,47 @@
+//! The loss around the quantized weights.
+
+use super::super::chart::{LineChart, Series, Style};
+use crate::Flatness;
+use maud::{html, Markup};
+use qdrop_core::pipeline::Direction;
+
+/// The curves of one run or of several, by the runs' names.
+pub fn section(runs: &[(String, &Flatness)]) -> Markup {
+    html! {
+        h2 { "Flatness" }
+        p class="note" {
+            "The loss around the quantized weights: how far the network's results are from the float network's. Along quantization, distance -1 are the float weights, 0 the "
+            "quantized ones, and 1 is as far again. In random directions each filter moves by its own norm at distance 1; the mean over three directions."
+        }
+        div class="charts" { @for chart in charts(runs) { (chart.figure()) } }
+    }
+}
+
+/// The charts: two directions, on two kinds of images.
+pub fn charts(runs: &[(String, &Flatness)]) -> Vec<LineChart> {
+    let mut charts = Vec::new();
+    for (direction, along) in
+        [(Direction::Quantization, "along quantization"), (Direction::Random, "random directions")]
+    {
+        for on_calibration in [true, false] {
+            let images = if on_calibration { "calibration images" } else { "evaluation images" };
+            let mut series = Vec::new();
+            for (name, flatness) in runs {
+                let curves = if on_calibration { &flatness.calibration } else { &flatness.evaluation };
+                for curve in curves.curves.iter().filter(|curve| curve.direction == direction) {
+                    let (what, style) = match curve.activations {
+                        true => ("activations quantized", Style::Line),
+                        false => ("activations float", Style::Dashed),
+                    };
+                    let name = if runs.len() == 1 { what.into() } else { format!("{name}, {what}") };
+                    let points = curve.points.iter().map(|point| (point.distance, point.loss)).collect();
+                    series.push(Series { name, points, style });
+                }
+            }
+            let y = runs.first().map(|(_, flatness)| flatness.metric.heading()).unwrap_or_default();
+            let title = format!("Loss {along}, {images}");
+            charts.push(LineChart { title, x: "distance".into(), y, log_y: true, series });
+        }
+    }
+    charts
+}
