@@ -22,7 +22,14 @@ fn divergence(float: &[f32], own: &[f32]) -> f64 {
     p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum()
 }
 
-/// Every value equals that of a network in which only this layer, or only this unit, is quantized, computed from the images on.
+/// The means of the channels of (N, C, ...).
+fn means(x: &Tensor) -> Vec<f64> {
+    let x = x.transpose(0, 1).unwrap().flatten_from(1).unwrap().to_dtype(DType::F64).unwrap();
+    x.mean(1).unwrap().to_vec1().unwrap()
+}
+
+/// Every value equals that of a network in which only this layer, or only this unit, is quantized, computed from the images on; biases
+/// give the layers' outputs their means back.
 #[test]
 fn layers_are_measured_alone() {
     let run = QdropRun::new(Loader::new("demo").load().unwrap()).unwrap();
@@ -69,6 +76,19 @@ fn layers_are_measured_alone() {
             quantizer.set_range(&seen.range().unwrap(), &Device::Cpu).unwrap();
             variant.set_weight_quantizer(node, QuantSite { name: plan.site.name.clone(), quantizer });
             elements += model.weight(node).unwrap().elem_count();
+        }
+        let layers: Vec<NodeId> = variant.weight_sites().map(|(id, _)| id).collect();
+        for layer in layers {
+            let up_to = graph.nodes().map(|(id, _)| id).filter(|id| *id > graph.input() && *id <= layer);
+            let up_to = graph.subgraph_with_outputs(up_to, vec![layer]);
+            let of = |model: &QuantModel, precision| {
+                means(&model.run(&up_to, std::slice::from_ref(&images), precision).unwrap()[0])
+            };
+            let (full, own) = (of(&model, Precision::Float), of(&variant, Precision::Quantized));
+            let shift: Vec<f32> = full.iter().zip(own).map(|(full, own)| (full - own) as f32).collect();
+            let bias = model.bias(layer).unwrap();
+            let shift = Tensor::from_vec(shift, bias.shape(), &Device::Cpu).unwrap();
+            variant.correct_bias(layer, (bias + shift).unwrap()).unwrap();
         }
         let own = logits(&variant, Precision::Quantized);
         let want = float.iter().zip(&own).map(|(f, o)| divergence(f, o)).sum::<f64>() / IMAGES as f64;

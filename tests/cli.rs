@@ -356,6 +356,7 @@ fn every_command_has_a_manual_page() {
         "devices",
         "evaluate",
         "export",
+        "flatness",
         "list",
         "man",
         "plugin",
@@ -368,6 +369,7 @@ fn every_command_has_a_manual_page() {
         "recipes-convert",
         "recipes-list",
         "recipes-show",
+        "report",
         "resume",
     ];
     let mut want: Vec<_> = commands.iter().map(|c| format!("qdrop-{c}.1")).chain(["qdrop.1".into()]).collect();

@@ -108,19 +108,24 @@ pub struct SiteReport {
     pub lost_channels: usize,
 }
 
-/// The share of clipped values from which on a site is suspicious.
+/// The share of clipped values from which on an activation is suspicious.
 const CLIPPED: f64 = 0.01;
+/// The same of a weight, of whose few points observers of the squared error clip some percent on purpose.
+const CLIPPED_WEIGHT: f64 = 0.1;
 
 impl SiteReport {
     /// What may be wrong with the site, in words: dead channels, channels that are too small for the grid, and more than 1 % of
-    /// clipped values.
+    /// clipped values, of a weight 10 %.
     pub fn suspicions(&self) -> Vec<String> {
         let of = |count: usize, what: &str| match count {
             0 => None,
             count => Some(format!("{count} of {} channels {what}", self.channels)),
         };
-        let clipped =
-            (self.clipped > CLIPPED).then(|| format!("{:.1} % of the values are clipped", 100.0 * self.clipped));
+        let most = match self.kind {
+            SiteKind::Weight => CLIPPED_WEIGHT,
+            SiteKind::Activation => CLIPPED,
+        };
+        let clipped = (self.clipped > most).then(|| format!("{:.1} % of the values are clipped", 100.0 * self.clipped));
         let dead = of(self.dead_channels, "are the same everywhere");
         [dead, of(self.lost_channels, "are too small for the grid"), clipped].into_iter().flatten().collect()
     }

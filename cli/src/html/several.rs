@@ -6,7 +6,7 @@ use super::one::state;
 use super::page::page as document;
 use super::record::Record;
 use super::sections::flatness;
-use super::words::{megabytes, table};
+use super::words::{megabytes, table, texts};
 use crate::error::{At, Result, Stage};
 use crate::report::{cell, duration};
 use maud::{html, Markup};
@@ -218,7 +218,7 @@ fn recipes(names: &[String], records: &[Record]) -> Markup {
         @if rows.is_empty() {
             p class="note" { "They do not." }
         } @else {
-            (table(&head, &rows))
+            (texts(&head, &rows))
         }
     }
 }

@@ -3,11 +3,20 @@
 use maud::{html, Markup};
 use qdrop_core::graph::SiteKind;
 
-/// A table: the first column heads its rows. It scrolls sideways where the page is too narrow.
+/// A table of numbers, aligned to the right: the first column heads its rows. It scrolls sideways where the page is too narrow.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> Markup {
+    of_class("numbers", head, rows)
+}
+
+/// The same of texts, aligned to the left.
+pub fn texts(head: &[&str], rows: &[Vec<String>]) -> Markup {
+    of_class("texts", head, rows)
+}
+
+fn of_class(class: &str, head: &[&str], rows: &[Vec<String>]) -> Markup {
     html! {
         div class="scroll" {
-            table class="numbers" {
+            table class=(class) {
                 thead { tr { @for name in head { th scope="col" { (name) } } } }
                 tbody {
                     @for row in rows {

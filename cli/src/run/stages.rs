@@ -67,8 +67,14 @@ pub fn quantize(mut run: Run<'_>) -> Result<Outcome> {
     log.check().at(Stage::RunDirectory)?;
     let outcome = outcome?;
     save_summary(&directory, &outcome.summary).at(Stage::Saving)?;
-    let report = html_report(directory.path(), &run.progress)?;
-    directory.write(REPORT_FILE, report.as_bytes()).at(Stage::Report)?;
+    let report = html_report(directory.path(), &run.progress);
+    let written = report.and_then(|text| directory.write(REPORT_FILE, text.as_bytes()).at(Stage::Report));
+    if let Err(cause) = written {
+        // The result is saved, and whoever waited for it gets it.
+        let path = directory.path().display();
+        let message = format!("{REPORT_FILE} is not written: {cause}; `qdrop report {path}` tries it again");
+        run.progress.event(Event::Warning(message));
+    }
     directory.remove_spill_folder();
     Ok(Outcome { out: Some(directory.path().into()), ..outcome })
 }

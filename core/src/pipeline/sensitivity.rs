@@ -1,5 +1,7 @@
 //! What each layer and each unit alone loses at few bits, without reconstruction.
 
+mod means;
+
 use super::moving::advance;
 use super::reconstruct::sites;
 use super::{Resources, Session, SitePlan};
@@ -13,6 +15,7 @@ use crate::progress::{Event, Progress, Silent};
 use crate::report::SiteReport;
 use crate::task::{ImageValues, Measurement};
 use candle_core::Tensor;
+use means::Means;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -52,6 +55,9 @@ impl Session<'_> {
     /// Measures each layer and each unit that `is_asked` names alone at each of `bits`, weights and activations apart, in the float
     /// network `model`: with the recipe's observers and nearest rounding, on the images. The result is in the order of execution,
     /// layers before their unit. What comes before a layer is computed once for all its measurements.
+    ///
+    /// Rounding shifts the means of a layer's outputs, which any reconstruction takes back, and which would hide what stays lost: a
+    /// layer whose weight is quantized gets a bias with which its outputs keep their means (Nagel et al., arXiv 1906.04721, section 4.2).
     ///
     /// # Errors
     /// The task does not compare networks without a ground truth, an observer fails, or the run was cancelled.
@@ -103,6 +109,10 @@ impl Session<'_> {
                 Some(float) => float,
                 None => float.insert(outputs((model, Precision::Float), &rest, &front, &resources)?),
             };
+            let means = match part.subject.kind {
+                SiteKind::Weight => Means::of_float(model, part, &front, &resources)?,
+                SiteKind::Activation => Means::default(),
+            };
             let weights = match part.subject.kind {
                 SiteKind::Weight => {
                     part.nodes.iter().map(|id| Ok(model.weight(*id)?.elem_count())).sum::<Result<_>>()?
@@ -110,7 +120,8 @@ impl Session<'_> {
                 SiteKind::Activation => 0,
             };
             for (bits, calibrated) in bits.iter().zip(&calibrated) {
-                let variant = self.only(model, calibrated, part, &plans, *bits)?;
+                let mut variant = self.only(model, calibrated, part, &plans, *bits)?;
+                means.restore(&mut variant, &front, &resources)?;
                 let own = outputs((&variant, Precision::Quantized), &rest, &front, &resources)?;
                 let mut values: Vec<ImageValues> =
                     metrics.iter().map(|metric| ImageValues { metric: metric.clone(), values: Vec::new() }).collect();
@@ -230,20 +241,37 @@ fn outputs(
     front: &HashMap<NodeId, Arc<CachedValues>>,
     resources: &Resources<'_>,
 ) -> Result<Vec<Vec<Tensor>>> {
+    let mut all = Vec::new();
+    batches((model, precision), rest, front, resources, |start, values| {
+        let shape = resources.images.shape_of(start)?;
+        let size = [1, 2].map(|axis| shape.get(axis).copied().unwrap_or(1));
+        let count = values.first().map_or(Ok(0), |value| value.dim(0))?;
+        all.push(model.finish(values, &vec![ImageSize::whole(size); count])?);
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// Computes the outputs of a part of a network for all images, batch by batch; `look` gets the number of a batch's first image too.
+fn batches(
+    (model, precision): (&QuantModel, Precision),
+    part: &Subgraph,
+    front: &HashMap<NodeId, Arc<CachedValues>>,
+    resources: &Resources<'_>,
+    mut look: impl FnMut(usize, Vec<Tensor>) -> Result<()>,
+) -> Result<()> {
     let missing = |id: &NodeId| Error::graph(&model.graph().node(*id).name, "its value was not computed");
-    let read = rest.inputs().iter().map(|id| front.get(id).ok_or_else(|| missing(id))).collect::<Result<Vec<_>>>()?;
+    let read = part.inputs().iter().map(|id| front.get(id).ok_or_else(|| missing(id))).collect::<Result<Vec<_>>>()?;
     let images = &resources.images;
     let (samples, together) = (images.samples(), images.together());
-    let mut inference = Inference::new(model, precision, rest.clone())?;
-    let batches = (0..samples).step_by(together).map(|start| {
+    let mut inference = Inference::new(model, precision, part.clone())?;
+    for start in (0..samples).step_by(together) {
         if resources.progress.cancelled() {
             return Err(Error::Cancelled);
         }
         let count = together.min(samples - start);
         let inputs = read.iter().map(|all| all.range(start, count)).collect::<Result<Vec<_>>>()?;
-        let shape = images.shape_of(start)?;
-        let size = [1, 2].map(|axis| shape.get(axis).copied().unwrap_or(1));
-        model.finish(inference.run(&inputs)?, &vec![ImageSize::whole(size); count])
-    });
-    batches.collect()
+        look(start, inference.run(&inputs)?)?;
+    }
+    Ok(())
 }

@@ -9,7 +9,12 @@
 //! | `checkpoints/` | ranges after calibration, then one file for each finished unit |
 //! | `compare/N/` | checkpoints of the recipe's N-th variant |
 //! | `float.json`, `compare-N.json` | results of finished stages |
+//! | `bits.json`, `sensitivity.json` | bits that were chosen for single layers, and what each layer alone loses |
+//! | `sites.json` | what quantization did at each site, of a run without units; else the units' checkpoints say it |
 //! | `model.safetensors`, `summary.json` | the final result |
+//! | `images.json` | what was measured on single images |
+//! | `flatness.json`, `.csv`, `.svg` | the loss around the quantized weights, if it was measured |
+//! | `report.html` | the report |
 //!
 //! Every file is written under a temporary name, synced and renamed, so a file that exists is complete.
 
@@ -19,8 +24,8 @@ mod files;
 mod manifest;
 mod tensor_file;
 
-use checkpoint::CHECKPOINTS;
 pub use checkpoint::CheckpointFolder;
+use checkpoint::CHECKPOINTS;
 pub use events::EventLog;
 pub use files::{check_writable, write_file};
 pub use manifest::{check_weights, fingerprint_of_file, Fingerprint, Manifest};

@@ -39,8 +39,8 @@ pub fn read_text(file: &Path) -> Result<Option<String>> {
     open.read_exact(&mut bytes).map_err(|e| damaged(&e))?;
     let length = u64::from_le_bytes(bytes[..8].try_into().map_err(|e| damaged(&e))?);
     open.take(length).read_to_end(&mut bytes).map_err(Error::io("read", file))?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
-    let text = header.metadata().as_ref().and_then(|metadata| metadata.get(TEXT)).cloned();
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..]).map_err(|e| damaged(&e))?;
+    let text = header["__metadata__"][TEXT].as_str().map(String::from);
     text.map(Some).ok_or_else(|| damaged(&"it has no description"))
 }
 

@@ -40,7 +40,8 @@ pub fn analyze(arguments: &AnalyzeArguments, console: &Console, output: Output) 
     if !suspicious.is_empty() {
         output.print("suspicious, with the recipe's bits\n")?;
         let heading = ["layer", "quantized", "why"].map(String::from).to_vec();
-        let line = |site: &&SiteReport| vec![site.name.clone(), quantized(site.kind).into(), site.suspicions().join("; ")];
+        let line =
+            |site: &&SiteReport| vec![site.name.clone(), quantized(site.kind).into(), site.suspicions().join("; ")];
         output.print(&aligned(&std::iter::once(heading).chain(suspicious.iter().map(line)).collect::<Vec<_>>()))?;
     }
     Ok(Value::from_iter([

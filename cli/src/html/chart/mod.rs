@@ -76,7 +76,7 @@ fn table(head: &[&str], rows: &[(String, Vec<String>)]) -> Markup {
 
 /// The drawing of an entry of a legend, 24 by 12 units, in the colour of series `index`.
 fn key(index: usize, content: Markup) -> Markup {
-    html! { svg class={ "key " (colour(index)) } viewBox="0 0 24 12" aria-hidden="true" { (content) } }
+    html! { svg class={ "key " (colour(index)) } viewBox="0 0 24 12" width="24" height="12" aria-hidden="true" { (content) } }
 }
 
 /// The class that sets the colour of series `index`.

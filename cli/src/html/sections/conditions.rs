@@ -1,7 +1,7 @@
 //! Under what conditions a run ran: warnings, machine, recipe.
 
 use super::super::record::Record;
-use super::super::words::{date, number, table};
+use super::super::words::{date, number, texts};
 use maud::{html, Markup};
 use qdrop_core::memory::gib;
 
@@ -34,12 +34,12 @@ pub fn section(record: &Record) -> Markup {
         @for (name, changes) in prepared {
             details {
                 summary { (name) ": " (changes.len()) " parts of the float network" }
-                (table(&["part", "change"], &changes.iter().map(|change| vec![change.part.clone(), change.what.clone()]).collect::<Vec<_>>()))
+                (texts(&["part", "change"], &changes.iter().map(|change| vec![change.part.clone(), change.what.clone()]).collect::<Vec<_>>()))
             }
         }
         @if let Some(weights) = weights { p class="note" { (weights) } }
         h3 { "Processes" }
-        (table(&["began", "qdrop", "processor", "threads", "memory GiB", "system"], &rows))
+        (texts(&["began", "qdrop", "processor", "threads", "memory GiB", "system"], &rows))
         p class="note" {
             "Device " (record.manifest.device) "; SHA-256 of the float weights " code { (record.manifest.weights) }
             @if let Some(images) = &record.manifest.calibration { ", of the calibration images " code { (images) } }

@@ -21,7 +21,7 @@ pub fn section(runs: &[(String, &Flatness)]) -> Markup {
 pub fn charts(runs: &[(String, &Flatness)]) -> Vec<LineChart> {
     let mut charts = Vec::new();
     for (direction, along) in
-        [(Direction::Quantization, "along quantization"), (Direction::Random, "random directions")]
+        [(Direction::Quantization, "along quantization"), (Direction::Random, "in random directions")]
     {
         for on_calibration in [true, false] {
             let images = if on_calibration { "calibration images" } else { "evaluation images" };
@@ -40,7 +40,7 @@ pub fn charts(runs: &[(String, &Flatness)]) -> Vec<LineChart> {
             }
             let y = runs.first().map(|(_, flatness)| flatness.metric.heading()).unwrap_or_default();
             let title = format!("Loss {along}, {images}");
-            charts.push(LineChart { title, x: "distance".into(), y, log_y: true, series });
+            charts.push(LineChart { title, x: "distance".into(), y, log_y: false, series });
         }
     }
     charts

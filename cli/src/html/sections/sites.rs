@@ -2,7 +2,7 @@
 
 use super::super::chart::{Bar, BarChart, Histogram, LineChart, Series, Style};
 use super::super::record::Record;
-use super::super::words::{kind, number, or_nothing, percent, table};
+use super::super::words::{kind, number, or_nothing, percent, table, texts};
 use maud::{html, Markup};
 use qdrop_core::graph::SiteKind;
 use qdrop_core::report::SiteReport;
@@ -82,9 +82,9 @@ pub fn suspicious(sites: &[SiteReport]) -> Markup {
             h3 { "Suspicious sites" }
             p class="note" {
                 "A channel that is too small for the grid has different values, but all of them are rounded to one point. Clipped values lie beyond the grid "
-                "by more than half a step; sites are named from 1 % on."
+                "by more than half a step; activations are named from 1 % on, weights from 10 %."
             }
-            (table(&["site", "quantized", "why"], &rows))
+            (texts(&["site", "quantized", "why"], &rows))
         }
     }
 }
