@@ -1,52 +1,23 @@
-//! The loss around the weights of a saved result.
+//! Measures the loss around the weights of a saved result.
 
 use crate::error::{At, Result, Stage};
 use crate::evaluation::float_weights;
 use crate::html::flatness_figure;
+use crate::kept::{Curves, Flatness};
 use crate::Evaluation;
 use qdrop_core::dataset::Split;
 use qdrop_core::head::ImageSize;
-use qdrop_core::pipeline::{load_ahead, Batches, CalibrationSet, Curve, Direction, Session};
+use qdrop_core::pipeline::{load_ahead, Batches, CalibrationSet, Session};
 use qdrop_core::progress::Progress;
 use qdrop_core::run_directory::write_file;
-use qdrop_core::task::Metric;
 use qdrop_core::{candle_core::Tensor, Error as Core};
-use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Images of a batch.
 const BATCH: usize = 32;
 
-/// The loss around the weights of a quantized network, on calibration and on evaluation images.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Flatness {
-    /// What the loss is: how far the network's results are from the float network's.
-    pub metric: Metric,
-    /// On calibration images.
-    pub calibration: Curves,
-    /// On evaluation images.
-    pub evaluation: Curves,
-}
-
-/// Curves on the same images.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Curves {
-    /// Number of images.
-    pub images: usize,
-    /// The loss along two directions, with and without quantized activations.
-    pub curves: Vec<Curve>,
-}
-
 impl Flatness {
-    /// Its file in the folder of a run.
-    pub const FILE: &'static str = "flatness.json";
-    /// The same as a table, in the folder of a run.
-    pub const TABLE: &'static str = "flatness.csv";
-    /// The figure, in the folder of a run.
-    pub const FIGURE: &'static str = "flatness.svg";
-
     /// Measures the finished run in the folder `dir` on so many images of each kind, on the CPU, and keeps the result in the folder: as JSON, as a
     /// table and as a figure.
     ///
@@ -81,25 +52,6 @@ impl Flatness {
             write_file(&dir.join(name), content.as_bytes()).at(Stage::Saving)?;
         }
         Ok(flatness)
-    }
-
-    /// All points as comma-separated values, with one line of names.
-    pub fn csv(&self) -> String {
-        let mut text = "images,direction,activations,distance,loss,standard_error\n".to_string();
-        for (images, all) in [("calibration", &self.calibration), ("evaluation", &self.evaluation)] {
-            for curve in &all.curves {
-                let direction = match curve.direction {
-                    Direction::Quantization => "quantization",
-                    Direction::Random => "random",
-                };
-                let activations = if curve.activations { "quantized" } else { "float" };
-                for point in &curve.points {
-                    let error = point.standard_error.map(|error| error.to_string()).unwrap_or_default();
-                    text += &format!("{images},{direction},{activations},{},{},{error}\n", point.distance, point.loss);
-                }
-            }
-        }
-        text
     }
 }
 

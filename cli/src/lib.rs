@@ -55,6 +55,7 @@ mod export;
 mod extras;
 mod flatness;
 mod html;
+mod kept;
 mod memory;
 pub mod plugins;
 pub mod recipes;
@@ -67,11 +68,11 @@ pub use error::{Error, Result, Stage};
 pub use evaluation::{evaluate, is_saved, summary, Evaluated, Evaluation};
 pub use export::{export, Export, Exported};
 pub use extras::Extras;
-pub use flatness::{Curves, Flatness};
-pub use html::{flatness_figure, html_comparison, html_report, REPORT_FILE};
+pub use html::{flatness_figure, html_comparison, html_report};
+pub use kept::{Analysis, ChosenBits, Curves, Flatness, REPORT_FILE};
 #[doc(inline)]
 pub use qdrop_core as core;
-pub use run::{resume, Analysis, Check, ChosenBits, Outcome, Plan, Run};
+pub use run::{resume, Check, Outcome, Plan, Run};
 pub use saved::{saved_report, SavedReport};
 
 // Linked, so that their strategies are registered.

@@ -20,6 +20,11 @@ pub struct Row {
     pub seconds: Option<f64>,
 }
 
+/// The line of the float network in the table.
+pub(crate) fn float_row(measured: Measurement) -> Row {
+    Row { name: "float".into(), bits: "w32a32".into(), measured, seconds: None }
+}
+
 /// The table as text, with the conditions of the run. Standard errors that are known stand in parentheses.
 ///
 /// # Errors

@@ -1,8 +1,8 @@
 //! The report of a saved result, without measuring anything.
 
 use crate::error::{At, Result, Stage};
-use crate::report::{table, Row};
-use crate::run::{float_row, variant_file};
+use crate::kept::variant_file;
+use crate::report::{float_row, table, Row};
 use crate::Evaluation;
 use qdrop_core::pipeline::Summary;
 use qdrop_core::Error as Core;

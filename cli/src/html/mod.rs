@@ -11,13 +11,10 @@ mod several;
 mod words;
 
 use crate::error::Result;
-use crate::Flatness;
+use crate::kept::Flatness;
 use qdrop_core::progress::Progress;
 use record::Record;
 use std::path::Path;
-
-/// Name of the report in a run's directory.
-pub const REPORT_FILE: &str = "report.html";
 
 /// The report of the run in the folder `dir`, as an HTML document: finished, interrupted, or of a process that still works on it. Nothing is
 /// measured, so neither weights nor images are needed.

@@ -2,10 +2,11 @@
 
 use super::log::Log;
 use crate::error::{At, Result, Stage};
+use crate::evaluation::summary;
+use crate::kept::{variant_file, BITS_FILE, FLOAT_FILE, IMAGES_FILE, SENSITIVITY_FILE, SITES_FILE};
+use crate::kept::{Analysis, ChosenBits, Flatness};
 use crate::recipes::Loader;
-use crate::report::Row;
-use crate::run::{float_row, variant_file, BITS_FILE, FLOAT_FILE, IMAGES_FILE, SENSITIVITY_FILE, SITES_FILE};
-use crate::{summary, Analysis, ChosenBits, Flatness};
+use crate::report::{float_row, Row};
 use qdrop_core::pipeline::{NetworkCost, Registries, Session, Summary};
 use qdrop_core::progress::Progress;
 use qdrop_core::recipe::Recipe;

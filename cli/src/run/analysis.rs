@@ -2,53 +2,11 @@
 
 use super::Run;
 use crate::error::{At, Result, Stage};
-use qdrop_core::pipeline::{NetworkCost, Sensitivity, Session, SiteBits, Subject};
-use qdrop_core::report::SiteReport;
-use qdrop_core::task::Metric;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use crate::kept::{Analysis, ChosenBits};
+use qdrop_core::pipeline::{Session, Subject};
 
 /// Images on which layers are measured before bits are chosen.
 const CHOOSING_IMAGES: usize = 128;
-
-/// What each layer and each unit alone loses, as [`Run::analyze`] measures it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Analysis {
-    /// What is measured; layers are ranked by the first one.
-    pub metrics: Vec<Metric>,
-    /// The measurements, in the order of execution; layers come before their unit.
-    pub sensitivities: Vec<Sensitivity>,
-    /// Number of images.
-    pub images: usize,
-    /// What quantization does at each site with the recipe's bits, without reconstruction.
-    #[serde(default)]
-    pub sites: Vec<SiteReport>,
-}
-
-impl Analysis {
-    /// Bits that [`Run::analyze`] measures.
-    pub const BITS: [u32; 4] = [2, 3, 4, 8];
-
-    /// Bits that were measured, in ascending order.
-    pub fn bits(&self) -> Vec<u32> {
-        self.sensitivities.iter().map(|one| one.bits).collect::<BTreeSet<u32>>().into_iter().collect()
-    }
-}
-
-/// Bits that were chosen for single layers, as `quant.mixed` asks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct ChosenBits {
-    /// The budget as the recipe says it.
-    pub target: String,
-    /// The bits that were chosen from.
-    pub choices: Vec<u32>,
-    /// The chosen bits, in the order of execution.
-    pub bits: Vec<SiteBits>,
-    /// What the network takes with them.
-    pub cost: NetworkCost,
-}
 
 impl Run<'_> {
     /// Measures each layer and each unit alone at each of [`Analysis::BITS`], weights and activations apart: how far the network

@@ -5,14 +5,13 @@ mod check;
 mod plan;
 mod stages;
 
-pub use analysis::{Analysis, ChosenBits};
 pub use check::Check;
 pub use plan::Plan;
-pub(crate) use stages::{float_row, variant_file, BITS_FILE, FLOAT_FILE, IMAGES_FILE, SENSITIVITY_FILE, SITES_FILE};
 
 use crate::error::{At, Result, Stage};
 use crate::evaluation::Evaluated;
 use crate::extras::Extras;
+use crate::kept::{Analysis, ChosenBits};
 use crate::plugins;
 use crate::recipes::restore_demos;
 use crate::report::Row;

@@ -2,9 +2,10 @@
 
 use super::{Kept, Outcome, Run};
 use crate::error::{At, Error, Result, Stage};
-use crate::html::{html_report, REPORT_FILE};
+use crate::html::html_report;
+use crate::kept::{variant_file, BITS_FILE, FLOAT_FILE, IMAGES_FILE, REPORT_FILE, SENSITIVITY_FILE, SITES_FILE};
 use crate::memory::peak_resident_bytes;
-use crate::report::{table, Row};
+use crate::report::{float_row, table, Row};
 use qdrop_core::cache::CacheBudget;
 use qdrop_core::model::Precision;
 use qdrop_core::pipeline::{
@@ -12,34 +13,8 @@ use qdrop_core::pipeline::{
 };
 use qdrop_core::progress::{Event, Progress, WarnOnce};
 use qdrop_core::run_directory::{EventLog, Manifest, RunDirectory, MODEL_FILE};
-use qdrop_core::task::Measurement;
 use qdrop_core::Error as Core;
 use std::sync::Arc;
-
-/// File with the result of the float evaluation.
-pub(crate) const FLOAT_FILE: &str = "float.json";
-
-/// File with the bits that were chosen for single layers.
-pub(crate) const BITS_FILE: &str = "bits.json";
-
-/// File with what was measured on single images.
-pub(crate) const IMAGES_FILE: &str = "images.json";
-
-/// File with what quantization did at each site, of a run without units.
-pub(crate) const SITES_FILE: &str = "sites.json";
-
-/// File with what single layers lose.
-pub(crate) const SENSITIVITY_FILE: &str = "sensitivity.json";
-
-/// File with the result of variant `i`.
-pub(crate) fn variant_file(i: usize) -> String {
-    format!("compare-{i}.json")
-}
-
-/// The line of the float network in the table.
-pub(crate) fn float_row(measured: Measurement) -> Row {
-    Row { name: "float".into(), bits: "w32a32".into(), measured, seconds: None }
-}
 
 /// Runs all stages.
 pub fn quantize(mut run: Run<'_>) -> Result<Outcome> {

@@ -1,11 +1,12 @@
 //! `analyze`: ranks layers and units by what they lose at few bits.
 
+use super::report::renew;
 use super::{run_of, Output};
 use crate::cli::arguments::AnalyzeArguments;
 use crate::cli::console::Console;
 use crate::error::At;
+use crate::kept::SENSITIVITY_FILE;
 use crate::report::aligned;
-use crate::run::SENSITIVITY_FILE;
 use crate::{Analysis, Stage};
 use anyhow::Result;
 use qdrop_core::graph::SiteKind;
@@ -26,8 +27,8 @@ pub fn analyze(arguments: &AnalyzeArguments, console: &Console, output: Output) 
     if dir.join(MANIFEST_FILE).is_file() {
         let text = serde_json::to_string_pretty(&analysis)?;
         write_file(&dir.join(SENSITIVITY_FILE), text.as_bytes()).at(Stage::Saving)?;
-        let dir = dir.display();
-        console.line(&format!("saved as {dir}/{SENSITIVITY_FILE}; `qdrop report {dir}` shows it"));
+        console.line(&format!("saved as {}", dir.join(SENSITIVITY_FILE).display()));
+        renew(dir, console)?;
     }
     if let Some(metric) = metrics.first() {
         for (is_unit, what) in [(false, "layers and values"), (true, "units")] {

@@ -1,5 +1,6 @@
 //! `flatness`: the loss around the weights of saved results.
 
+use super::report::renew;
 use super::Output;
 use crate::cli::arguments::FlatnessArguments;
 use crate::cli::console::Console;
@@ -20,6 +21,7 @@ pub fn flatness(arguments: &FlatnessArguments, console: &Console, output: Output
     let mut all = Vec::new();
     for dir in &arguments.dirs {
         all.push((dir.display().to_string(), Flatness::measure(dir, arguments.images, console)?));
+        renew(dir, console)?;
     }
     let shown: Vec<(String, &Flatness)> = all.iter().map(|(name, flatness)| (name.clone(), flatness)).collect();
     if let Some(figure) = &arguments.figure {

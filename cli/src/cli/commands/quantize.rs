@@ -85,7 +85,13 @@ fn report(outcome: &Outcome, console: &Console, output: Output) -> Result<Value>
     let units = outcome.units.iter().map(|u| {
         let loss = serde_json::to_value(u.mean_losses(true))?;
         let name = Value::from(u.name.as_str());
-        Ok(Value::from_iter([("name", name), ("seconds", u.seconds.into()), ("loss", loss)]))
+        Ok(Value::from_iter([
+            ("name", name),
+            ("seconds", u.seconds.into()),
+            ("loss", loss),
+            ("hard_loss", u.hard.last().map(|hard| hard.loss).into()),
+            ("memory_bytes", u.memory_bytes.into()),
+        ]))
     });
     value["units"] = units.collect::<Result<_>>()?;
     value["out"] = outcome.out.as_deref().map_or(Value::Null, path);

@@ -8,6 +8,7 @@ use crate::{html_comparison, html_report, Stage, REPORT_FILE};
 use anyhow::Result;
 use qdrop_core::run_directory::write_file;
 use serde_json::Value;
+use std::path::Path;
 
 /// Writes the report.
 pub fn report(arguments: &ReportArguments, console: &Console, output: Output) -> Result<Value> {
@@ -19,4 +20,12 @@ pub fn report(arguments: &ReportArguments, console: &Console, output: Output) ->
     write_file(&file, text.as_bytes()).at(Stage::Report)?;
     output.print(&format!("{}\n", file.display()))?;
     Ok(Value::from_iter([("report", path(&file))]))
+}
+
+/// Writes the report of a run again, after something new was measured of it.
+pub fn renew(dir: &Path, console: &Console) -> Result<()> {
+    let file = dir.join(REPORT_FILE);
+    write_file(&file, html_report(dir, console)?.as_bytes()).at(Stage::Report)?;
+    console.line(&format!("shown in {}", file.display()));
+    Ok(())
 }

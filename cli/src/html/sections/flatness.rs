@@ -1,7 +1,7 @@
 //! The loss around the quantized weights.
 
 use super::super::chart::{LineChart, Series, Style};
-use crate::Flatness;
+use crate::kept::Flatness;
 use maud::{html, Markup};
 use qdrop_core::pipeline::Direction;
 

@@ -4,7 +4,7 @@ use super::super::chart::{Bar, BarChart};
 use super::super::record::Record;
 use super::super::words::{kind, number, table};
 use super::sites::suspicious;
-use crate::Analysis;
+use crate::kept::Analysis;
 use maud::{html, Markup};
 use qdrop_core::graph::SiteKind;
 use qdrop_core::pipeline::Subject;
