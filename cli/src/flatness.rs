@@ -14,17 +14,21 @@ use qdrop_core::{candle_core::Tensor, Error as Core};
 use std::ops::ControlFlow;
 use std::path::Path;
 
+/// Images of each kind, unless a number is given.
+const IMAGES: usize = 256;
+/// The same where images differ in size, which are large.
+const LARGE_IMAGES: usize = 8;
 /// Images of a batch.
 const BATCH: usize = 32;
 
 impl Flatness {
-    /// Measures the finished run in the folder `dir` on so many images of each kind, on the CPU, and keeps the result in the folder: as JSON, as a
+    /// Measures the finished run in the folder `dir` on so many images of each kind (by default 256, and 8 where images differ in size), on the CPU, and keeps the result in the folder: as JSON, as a
     /// table and as a figure.
     ///
     /// # Errors
     /// There is no saved result or a damaged one, the float checkpoint is not that of the run, images cannot be read, the task does
     /// not compare networks without a ground truth, the files cannot be written, or the work was cancelled.
-    pub fn measure(dir: &Path, images: usize, progress: &dyn Progress) -> Result<Self> {
+    pub fn measure(dir: &Path, images: Option<usize>, progress: &dyn Progress) -> Result<Self> {
         if !dir.is_dir() {
             let message = "is not the folder of a finished run, where what is measured is kept";
             return Err(Core::data(dir, message)).at(Stage::SavedResult);
@@ -32,6 +36,7 @@ impl Flatness {
         let (recipe, registries, saved) = Evaluation::new(dir).progress(progress).open()?;
         float_weights(dir, &saved, &saved.session(recipe.clone(), &registries).at(Stage::Setup)?)?;
         let quantized = saved.model;
+        let images = images.unwrap_or(if quantized.graph().any_size() { LARGE_IMAGES } else { IMAGES });
         let session = Session::new(recipe, &registries, quantized.device().clone()).at(Stage::Setup)?;
         let mut float = session.float_model().at(Stage::FloatNetwork)?;
         let cache = session.cache(std::env::temp_dir());

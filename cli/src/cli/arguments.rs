@@ -133,9 +133,9 @@ pub struct FlatnessArguments {
     /// Folders of finished runs; the measurements stand there as flatness.json, .csv and .svg.
     #[arg(required = true, value_name = "DIR")]
     pub dirs: Vec<PathBuf>,
-    /// Number of calibration and of evaluation images.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one())]
-    pub images: usize,
+    /// Number of calibration and of evaluation images (default: 256, and 8 where images differ in size).
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    pub images: Option<usize>,
     /// Also draws all runs in one figure, an SVG file.
     #[arg(long, value_name = "FILE")]
     pub figure: Option<PathBuf>,

@@ -15,6 +15,8 @@ pub struct Log {
     pub warnings: Vec<String>,
     /// The work that was begun last, and the number of its items.
     pub stage: Option<(String, usize)>,
+    /// The quantization of several that was begun last, a variant or the recipe itself.
+    pub variant: Option<String>,
     /// Number of units, if it is known.
     pub units: Option<usize>,
     /// The unit that learned last, and the losses of its steps that were logged.
@@ -52,7 +54,9 @@ enum Line {
     Unit {
         of: usize,
     },
-    Variant {},
+    Variant {
+        name: String,
+    },
     Warning {
         text: String,
     },
@@ -97,7 +101,7 @@ impl Log {
                 },
                 Line::Unit { of } => log.units = Some(of),
                 // The units of another quantization follow.
-                Line::Variant {} => (log.unit, log.units) = (None, None),
+                Line::Variant { name } => (log.unit, log.units, log.variant) = (None, None, Some(name)),
                 Line::Warning { text } if !log.warnings.contains(&text) => log.warnings.push(text),
                 Line::Warning { .. } | Line::Other => {}
             }
@@ -122,11 +126,17 @@ mod tests {
 {"event":"something new","time":5.5}
 {"event":"step","stage":"layer1","step":6,"loss":{"reconstruction":0.9,"rounding":0.4,"b":20.0},"time":6.0}
 {"event":"unit","number":1,"of":10,"unit":"layer0","time":6.5}
+{"event":"variant","name":"no drop","time":6.6}
+{"event":"step","stage":"layer0","step":3,"loss":{"reconstruction":7.0,"rounding":0.4,"b":20.0},"time":6.7}
 {"event":"step","stage":"la"#;
         let log = Log::parse(text);
         assert_eq!(log.processes.len(), 2);
         assert_eq!(log.processes[0].machine.as_ref().unwrap().system, "linux x86_64");
         assert_eq!(log.processes[1].machine, None);
+        // Another quantization has begun since.
+        assert_eq!((log.variant.as_deref(), log.units, log.last), (Some("no drop"), None, Some(6.7)));
+        assert_eq!(log.unit.as_ref().unwrap().0, "layer0");
+        let log = Log::parse(text.split_once("{\"event\":\"variant\"").unwrap().0);
         assert_eq!((log.warnings.len(), log.stage, log.units), (1, Some(("layer1".into(), 300)), Some(10)));
         let (name, losses) = log.unit.unwrap();
         let losses: Vec<(usize, f64)> = losses.iter().map(|(step, loss)| (*step, loss.reconstruction)).collect();

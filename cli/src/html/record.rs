@@ -43,14 +43,17 @@ pub struct Record {
     pub manifest: Manifest,
     pub recipe: Recipe,
     pub task: Box<dyn Task>,
-    /// What the quantized network takes.
-    pub cost: NetworkCost,
+    /// What the quantized network takes, or why it is not known any more.
+    pub cost: std::result::Result<NetworkCost, String>,
     pub summary: Option<Summary>,
     /// Networks that are measured: the float one, variants, the quantized one.
     pub rows: Vec<Row>,
     /// Reports of finished units.
     pub units: Vec<UnitReport>,
+    /// The unit of the recipe's own quantization that is being learned.
     pub current: Option<Current>,
+    /// The variant of the recipe that is being quantized, before the recipe itself.
+    pub variant: Option<String>,
     /// What quantization did at each site of finished units.
     pub sites: Vec<SiteReport>,
     pub images: Vec<ImageValues>,
@@ -74,8 +77,10 @@ impl Record {
         let manifest = Manifest::read(dir).at(Stage::SavedResult)?;
         let recipe = Loader::new(dir).progress(progress).load()?;
         let registries = Registries::collect().at(Stage::Setup)?;
-        let session = Session::new(recipe.clone(), &registries, candle_core::Device::Cpu).at(Stage::Setup)?;
-        let cost = session.cost().at(Stage::Setup)?;
+        // The network's own file may have been moved since.
+        let cost =
+            Session::new(recipe.clone(), &registries, candle_core::Device::Cpu).and_then(|session| session.cost());
+        let cost = cost.map_err(|cause| cause.to_string());
         let task = registries.tasks.get(&recipe.task.name, "task");
         let task = task.and_then(|task| task.build(&recipe.task.params_at("task"))).at(Stage::Setup)?;
         let summary = summary(dir)?;
@@ -98,7 +103,12 @@ impl Record {
         let checkpoints = CheckpointFolder::of_run(dir);
         let units = checkpoints.reports().at(Stage::SavedResult)?;
         let log = Log::read(&dir.join(EVENTS_FILE)).at(Stage::SavedResult)?;
+        let variant = log
+            .variant
+            .clone()
+            .filter(|name| state != State::Finished && recipe.compare.iter().any(|variant| variant.name == *name));
         let current = match state {
+            _ if variant.is_some() => None,
             State::Finished => None,
             State::Running => log.unit.clone().map(|(name, losses)| Current { name, losses }),
             State::Interrupted => {
@@ -127,6 +137,7 @@ impl Record {
             rows,
             units,
             current,
+            variant,
             sites,
             images: load(dir, IMAGES_FILE)?.unwrap_or_default(),
             analysis: load(dir, SENSITIVITY_FILE)?,

@@ -70,8 +70,9 @@ fn results(names: &[String], records: &[Record]) -> Markup {
                 vec![name.clone(), record.recipe.name.clone(), record.recipe.bits(), state(record.state).into()];
             let measured = metrics.iter().map(|metric| value(record, metric).map(|(v, error)| cell(metric, v, error)));
             row.extend(measured.map(Option::unwrap_or_default));
-            row.push(megabytes(record.cost.bytes));
-            row.push(format!("{:.1}", record.cost.percent_of_w8a8));
+            let cost = record.cost.as_ref();
+            row.push(cost.map(|cost| megabytes(cost.bytes)).unwrap_or_default());
+            row.push(cost.map(|cost| format!("{:.1}", cost.percent_of_w8a8)).unwrap_or_default());
             row.push(record.summary.as_ref().map(|summary| duration(summary.seconds)).unwrap_or_default());
             row
         })

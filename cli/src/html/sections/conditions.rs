@@ -27,6 +27,9 @@ pub fn section(record: &Record) -> Markup {
     let weights = record.summary.as_ref().and_then(|summary| summary.weights.as_ref());
     html! {
         h2 { "Conditions" }
+        @if let Err(cause) = &record.cost {
+            p class="note" { "The network cannot be built any more, so its size is not shown: " (cause) }
+        }
         @if !record.log.warnings.is_empty() {
             h3 { "Warnings" }
             @for warning in &record.log.warnings { p class="warning" { (warning) } }

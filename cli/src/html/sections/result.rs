@@ -21,9 +21,11 @@ pub fn cards(record: &Record) -> Markup {
     cards.extend(value(last).map(|text| (title.clone(), text)));
     let float = record.rows.iter().find(|row| row.seconds.is_none());
     cards.extend(value(float).map(|text| (format!("{title}, float"), text)));
-    cards.push(("size".into(), megabytes(record.cost.bytes)));
-    cards.push(("size, float".into(), megabytes(record.cost.float_bytes)));
-    cards.push(("MACs x bits, of w8a8".into(), format!("{:.1} %", record.cost.percent_of_w8a8)));
+    if let Ok(cost) = &record.cost {
+        cards.push(("size".into(), megabytes(cost.bytes)));
+        cards.push(("size, float".into(), megabytes(cost.float_bytes)));
+        cards.push(("MACs x bits, of w8a8".into(), format!("{:.1} %", cost.percent_of_w8a8)));
+    }
     if let Some(summary) = &record.summary {
         cards.push(("time".into(), duration(summary.seconds)));
         cards.push(("peak memory".into(), format!("{:.2} GiB", gib(summary.peak_rss_bytes))));
@@ -40,12 +42,17 @@ pub fn cards(record: &Record) -> Markup {
 /// How far a run is that has no result yet.
 pub fn progress(record: &Record) -> Markup {
     let done = record.units.len();
-    let of = record.log.units.map(|of| format!(" of {of}")).unwrap_or_default();
+    let unit = record.log.unit.as_ref().map(|(name, losses)| (name, losses.last().map_or(0, |(step, _)| *step)));
     html! {
         p class="note" {
-            (done) (of) " units are finished"
-            @if let Some(current) = &record.current {
-                ", " (current.name) " is at step " (current.losses.last().map_or(0, |(step, _)| *step))
+            @if let Some(variant) = &record.variant {
+                "The variant '" (variant) "' goes before the recipe itself"
+                @if let Some((name, step)) = unit { ", and its unit " (name) " is at step " (step) }
+            } @else {
+                (done) @if let Some(of) = record.log.units { " of " (of) } " units are finished"
+                @if let Some(current) = &record.current {
+                    ", " (current.name) " is at step " (current.losses.last().map_or(0, |(step, _)| *step))
+                }
             }
             @if let Some((stage, total)) = &record.log.stage { "; begun last: " (stage) ", " (total) " items" }
             ". What is not measured yet is missing below."

@@ -55,7 +55,9 @@ impl Best {
         let sum: f64 = losses.sum::<Result<f64>>()?;
         // Rounded as in a saved state.
         let loss = (sum / self.batches.len() as f64) as f32;
-        self.measured.push(HardLoss { step, loss });
+        if loss.is_finite() {
+            self.measured.push(HardLoss { step, loss });
+        }
         if self.keeps && self.kept.as_ref().is_none_or(|(kept, _)| loss < kept.loss) {
             self.kept = Some((KeptState { step, loss }, engine.state()?));
         }
