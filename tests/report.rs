@@ -288,7 +288,9 @@ fn browser() -> Option<String> {
 /// What the browser makes of a file, as HTML, and what it says on its console.
 fn opened(browser: &str, folder: &Path, file: &Path) -> (String, String) {
     let profile = folder.join("profile");
-    let output = Command::new(browser)
+    // A browser that hangs must not stop the tests.
+    let output = Command::new("timeout")
+        .args(["--kill-after=5", "180", browser])
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
         .args(["--enable-logging=stderr", "--v=0", "--allow-file-access-from-files", "--virtual-time-budget=5000"])
         .arg(format!("--user-data-dir={}", profile.display()))

@@ -40,9 +40,16 @@ pub fn section(record: &Record) -> Markup {
             "Weights are in steps of each channel's grid (w / scale + zero point), so that all channels have one grid; below the axis are its points. Activations are "
             "in their own units, with the range that the grid covered before and after learning. Values beyond the axis count in the first and the last bin."
         }
-        div class="charts" { @for site in sites { (distribution(site)) } }
+        // A large network's would make the page very long.
+        details open[sites.len() <= OPEN] {
+            summary { (sites.len()) " distributions" }
+            div class="charts" { @for site in sites { (distribution(site)) } }
+        }
     }
 }
+
+/// The most distributions that are shown from the beginning.
+const OPEN: usize = 40;
 
 fn noise(sites: &[SiteReport]) -> Markup {
     let of = |of: SiteKind, value: fn(&SiteReport) -> Option<f64>| -> Vec<(f64, f64)> {
