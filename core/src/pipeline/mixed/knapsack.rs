@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn equals_trying_everything() {
         let mut solved = 0;
-        for case in 0..400 {
+        for case in 0..500 {
             let random = stream(case, Purpose::Calibration, 0, 0);
             let mut drawn = 0;
             let mut draw = |count: usize| {
