@@ -37,10 +37,14 @@ impl Session<'_> {
         let model = self.zero_model()?;
         let plans = self.plans_of(model.graph())?;
         let mut cost = network_cost(model.graph(), &plans)?;
-        let head: u64 = self.head_parameters().iter().map(|(_, shape)| 4 * count(shape)).sum();
-        cost.bytes += head;
-        cost.float_bytes += head;
+        cost.bytes += self.head_bytes();
+        cost.float_bytes += self.head_bytes();
         Ok(cost)
+    }
+
+    /// Bytes of the head's parameters, which are not quantized.
+    pub(super) fn head_bytes(&self) -> u64 {
+        self.head_parameters().iter().map(|(_, shape)| 4 * count(shape)).sum()
     }
 }
 

@@ -3,13 +3,13 @@
 mod groups;
 mod knapsack;
 
-use super::cost::network_cost;
+use super::cost::{network_cost, weight_shape};
 use super::{plan_sites, Sensitivity, Session, SitePlan, Subject};
 use crate::error::{Error, Result};
-use crate::graph::SiteKind;
+use crate::graph::{Graph, SiteKind};
 use crate::recipe::{Budget, MixedRecipe, Override, Recipe, TensorOverride};
 use groups::{groups, Alternative};
-use knapsack::best_choices;
+use knapsack::{best_choices, Choice};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -28,8 +28,8 @@ pub struct SiteBits {
 type Losses<'a> = &'a dyn Fn(&SitePlan, u32) -> Result<f64>;
 
 impl Session<'_> {
-    /// What the choice of bits needs to know of the network: the single layers whose bits are chosen, and, if the budget counts
-    /// operations, the single values.
+    /// Whether the choice of bits needs to know what this part of the network alone loses: it does of single layers, and, if the
+    /// budget counts operations, of single values.
     pub fn chooses(&self, mixed: &MixedRecipe, subject: &Subject) -> bool {
         let activations = matches!(mixed.target.budget(), Budget::Operations(_));
         !subject.is_unit && (subject.kind == SiteKind::Weight || activations)
@@ -76,47 +76,17 @@ impl Session<'_> {
             let message = "the setting and the overrides leave no layer whose bits could be chosen";
             return Err(Error::setting("quant.mixed", message));
         }
-        // What is not chosen, as if the chosen bits were none.
-        let least: Vec<&Alternative> = groups.iter().filter_map(|g| g.iter().min_by_key(|a| a.choice.cost)).collect();
-        for (place, bits) in least.iter().flat_map(|alternative| &alternative.bits) {
-            plans[*place].spec.bits = *bits;
-        }
-        let smallest = network_cost(graph, &plans)?;
-        let chosen_least: u64 = least.iter().map(|alternative| alternative.choice.cost).sum();
-        let elements = plans.iter().filter(|p| p.common_bits && p.site.kind == SiteKind::Weight);
-        let elements: usize =
-            elements.map(|p| super::cost::weight_shape(graph, p.site.node).iter().product::<usize>()).sum();
-        let head: u64 =
-            self.head_parameters().iter().map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64).sum();
-        let (budget, possible) = match mixed.target.budget() {
-            Budget::AverageBits(bits) => {
-                let least = chosen_least as f64 / elements as f64;
-                // Of so many bits none is lost to rounding.
-                ((bits * elements as f64 * (1.0 + 1e-12)).floor() as u64, format!("{least:.2} bits"))
-            }
-            Budget::Size(bytes) => {
-                let smallest = smallest.bytes + head;
-                (bytes.saturating_sub(smallest - chosen_least), format!("{:.3} MB", smallest as f64 / 1e6))
-            }
-            Budget::Operations(percent) => {
-                let all = 100.0 * smallest.bit_operations / smallest.percent_of_w8a8;
-                let others = smallest.bit_operations - chosen_least as f64;
-                let left = (all * percent / 100.0 * (1.0 + 1e-12) - others).max(0.0);
-                (left as u64, format!("{:.2} % of w8a8", smallest.percent_of_w8a8))
-            }
-        };
-        let costs: Vec<Vec<_>> =
-            groups.iter().map(|g| g.iter().map(|alternative| alternative.choice).collect()).collect();
-        let choices = if chosen_least > budget { None } else { best_choices(&costs, budget) };
+        let costs: Vec<Vec<Choice>> = groups.iter().map(|g| g.iter().map(|own| own.choice).collect()).collect();
+        let (budget, least) = self.budget(mixed.target.budget(), graph, &plans, &groups)?;
         let too_small = || {
             let message = format!(
-                "the network takes {possible} at least, with the smallest of `choices` everywhere that bits are chosen, more than \
+                "the network takes {least} at least, with the smallest of `choices` everywhere that bits are chosen, more than \
                  '{}'",
                 mixed.target
             );
             Error::setting("quant.mixed.target", message)
         };
-        let choices = choices.ok_or_else(too_small)?;
+        let choices = budget.and_then(|budget| best_choices(&costs, budget)).ok_or_else(too_small)?;
         let mut chosen: Vec<(usize, u32)> = groups
             .iter()
             .zip(choices)
@@ -140,7 +110,46 @@ impl Session<'_> {
         };
         Ok((recipe, chosen.iter().map(site).collect()))
     }
+
+    /// What the groups may cost in all, `None` if it is less than nothing, and the least that the network can take, for a message.
+    fn budget(
+        &self,
+        budget: Budget,
+        graph: &Graph,
+        plans: &[SitePlan],
+        groups: &[Vec<Alternative>],
+    ) -> Result<(Option<u64>, String)> {
+        let cheapest: Vec<&Alternative> =
+            groups.iter().filter_map(|g| g.iter().min_by_key(|own| own.choice.cost)).collect();
+        let of_groups: u64 = cheapest.iter().map(|own| own.choice.cost).sum();
+        let mut plans = plans.to_vec();
+        for (place, bits) in cheapest.iter().flat_map(|own| &own.bits) {
+            plans[*place].spec.bits = *bits;
+        }
+        let smallest = network_cost(graph, &plans)?;
+        Ok(match budget {
+            Budget::AverageBits(bits) => {
+                let weights = plans.iter().filter(|plan| plan.common_bits && plan.site.kind == SiteKind::Weight);
+                let count: usize =
+                    weights.map(|plan| weight_shape(graph, plan.site.node).iter().product::<usize>()).sum();
+                let least = format!("{:.2} bits", of_groups as f64 / count as f64);
+                (Some((bits * count as f64 * ROUNDED_UP) as u64), least)
+            }
+            Budget::Size(bytes) => {
+                let smallest = smallest.bytes + self.head_bytes();
+                (bytes.checked_sub(smallest - of_groups), format!("{:.3} MB", smallest as f64 / 1e6))
+            }
+            Budget::Operations(percent) => {
+                let all = 100.0 * smallest.bit_operations / smallest.percent_of_w8a8;
+                let left = all * percent / 100.0 * ROUNDED_UP - (smallest.bit_operations - of_groups as f64);
+                ((left >= 0.0).then_some(left as u64), format!("{:.2} % of w8a8", smallest.percent_of_w8a8))
+            }
+        })
+    }
 }
+
+/// A budget that is exactly met must not be missed by the rounding of its computation.
+const ROUNDED_UP: f64 = 1.0 + 1e-12;
 
 /// Writes chosen bits as overrides, one for each name.
 fn override_bits(recipe: &mut Recipe, plans: &[SitePlan], chosen: &[(usize, u32)]) {
