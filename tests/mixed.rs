@@ -205,6 +205,7 @@ fn impossible_targets_are_refused_before_anything_is_measured() {
         ("{target: 3, choices: [2, 4]}", "quant.mixed.target: invalid type: integer `3`, expected a string"),
         ("{target: 3 bits, choices: [2, 4]}", "quant.mixed.target: '3 bits' is no target; write a mean such as"),
         ("{target: avg 3 bits, choices: []}", "quant.mixed.choices: is empty"),
+        ("{target: avg 3 bits, choices: [2, 4, 2]}", "quant.mixed.choices: names 2 bits twice"),
         ("{target: avg 3 bits, choices: [2, 17]}", "quant.mixed.choices[1]: 17 bits are not supported"),
         ("{target: avg 3 bits}", "missing field `choices`"),
     ] {

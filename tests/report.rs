@@ -269,6 +269,9 @@ fn what_cannot_be_reported_is_named() {
     assert!(qdrop(&["report", text(&copy)]).ok, "what is missing is left out");
     let error = qdrop(&["report", text(&copy), "--out", text(&folder.path().join("no/page.html"))]);
     assert!(error.error().contains("writing the report: cannot write"), "{}", error.stderr);
+    let error = qdrop(&["report", text(&copy), "--out", text(folder.path())]);
+    assert!(error.error().contains("is a folder; give the name of a file"), "{}", error.stderr);
+    assert!(!folder.path().with_extension("partial").exists());
 }
 
 /// The program of the browser, or `None` and a line that says that the test is skipped.

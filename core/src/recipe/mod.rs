@@ -363,6 +363,12 @@ impl Recipe {
         for (i, bits) in self.quant.mixed.iter().flat_map(|mixed| &mixed.choices).enumerate() {
             check_bits(*bits, &format!("quant.mixed.choices[{i}]"))?;
         }
+        let mixed = self.quant.mixed.iter();
+        let twice = mixed
+            .flat_map(|mixed| mixed.choices.iter().filter(|b| mixed.choices.iter().filter(|c| c == b).count() > 1));
+        if let Some(bits) = twice.into_iter().next() {
+            return Err(Error::setting("quant.mixed.choices", format!("names {bits} bits twice")));
+        }
         if self.quant.mixed.as_ref().is_some_and(|mixed| mixed.choices.is_empty()) {
             return Err(Error::setting(
                 "quant.mixed.choices",

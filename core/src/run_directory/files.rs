@@ -49,7 +49,10 @@ pub fn write_file(target: &Path, content: &[u8]) -> Result<()> {
         let _ = std::fs::remove_file(&partial);
         return Err(Error::io("write", target)(cause));
     }
-    std::fs::rename(&partial, target).map_err(Error::io("write", target))?;
+    if let Err(cause) = std::fs::rename(&partial, target) {
+        let _ = std::fs::remove_file(&partial);
+        return Err(Error::io("write", target)(cause));
+    }
     // Only Unix can open a folder to sync it.
     if cfg!(unix) {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))?;

@@ -6,7 +6,7 @@ use crate::cli::console::Console;
 use crate::error::At;
 use crate::{html_comparison, html_report, Stage, REPORT_FILE};
 use anyhow::Result;
-use qdrop_core::run_directory::write_file;
+use qdrop_core::run_directory::{check_writable, write_file};
 use serde_json::Value;
 use std::path::Path;
 
@@ -17,6 +17,7 @@ pub fn report(arguments: &ReportArguments, console: &Console, output: Output) ->
         dirs => (html_comparison(dirs, console)?, REPORT_FILE.into()),
     };
     let file = arguments.out.clone().unwrap_or(usual);
+    check_writable(&file).at(Stage::Report)?;
     write_file(&file, text.as_bytes()).at(Stage::Report)?;
     output.print(&format!("{}\n", file.display()))?;
     Ok(Value::from_iter([("report", path(&file))]))
