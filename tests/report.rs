@@ -267,6 +267,16 @@ fn what_cannot_be_reported_is_named() {
     assert!(error.error().contains("images.json: is damaged"), "{}", error.stderr);
     std::fs::remove_file(copy.join("images.json")).unwrap();
     assert!(qdrop(&["report", text(&copy)]).ok, "what is missing is left out");
+    // Two units of ten have their checkpoints, and the recipe is in the manifest too.
+    std::fs::create_dir(copy.join("checkpoints")).unwrap();
+    for file in ["unit-002.safetensors", "unit-007.safetensors"] {
+        std::fs::copy(dir.join("checkpoints").join(file), copy.join("checkpoints").join(file)).unwrap();
+    }
+    std::fs::remove_file(copy.join("recipe.yaml")).unwrap();
+    assert!(qdrop(&["report", text(&copy)]).ok);
+    let page = std::fs::read_to_string(copy.join(REPORT_FILE)).unwrap();
+    assert!(page.contains("8 units are missing: their checkpoints"), "{page}");
+    assert!(page.contains("layer1.0.conv1, weight") && page.contains("layer3.1.conv1, weight"));
     let error = qdrop(&["report", text(&copy), "--out", text(&folder.path().join("no/page.html"))]);
     assert!(error.error().contains("writing the report: cannot write"), "{}", error.stderr);
     let error = qdrop(&["report", text(&copy), "--out", text(folder.path())]);

@@ -5,7 +5,7 @@ use crate::error::{At, Result, Stage};
 use crate::evaluation::summary;
 use crate::kept::{variant_file, BITS_FILE, FLOAT_FILE, IMAGES_FILE, SENSITIVITY_FILE, SITES_FILE};
 use crate::kept::{Analysis, ChosenBits, Flatness};
-use crate::recipes::Loader;
+use crate::recipes::of_manifest;
 use crate::report::{float_row, Row};
 use qdrop_core::pipeline::{NetworkCost, Registries, Session, Summary};
 use qdrop_core::progress::Progress;
@@ -75,7 +75,7 @@ impl Record {
             return Err(Core::data(dir, message)).at(Stage::SavedResult);
         }
         let manifest = Manifest::read(dir).at(Stage::SavedResult)?;
-        let recipe = Loader::new(dir).progress(progress).load()?;
+        let recipe = of_manifest(dir, &manifest, progress)?;
         let registries = Registries::collect().at(Stage::Setup)?;
         // The network's own file may have been moved since.
         let cost =

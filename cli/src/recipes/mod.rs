@@ -25,7 +25,7 @@ use qdrop_core::params::parse_value;
 use qdrop_core::progress::{Progress, Silent};
 use qdrop_core::recipe::{apply_set, merge, parse_yaml, read_yaml, write_out, Folders, Recipe, RecipePath};
 use qdrop_core::registry::nearest;
-use qdrop_core::run_directory::RECIPE_FILE;
+use qdrop_core::run_directory::{Manifest, RECIPE_FILE};
 use qdrop_core::Error as Core;
 use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
@@ -318,6 +318,18 @@ fn parse_optional<T: DeserializeOwned>(value: Option<Value>, key: &str, name: &s
 /// Makes a path independent of the current folder, as a saved recipe requires.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(Core::io("resolve", path)).at(Stage::Recipe)
+}
+
+/// The recipe of the run in the folder `dir` as its manifest says it, with its plugins loaded.
+pub(crate) fn of_manifest(dir: &Path, manifest: &Manifest, progress: &dyn Progress) -> Result<Recipe> {
+    // The recipe's paths are absolute, so the file's name is only for messages.
+    let file = dir.join(RECIPE_FILE);
+    let mut value = parse_yaml(&manifest.recipe, &file).at(Stage::Recipe)?;
+    plugins::load_of_recipe(&mut value, &file, progress)?;
+    let recipe = Recipe::from_yaml(&manifest.recipe, &file).at(Stage::Recipe)?;
+    // A demo's files may have been deleted in the meantime.
+    restore_demos(&value)?;
+    Ok(recipe)
 }
 
 fn unknown(name: String) -> Error {

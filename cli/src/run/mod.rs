@@ -12,17 +12,16 @@ use crate::error::{At, Result, Stage};
 use crate::evaluation::Evaluated;
 use crate::extras::Extras;
 use crate::kept::{Analysis, ChosenBits};
-use crate::plugins;
-use crate::recipes::restore_demos;
+use crate::recipes::of_manifest;
 use crate::report::Row;
 use qdrop_core::dataset::Split;
 use qdrop_core::model::{Precision, QuantModel};
 use qdrop_core::pipeline::{too_few_images, FloatSample, Registries, Session, Summary};
 use qdrop_core::preparation::Change;
 use qdrop_core::progress::{Event, Progress, Silent, WarnOnce};
-use qdrop_core::recipe::{parse_yaml, Recipe};
+use qdrop_core::recipe::Recipe;
 use qdrop_core::report::UnitReport;
-use qdrop_core::run_directory::{Manifest, RunDirectory, RECIPE_FILE};
+use qdrop_core::run_directory::{Manifest, RunDirectory};
 use qdrop_core::task::Metric;
 use qdrop_core::{candle_core, device};
 use std::path::{Path, PathBuf};
@@ -105,13 +104,7 @@ impl<'a> Run<'a> {
     pub fn resume(dir: impl AsRef<Path>, progress: &'a dyn Progress) -> Result<Self> {
         let dir = dir.as_ref();
         let (directory, manifest) = RunDirectory::open(dir).at(Stage::RunDirectory)?;
-        // The recipe's paths are absolute, so the file's name is only for messages.
-        let file = dir.join(RECIPE_FILE);
-        let mut value = parse_yaml(&manifest.recipe, &file).at(Stage::Recipe)?;
-        plugins::load_of_recipe(&mut value, &file, progress)?;
-        let recipe = Recipe::from_yaml(&manifest.recipe, &file).at(Stage::Recipe)?;
-        // A demo's files may have been deleted in the meantime.
-        restore_demos(&value)?;
+        let recipe = of_manifest(dir, &manifest, progress)?;
         let mut run = Self::new(recipe)?.device(&manifest.device)?.progress(progress);
         let weights = run.session()?.weights_files().at(Stage::FloatNetwork)?;
         manifest.check(dir, &weights).at(Stage::RunDirectory)?;

@@ -120,11 +120,19 @@ impl CheckpointFolder {
     /// # Errors
     /// A file cannot be read or is damaged.
     pub fn reports(&self) -> Result<Vec<UnitReport>> {
-        let mut reports = Vec::new();
-        while let Some(text) = self.read_text::<UnitText>(&unit_file(reports.len()))? {
-            reports.push(text.report);
+        let entries = match std::fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io("list", &self.path)(e)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.push(entry.map_err(Error::io("list", &self.path))?.file_name().to_string_lossy().into_owned());
         }
-        Ok(reports)
+        names.retain(|name| name.starts_with("unit-") && name.ends_with(".safetensors"));
+        names.sort_unstable();
+        let texts = names.iter().filter_map(|name| self.read_text::<UnitText>(name).transpose());
+        texts.map(|text| Ok(text?.report)).collect()
     }
 
     /// The name of the interrupted unit, and the losses of its steps so far, if there is one.

@@ -1,7 +1,7 @@
 //! Units: losses, time, memory.
 
 use super::super::chart::{Bar, BarChart, LineChart, Series, Style};
-use super::super::record::Record;
+use super::super::record::{Record, State};
 use super::super::words::{number, or_nothing, percent, table};
 use crate::report::duration;
 use maud::{html, Markup};
@@ -11,7 +11,7 @@ use qdrop_core::report::{LossPoint, UnitReport};
 /// Tables and charts of all units that learn.
 pub fn section(record: &Record) -> Markup {
     let learned: Vec<&UnitReport> = record.units.iter().filter(|unit| !unit.losses.is_empty()).collect();
-    if learned.is_empty() && record.current.is_none() {
+    if learned.is_empty() && record.current.is_none() && missing(record).is_none() {
         return html! {};
     }
     let head = [
@@ -34,6 +34,9 @@ pub fn section(record: &Record) -> Markup {
             "learns, and with hard roundings and without drop at some steps, as it would be if learning ended there. First and last are means of 20 steps. "
             "Rounding is the weighted regularizer; unsettled are soft roundings that were neither up nor down at the end."
         }
+        @if let Some(missing) = missing(record) {
+            p class="warning" { (missing) " units are missing: their checkpoints are not in the run's folder any more." }
+        }
         @if !rows.is_empty() {
             (table(&head, &rows))
             div class="charts" {
@@ -51,6 +54,12 @@ pub fn section(record: &Record) -> Markup {
             }
         }
     }
+}
+
+/// The number of units of a finished run whose checkpoints are gone.
+fn missing(record: &Record) -> Option<usize> {
+    let all = record.log.units.filter(|_| record.state == State::Finished)?;
+    all.checked_sub(record.units.len()).filter(|missing| *missing > 0)
 }
 
 fn row(unit: &UnitReport) -> Vec<String> {
