@@ -3,10 +3,6 @@
 use crate::support::*;
 use std::path::Path;
 
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
 fn with(start: &[&str], changes: &[&str]) -> Run {
     let mut arguments = start.to_vec();
     changes.iter().for_each(|change| arguments.extend(["--set", change]));

@@ -1,7 +1,6 @@
 //! The command line on the embedded demo, shortened.
 
 use crate::support::*;
-use std::path::Path;
 
 /// Changes that make the demo run in a moment.
 const SHORT: [&str; 8] = [
@@ -20,10 +19,6 @@ fn short(more: &[&str]) -> Run {
     arguments.extend(SHORT);
     arguments.extend(more);
     qdrop(&arguments)
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 #[test]

@@ -29,10 +29,6 @@ const SMALL: [&str; 7] = [
     "published=null",
 ];
 
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
 /// Real pictures of COCO where they are, and generated ones elsewhere.
 fn pictures(dir: &Path) -> PathBuf {
     shared("data/coco-sample").unwrap_or_else(|| generated(dir))

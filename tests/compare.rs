@@ -28,10 +28,6 @@ fn run(loader: Loader<'_>, out: &Path) {
     Run::new(loader.load().unwrap()).unwrap().out(out).unwrap().quantize().unwrap();
 }
 
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
 /// Two results with different ranges, and the folder that holds them.
 fn two() -> (tempfile::TempDir, [PathBuf; 2]) {
     let dir = tempfile::tempdir().unwrap();

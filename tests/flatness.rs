@@ -5,13 +5,8 @@ use qdrop::recipes::Loader;
 use qdrop::{Flatness, Run as QdropRun};
 use qdrop_core::pipeline::Direction;
 use qdrop_core::progress::Silent;
-use std::path::Path;
 
 const IMAGES: usize = 60;
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 #[test]
 fn the_curves_go_through_both_networks() {

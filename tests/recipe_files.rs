@@ -158,10 +158,6 @@ fn saved_results_know_where_the_files_are() {
     assert_eq!(float["top1"], run["float"]["top1"]);
 }
 
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ListParams {

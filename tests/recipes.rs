@@ -26,10 +26,6 @@ const LAMBDA: [f64; 6] = [0.01, 0.01, 0.1, 0.01, 0.01, 0.2];
 /// ImageNet synsets of the images.
 const CLASSES: [&str; 2] = ["n01440764", "n02123045"];
 
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
 /// A data folder with a few small random images.
 fn images(dir: &Path) -> PathBuf {
     let root = dir.join("data");

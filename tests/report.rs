@@ -7,10 +7,10 @@ use qdrop_core::cache::CacheBudget;
 use qdrop_core::graph::SiteKind;
 use qdrop_core::pipeline::Session;
 use qdrop_core::prelude::*;
-use qdrop_core::progress::{Event, Progress, Silent};
+use qdrop_core::progress::Silent;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::OnceLock;
 
 /// A small run of the demo.
@@ -32,10 +32,6 @@ fn runs() -> &'static (tempfile::TempDir, PathBuf, PathBuf) {
         }
         (folder, a, b)
     })
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 fn decibels(full: &[f32], own: &[f32]) -> f64 {
@@ -143,21 +139,6 @@ fn a_finished_run_has_its_report() {
     let run = qdrop(&["report", text(dir), "--out", text(&again)]);
     assert!(run.ok && run.stdout == format!("{}\n", again.display()), "{}", run.stderr);
     assert_eq!(std::fs::read_to_string(again).unwrap(), page);
-}
-
-/// Requests to stop after so many steps.
-struct StopAfter(AtomicUsize);
-
-impl Progress for StopAfter {
-    fn event(&self, event: Event<'_>) {
-        if let Event::Step { .. } = event {
-            let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        }
-    }
-
-    fn cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
-    }
 }
 
 #[test]

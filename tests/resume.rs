@@ -17,10 +17,6 @@ const SMALL: &[&str] = &[
     "10",
 ];
 
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
 fn arguments<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     [&["quantize", "demo"], SMALL, &["--out", text(out)], more].concat()
 }

@@ -5,29 +5,14 @@ use crate::support::*;
 use qdrop_core::model::{Precision, QuantModel};
 use qdrop_core::ops::Keep;
 use qdrop_core::prelude::*;
-use qdrop_core::progress::{Event, Progress, Silent};
+use qdrop_core::progress::{Progress, Silent};
 use qdrop_core::random::{RandomSource, SeededRandom};
 use qdrop_core::reconstructor::{Forget, Interruption};
 use qdrop_plugins::reconstructors::{Drop, QdropParams};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::Mutex;
 
 pub const SMALL: &str = "{image_size: 32}";
-
-/// Requests to stop after some steps.
-struct StopAfter(AtomicUsize);
-
-impl Progress for StopAfter {
-    fn event(&self, event: Event<'_>) {
-        if let Event::Step { .. } = event {
-            let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        }
-    }
-
-    fn cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
-    }
-}
 
 /// Saves the state in memory.
 #[derive(Default)]

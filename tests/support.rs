@@ -7,7 +7,13 @@ use qdrop_core::progress::{Event, Progress};
 use qdrop_emulation::Emulation;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+
+/// A path as an argument.
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
 
 /// A file of this crate.
 pub fn fixture(name: &str) -> PathBuf {
@@ -23,6 +29,21 @@ impl Progress for Warnings {
         if let Event::Warning(text) = event {
             self.0.lock().unwrap().push(text);
         }
+    }
+}
+
+/// Requests to stop after so many steps.
+pub struct StopAfter(pub AtomicUsize);
+
+impl Progress for StopAfter {
+    fn event(&self, event: Event<'_>) {
+        if let Event::Step { .. } = event {
+            let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
     }
 }
 

@@ -8,7 +8,7 @@ use qdrop_core::packed::Packed;
 use qdrop_core::pipeline::{load_saved, Registries, SavedModel, Session, Summary};
 use qdrop_core::progress::{Progress, Silent};
 use qdrop_core::recipe::Recipe;
-use qdrop_core::run_directory::{check_weights, MANIFEST_FILE, SUMMARY_FILE};
+use qdrop_core::run_directory::{check_weights, read_json, MANIFEST_FILE, SUMMARY_FILE};
 use qdrop_core::task::{shown_metrics, Measurement, Task};
 use qdrop_core::{device, Error as Core};
 use std::path::{Path, PathBuf};
@@ -18,16 +18,10 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// The summary cannot be read or is damaged.
 pub fn summary(dir: impl AsRef<Path>) -> Result<Option<Summary>> {
-    let file = dir.as_ref().join(SUMMARY_FILE);
-    match std::fs::read_to_string(&file) {
-        Ok(text) => {
-            let parsed = serde_json::from_str(&text).map_err(|e| Core::data(&file, format!("is damaged: {e}")));
-            parsed.map(Some).at(Stage::SavedResult)
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+    match read_json(&dir.as_ref().join(SUMMARY_FILE)) {
         // `dir` is not a folder, so it holds no summary.
-        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => Ok(None),
-        Err(e) => Err(Core::io("read", &file)(e)).at(Stage::SavedResult),
+        Err(Core::Io { cause, .. }) if cause.kind() == std::io::ErrorKind::NotADirectory => Ok(None),
+        read => read.at(Stage::SavedResult),
     }
 }
 

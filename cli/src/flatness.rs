@@ -9,7 +9,7 @@ use qdrop_core::dataset::Split;
 use qdrop_core::head::ImageSize;
 use qdrop_core::pipeline::{load_ahead, Batches, CalibrationSet, Session};
 use qdrop_core::progress::Progress;
-use qdrop_core::run_directory::write_file;
+use qdrop_core::run_directory::{write_file, write_json};
 use qdrop_core::{candle_core::Tensor, Error as Core};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -51,9 +51,9 @@ impl Flatness {
         let metric = session.task().deviation_metrics().into_iter().next();
         let metric = metric.ok_or_else(|| Core::message("the task measures no deviation")).at(Stage::Flatness)?;
         let flatness = Self { metric, calibration, evaluation };
-        let json = serde_json::to_string_pretty(&flatness).map_err(Core::message).at(Stage::Saving)?;
         let figure = flatness_figure(&[(String::new(), &flatness)]);
-        for (name, content) in [(Self::FILE, json), (Self::TABLE, flatness.csv()), (Self::FIGURE, figure)] {
+        write_json(&dir.join(Self::FILE), &flatness).at(Stage::Saving)?;
+        for (name, content) in [(Self::TABLE, flatness.csv()), (Self::FIGURE, figure)] {
             write_file(&dir.join(name), content.as_bytes()).at(Stage::Saving)?;
         }
         Ok(flatness)

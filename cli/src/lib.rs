@@ -56,7 +56,6 @@ mod extras;
 mod flatness;
 mod html;
 mod kept;
-mod memory;
 pub mod plugins;
 pub mod recipes;
 pub mod report;

@@ -38,8 +38,7 @@ pub fn saved_report(dir: impl AsRef<Path>) -> Result<SavedReport> {
     let (name, bits) = (summary.reconstruction.clone(), summary.bits.clone());
     let own = Row { name, bits, measured: summary.quantized.clone(), seconds: Some(summary.seconds) };
     let rows: Vec<Row> = std::iter::once(float_row(summary.float.clone())).chain(variants).chain([own]).collect();
-    let task = registries.tasks.get(&recipe.task.name, "task");
-    let task = task.and_then(|task| task.build(&recipe.task.params_at("task"))).at(Stage::Setup)?;
+    let task = registries.task_of(&recipe).at(Stage::Setup)?;
     let table = table(&rows, &summary, &*task).at(Stage::SavedResult)?;
     Ok(SavedReport { table, summary })
 }

@@ -1,5 +1,6 @@
 //! The machine that a process runs on, for reports.
 
+use crate::memory;
 use serde::{Deserialize, Serialize};
 
 /// The machine that a process runs on.
@@ -19,19 +20,13 @@ pub struct Machine {
 impl Machine {
     /// This machine.
     pub fn this() -> Self {
-        let text = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
-        let (processors, memory) = (text("/proc/cpuinfo"), text("/proc/meminfo"));
-        let value = |text: &str, key: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-            Some(line.trim_start_matches([' ', '\t', ':']).trim().to_string())
-        };
-        let kibibytes =
-            value(&memory, "MemTotal:").and_then(|text| text.strip_suffix("kB")?.trim().parse::<u64>().ok());
+        let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let processor = processors.lines().find_map(|line| line.strip_prefix("model name"));
         Self {
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-            processor: value(&processors, "model name"),
+            processor: processor.map(|name| name.trim_start_matches([' ', '\t', ':']).trim().to_string()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_bytes: kibibytes.map(|kibibytes| kibibytes * 1024),
+            memory_bytes: memory::total(),
         }
     }
 }

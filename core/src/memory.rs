@@ -13,17 +13,30 @@ pub fn gib(bytes: u64) -> f64 {
 /// Bytes of memory that are free for this program: of the machine, and of a container that limits it. `None` if the system does
 /// not report it.
 pub fn available() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let machine = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024;
+    let machine = kibibytes("/proc/meminfo", "MemAvailable:")?;
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     Some(left_by_groups(Path::new(GROUPS), &own).map_or(machine, |left| left.min(machine)))
 }
 
+/// Bytes of memory of this machine; `None` if the system does not report it.
+pub fn total() -> Option<u64> {
+    kibibytes("/proc/meminfo", "MemTotal:")
+}
+
 /// Bytes of memory that this process has in use now; `None` if the system does not report it.
 pub fn resident() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    kibibytes("/proc/self/status", "VmRSS:")
+}
+
+/// The most bytes of memory that this process has had in use; `None` if the system does not report it.
+pub fn peak_resident() -> Option<u64> {
+    kibibytes("/proc/self/status", "VmHWM:")
+}
+
+/// The bytes of a line `KEY N kB` in one of the system's files.
+fn kibibytes(file: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 

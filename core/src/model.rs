@@ -439,17 +439,11 @@ impl QuantModel {
 
     /// Restores what [`grids`](Self::grids) and [`learned_parameters`](Self::learned_parameters) returned.
     pub(crate) fn restore(&mut self, nodes: &[NodeId], tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        let vector = |name: String| -> Result<Vec<f32>> {
-            let tensor = tensors.get(&name).ok_or_else(|| Error::message(format!("'{name}' is missing")))?;
-            Ok(tensor.to_vec1()?)
-        };
         let device = self.device.clone();
         for id in nodes {
             let weight = self.weights.get_mut(id).map(|s| ("weight", s));
             for (kind, site) in weight.into_iter().chain(self.activations.get_mut(id).map(|s| ("activation", s))) {
-                let part = |part: &str| vector(format!("{}.{kind}.{part}", site.name));
-                let params = QParams { scale: part("scale")?, zero_point: part("zero_point")? };
-                site.quantizer.set_qparams(&params, &device)?;
+                site.quantizer.set_qparams(&saved_grid(tensors, &site.name, kind)?, &device)?;
             }
             for name in [self.weight_name(*id), self.bias_name(*id)] {
                 if let Some(value) = tensors.get(&name) {
@@ -482,4 +476,14 @@ impl QuantModel {
     pub(crate) fn unit_regularizer(&self, nodes: &[NodeId], b: f32) -> Result<Option<Tensor>> {
         ops::total(self.unit_sites(nodes).filter_map(|(_, site)| site.quantizer.regularizer(b).transpose()))
     }
+}
+
+/// The grid of a site among the tensors of [`QuantModel::grids`]; `kind` is the [name](crate::graph::SiteKind::name) of its kind.
+pub(crate) fn saved_grid(tensors: &BTreeMap<String, Tensor>, site: &str, kind: &str) -> Result<QParams> {
+    let part = |part: &str| -> Result<Vec<f32>> {
+        let name = format!("{site}.{kind}.{part}");
+        let tensor = tensors.get(&name).ok_or_else(|| Error::message(format!("'{name}' is missing")))?;
+        Ok(tensor.to_vec1()?)
+    };
+    Ok(QParams { scale: part("scale")?, zero_point: part("zero_point")? })
 }

@@ -11,7 +11,7 @@ use qdrop_core::pipeline::{NetworkCost, Registries, Session, Summary};
 use qdrop_core::progress::Progress;
 use qdrop_core::recipe::Recipe;
 use qdrop_core::report::{LossPoint, SiteReport, UnitReport};
-use qdrop_core::run_directory::{CheckpointFolder, Manifest, RunDirectory, EVENTS_FILE, MANIFEST_FILE};
+use qdrop_core::run_directory::{read_json, CheckpointFolder, Manifest, RunDirectory, EVENTS_FILE, MANIFEST_FILE};
 use qdrop_core::task::{ImageValues, Metric, Task};
 use qdrop_core::{candle_core, Error as Core};
 use serde::de::DeserializeOwned;
@@ -81,8 +81,7 @@ impl Record {
         let cost =
             Session::new(recipe.clone(), &registries, candle_core::Device::Cpu).and_then(|session| session.cost());
         let cost = cost.map_err(|cause| cause.to_string());
-        let task = registries.tasks.get(&recipe.task.name, "task");
-        let task = task.and_then(|task| task.build(&recipe.task.params_at("task"))).at(Stage::Setup)?;
+        let task = registries.task_of(&recipe).at(Stage::Setup)?;
         let summary = summary(dir)?;
         let state = match &summary {
             Some(_) => State::Finished,
@@ -170,13 +169,5 @@ impl Record {
 
 /// Reads a file of a run; `None` if it does not exist.
 fn load<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<Option<T>> {
-    let file = dir.join(name);
-    match std::fs::read_to_string(&file) {
-        Ok(text) => {
-            let parsed = serde_json::from_str(&text).map_err(|e| Core::data(&file, format!("is damaged: {e}")));
-            parsed.map(Some).at(Stage::SavedResult)
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Core::io("read", &file)(e)).at(Stage::SavedResult),
-    }
+    read_json(&dir.join(name)).at(Stage::SavedResult)
 }

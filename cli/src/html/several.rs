@@ -82,10 +82,9 @@ fn results(names: &[String], records: &[Record]) -> Markup {
         .map(|metric| {
             let bar = |(name, record): (&String, &Record)| {
                 let (value, error) = value(record, metric)?;
-                Some(Bar { name: name.clone(), value, error, group: 0 })
+                Some(Bar::new(name, value, error))
             };
-            let bars = names.iter().zip(records).filter_map(bar).collect();
-            BarChart { title: metric.heading(), x: metric.heading(), log_x: false, groups: Vec::new(), bars }
+            BarChart::new(metric.heading(), metric.heading(), names.iter().zip(records).filter_map(bar).collect())
         })
         .collect();
     html! {
@@ -129,10 +128,7 @@ fn paired(names: &[String], records: &[Record]) -> Result<Markup> {
             let counts = counts.map(|c| [c.only_a.to_string(), c.only_b.to_string(), format!("{:.2e}", c.mcnemar_p)]);
             row.extend(counts.unwrap_or_default());
             rows.push(row);
-            bars.push((
-                metric.clone(),
-                Bar { name: other.clone(), value: *difference, error: *difference_standard_error, group: 0 },
-            ));
+            bars.push((metric.clone(), Bar::new(other, *difference, *difference_standard_error)));
         }
     }
     let charts: Vec<BarChart> = first
@@ -140,14 +136,8 @@ fn paired(names: &[String], records: &[Record]) -> Result<Markup> {
         .iter()
         .map(|own| {
             let of_metric = bars.iter().filter(|(metric, _)| *metric == own.metric);
-            let copy = |bar: &Bar| Bar { name: bar.name.clone(), value: bar.value, error: bar.error, group: 0 };
-            BarChart {
-                title: format!("{}, difference from {name}", own.metric.title),
-                x: own.metric.heading(),
-                log_x: false,
-                groups: Vec::new(),
-                bars: of_metric.map(|(_, bar)| copy(bar)).collect(),
-            }
+            let title = format!("{}, difference from {name}", own.metric.title);
+            BarChart::new(title, own.metric.heading(), of_metric.map(|(_, bar)| bar.clone()).collect())
         })
         .collect();
     let only_a = format!("only {name}");

@@ -1,7 +1,6 @@
 //! Numbers and tables of the report as text and HTML.
 
 use maud::{html, Markup};
-use qdrop_core::graph::SiteKind;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// A table of numbers, aligned to the right: the first column heads its rows. It scrolls sideways where the page is too narrow.
@@ -59,14 +58,6 @@ pub fn percent(share: f64) -> String {
 /// Bytes as megabytes.
 pub fn megabytes(bytes: u64) -> String {
     format!("{:.2} MB", bytes as f64 / 1e6)
-}
-
-/// What is quantized.
-pub fn kind(kind: SiteKind) -> &'static str {
-    match kind {
-        SiteKind::Weight => "weight",
-        SiteKind::Activation => "activation",
-    }
 }
 
 /// The end of the year 9999, after which there is no such text.

@@ -1,6 +1,6 @@
 //! The loss around the weights of a result.
 
-use qdrop_core::pipeline::{Curve, Direction};
+use qdrop_core::pipeline::Curve;
 use qdrop_core::task::Metric;
 use serde::{Deserialize, Serialize};
 
@@ -38,10 +38,7 @@ impl Flatness {
         let mut text = "images,direction,activations,distance,loss,standard_error\n".to_string();
         for (images, all) in [("calibration", &self.calibration), ("evaluation", &self.evaluation)] {
             for curve in &all.curves {
-                let direction = match curve.direction {
-                    Direction::Quantization => "quantization",
-                    Direction::Random => "random",
-                };
+                let direction = curve.direction.name();
                 let activations = if curve.activations { "quantized" } else { "float" };
                 for point in &curve.points {
                     let error = point.standard_error.map(|error| error.to_string()).unwrap_or_default();

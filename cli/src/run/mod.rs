@@ -256,8 +256,8 @@ impl<'a> Run<'a> {
         Evaluated::new(measured, session.task())
     }
 
-    /// Runs all stages: bits are [chosen](Self::choose_bits) if the recipe asks for it, calibration images, float evaluation, the recipe's variants, calibration
-    /// and reconstruction, evaluation. Saves the result if the run has a folder.
+    /// Runs all stages: bits are [chosen](Self::choose_bits) if the recipe asks for it, calibration images, float evaluation, the
+    /// recipe's variants, calibration and reconstruction, evaluation. Saves the result if the run has a folder.
     ///
     /// # Errors
     /// A stage fails. If [`Error::is_cancelled`](crate::Error::is_cancelled), the work was stopped on request;

@@ -1,8 +1,8 @@
 //! The estimated time and memory of a run.
 
 use crate::error::{At, Result, Stage};
-use crate::memory::peak_resident_bytes;
 use qdrop_core::engine::Engine;
+use qdrop_core::memory::peak_resident;
 use qdrop_core::pipeline::{NetworkCost, Session};
 use qdrop_core::progress::Progress;
 use qdrop_core::Error as Core;
@@ -40,7 +40,7 @@ pub fn plan(session: &Session<'_>, progress: &dyn Progress) -> Result<Plan> {
     // The measured steps had the full batch size, so the peak includes their memory.
     // The fused engine keeps a second copy of a unit's cached values if the limit has room for it.
     let copies = if recipe.engine == Engine::Generic { 1 } else { 2 };
-    let reconstruction = peak_resident_bytes() + (copies * estimate.cache_bytes).min(limit);
+    let reconstruction = peak_resident().unwrap_or(0) + (copies * estimate.cache_bytes).min(limit);
     let images: usize = session.graph().input_shape().iter().product::<usize>() * 4 * recipe.calibration.images;
     let calibration = estimate.calibration_bytes + (images as u64).min(limit);
     Ok(Plan {

@@ -4,9 +4,9 @@ use super::{Kept, Outcome, Run};
 use crate::error::{At, Error, Result, Stage};
 use crate::html::html_report;
 use crate::kept::{variant_file, BITS_FILE, FLOAT_FILE, IMAGES_FILE, REPORT_FILE, SENSITIVITY_FILE, SITES_FILE};
-use crate::memory::peak_resident_bytes;
 use crate::report::{float_row, table, Row};
 use qdrop_core::cache::CacheBudget;
+use qdrop_core::memory::peak_resident;
 use qdrop_core::model::Precision;
 use qdrop_core::pipeline::{
     save_model, save_summary, CalibrationSet, Registries, Resources, RunResult, Session, Summary,
@@ -103,7 +103,7 @@ fn run_stages(
         float: float_measured,
         quantized: row.measured.clone(),
         seconds: result.seconds,
-        peak_rss_bytes: peak_resident_bytes(),
+        peak_rss_bytes: peak_resident().unwrap_or(0),
         peak_device_bytes: qdrop_core::device::peak_memory(session.device()).at(Stage::Evaluation)?,
         prepared: result.prepared.clone(),
         weights,

@@ -14,6 +14,16 @@ pub enum SiteKind {
     Activation,
 }
 
+impl SiteKind {
+    /// Its name in files and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Weight => "weight",
+            Self::Activation => "activation",
+        }
+    }
+}
+
 /// A place for a quantizer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Site {

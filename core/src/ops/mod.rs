@@ -37,7 +37,7 @@ pub use pool::{average_pool2d, global_average_pool, max_pool2d};
 pub use qdrop_kernels::activation::Activation;
 pub use qdrop_kernels::conv::Padding;
 pub use shuffle::shuffle_channels;
-pub use storage::host_values;
+pub use storage::{add_channel_sums, host_values};
 pub(crate) use storage::{f32_values, gradient, output, slice};
 
 use candle_core::{DType, Result, Tensor};

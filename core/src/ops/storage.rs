@@ -30,6 +30,23 @@ pub fn host_values<R>(x: &Tensor, body: impl FnOnce(&[f32]) -> R) -> Result<R> {
     f32_values(&x, body)
 }
 
+/// Adds the sums of the channels of (N, C) or (N, C, H, W) to `sums`, which is empty or has one for each channel. Returns the number of
+/// elements of a channel.
+///
+/// # Errors
+/// The tensor has other dimensions.
+pub fn add_channel_sums(x: &Tensor, sums: &mut Vec<f64>) -> Result<usize> {
+    let (images, channels) = x.dims2().or_else(|_| x.dims4().map(|(n, c, ..)| (n, c)))?;
+    sums.resize(channels, 0.0);
+    host_values(x, |values| {
+        let pixels = values.len() / (images * channels).max(1);
+        for (i, plane) in values.chunks_exact(pixels.max(1)).enumerate() {
+            sums[i % channels] += plane.iter().map(|v| f64::from(*v)).sum::<f64>();
+        }
+        images * pixels
+    })
+}
+
 /// The storage and the shape that a forward pass returns.
 pub(crate) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (CpuStorage::F32(values), shape.into())

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 
 /// Bits of a value or a weight without a quantizer.
-const FLOAT_BITS: u32 = 32;
+pub(super) const FLOAT_BITS: u32 = 32;
 /// Bits of an image, which has no quantizer but comes from a byte for each channel.
 const IMAGE_BITS: u32 = 8;
 
@@ -37,8 +37,9 @@ impl Session<'_> {
         let model = self.zero_model()?;
         let plans = self.plans_of(model.graph())?;
         let mut cost = network_cost(model.graph(), &plans)?;
-        cost.bytes += self.head_bytes();
-        cost.float_bytes += self.head_bytes();
+        let head = self.head_bytes();
+        cost.bytes += head;
+        cost.float_bytes += head;
         Ok(cost)
     }
 
@@ -69,7 +70,7 @@ pub(super) fn network_cost(graph: &Graph, plans: &[SitePlan]) -> Result<NetworkC
     for plan in plans {
         bytes += match plan.site.kind {
             SiteKind::Weight => {
-                let shape = weight_shape(graph, plan.site.node);
+                let shape = graph.weight_shape(plan.site.node).unwrap_or_default();
                 bytes -= 4 * count(&shape);
                 quantized_bytes(&shape, &plan.spec)? + grid_bytes(&shape, &plan.spec)?
             }
@@ -84,14 +85,6 @@ pub(super) fn network_cost(graph: &Graph, plans: &[SitePlan]) -> Result<NetworkC
 
 fn count(shape: &[usize]) -> u64 {
     shape.iter().product::<usize>() as u64
-}
-
-/// The shape of a layer's weight.
-pub(super) fn weight_shape(graph: &Graph, id: NodeId) -> Vec<usize> {
-    let node = graph.node(id);
-    let input = node.inputs.first().map(|input| graph.node(*input).shape.as_slice()).unwrap_or_default();
-    let weight = node.op.parameters(input).into_iter().find(|(name, _)| *name == "weight");
-    weight.map(|(_, shape)| shape).unwrap_or_default()
 }
 
 /// Bytes of the integers of a weight, and of its zero points, which have as many bits.

@@ -1,7 +1,7 @@
 //! The loss around the weights of a quantized network: along the perturbation that quantization was, and in random directions
 //! (QDrop, arXiv 2203.05740, section 3; directions as in Li et al., Visualizing the Loss Landscape, arXiv 1712.09913, section 4).
 
-use super::{Session, SitePlan};
+use super::Session;
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, SiteKind};
 use crate::head::ImageSize;
@@ -32,6 +32,16 @@ pub enum Direction {
     Quantization,
     /// Random directions, in which each filter moves by its own norm at distance 1. The mean over three of them.
     Random,
+}
+
+impl Direction {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Quantization => "quantization",
+            Self::Random => "random",
+        }
+    }
 }
 
 /// The loss along a direction.
@@ -143,15 +153,9 @@ impl Session<'_> {
 
     /// The quantized network without quantizers of weights, which can move off their grids.
     fn moving(&self, quantized: &QuantModel, activations: bool) -> Result<QuantModel> {
-        let mut moving = quantized.float_copy();
-        if activations {
-            let mut plans: Vec<SitePlan> = self.plans_of(quantized.graph())?;
-            plans.retain(|plan| plan.site.kind == SiteKind::Activation);
-            self.place(&mut moving, &plans)?;
-            let nodes: Vec<NodeId> = plans.iter().map(|plan| plan.site.node).collect();
-            moving.restore(&nodes, &quantized.grids(&nodes)?)?;
-        }
-        Ok(moving)
+        let mut plans = self.plans_of(quantized.graph())?;
+        plans.retain(|plan| activations && plan.site.kind == SiteKind::Activation);
+        self.copy_with_grids(quantized, quantized, &plans)
     }
 }
 
@@ -173,9 +177,8 @@ fn filter_normalized(weight: &Tensor, random: Stream) -> Result<Tensor> {
         };
         let mut direction: Vec<f64> = (0..values.len()).map(normal).collect();
         for (own, filter) in direction.chunks_mut(each).zip(values.chunks(each)) {
-            let norm = |squares: f64| squares.sqrt();
-            let wanted = norm(filter.iter().map(|v| f64::from(*v).powi(2)).sum());
-            let drawn = norm(own.iter().map(|v| v * v).sum());
+            let wanted = filter.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            let drawn = own.iter().map(|v| v * v).sum::<f64>().sqrt();
             own.iter_mut().for_each(|v| *v *= wanted / drawn);
         }
         direction.into_iter().map(|v| v as f32).collect::<Vec<f32>>()

@@ -78,9 +78,12 @@ impl Session<'_> {
         if !(settings.against_float && precision == Precision::Quantized) {
             let alone: Vec<String> = task.metrics().into_iter().map(|metric| metric.key).collect();
             let mut images = ImageValues::of_task(task);
+            let is_wanted = images.iter().any(|image| alone.contains(&image.metric.key));
             let mut look_too = |part: &Part, outputs: &[Tensor]| {
-                // Metrics of a network alone do not depend on the float one.
-                ImageValues::extend(&mut images, task.image_values(outputs, outputs, &part.targets)?);
+                if is_wanted {
+                    // Metrics of a network alone do not depend on the float one.
+                    ImageValues::extend(&mut images, task.image_values(outputs, outputs, &part.targets)?);
+                }
                 look(part, outputs)
             };
             let measured = evaluate(model, dataset, task, precision, settings, &mut look_too, progress)?;

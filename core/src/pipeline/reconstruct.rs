@@ -1,21 +1,21 @@
 //! Reconstructs unit by unit. Cached values advance through the network with the finished units.
 
 use super::calibrate::{calibrate_unit, Observers};
-use super::inspect::inspect;
+use super::inspect::sites;
 use super::moving::{advance, MovingValues};
 use crate::cache::{CacheBudget, CachedValues};
 use crate::engine::{Engine, UnitSamples};
 use crate::error::{Error, Result};
-use crate::graph::{layer_units, merge_units, network_unit, unit_costs, Graph, NodeId, Subgraph, Unit};
+use crate::graph::{layer_units, merge_units, network_unit, unit_costs, Graph, NodeId, Unit};
 use crate::memory::resident;
 use crate::model::{Precision, QuantModel};
 use crate::progress::{Event, Progress};
 use crate::random::RandomSource;
 use crate::reconstructor::{Context, Forget, Grouping, Interrupted, Interruption, Reconstructor, UnitTask};
-use crate::report::{SiteReport, UnitReport};
+use crate::report::UnitReport;
 use crate::run_directory::CheckpointFolder;
-use candle_core::{Device, Tensor};
-use std::collections::{BTreeMap, HashMap};
+use candle_core::Device;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -221,25 +221,6 @@ fn reconstruct_unit(
     let report = with_context(task, values.resources, |task, context| reconstructor.reconstruct(task, context))?;
     let sites = sites((float, model), part, &before, [&inputs[0], &inputs[1]])?;
     Ok(UnitReport { sites, ..report })
-}
-
-/// Elements of values that are looked at together.
-const INSPECTED_ELEMENTS: usize = 8 << 20;
-/// The most samples that are looked at.
-const INSPECTED_SAMPLES: usize = 32;
-
-/// What quantization did at the sites of a part, on the first samples, as many as fit into little memory.
-pub(super) fn sites(
-    (float, model): (&QuantModel, &QuantModel),
-    part: &Subgraph,
-    before: &BTreeMap<String, Tensor>,
-    inputs: [&[Arc<CachedValues>]; 2],
-) -> Result<Vec<SiteReport>> {
-    let sizes = part.nodes().iter().map(|id| float.graph().node(*id).shape.iter().product::<usize>());
-    let largest = sizes.chain(inputs.iter().flat_map(|all| all.iter()).map(|all| all.largest())).max().unwrap_or(1);
-    let count = (INSPECTED_ELEMENTS / largest.max(1)).clamp(1, INSPECTED_SAMPLES);
-    let [full, own] = inputs.map(|all| all.iter().map(|all| all.first(count)).collect::<Result<Vec<_>>>());
-    inspect((float, model), part, before, [&full?, &own?])
 }
 
 /// Saves the state of an interrupted unit in the checkpoint folder.

@@ -7,10 +7,10 @@ use crate::exporter::ExporterKind;
 use crate::observer::ObserverKind;
 use crate::preparation::PreparationKind;
 use crate::quantizer::QuantizerKind;
-use crate::recipe::RecipeKind;
+use crate::recipe::{Recipe, RecipeKind};
 use crate::reconstructor::ReconstructorKind;
 use crate::registry::Registry;
-use crate::task::TaskKind;
+use crate::task::{Task, TaskKind};
 
 /// Defines [`Registries`] and the functions that go through all kinds of strategies.
 macro_rules! registries {
@@ -38,6 +38,16 @@ macro_rules! registries {
             all
         }
     };
+}
+
+impl Registries {
+    /// Builds the task of a recipe.
+    ///
+    /// # Errors
+    /// The name is unknown, or a parameter is wrong.
+    pub fn task_of(&self, recipe: &Recipe) -> Result<Box<dyn Task>> {
+        self.tasks.get(&recipe.task.name, "task")?.build(&recipe.task.params_at("task"))
+    }
 }
 
 /// The public facts of a registration.

@@ -2,8 +2,8 @@
 
 mod means;
 
+use super::inspect::sites;
 use super::moving::advance;
-use super::reconstruct::sites;
 use super::{Resources, Session, SitePlan};
 use crate::cache::{CacheBudget, CachedValues};
 use crate::error::{Error, Result};
@@ -202,11 +202,21 @@ impl Session<'_> {
     ) -> Result<QuantModel> {
         let own = |plan: &&SitePlan| plan.site.kind == part.subject.kind && part.nodes.contains(&plan.site.node);
         let plans: Vec<SitePlan> = plans.iter().filter(own).cloned().collect();
-        let mut variant = model.float_copy();
-        self.place(&mut variant, &with_bits(&plans, bits))?;
-        let nodes: Vec<NodeId> = part.nodes.iter().copied().collect();
-        variant.restore(&nodes, &calibrated.grids(&nodes)?)?;
-        Ok(variant)
+        self.copy_with_grids(model, calibrated, &with_bits(&plans, bits))
+    }
+
+    /// A copy of `model` with the quantizers of `plans` alone, on the grids that `calibrated` has there.
+    pub(super) fn copy_with_grids(
+        &self,
+        model: &QuantModel,
+        calibrated: &QuantModel,
+        plans: &[SitePlan],
+    ) -> Result<QuantModel> {
+        let mut copy = model.float_copy();
+        self.place(&mut copy, plans)?;
+        let nodes: Vec<NodeId> = plans.iter().map(|plan| plan.site.node).collect();
+        copy.restore(&nodes, &calibrated.grids(&nodes)?)?;
+        Ok(copy)
     }
 }
 

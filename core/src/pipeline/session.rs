@@ -1,8 +1,9 @@
 //! A session runs a recipe.
 
 use super::calibrate::{place, Observed};
+use super::inspect::sites;
 use super::published::check_published;
-use super::reconstruct::{sites, units_of};
+use super::reconstruct::units_of;
 use super::{
     calibrate, calibration_images, plan_sites, reconstruct, CalibrationSet, Observers, Registries, Resources, SitePlan,
 };
@@ -111,7 +112,7 @@ impl<'a> Session<'a> {
             registries.preparations.get(&strategy.name, &path)?.build(&strategy.params_at(&path))
         };
         let preparations = recipe.prepare.iter().enumerate().map(preparation).collect::<Result<_>>()?;
-        let task = registries.tasks.get(&recipe.task.name, "task")?.build(&recipe.task.params_at("task"))?;
+        let task = registries.task_of(&recipe)?;
         let outputs = match &head {
             Some(head) => head.outputs(),
             None => graph.outputs().iter().map(|id| Output::Values(graph.node(*id).shape.clone())).collect(),

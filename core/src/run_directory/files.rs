@@ -1,6 +1,8 @@
 //! Writes files atomically: a file that exists is complete.
 
 use crate::error::{Error, Result};
+use serde::de::DeserializeOwned;
+use serde::Serialize;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,27 @@ pub fn check_writable(target: &Path) -> Result<()> {
     }
     let partial = partial(target);
     File::create(&partial).and_then(|_| std::fs::remove_file(&partial)).map_err(Error::io("write", target))
+}
+
+/// Reads a file that [`write_json`] wrote; `None` if it does not exist.
+///
+/// # Errors
+/// The file cannot be read or is damaged.
+pub fn read_json<T: DeserializeOwned>(file: &Path) -> Result<Option<T>> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| Error::data(file, format!("is damaged: {e}"))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", file)(e)),
+    }
+}
+
+/// Writes a value as JSON, as [`write_file`] does.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_json(target: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(Error::message)?;
+    write_file(target, text.as_bytes())
 }
 
 fn partial(target: &Path) -> PathBuf {

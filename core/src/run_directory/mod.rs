@@ -27,7 +27,7 @@ mod tensor_file;
 pub use checkpoint::CheckpointFolder;
 use checkpoint::CHECKPOINTS;
 pub use events::EventLog;
-pub use files::{check_writable, write_file};
+pub use files::{check_writable, read_json, write_file, write_json};
 pub use manifest::{check_weights, fingerprint_of_file, Fingerprint, Manifest};
 
 use crate::error::{Error, Result};
@@ -186,14 +186,7 @@ impl RunDirectory {
     /// # Errors
     /// The file cannot be read or is damaged.
     pub fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
-        let file = self.path.join(name);
-        match std::fs::read_to_string(&file) {
-            Ok(text) => {
-                serde_json::from_str(&text).map(Some).map_err(|e| Error::data(&file, format!("is damaged: {e}")))
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::io("read", &file)(e)),
-        }
+        read_json(&self.path.join(name))
     }
 
     /// Writes the result of a stage.
@@ -201,8 +194,7 @@ impl RunDirectory {
     /// # Errors
     /// The file cannot be written.
     pub fn store(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        let text = serde_json::to_string_pretty(value).map_err(Error::message)?;
-        files::write(&self.path, name, text.as_bytes())
+        write_json(&self.path.join(name), value)
     }
 
     /// Writes a file of the result.

@@ -1,7 +1,6 @@
 //! Bias correction: rounding weights and values shifts the mean of a layer's output; the bias of the quantized network
 //! takes the shift back (Nagel et al., arXiv 1906.04721, section 4.2, measured on images as in appendix D).
 
-use qdrop_core::ops::host_values;
 use qdrop_core::prelude::*;
 
 /// Parameters: `prepare: [{name: bias_correction, params: {images: 32}}]`.
@@ -22,16 +21,9 @@ struct BiasCorrection(BiasCorrectionParams);
 
 /// The mean of each channel of (N, C, ...).
 fn means(x: &Tensor) -> Result<Vec<f64>> {
-    let (images, channels) = x.dims2().or_else(|_| x.dims4().map(|(n, c, ..)| (n, c)))?;
-    let mut sums = vec![0.0; channels];
-    host_values(x, |values| {
-        let pixels = values.len() / (images * channels).max(1);
-        for (i, plane) in values.chunks_exact(pixels.max(1)).enumerate() {
-            sums[i % channels] += plane.iter().map(|v| f64::from(*v)).sum::<f64>();
-        }
-        let count = (images * pixels) as f64;
-        sums.iter_mut().for_each(|sum| *sum /= count);
-    })?;
+    let mut sums = Vec::new();
+    let count = ops::add_channel_sums(x, &mut sums)? as f64;
+    sums.iter_mut().for_each(|sum| *sum /= count);
     Ok(sums)
 }
 

@@ -9,10 +9,9 @@ use crate::kept::SENSITIVITY_FILE;
 use crate::report::aligned;
 use crate::{Analysis, Stage};
 use anyhow::Result;
-use qdrop_core::graph::SiteKind;
 use qdrop_core::pipeline::{Sensitivity, Subject};
 use qdrop_core::report::SiteReport;
-use qdrop_core::run_directory::{write_file, MANIFEST_FILE};
+use qdrop_core::run_directory::{write_json, MANIFEST_FILE};
 use qdrop_core::task::Metric;
 use serde_json::Value;
 
@@ -25,8 +24,7 @@ pub fn analyze(arguments: &AnalyzeArguments, console: &Console, output: Output) 
     let Analysis { metrics, sensitivities, images, sites, .. } = &analysis;
     let dir = &arguments.recipe.recipe;
     if dir.join(MANIFEST_FILE).is_file() {
-        let text = serde_json::to_string_pretty(&analysis)?;
-        write_file(&dir.join(SENSITIVITY_FILE), text.as_bytes()).at(Stage::Saving)?;
+        write_json(&dir.join(SENSITIVITY_FILE), &analysis).at(Stage::Saving)?;
         console.line(&format!("saved as {}", dir.join(SENSITIVITY_FILE).display()));
         renew(dir, console)?;
     }
@@ -41,8 +39,9 @@ pub fn analyze(arguments: &AnalyzeArguments, console: &Console, output: Output) 
     if !suspicious.is_empty() {
         output.print("suspicious, with the recipe's bits\n")?;
         let heading = ["layer", "quantized", "why"].map(String::from).to_vec();
-        let line =
-            |site: &&SiteReport| vec![site.name.clone(), quantized(site.kind).into(), site.suspicions().join("; ")];
+        let line = |site: &&SiteReport| {
+            vec![site.name.clone(), format!("{}s", site.kind.name()), site.suspicions().join("; ")]
+        };
         output.print(&aligned(&std::iter::once(heading).chain(suspicious.iter().map(line)).collect::<Vec<_>>()))?;
     }
     Ok(Value::from_iter([
@@ -50,13 +49,6 @@ pub fn analyze(arguments: &AnalyzeArguments, console: &Console, output: Output) 
         ("sensitivities", serde_json::to_value(sensitivities)?),
         ("sites", serde_json::to_value(sites)?),
     ]))
-}
-
-fn quantized(kind: SiteKind) -> &'static str {
-    match kind {
-        SiteKind::Weight => "weights",
-        SiteKind::Activation => "activations",
-    }
 }
 
 /// The table, with the largest deviation at 4 bits first.
@@ -77,9 +69,9 @@ fn ranked(all: &[Sensitivity], metric: &Metric, is_unit: bool) -> Result<Vec<Vec
     let heading = [title.into(), "quantized".into()].into_iter();
     let mut rows = vec![heading.chain(Analysis::BITS.map(|bits| format!("{bits} bits"))).collect::<Vec<String>>()];
     for (Subject { name, kind, .. }, values) in subjects {
-        let kind = quantized(*kind);
+        let kind = format!("{}s", kind.name());
         let values = values.iter().map(|value| format!("{value:.digits$}", digits = metric.unit.digits()));
-        rows.push([name.clone(), kind.into()].into_iter().chain(values).collect());
+        rows.push([name.clone(), kind].into_iter().chain(values).collect());
     }
     Ok(rows)
 }

@@ -109,10 +109,7 @@ struct Table<'a> {
 
 impl Table<'_> {
     fn weight(&self, id: NodeId) -> Vec<usize> {
-        let node = self.graph.node(id);
-        let input = node.inputs.first().map(|i| self.graph.node(*i).shape.as_slice()).unwrap_or_default();
-        let found = node.op.parameters(input).into_iter().find(|(name, _)| node.op.has_weight() && *name == "weight");
-        found.map(|(_, dims)| dims).unwrap_or_default()
+        self.graph.weight_shape(id).unwrap_or_default()
     }
 
     fn line(&self, id: NodeId, indent: &str) -> String {

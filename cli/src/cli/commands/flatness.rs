@@ -8,7 +8,7 @@ use crate::error::At;
 use crate::report::aligned;
 use crate::{flatness_figure, Flatness, Stage};
 use anyhow::Result;
-use qdrop_core::pipeline::{Curve, Direction};
+use qdrop_core::pipeline::Curve;
 use qdrop_core::run_directory::{check_writable, write_file};
 use serde_json::Value;
 use std::path::Path;
@@ -41,12 +41,10 @@ fn table(all: &[(String, &Flatness)]) -> String {
         let name = Path::new(name).file_name().map_or_else(|| name.clone(), |name| name.to_string_lossy().into_owned());
         for (images, curves) in [("calibration", &flatness.calibration), ("evaluation", &flatness.evaluation)] {
             for Curve { direction, activations, points } in &curves.curves {
-                let direction = match direction {
-                    Direction::Quantization => "quantization, 1",
-                    Direction::Random => "random, 0.5",
-                };
+                let farthest = points.last().map(|point| format!(", {}", point.distance)).unwrap_or_default();
+                let direction = format!("{}{farthest}", direction.name());
                 let activations = if *activations { "quantized" } else { "float" };
-                let mut line = [&name, images, direction, activations].map(String::from).to_vec();
+                let mut line = [&name, images, &direction, activations].map(String::from).to_vec();
                 for place in [0, points.len() / 2, points.len().saturating_sub(1)] {
                     line.push(points.get(place).map(|point| format!("{:.4}", point.loss)).unwrap_or_default());
                 }

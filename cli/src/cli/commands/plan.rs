@@ -114,11 +114,11 @@ pub fn check_float(run: &mut Run<'_>, console: &Console) -> Result<Value> {
 /// Chooses bits for single layers, if the recipe asks for it, and says which.
 pub fn choose_bits(run: &mut Run<'_>, console: &Console) -> anyhow::Result<Value> {
     let Some(ChosenBits { target, choices, bits, .. }) = run.choose_bits()? else { return Ok(Value::Null) };
-    for (kind, what) in [(SiteKind::Weight, "weights"), (SiteKind::Activation, "activations")] {
+    for kind in [SiteKind::Weight, SiteKind::Activation] {
         let count = |choice: &u32| bits.iter().filter(|site| site.kind == kind && site.bits == *choice).count();
         let counts: Vec<_> = choices.iter().map(|choice| format!("{} at {choice} bits", count(choice))).collect();
         if bits.iter().any(|site| site.kind == kind) {
-            console.line(&format!("quant.mixed, {target}: {what}: {}", counts.join(", ")));
+            console.line(&format!("quant.mixed, {target}: {}s: {}", kind.name(), counts.join(", ")));
         }
     }
     Ok(serde_json::to_value(bits)?)

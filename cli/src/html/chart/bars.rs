@@ -20,6 +20,7 @@ pub struct BarChart {
 }
 
 /// A named value.
+#[derive(Debug, Clone)]
 pub struct Bar {
     /// Name, on the left.
     pub name: String,
@@ -41,6 +42,11 @@ const CHARACTER: f64 = 7.0;
 const TOP: f64 = 4.0;
 
 impl Bar {
+    /// A value of the first group.
+    pub fn new(name: &str, value: f64, error: Option<f64>) -> Self {
+        Self { name: name.into(), value, error, group: 0 }
+    }
+
     /// The standard error, if it is one.
     fn standard_error(&self) -> Option<f64> {
         self.error.filter(|e| e.is_finite() && *e >= 0.0)
@@ -56,6 +62,11 @@ impl Bar {
 }
 
 impl BarChart {
+    /// A chart of one group on a linear axis.
+    pub fn new(title: impl Into<String>, x: impl Into<String>, bars: Vec<Bar>) -> Self {
+        Self { title: title.into(), x: x.into(), bars, groups: Vec::new(), log_x: false }
+    }
+
     /// The figure.
     pub fn figure(&self) -> Markup {
         let legend: Vec<Entry> = match self.groups.len() {
@@ -112,13 +123,13 @@ impl BarChart {
         head.push(&self.x);
         head.extend(errors.then_some("standard error"));
         let row = |bar: &Bar| {
-            let mut cells = Vec::new();
+            let mut cells = vec![bar.name.clone()];
             cells.extend(grouped.then(|| self.groups.get(bar.group).cloned().unwrap_or_default()));
             cells.push(number(bar.value, 6));
             cells.extend(errors.then(|| bar.standard_error().map_or_else(String::new, |e| number(e, 6))));
-            (bar.name.clone(), cells)
+            cells
         };
-        let rows: Vec<(String, Vec<String>)> = self.bars.iter().map(row).collect();
+        let rows: Vec<Vec<String>> = self.bars.iter().map(row).collect();
         (!rows.is_empty()).then(|| table(&head, &rows))
     }
 }

@@ -141,9 +141,9 @@ impl Histogram {
         let row = |i: usize| {
             let [begin, end] = self.bin(i, count).map(|v| number(v, 6));
             let shares = self.series.iter().map(|(_, bins)| bins.get(i).map_or_else(String::new, |v| number(*v, 6)));
-            (begin, std::iter::once(end).chain(shares).collect())
+            [begin, end].into_iter().chain(shares).collect()
         };
-        let rows: Vec<(String, Vec<String>)> = spread(count, POINTS).into_iter().map(row).collect();
+        let rows: Vec<Vec<String>> = spread(count, POINTS).into_iter().map(row).collect();
         let head: Vec<&str> = ["from", "to"].into_iter().chain(self.series.iter().map(|(name, _)| &**name)).collect();
         let grid: Vec<String> = self.grid().map(|v| number(v, 6)).collect();
         html! {

@@ -141,8 +141,9 @@ impl LineChart {
             let found = column.get(column.partition_point(|p| p.0 < x)).filter(|p| p.0 == x);
             found.map_or_else(String::new, |p| number(p.1, 6))
         };
-        let cells = |x: f64| columns.iter().map(|column| cell(column, x)).collect();
-        let rows: Vec<(String, Vec<String>)> = rows.into_iter().map(|x| (number(x, 6), cells(x))).collect();
+        let cells =
+            |x: f64| std::iter::once(number(x, 6)).chain(columns.iter().map(|column| cell(column, x))).collect();
+        let rows: Vec<Vec<String>> = rows.iter().map(|x| cells(*x)).collect();
         let head: Vec<&str> =
             std::iter::once(&self.x).chain(self.series.iter().map(|s| &s.name)).map(|n| &**n).collect();
         (!rows.is_empty()).then(|| table(&head, &rows))

@@ -13,6 +13,7 @@ pub use histogram::Histogram;
 pub use lines::{LineChart, Series, Style};
 pub use sheet::sheet;
 
+use super::words::table;
 use maud::{html, Markup};
 
 /// Width of every drawing, in its own units. Text is 12 units high, and a figure is about as wide on the page as here.
@@ -53,22 +54,6 @@ fn figure(title: &str, legend: &[Entry], drawing: Option<(f64, Markup)>, numbers
             }
             @if let Some(numbers) = &numbers {
                 details { summary { "numbers" } (numbers) }
-            }
-        }
-    }
-}
-
-/// A table whose first column heads its rows; the rest are numbers.
-fn table(head: &[&str], rows: &[(String, Vec<String>)]) -> Markup {
-    html! {
-        div class="scroll" {
-            table class="numbers" {
-                thead { tr { @for name in head { th scope="col" { (name) } } } }
-                tbody {
-                    @for (name, cells) in rows {
-                        tr { th scope="row" { (name) } @for cell in cells { td { (cell) } } }
-                    }
-                }
             }
         }
     }

@@ -9,18 +9,12 @@ use qdrop_core::graph::SiteKind;
 /// The chosen bits, if the recipe asked for them.
 pub fn section(record: &Record) -> Markup {
     let Some(chosen) = &record.chosen else { return html! {} };
-    let of = |kind: SiteKind, what: &str| {
+    let of = |kind: SiteKind| {
         let bars = chosen.bits.iter().filter(|site| site.kind == kind);
-        let bars = bars.map(|site| Bar { name: site.name.clone(), value: f64::from(site.bits), error: None, group: 0 });
-        BarChart {
-            title: format!("Bits of {what}"),
-            x: "bits".into(),
-            log_x: false,
-            groups: Vec::new(),
-            bars: bars.collect(),
-        }
+        let bars = bars.map(|site| Bar::new(&site.name, f64::from(site.bits), None));
+        BarChart::new(format!("Bits of {}s", kind.name()), "bits", bars.collect())
     };
-    let charts = [of(SiteKind::Weight, "weights"), of(SiteKind::Activation, "activations")];
+    let charts = [SiteKind::Weight, SiteKind::Activation].map(of);
     html! {
         h2 { "Chosen bits" }
         p {

@@ -83,23 +83,9 @@ pub fn section(record: &Record) -> Markup {
         .collect();
     let charts: Vec<BarChart> = metrics
         .iter()
-        .map(|metric| BarChart {
-            title: metric.heading(),
-            x: metric.heading(),
-            log_x: false,
-            groups: Vec::new(),
-            bars: record
-                .rows
-                .iter()
-                .filter_map(|row| {
-                    Some(Bar {
-                        name: row.name.clone(),
-                        value: known(row, metric)?,
-                        error: row.measured.standard_error(metric),
-                        group: 0,
-                    })
-                })
-                .collect(),
+        .map(|metric| {
+            let bar = |row: &Row| Some(Bar::new(&row.name, known(row, metric)?, row.measured.standard_error(metric)));
+            BarChart::new(metric.heading(), metric.heading(), record.rows.iter().filter_map(bar).collect())
         })
         .collect();
     let images = record.rows.last().map(|row| (row.measured.images, row.measured.broken));

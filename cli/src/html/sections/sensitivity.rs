@@ -2,7 +2,7 @@
 
 use super::super::chart::{Bar, BarChart};
 use super::super::record::Record;
-use super::super::words::{kind, number, table};
+use super::super::words::{number, table};
 use super::sites::suspicious;
 use crate::kept::Analysis;
 use maud::{html, Markup};
@@ -67,7 +67,7 @@ fn everything(analysis: &Analysis) -> Markup {
         }
     }
     let row = |subject: &&Subject| {
-        let what = format!("{}{}", kind(subject.kind), if subject.is_unit { "s of the unit" } else { "" });
+        let what = format!("{}{}", subject.kind.name(), if subject.is_unit { "s of the unit" } else { "" });
         let value = |metric: &Metric, bits: u32| {
             let found = analysis.sensitivities.iter().find(|one| one.subject == **subject && one.bits == bits);
             found.and_then(|one| one.measured.value(metric).ok()).map(number).unwrap_or_default()

@@ -2,7 +2,7 @@
 
 use super::super::chart::{Bar, BarChart, Histogram, LineChart, Series, Style};
 use super::super::record::Record;
-use super::super::words::{kind, number, or_nothing, percent, table, texts};
+use super::super::words::{number, or_nothing, percent, table, texts};
 use maud::{html, Markup};
 use qdrop_core::graph::SiteKind;
 use qdrop_core::report::SiteReport;
@@ -13,16 +13,9 @@ pub fn section(record: &Record) -> Markup {
     if sites.is_empty() {
         return html! {};
     }
-    let moved = sites
-        .iter()
-        .filter_map(|site| Some(Bar { name: site.name.clone(), value: 100.0 * site.moved?, error: None, group: 0 }));
-    let moved = BarChart {
-        title: "Roundings that left the nearest point".into(),
-        x: "percent of the weight's elements".into(),
-        log_x: false,
-        groups: Vec::new(),
-        bars: moved.collect(),
-    };
+    let moved = sites.iter().filter_map(|site| Some(Bar::new(&site.name, 100.0 * site.moved?, None)));
+    let (title, x) = ("Roundings that left the nearest point", "percent of the weight's elements");
+    let moved = BarChart::new(title, x, moved.collect());
     html! {
         h2 { "Layers" }
         p class="note" {
@@ -81,7 +74,7 @@ fn noise(sites: &[SiteReport]) -> Markup {
 pub fn suspicious(sites: &[SiteReport]) -> Markup {
     let row = |site: &SiteReport| {
         let reasons = site.suspicions();
-        (!reasons.is_empty()).then(|| vec![site.name.clone(), kind(site.kind).into(), reasons.join("; ")])
+        (!reasons.is_empty()).then(|| vec![site.name.clone(), site.kind.name().into(), reasons.join("; ")])
     };
     let rows: Vec<Vec<String>> = sites.iter().filter_map(row).collect();
     html! {
@@ -118,7 +111,7 @@ fn overview(sites: &[SiteReport]) -> Markup {
         .map(|site| {
             vec![
                 site.name.clone(),
-                kind(site.kind).into(),
+                site.kind.name().into(),
                 site.bits.to_string(),
                 or_nothing(site.noise_alone),
                 or_nothing(site.noise_accumulated),
@@ -153,7 +146,7 @@ fn distribution(site: &SiteReport) -> Markup {
         SiteKind::Activation => "value",
     };
     Histogram {
-        title: format!("{}, {}, {} bits", site.name, kind(site.kind), site.bits),
+        title: format!("{}, {}, {} bits", site.name, site.kind.name(), site.bits),
         x: x.into(),
         low: site.float.low,
         high: site.float.high,

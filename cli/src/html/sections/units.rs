@@ -79,9 +79,9 @@ fn row(unit: &UnitReport) -> Vec<String> {
 }
 
 fn bars(title: &str, x: &str, units: &[&UnitReport], value: impl Fn(&UnitReport) -> Option<f64>) -> Markup {
-    let bar = |unit: &&UnitReport| Some(Bar { name: unit.name.clone(), value: value(unit)?, error: None, group: 0 });
+    let bar = |unit: &&UnitReport| Some(Bar::new(&unit.name, value(unit)?, None));
     let bars: Vec<Bar> = units.iter().filter_map(bar).collect();
-    let chart = BarChart { title: title.into(), x: x.into(), log_x: false, groups: Vec::new(), bars };
+    let chart = BarChart::new(title, x, bars);
     html! { @if !chart.bars.is_empty() { (chart.figure()) } }
 }
 

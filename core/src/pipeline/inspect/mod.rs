@@ -3,14 +3,16 @@
 mod tally;
 mod weight;
 
-use crate::error::{Error, Result};
+use crate::cache::CachedValues;
+use crate::error::Result;
 use crate::graph::{SiteKind, Subgraph};
 use crate::grid::{QParams, QuantSpec};
-use crate::model::{Precision, QuantModel};
+use crate::model::{saved_grid, Precision, QuantModel};
 use crate::ops::host_values;
 use crate::report::{Clipping, Shares, SiteReport};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tally::Tally;
 
 /// Bins of a distribution.
@@ -18,13 +20,33 @@ const BINS: usize = 64;
 /// How much wider than the clipping ranges the distribution of an activation is drawn, at each side.
 const MARGIN: f64 = 0.1;
 
+/// Elements of values that are looked at together.
+const INSPECTED_ELEMENTS: usize = 8 << 20;
+/// The most samples that are looked at.
+const INSPECTED_SAMPLES: usize = 32;
+
+/// What quantization did at the sites of a part, on the first samples, as many as fit into little memory: see [`inspect`]. `inputs` are
+/// the values that the part reads in the float and in the quantized network, in the part's order.
+///
+/// # Errors
+/// A quantizer has no range, cached values cannot be read, or an operation fails.
+pub fn sites(
+    (float, quantized): (&QuantModel, &QuantModel),
+    part: &Subgraph,
+    before: &BTreeMap<String, Tensor>,
+    inputs: [&[Arc<CachedValues>]; 2],
+) -> Result<Vec<SiteReport>> {
+    let sizes = part.nodes().iter().map(|id| float.graph().node(*id).shape.iter().product::<usize>());
+    let largest = sizes.chain(inputs.iter().flat_map(|all| all.iter()).map(|all| all.largest())).max().unwrap_or(1);
+    let count = (INSPECTED_ELEMENTS / largest.max(1)).clamp(1, INSPECTED_SAMPLES);
+    let [full, own] = inputs.map(|all| all.iter().map(|all| all.first(count)).collect::<Result<Vec<_>>>());
+    inspect((float, quantized), part, before, [&full?, &own?])
+}
+
 /// Looks at each site of `part` of the quantized network, after its learning. `before` are scales and zero points before it, by the
 /// names of [`QuantModel::grids`]. `inputs` are the values that the part reads in the float and in the quantized network, each of
 /// shape (N, ...), in the part's order.
-///
-/// # Errors
-/// A quantizer has no range, or an operation fails.
-pub fn inspect(
+fn inspect(
     (float, quantized): (&QuantModel, &QuantModel),
     part: &Subgraph,
     before: &BTreeMap<String, Tensor>,
@@ -33,7 +55,7 @@ pub fn inspect(
     let mut reports = Vec::new();
     for id in part.nodes() {
         if let Some(site) = quantized.weight_site(*id) {
-            let began = grid_before(before, &site.name, SiteKind::Weight)?;
+            let began = saved_grid(before, &site.name, SiteKind::Weight.name())?;
             let ended = (*site.quantizer.spec(), site.quantizer.qparams()?);
             let rounded = site.quantizer.fake_quantize(quantized.weight(*id)?)?.detach();
             reports.push((*id, weight::report(&site.name, ended, &began, [float.weight(*id)?, &rounded])?));
@@ -52,7 +74,7 @@ pub fn inspect(
         let mut own = quantized.raw_value(id, &own, Precision::Quantized)?;
         if let Some(site) = quantized.activation_site(id) {
             own = site.quantizer.fake_quantize(&own)?.detach();
-            let began = grid_before(before, &site.name, SiteKind::Activation)?;
+            let began = saved_grid(before, &site.name, SiteKind::Activation.name())?;
             let ended = (*site.quantizer.spec(), site.quantizer.qparams()?);
             let alone = site.quantizer.fake_quantize(&full)?.detach();
             reports.push((id, activation(&site.name, ended, &began, [&full, &alone, &own])?));
@@ -62,18 +84,6 @@ pub fn inspect(
     // In the order of execution, the weight of a layer before its value.
     reports.sort_by_key(|(id, _)| id.index());
     Ok(reports.into_iter().map(|(_, report)| report).collect())
-}
-
-fn grid_before(before: &BTreeMap<String, Tensor>, name: &str, kind: SiteKind) -> Result<QParams> {
-    let kind = match kind {
-        SiteKind::Weight => "weight",
-        SiteKind::Activation => "activation",
-    };
-    let vector = |part: &str| -> Result<Vec<f32>> {
-        let tensor = before.get(&format!("{name}.{kind}.{part}"));
-        Ok(tensor.ok_or_else(|| Error::graph(name, "its grid before learning is not known"))?.to_vec1()?)
-    };
-    Ok(QParams { scale: vector("scale")?, zero_point: vector("zero_point")? })
 }
 
 /// The values that the grid covers, over all channels.

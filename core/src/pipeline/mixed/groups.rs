@@ -1,6 +1,6 @@
 //! Layers and values whose bits depend on each other, with all their possible bits.
 
-use super::super::cost::{quantized_bytes, reads, weight_shape, Reads};
+use super::super::cost::{quantized_bytes, reads, Reads, FLOAT_BITS};
 use super::super::SitePlan;
 use super::knapsack::Choice;
 use super::Losses;
@@ -36,7 +36,7 @@ pub fn groups(
         };
         free.map(group).collect()
     };
-    let shape = |plan: &SitePlan| weight_shape(graph, plan.site.node);
+    let shape = |plan: &SitePlan| graph.weight_shape(plan.site.node).unwrap_or_default();
     match mixed.target.budget() {
         Budget::AverageBits(_) => {
             per_weight(&|plan, bits| Ok(shape(plan).iter().product::<usize>() as u64 * u64::from(bits)))
@@ -50,6 +50,7 @@ pub fn groups(
 }
 
 /// Values that layers read together, which get the same bits, and all layers that read them.
+#[derive(Default)]
 struct Readers {
     /// Places of the values' plans whose bits are chosen.
     values: Vec<usize>,
@@ -59,12 +60,19 @@ struct Readers {
 /// A layer that counts.
 struct Layer {
     macs: u64,
-    /// Place of its weight's plan, if its bits are chosen; else its bits.
-    weight: Result<usize, u32>,
+    weight: WeightBits,
     /// The most bits of what it reads that are not chosen.
     others: u32,
     /// Whether it reads a value whose bits are chosen.
     reads_chosen: bool,
+}
+
+/// The bits of a layer's weight.
+enum WeightBits {
+    /// They are chosen; the place of its plan.
+    Chosen(usize),
+    /// They are these.
+    Given(u32),
 }
 
 /// Divides layers and values into groups whose operations do not depend on each other. Layers that nothing about is chosen are in none.
@@ -86,33 +94,32 @@ fn readers(graph: &Graph, plans: &[SitePlan]) -> Vec<Readers> {
             group.values_mut().filter(|own| joined.contains(own)).for_each(|own| *own = *first);
         }
     }
-    let mut all: BTreeMap<Option<NodeId>, Vec<Readers>> = BTreeMap::new();
+    let mut together: BTreeMap<NodeId, Readers> = BTreeMap::new();
     for (id, own) in &group {
-        let groups = all.entry(Some(*own)).or_insert_with(|| vec![Readers { values: Vec::new(), layers: Vec::new() }]);
-        if let (Some(place), Some(own)) = (values.get(id).filter(|i| plans[**i].common_bits), groups.first_mut()) {
-            own.values.push(*place);
-        }
+        let own = together.entry(*own).or_default();
+        own.values.extend(values.get(id).filter(|place| plans[**place].common_bits));
     }
+    let mut alone = Vec::new();
     for (id, read) in layers {
         let is_chosen = |site: &NodeId| values.get(site).is_some_and(|i| plans[*i].common_bits);
         let fixed =
             read.bits(|site| values.get(&site).filter(|i| !plans[**i].common_bits).map(|i| plans[*i].spec.bits));
         let weight = match weights.get(&id) {
-            Some(place) if plans[*place].common_bits => Ok(*place),
-            Some(place) => Err(plans[*place].spec.bits),
-            None => Err(32),
+            Some(place) if plans[*place].common_bits => WeightBits::Chosen(*place),
+            Some(place) => WeightBits::Given(plans[*place].spec.bits),
+            None => WeightBits::Given(FLOAT_BITS),
         };
         let layer =
             Layer { macs: graph.macs(id), weight, others: fixed, reads_chosen: read.sites.iter().any(is_chosen) };
-        let own = read.sites.first().and_then(|site| group.get(site)).copied();
-        match all.get_mut(&own).and_then(|groups| groups.first_mut()).filter(|_| own.is_some()) {
+        match read.sites.first().and_then(|site| together.get_mut(group.get(site)?)) {
             Some(own) => own.layers.push(layer),
             // It reads no quantized value, so it depends on no other layer.
-            None => all.entry(None).or_default().push(Readers { values: Vec::new(), layers: vec![layer] }),
+            None => alone.push(Readers { values: Vec::new(), layers: vec![layer] }),
         }
     }
-    let is_free = |group: &Readers| !group.values.is_empty() || group.layers.iter().any(|layer| layer.weight.is_ok());
-    all.into_values().flatten().filter(is_free).collect()
+    let is_chosen = |layer: &Layer| matches!(layer.weight, WeightBits::Chosen(_));
+    let is_free = |group: &Readers| !group.values.is_empty() || group.layers.iter().any(is_chosen);
+    alone.into_iter().chain(together.into_values()).filter(is_free).collect()
 }
 
 impl Readers {
@@ -128,8 +135,8 @@ impl Readers {
                 let read = if layer.reads_chosen { layer.others.max(*value_bits) } else { layer.others };
                 let each = layer.macs * u64::from(read);
                 let own: Vec<(Choice, Option<(usize, u32)>)> = match layer.weight {
-                    Err(bits) => vec![(Choice { cost: each * u64::from(bits), loss: 0.0 }, None)],
-                    Ok(place) => {
+                    WeightBits::Given(bits) => vec![(Choice { cost: each * u64::from(bits), loss: 0.0 }, None)],
+                    WeightBits::Chosen(place) => {
                         let choice = |bits: &u32| {
                             let loss = losses(&plans[place], *bits)?;
                             Ok((Choice { cost: each * u64::from(*bits), loss }, Some((place, *bits))))

@@ -3,7 +3,7 @@
 mod groups;
 mod knapsack;
 
-use super::cost::{network_cost, weight_shape};
+use super::cost::network_cost;
 use super::{plan_sites, Sensitivity, Session, SitePlan, Subject};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, SiteKind};
@@ -130,8 +130,8 @@ impl Session<'_> {
         Ok(match budget {
             Budget::AverageBits(bits) => {
                 let weights = plans.iter().filter(|plan| plan.common_bits && plan.site.kind == SiteKind::Weight);
-                let count: usize =
-                    weights.map(|plan| weight_shape(graph, plan.site.node).iter().product::<usize>()).sum();
+                let shapes = weights.filter_map(|plan| graph.weight_shape(plan.site.node));
+                let count: usize = shapes.map(|shape| shape.iter().product::<usize>()).sum();
                 let least = format!("{:.2} bits", of_groups as f64 / count as f64);
                 (Some((bits * count as f64 * ROUNDED_UP) as u64), least)
             }

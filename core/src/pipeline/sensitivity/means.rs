@@ -6,7 +6,7 @@ use crate::cache::CachedValues;
 use crate::error::Result;
 use crate::graph::{Graph, NodeId, Subgraph};
 use crate::model::{Precision, QuantModel};
-use crate::ops::host_values;
+use crate::ops::add_channel_sums;
 use candle_core::Tensor;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -72,15 +72,7 @@ fn channel_means(
     let mut sums: Vec<(Vec<f64>, usize)> = vec![(Vec::new(), 0); part.outputs().len()];
     batches(network, part, front, resources, |_, values| {
         for (value, (sums, count)) in values.iter().zip(&mut sums) {
-            let (images, channels) = (value.dim(0)?, value.dim(1)?);
-            sums.resize(channels, 0.0);
-            host_values(value, |values| {
-                let pixels = (values.len() / (images * channels).max(1)).max(1);
-                for (i, plane) in values.chunks_exact(pixels).enumerate() {
-                    sums[i % channels] += plane.iter().map(|v| f64::from(*v)).sum::<f64>();
-                }
-                *count += images * pixels;
-            })?;
+            *count += add_channel_sums(value, sums)?;
         }
         Ok(())
     })?;
