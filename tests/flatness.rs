@@ -58,8 +58,18 @@ fn the_curves_go_through_both_networks() {
     let page = std::fs::read_to_string(out.join(qdrop::REPORT_FILE)).unwrap();
     assert!(page.contains("<h2>Flatness</h2>") && page.contains("Loss in random directions, evaluation images"));
 
-    // `analyze` of the folder keeps its measurements there too.
+    // More images than the run evaluates are not taken, which is said.
+    let run = qdrop(&["flatness", text(&out), "--images", "62"]);
+    assert!(run.stderr.contains("warning: flatness is measured on 60 evaluation images"), "{}", run.stderr);
+    assert!(run.stdout.contains("62 of calibration") && run.stdout.contains("60 of evaluation"), "{}", run.stdout);
+
+    // `analyze` of the folder keeps its measurements there too, unless they are of another recipe.
+    let sensitivity = out.join("sensitivity.json");
+    let run = qdrop(&["analyze", text(&out), "--images", "8", "--set", "quant.weight.observer=minmax"]);
+    assert!(run.ok && run.stderr.contains("not saved: the recipe is changed"), "{}", run.stderr);
+    assert!(!sensitivity.exists());
     assert!(qdrop(&["analyze", text(&out), "--images", "8"]).ok);
+    assert!(sensitivity.is_file());
     assert!(qdrop(&["report", text(&out)]).ok);
     let page = std::fs::read_to_string(out.join(qdrop::REPORT_FILE)).unwrap();
     assert!(page.contains("<h2>Sensitivity</h2>") && page.contains("Layers and values at 2 bits"));
@@ -72,6 +82,10 @@ fn only_finished_runs_are_measured() {
     assert!(error.error().contains("holds no saved result: summary.json is missing"), "{}", error.stderr);
     let error = qdrop(&["flatness", text(&folder.path().join("none.safetensors"))]);
     assert!(error.error().contains("is not the folder of a finished run"), "{}", error.stderr);
+    let error = qdrop(&["flatness", text(folder.path()), "--figure", text(&folder.path().join("figure.png"))]);
+    assert!(error.error().contains("would hold SVG, as its name does not say; end it with .svg"), "{}", error.stderr);
+    let error = qdrop(&["flatness", text(folder.path()), text(&folder.path().join("."))]);
+    assert!(error.error().contains("is named twice"), "{}", error.stderr);
     let error = qdrop(&["flatness", text(folder.path()), "--figure", text(&folder.path().join("no/figure.svg"))]);
     assert!(error.error().contains("writing the report: cannot write"), "{}", error.stderr);
 }

@@ -93,8 +93,8 @@ fn table(case: u64, session: &Session<'_>) -> (Vec<[f64; 3]>, Vec<Sensitivity>) 
 
 /// The bits of the result, in the order of `SITES`.
 fn chosen(session: &Session<'_>, measured: &[Sensitivity]) -> (NetworkCost, [u32; 8]) {
-    let (recipe, _) = session.choose_bits(measured).unwrap();
-    assert!(recipe.quant.mixed.is_none());
+    let recipe = session.choose_bits(measured).unwrap();
+    assert!(recipe.quant.mixed.as_ref().unwrap().chosen.is_some());
     let resolved = Session::of_graph(recipe, network(), registries(), Device::Cpu).unwrap();
     let plans = resolved.plans().unwrap();
     let bits = |(name, kind): &(&str, SiteKind)| {
@@ -178,21 +178,36 @@ fn a_run_writes_what_it_chose() {
     let loader = loader.set("quant.mixed={target: 0.4 MB, choices: [2, 4, 8]}");
     let mut run = QdropRun::new(loader.load().unwrap()).unwrap().out(&out).unwrap();
     let chosen = run.choose_bits().unwrap().unwrap().clone();
-    assert!(chosen.cost.bytes <= 400_000 && chosen.cost.bytes > 390_000, "{:?}", chosen.cost);
+    let bits = chosen.chosen.unwrap();
+    let cost = run.session().unwrap().cost().unwrap();
+    assert!(cost.bytes <= 400_000 && cost.bytes > 390_000, "{cost:?}");
     let outcome = run.quantize().unwrap();
     assert!(outcome.summary.quantized.value(&outcome.metrics[0]).unwrap() > 20.0);
     let bytes = std::fs::metadata(out.join("model.safetensors")).unwrap().len();
-    assert!((chosen.cost.bytes..chosen.cost.bytes + 15_000).contains(&bytes), "{bytes}, {:?}", chosen.cost);
+    assert!((cost.bytes..cost.bytes + 15_000).contains(&bytes), "{bytes}, {cost:?}");
     // Neither the first nor the last weight, which have 8 bits by the setting.
-    assert_eq!(chosen.bits.len(), 19);
+    assert_eq!((bits.weight.len(), bits.activation.len()), (19, 0));
     let saved = Packed::read(&out.join("model.safetensors")).unwrap();
-    for site in &chosen.bits {
-        let found = saved.weights.iter().find(|weight| weight.site.name == site.name).unwrap();
-        assert_eq!(found.site.spec.bits, site.bits, "{}", site.name);
+    for (name, bits) in &bits.weight {
+        let found = saved.weights.iter().find(|weight| weight.site.name == *name).unwrap();
+        assert_eq!(found.site.spec.bits, *bits, "{name}");
     }
-    let recipe = std::fs::read_to_string(out.join("recipe.yaml")).unwrap();
-    assert!(!recipe.contains("mixed") && recipe.matches("- match:").count() == 19, "{recipe}");
-    assert!(out.join("bits.json").is_file() && out.join("sensitivity.json").is_file());
+    // The network has the name of its bits.
+    let (least, most) = (bits.weight.values().min().unwrap(), bits.weight.values().max().unwrap());
+    assert!(least < most);
+    let label = format!("w{least}-{most}a4");
+    assert_eq!((&outcome.summary.bits, &outcome.rows.last().unwrap().bits), (&label, &label));
+    assert!(outcome.table.contains("setting qdrop, quant.mixed 0.4 MB, seed 1005"), "{}", outcome.table);
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains(&label) && page.contains("Target: 0.4 MB") && !page.contains(">w2a4<"), "{page}");
+    assert!(out.join("sensitivity.json").is_file());
+    // The recipe that is kept has the bits, so that they are not chosen again.
+    let kept = Loader::new(&out).load().unwrap();
+    assert_eq!(kept.quant.mixed.as_ref().unwrap().chosen.as_ref(), Some(&bits));
+    let mut again = QdropRun::new(kept).unwrap();
+    assert_eq!(again.choose_bits().unwrap().unwrap().chosen.as_ref(), Some(&bits));
+    let resumed = qdrop(&["evaluate", text(&out), "--json"]).json();
+    assert_eq!(resumed["top1"].as_f64().unwrap(), outcome.summary.quantized.values["top1"]);
 }
 
 #[test]
@@ -202,7 +217,11 @@ fn impossible_targets_are_refused_before_anything_is_measured() {
         ("{target: 0.1 MB, choices: [2, 8]}", "quant.mixed.target: the network takes 0.186 MB at least"),
         ("{target: avg 2 bits, choices: [3, 4]}", "quant.mixed.target: the network takes 3.00 bits at least"),
         ("{target: 3 % of w8a8 MACs x bits, choices: [2]}", "quant.mixed.target: the network takes 6.6"),
-        ("{target: 3, choices: [2, 4]}", "quant.mixed.target: invalid type: integer `3`, expected a string"),
+        ("{target: 3, choices: [2, 4]}", "quant.mixed.target: '3' is no target; write a mean such as 'avg 3.0 bits'"),
+        ("{target: avg 1e9 bits, choices: [2, 4]}", "quant.mixed.target: 'avg 1e9 bits' is more than the largest of"),
+        ("avg 3 bits", "quant.mixed: invalid type: string \"avg 3 bits\", expected a mapping"),
+        ("{target: avg 3 bits, choices: 2}", "quant.mixed.choices: invalid type: integer `2`, expected a list"),
+        ("{target: avg 3 bits, choices: [two]}", "choices[0]: invalid type: string \"two\", expected a whole number"),
         ("{target: 3 bits, choices: [2, 4]}", "quant.mixed.target: '3 bits' is no target; write a mean such as"),
         ("{target: avg 3 bits, choices: []}", "quant.mixed.choices: is empty"),
         ("{target: avg 3 bits, choices: [2, 4, 2]}", "quant.mixed.choices: names 2 bits twice"),
@@ -212,12 +231,57 @@ fn impossible_targets_are_refused_before_anything_is_measured() {
         let error = with(mixed);
         assert!(error.error().contains(message), "{mixed}: {}", error.error());
     }
-    assert!(with("{target: avg 2 bits, choices: [2, 4]}").ok);
+    let valid = with("{target: avg 2 bits, choices: [2, 4]}");
+    assert!(valid.stdout.contains("quant.mixed, avg 2 bits: bits of 19 weights will be chosen when it runs\n"));
     let nothing = ["--set", "quant.overrides=[{match: '*', weight: {bits: 3}}]"];
     let error =
         qdrop(&[&["check", "demo", "--set", "quant.mixed={target: avg 2 bits, choices: [2]}"], &nothing[..]].concat());
     assert!(error.error().contains("leave no layer whose bits could be chosen"), "{}", error.error());
-    let variant = ["--set", "compare=[{name: v, set: {quant.mixed: {target: avg 2 bits, choices: [2]}}}]"];
-    let error = qdrop(&[&["check", "demo"], &variant[..]].concat());
+}
+
+#[test]
+fn a_variant_has_the_chosen_bits_or_says_that_it_has_none() {
+    let mixed = ["--set", "quant.mixed={target: avg 3 bits, choices: [2, 4]}"];
+    let with = |mixed: &[&str], set: &str| {
+        qdrop(&[&["check", "demo", "--set", &format!("compare=[{{name: v, set: {{{set}}}}}]")], mixed].concat())
+    };
+    for (set, message) in [
+        ("quant.weight.bits: 8", "quant.weight.bits: a variant cannot change it: the bits of these layers are chosen"),
+        ("quant.mixed.target: avg 2 bits", "quant.mixed: a variant cannot change it: bits are chosen once"),
+        ("quant.setting: first_weight", "quant: a variant cannot change it: the bits that are chosen would be those of"),
+        ("quant.overrides: [{match: fc, weight: {bits: 4}}, {match: conv1, weight: {bits: 4}}]", ""),
+        ("quant.overrides: [{match: 'layer1.*', weight: {bits: 4}}]", "quant: a variant cannot change it"),
+        ("quant.activation.bits: 8", ""),
+        ("{quant.mixed: null, quant.weight.bits: 3}", ""),
+    ] {
+        let run = with(&mixed, set.trim_matches(['{', '}']));
+        match message {
+            "" => assert!(run.ok, "{set}: {}", run.stderr),
+            _ => {
+                let error = run.error();
+                assert!(error.contains("variant 'v'") && error.contains(message), "{set}: {error}");
+                assert!(error.contains("add `quant.mixed: null`"), "{set}: {error}");
+            }
+        }
+    }
+    let error = with(&[], "quant.mixed: {target: avg 2 bits, choices: [2]}");
     assert!(error.error().contains("quant.mixed: a variant cannot change it"), "{}", error.error());
+
+    // Each row has the bits of its network: size and label say so.
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let compare = "compare=[{name: uniform, set: {quant.mixed: null, quant.weight.bits: 3}}, {name: a8, set: {quant.activation.bits: 8}}]";
+    let small = ["reconstruction=none", "calibration={images: 64, observe: 64}", "evaluation.images=50", compare];
+    let loader = small.iter().fold(Loader::new("demo"), |loader, change| loader.set(*change));
+    let loader = loader.set("quant.mixed={target: avg 3 bits, choices: [2, 4]}").set("prepare=[equalize]");
+    let outcome = QdropRun::new(loader.load().unwrap()).unwrap().out(&out).unwrap().quantize().unwrap();
+    let bits: Vec<&str> = outcome.rows.iter().map(|row| row.bits.as_str()).collect();
+    assert_eq!(bits, ["w32a32", "w3a4", "w2-4a8", "w2-4a4"]);
+    let values = |i: usize| &outcome.rows[i].measured.values;
+    assert!(values(1) != values(3) && values(2) != values(3));
+    // Alone, the uniform variant is the same network.
+    let uniform = small[..3].iter().fold(Loader::new("demo"), |loader, change| loader.set(*change));
+    let uniform = uniform.set("quant.weight.bits=3").set("prepare=[equalize]").set("compare=[]").load().unwrap();
+    let uniform = QdropRun::new(uniform).unwrap().quantize().unwrap();
+    assert_eq!(&uniform.rows[1].measured.values, values(1));
 }

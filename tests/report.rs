@@ -226,7 +226,7 @@ fn runs_are_compared_image_by_image() {
     QdropRun::new(recipe).unwrap().out(&other).unwrap().quantize().unwrap();
     assert!(qdrop(&["report", text(a), text(&other), "--out", text(&out)]).ok);
     let page = std::fs::read_to_string(&out).unwrap();
-    assert!(page.contains("other is not finished, or was not measured on the same images as drop"), "{page}");
+    assert!(page.contains("other is not compared with drop: they were not measured on the same images."), "{page}");
     // Without units the sites are described all the same.
     let page = std::fs::read_to_string(other.join(REPORT_FILE)).unwrap();
     assert!(page.contains("layer4.1.conv2, weight, 2 bits") && !page.contains("<h2>Units</h2>"));
@@ -243,19 +243,48 @@ fn what_cannot_be_reported_is_named() {
     for file in ["run.json", "recipe.yaml", "summary.json", "float.json", "events.jsonl"] {
         std::fs::copy(dir.join(file), copy.join(file)).unwrap();
     }
-    std::fs::write(copy.join("images.json"), "[{").unwrap();
-    let error = qdrop(&["report", text(&copy)]);
-    assert!(error.error().contains("images.json: is damaged"), "{}", error.stderr);
-    std::fs::remove_file(copy.join("images.json")).unwrap();
-    assert!(qdrop(&["report", text(&copy)]).ok, "what is missing is left out");
+    let page = || {
+        let run = qdrop(&["report", text(&copy)]);
+        assert!(run.ok, "{}", run.stderr);
+        std::fs::read_to_string(copy.join(REPORT_FILE)).unwrap()
+    };
+    assert!(page().contains("model.safetensors, the quantized network, is gone; `qdrop resume"));
+    // What is damaged is left out, which is said with what to do. Text that is not Unicode is damage too.
+    let originals: Vec<_> = ["summary.json", "float.json", "events.jsonl"].map(|n| (n, copy.join(n))).into();
+    let originals: Vec<_> = originals.into_iter().map(|(n, file)| (n, std::fs::read(file).unwrap())).collect();
+    let all = [
+        ("images.json", ""),
+        ("flatness.json", "; `qdrop flatness "),
+        ("sensitivity.json", "; `qdrop analyze "),
+        ("sites.json", ""),
+        ("float.json", "; remove it, and `qdrop resume "),
+        ("summary.json", "; `qdrop resume "),
+    ];
+    for content in [&b"[{"[..], b"\xff\xfe"] {
+        for (name, advice) in all {
+            std::fs::write(copy.join(name), content).unwrap();
+            let page = page();
+            let said = page.split("<p class=\"warning\">").find(|part| part.contains(&format!("{name}: is damaged")));
+            let said = said.and_then(|part| part.split("</p>").next()).unwrap_or_else(|| panic!("{name}: {page}"));
+            assert!(said.starts_with("left out: ") && said.contains(advice), "{said}");
+            assert!(page.contains(if name == "summary.json" { ">interrupted<" } else { ">finished<" }), "{name}");
+            std::fs::remove_file(copy.join(name)).unwrap();
+            originals.iter().filter(|(n, _)| *n == name).for_each(|(n, c)| std::fs::write(copy.join(n), c).unwrap());
+        }
+        std::fs::write(copy.join("events.jsonl"), [content, &b"\n"[..], &originals[2].1].concat()).unwrap();
+        assert!(page().contains("<h3>Processes</h3>"));
+    }
+    let log = copy.join("events.jsonl");
+    std::fs::write(&log, &originals[2].1).unwrap();
     // Two units of ten have their checkpoints, and the recipe is in the manifest too.
     std::fs::create_dir(copy.join("checkpoints")).unwrap();
     for file in ["unit-002.safetensors", "unit-007.safetensors"] {
         std::fs::copy(dir.join("checkpoints").join(file), copy.join("checkpoints").join(file)).unwrap();
     }
     std::fs::remove_file(copy.join("recipe.yaml")).unwrap();
-    assert!(qdrop(&["report", text(&copy)]).ok);
-    let page = std::fs::read_to_string(copy.join(REPORT_FILE)).unwrap();
+    std::fs::write(copy.join("checkpoints/unit-004.safetensors"), "short").unwrap();
+    let page = page();
+    assert!(page.contains("unit-004.safetensors: is damaged"), "{page}");
     assert!(page.contains("8 units are missing: their checkpoints"), "{page}");
     assert!(page.contains("layer1.0.conv1, weight") && page.contains("layer3.1.conv1, weight"));
     let error = qdrop(&["report", text(&copy), "--out", text(&folder.path().join("no/page.html"))]);
@@ -263,6 +292,17 @@ fn what_cannot_be_reported_is_named() {
     let error = qdrop(&["report", text(&copy), "--out", text(folder.path())]);
     assert!(error.error().contains("is a folder; give the name of a file"), "{}", error.stderr);
     assert!(!folder.path().with_extension("partial").exists());
+    // No file of a run is replaced, under whatever name.
+    let before = std::fs::read(copy.join("run.json")).unwrap();
+    std::os::unix::fs::symlink(copy.join("run.json"), folder.path().join("link.html")).unwrap();
+    for name in ["copy/run.json", "copy/model.safetensors", "link.html", "copy/checkpoints/page.html"] {
+        let error = qdrop(&["report", text(&copy), "--out", text(&folder.path().join(name))]);
+        let said = error.error();
+        assert!(said.contains("is a part of the run in") || said.contains("end it with .html"), "{name}: {said}");
+    }
+    assert_eq!(std::fs::read(copy.join("run.json")).unwrap(), before);
+    let error = qdrop(&["report", text(&copy), text(dir), text(&copy.join("../copy"))]);
+    assert!(error.error().contains("is named twice"), "{}", error.stderr);
 }
 
 /// The program of the browser, or `None` and a line that says that the test is skipped.

@@ -248,6 +248,7 @@ fn another_task_goes_the_whole_way() {
         recipe: "waves".into(),
         setting: "qdrop".into(),
         bits: "w3a3".into(),
+        mixed: None,
         seed: 1005,
         reconstruction: "none".into(),
         float,

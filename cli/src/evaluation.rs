@@ -34,6 +34,22 @@ pub fn is_saved(path: impl AsRef<Path>) -> Result<bool> {
     Ok(Packed::recognizes(path).at(Stage::SavedResult)? || summary(path)?.is_some())
 }
 
+/// Checks that `path` is a saved result.
+pub(crate) fn check_saved(path: &Path) -> Result<()> {
+    if is_saved(path)? {
+        return Ok(());
+    }
+    let message = match (path.is_file(), path.join(MANIFEST_FILE).exists()) {
+        (true, _) => "is neither the folder of a finished run nor a packed file".into(),
+        (false, true) => format!(
+            "holds no saved result: {SUMMARY_FILE} is missing; its run is not finished, `qdrop resume {}` continues it",
+            path.display()
+        ),
+        (false, false) => format!("holds no saved result: {SUMMARY_FILE} is missing"),
+    };
+    Err(Core::data(path, message)).at(Stage::SavedResult)
+}
+
 /// Measures the quantized network that a run saved in the folder `path`, or the one in the packed file `path`: see
 /// [`Evaluation`].
 ///
@@ -144,18 +160,7 @@ impl<'a> Evaluation<'a> {
     /// # Errors
     /// There is no saved result or a damaged one, a plugin cannot be loaded, or the device cannot be used.
     pub(crate) fn open(&self) -> Result<(Recipe, Registries, SavedModel)> {
-        if !is_saved(&self.path)? {
-            let message = match (self.path.is_file(), self.path.join(MANIFEST_FILE).exists()) {
-                (true, _) => "is neither the folder of a finished run nor a packed file".into(),
-                (false, true) => format!(
-                    "holds no saved result: {SUMMARY_FILE} is missing; its run is not finished, `qdrop resume {}` continues \
-                     it",
-                    self.path.display()
-                ),
-                (false, false) => format!("holds no saved result: {SUMMARY_FILE} is missing"),
-            };
-            return Err(Core::data(&self.path, message)).at(Stage::SavedResult);
-        }
+        check_saved(&self.path)?;
         let recipe = self.recipe()?;
         let device = device::open(&self.device).at(Stage::Device)?;
         let registries = Registries::collect().at(Stage::Setup)?;

@@ -2,6 +2,7 @@
 
 use crate::error::{At, Result, Stage};
 use crate::evaluation::{float_weights, Evaluation};
+use crate::kept::check_output;
 use crate::recipes::absolute;
 use crate::VERSION;
 use qdrop_core::exporter::{ExportRequest, ExportedFile};
@@ -128,6 +129,8 @@ impl<'a> Export<'a> {
             let message = "exists already; remove it, or choose another name with --out";
             return Err(Core::data(path, message)).at(Stage::Export);
         }
+        // A name that a file of a run has, even of one that is not there.
+        paths.iter().try_for_each(|path| check_output(path, &[])).at(Stage::Export)?;
         for (path, file) in paths.iter().zip(files) {
             write_file(path, &file.content).at(Stage::Export)?;
         }

@@ -1,13 +1,14 @@
 //! What is written besides a measurement: a file of what was found, and pictures of it.
 
 use crate::error::{At, Result, Stage};
+use crate::kept::check_output;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use qdrop_core::model::{Precision, QuantModel};
 use qdrop_core::picture::Picture;
 use qdrop_core::pipeline::{Session, ShownNetwork};
 use qdrop_core::progress::Progress;
-use qdrop_core::run_directory::{check_writable, write_file};
+use qdrop_core::run_directory::write_file;
 use qdrop_core::task::Measurement;
 use qdrop_core::Error as Core;
 use std::path::{Path, PathBuf};
@@ -52,7 +53,7 @@ impl Extras {
         };
         // What can fail comes before the long part.
         if let Some(file) = &self.detections {
-            check_writable(file).at(stage)?;
+            check_output(file, &[]).at(stage)?;
         }
         if let Some(folder) = &self.draw {
             std::fs::create_dir_all(folder).map_err(Core::io("create", folder)).at(Stage::Drawing)?;

@@ -68,7 +68,7 @@ pub use evaluation::{evaluate, is_saved, summary, Evaluated, Evaluation};
 pub use export::{export, Export, Exported};
 pub use extras::Extras;
 pub use html::{flatness_figure, html_comparison, html_report};
-pub use kept::{Analysis, ChosenBits, Curves, Flatness, REPORT_FILE};
+pub use kept::{Analysis, Curves, Flatness, REPORT_FILE};
 #[doc(inline)]
 pub use qdrop_core as core;
 pub use run::{resume, Check, Outcome, Plan, Run};

@@ -53,9 +53,10 @@ pub fn table(rows: &[Row], summary: &Summary, task: &dyn Task) -> Result<String>
     let error = if known { " (standard errors in parentheses)" } else { "" };
     let of_device = summary.peak_device_bytes.map(|bytes| format!(", of the GPU {:.2} GiB", gib(bytes)));
     text += &format!(
-        "recipe {}, setting {}, seed {}, {} images{error}, peak memory {:.2} GiB{}\n",
+        "recipe {}, setting {}{}, seed {}, {} images{error}, peak memory {:.2} GiB{}\n",
         summary.recipe,
         summary.setting,
+        summary.mixed.as_ref().map(|target| format!(", quant.mixed {target}")).unwrap_or_default(),
         summary.seed,
         summary.quantized.images,
         gib(summary.peak_rss_bytes),
@@ -123,6 +124,7 @@ mod tests {
             recipe: "demo".into(),
             setting: "qdrop".into(),
             bits: "w2a4".into(),
+            mixed: None,
             seed: 1005,
             reconstruction: "qdrop".into(),
             float: quantized.clone(),
@@ -158,6 +160,8 @@ note: shortened
         assert_eq!(table(&rows, &summary(quantized.clone()), &*task).unwrap(), want);
         let on_gpu = Summary { peak_device_bytes: Some(3 << 30), ..summary(quantized.clone()) };
         assert!(table(&rows, &on_gpu, &*task).unwrap().contains("peak memory 0.45 GiB, of the GPU 3.00 GiB\n"));
+        let mixed = Summary { mixed: Some("avg 3.0 bits".into()), ..summary(quantized.clone()) };
+        assert!(table(&rows, &mixed, &*task).unwrap().contains("setting qdrop, quant.mixed avg 3.0 bits, seed 1005"));
 
         // What was compared with the float network stands in columns of its own, which are empty for the float network.
         quantized.values.extend([

@@ -116,10 +116,25 @@ pub fn parse_value<T: DeserializeOwned>(value: Value, path: &str) -> Result<T> {
     serde_path_to_error::deserialize(value).map_err(|e| {
         let inner = e.path().to_string();
         let inner = if inner == "." { "" } else { inner.as_str() };
-        // The parser's own word for a value that can be written with a tag.
-        let message = e.inner().to_string().replace("a Value::Tagged enum", "a name");
-        Error::setting(join(path, inner), message)
+        Error::setting(join(path, inner), in_words(&e.inner().to_string()))
     })
+}
+
+/// The parser's message without names of Rust types.
+fn in_words(message: &str) -> String {
+    let Some((found, expected)) = message.split_once(", expected ") else { return message.into() };
+    let words: Vec<&str> = expected.split(' ').collect();
+    let expected = match words[..] {
+        ["u8" | "u16" | "u32" | "u64" | "usize"] => "a whole number that is not negative",
+        ["i8" | "i16" | "i32" | "i64" | "isize"] => "a whole number",
+        ["f32" | "f64"] => "a number",
+        ["struct", _] | ["a", "map"] => "a mapping",
+        ["a", "sequence"] => "a list",
+        // A value that can be written with a tag.
+        ["a", "Value::Tagged", "enum"] => "a name",
+        _ => expected,
+    };
+    format!("{found}, expected {expected}")
 }
 
 /// Appends a key to a path.

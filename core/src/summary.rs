@@ -11,8 +11,11 @@ pub struct Summary {
     pub recipe: String,
     /// The recipe's setting: where quantizers are placed and which layers keep 8 bits.
     pub setting: String,
-    /// Bit widths, such as `w2a4`.
+    /// Bit widths, such as `w2a4`; where bits were chosen for single layers, the least and the most, such as `w2-8a4`.
     pub bits: String,
+    /// The budget under which bits of single layers were chosen, such as `avg 3.0 bits`, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixed: Option<String>,
     /// Seed of the run.
     pub seed: u64,
     /// Name of the reconstructor.

@@ -172,6 +172,15 @@ pub struct RecipeArguments {
     pub device: String,
 }
 
+impl RecipeArguments {
+    /// Whether the recipe is as it is saved, without any change.
+    pub fn is_unchanged(&self) -> bool {
+        let Self { recipe: _, bits, preset, set, iters, engine, data, weights, device: _ } = self;
+        let same = bits.is_none() && preset.is_none() && set.is_empty() && iters.is_none();
+        same && engine.is_none() && data.is_none() && weights.is_none()
+    }
+}
+
 /// The engine that reconstructs units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngineArgument {

@@ -74,7 +74,7 @@ pub fn checkpoint() {
 }
 
 fn request() {
-    let after_this_step = || WITHIN_UNIT.load(SeqCst) && lock(&RUN).is_some();
+    let after_this_step = || WITHIN_UNIT.load(SeqCst) && run().is_some_and(|dir| has_begun(&dir));
     let say =
         || in_time(|| note(&format!("{}stopping after this step; press Ctrl-C again to stop at once\n", new_line())));
     // Before the request, because the run may end as soon as it sees that.
@@ -120,11 +120,23 @@ fn end() -> ! {
     exit();
 }
 
-/// How to continue the run, if it has begun.
+/// The folder of the run, if it has one.
+fn run() -> Option<PathBuf> {
+    lock(&RUN).clone()
+}
+
+/// Whether there is something to resume in the folder.
+fn has_begun(dir: &Path) -> bool {
+    dir.join(MANIFEST_FILE).exists()
+}
+
+/// How to continue the run, if it has a folder.
 pub fn hint() -> Option<String> {
-    let run = lock(&RUN);
-    let dir = run.as_deref().filter(|dir| dir.join(MANIFEST_FILE).exists())?;
-    Some(format!("continue with `qdrop resume {}`", dir.display()))
+    let dir = run()?;
+    Some(match has_begun(&dir) {
+        true => format!("continue with `qdrop resume {}`", dir.display()),
+        false => format!("the run had not begun, and {} is empty: repeat the command", dir.display()),
+    })
 }
 
 /// Says that this thread ends the process and reports why. It waits forever if another thread does so already.

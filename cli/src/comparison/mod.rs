@@ -5,6 +5,7 @@ mod same;
 mod table;
 
 pub use results::{Compared, ComparedResult};
+pub(crate) use table::probability;
 
 use crate::error::{At, Result, Stage};
 use crate::evaluation::{float_weights, Evaluation};

@@ -44,7 +44,7 @@ pub fn text(a: &ComparedResult, b: &ComparedResult, metrics: &[PairedComparison]
 }
 
 /// A p-value as text.
-fn probability(p: f64) -> String {
+pub(crate) fn probability(p: f64) -> String {
     match p {
         0.0 => "< 1e-300".into(),
         p if p < 0.001 => format!("{p:.1e}"),

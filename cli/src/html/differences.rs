@@ -25,7 +25,8 @@ pub fn differences(recipes: &[&Recipe]) -> Vec<(String, Vec<String>)> {
     rows.filter(|(_, row): &(String, Vec<String>)| row.iter().any(|value| Some(value) != row.first())).collect()
 }
 
-/// Collects the values of mappings within mappings by their keys; lists are values.
+/// Collects the values of mappings within mappings by their keys. Lists of mappings have the name or pattern of each as its key, else
+/// its number; other lists are values.
 fn collect(key: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
     match value {
         Value::Null => {}
@@ -34,9 +35,27 @@ fn collect(key: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
             let key = if key.is_empty() { name.into() } else { format!("{key}.{name}") };
             collect(&key, value, leaves);
         }),
+        Value::Sequence(items) if items.iter().any(Value::is_mapping) => {
+            for (i, item) in items.iter().enumerate() {
+                // The same layers may have several overrides.
+                let name = name_of(item).filter(|name| items[..i].iter().all(|other| name_of(other) != Some(*name)));
+                let name = name.map_or_else(|| i.to_string(), String::from);
+                collect(&format!("{key}[{name}]"), item, leaves);
+            }
+        }
+        Value::Sequence(items) => {
+            let text = |item: &Value| serde_yaml::to_string(item).unwrap_or_default().trim_end().to_string();
+            let texts: Vec<String> = items.iter().map(text).collect();
+            leaves.insert(key.into(), texts.join(", "));
+        }
         Value::String(text) => drop(leaves.insert(key.into(), text.clone())),
         value => drop(leaves.insert(key.into(), serde_json::to_string(value).unwrap_or_default())),
     }
+}
+
+/// What tells an item of a list from the others.
+fn name_of(item: &Value) -> Option<&str> {
+    ["match", "name"].iter().find_map(|key| item.get(key)?.as_str())
 }
 
 #[cfg(test)]
@@ -53,10 +72,10 @@ mod tests {
         let b = load(&["name=b", "reconstruction.params.drop_prob=1.0", "quant.overrides=[{match: fc, float: true}]"]);
         let all = differences(&[&a, &b, &a]);
         let keys: Vec<&str> = all.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(keys, ["quant.overrides", "reconstruction.params.drop_prob"]);
-        assert_eq!(all[0].1[0], "");
-        assert!(all[0].1[1].contains("\"match\":\"fc\""), "{all:?}");
-        assert_eq!(all[1].1[1], "1.0");
+        let name = "reconstruction.params.drop_prob";
+        assert_eq!(keys, ["quant.overrides[fc].float", "quant.overrides[fc].match", name]);
+        assert_eq!(all[0].1, ["", "true", ""]);
+        assert_eq!(all[2].1[1], "1.0");
         assert!(differences(&[&a, &a]).is_empty());
     }
 }

@@ -21,8 +21,6 @@ pub struct Log {
     pub units: Option<usize>,
     /// The unit that learned last, and the losses of its steps that were logged.
     pub unit: Option<(String, Vec<(usize, LossPoint)>)>,
-    /// Time of the last event, in seconds since 1970.
-    pub last: Option<f64>,
 }
 
 /// A process that worked on the run.
@@ -64,19 +62,15 @@ enum Line {
     Other,
 }
 
-#[derive(Deserialize)]
-struct Time {
-    time: f64,
-}
-
 impl Log {
     /// Reads the log at `file`; a run that has just begun may have none.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn read(file: &Path) -> Result<Self> {
-        match std::fs::read_to_string(file) {
-            Ok(text) => Ok(Self::parse(&text)),
+        match std::fs::read(file) {
+            // Lines that are damaged do not count.
+            Ok(bytes) => Ok(Self::parse(&String::from_utf8_lossy(&bytes))),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(e) => Err(Error::io("read", file)(e)),
         }
@@ -87,7 +81,6 @@ impl Log {
         for line in text.lines() {
             // A process that was killed may have left part of a line.
             let Ok(parsed) = serde_json::from_str::<Line>(line) else { continue };
-            log.last = serde_json::from_str::<Time>(line).ok().map(|line| line.time).or(log.last);
             match parsed {
                 Line::Process(process) => log.processes.push(process),
                 Line::Started { stage, total } => log.stage = Some((stage, total)),
@@ -134,13 +127,12 @@ mod tests {
         assert_eq!(log.processes[0].machine.as_ref().unwrap().system, "linux x86_64");
         assert_eq!(log.processes[1].machine, None);
         // Another quantization has begun since.
-        assert_eq!((log.variant.as_deref(), log.units, log.last), (Some("no drop"), None, Some(6.7)));
+        assert_eq!((log.variant.as_deref(), log.units), (Some("no drop"), None));
         assert_eq!(log.unit.as_ref().unwrap().0, "layer0");
         let log = Log::parse(text.split_once("{\"event\":\"variant\"").unwrap().0);
         assert_eq!((log.warnings.len(), log.stage, log.units), (1, Some(("layer1".into(), 300)), Some(10)));
         let (name, losses) = log.unit.unwrap();
         let losses: Vec<(usize, f64)> = losses.iter().map(|(step, loss)| (*step, loss.reconstruction)).collect();
         assert_eq!((name.as_str(), losses), ("layer1", vec![(3, 2.0), (6, 0.9)]));
-        assert_eq!(log.last, Some(6.5));
     }
 }

@@ -17,10 +17,10 @@ use record::Record;
 use std::path::Path;
 
 /// The report of the run in the folder `dir`, as an HTML document: finished, interrupted, or of a process that still works on it. Nothing is
-/// measured, so neither weights nor images are needed.
+/// measured, so neither weights nor images are needed. A file that is damaged is left out, and the report says so.
 ///
 /// # Errors
-/// The folder holds no run, a file of it cannot be read or is damaged, or a plugin of its recipe cannot be loaded.
+/// The folder holds no run, its manifest cannot be read or is damaged, or a plugin of its recipe cannot be loaded.
 pub fn html_report(dir: impl AsRef<Path>, progress: &dyn Progress) -> Result<String> {
     Ok(one::page(&Record::read(dir.as_ref(), progress)?))
 }

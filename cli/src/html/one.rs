@@ -13,6 +13,7 @@ pub fn page(record: &Record) -> String {
         @if let Some(description) = &recipe.description { p { (description) } }
         (result::cards(record))
         @if record.state != State::Finished { (result::progress(record)) }
+        @for gap in &record.gaps { p class="warning" { (gap) } }
         @if let Some(notice) = record.summary.as_ref().and_then(|summary| summary.notice.as_ref()) {
             p class="warning" { (notice) }
         }

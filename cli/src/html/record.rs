@@ -3,15 +3,17 @@
 use super::log::Log;
 use crate::error::{At, Result, Stage};
 use crate::evaluation::summary;
-use crate::kept::{variant_file, BITS_FILE, FLOAT_FILE, IMAGES_FILE, SENSITIVITY_FILE, SITES_FILE};
-use crate::kept::{Analysis, ChosenBits, Flatness};
+use crate::kept::{variant_file, FLOAT_FILE, IMAGES_FILE, SENSITIVITY_FILE, SITES_FILE};
+use crate::kept::{Analysis, Flatness};
 use crate::recipes::of_manifest;
 use crate::report::{float_row, Row};
 use qdrop_core::pipeline::{NetworkCost, Registries, Session, Summary};
 use qdrop_core::progress::Progress;
 use qdrop_core::recipe::Recipe;
 use qdrop_core::report::{LossPoint, SiteReport, UnitReport};
-use qdrop_core::run_directory::{read_json, CheckpointFolder, Manifest, RunDirectory, EVENTS_FILE, MANIFEST_FILE};
+use qdrop_core::run_directory::{
+    read_json, CheckpointFolder, Manifest, RunDirectory, EVENTS_FILE, MANIFEST_FILE, MODEL_FILE,
+};
 use qdrop_core::task::{ImageValues, Metric, Task};
 use qdrop_core::{candle_core, Error as Core};
 use serde::de::DeserializeOwned;
@@ -58,16 +60,17 @@ pub struct Record {
     pub sites: Vec<SiteReport>,
     pub images: Vec<ImageValues>,
     pub analysis: Option<Analysis>,
-    pub chosen: Option<ChosenBits>,
     pub flatness: Option<Flatness>,
     pub log: Log,
+    /// What is damaged or gone and therefore left out, and what to do.
+    pub gaps: Vec<String>,
 }
 
 impl Record {
     /// Reads the directory of a run, which may be finished, interrupted or running.
     ///
     /// # Errors
-    /// It holds no run, a file of it cannot be read or is damaged, or a plugin of its recipe cannot be loaded.
+    /// It holds no run, its manifest cannot be read or is damaged, or a plugin of its recipe cannot be loaded.
     pub fn read(dir: &Path, progress: &dyn Progress) -> Result<Self> {
         if !dir.join(MANIFEST_FILE).is_file() {
             let message =
@@ -82,15 +85,19 @@ impl Record {
             Session::new(recipe.clone(), &registries, candle_core::Device::Cpu).and_then(|session| session.cost());
         let cost = cost.map_err(|cause| cause.to_string());
         let task = registries.task_of(&recipe).at(Stage::Setup)?;
-        let summary = summary(dir)?;
+        let mut gaps = Gaps { dir, all: Vec::new() };
+        let again = |command: &str| format!("`qdrop {command} {}` makes it again", dir.display());
+        let saved = format!("{} from the checkpoints", again("resume"));
+        let lost = format!("remove it, and {} if the run is not finished", again("resume"));
+        let summary = gaps.or_left_out(summary(dir), &saved).flatten();
         let state = match &summary {
             Some(_) => State::Finished,
             None if RunDirectory::is_in_use(dir) => State::Running,
             None => State::Interrupted,
         };
-        let mut rows: Vec<Row> = load(dir, FLOAT_FILE)?.into_iter().collect();
+        let mut rows: Vec<Row> = gaps.load(FLOAT_FILE, &lost).into_iter().collect();
         for i in 0..recipe.compare.len() {
-            rows.extend(load::<Row>(dir, &variant_file(i))?);
+            rows.extend(gaps.load::<Row>(&variant_file(i), &lost));
         }
         if let Some(summary) = &summary {
             if rows.is_empty() {
@@ -100,7 +107,10 @@ impl Record {
             rows.push(Row { name, bits, measured: summary.quantized.clone(), seconds: Some(summary.seconds) });
         }
         let checkpoints = CheckpointFolder::of_run(dir);
-        let units = checkpoints.reports().at(Stage::SavedResult)?;
+        let mut units = Vec::new();
+        for unit in checkpoints.reports().at(Stage::SavedResult)? {
+            units.extend(gaps.or_left_out(unit.at(Stage::SavedResult), &lost));
+        }
         let log = Log::read(&dir.join(EVENTS_FILE)).at(Stage::SavedResult)?;
         let variant = log
             .variant
@@ -111,7 +121,8 @@ impl Record {
             State::Finished => None,
             State::Running => log.unit.clone().map(|(name, losses)| Current { name, losses }),
             State::Interrupted => {
-                let kept = checkpoints.interrupted_losses().at(Stage::SavedResult)?;
+                let kept = checkpoints.interrupted_losses().at(Stage::SavedResult);
+                let kept = gaps.or_left_out(kept, &lost).flatten();
                 let numbered =
                     |losses: Vec<LossPoint>| losses.into_iter().enumerate().map(|(i, l)| (i + 1, l)).collect();
                 kept.map(|(name, losses)| Current { name, losses: numbered(losses) })
@@ -119,12 +130,18 @@ impl Record {
         };
         let current = current.filter(|current| units.iter().all(|unit| unit.name != current.name));
         // A stage for the whole network looks at all sites once more.
-        let mut sites: Vec<SiteReport> = load(dir, SITES_FILE)?.unwrap_or_default();
+        let mut sites: Vec<SiteReport> = gaps.load(SITES_FILE, "").unwrap_or_default();
         for site in units.iter().flat_map(|unit| &unit.sites) {
             match sites.iter_mut().find(|one| one.name == site.name && one.kind == site.kind) {
                 Some(earlier) => *earlier = site.clone(),
                 None => sites.push(site.clone()),
             }
+        }
+        let images = gaps.load(IMAGES_FILE, "").unwrap_or_default();
+        let analysis = gaps.load(SENSITIVITY_FILE, &again("analyze"));
+        let flatness = gaps.load(Flatness::FILE, &again("flatness"));
+        if state == State::Finished && !dir.join(MODEL_FILE).is_file() {
+            gaps.all.push(format!("{MODEL_FILE}, the quantized network, is gone; {saved}"));
         }
         Ok(Self {
             dir: dir.into(),
@@ -138,11 +155,11 @@ impl Record {
             current,
             variant,
             sites,
-            images: load(dir, IMAGES_FILE)?.unwrap_or_default(),
-            analysis: load(dir, SENSITIVITY_FILE)?,
-            chosen: load(dir, BITS_FILE)?,
-            flatness: load(dir, Flatness::FILE)?,
+            images,
+            analysis,
+            flatness,
             log,
+            gaps: gaps.all,
             recipe,
         })
     }
@@ -167,7 +184,27 @@ impl Record {
     }
 }
 
-/// Reads a file of a run; `None` if it does not exist.
-fn load<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<Option<T>> {
-    read_json(&dir.join(name)).at(Stage::SavedResult)
+/// What is left out of a report: one file that is damaged does not cost the rest of it.
+struct Gaps<'a> {
+    dir: &'a Path,
+    all: Vec<String>,
+}
+
+impl Gaps<'_> {
+    /// The value, or nothing and why. `advice` says what to do, if there is anything.
+    fn or_left_out<T>(&mut self, read: Result<T>, advice: &str) -> Option<T> {
+        let error = match read {
+            Ok(value) => return Some(value),
+            Err(error) => error,
+        };
+        let cause = error.core().map_or_else(|| error.to_string(), ToString::to_string);
+        let advice = if advice.is_empty() { String::new() } else { format!("; {advice}") };
+        self.all.push(format!("left out: {cause}{advice}"));
+        None
+    }
+
+    /// A file of the run; `None` if it does not exist or is damaged.
+    fn load<T: DeserializeOwned>(&mut self, name: &str, advice: &str) -> Option<T> {
+        self.or_left_out(read_json(&self.dir.join(name)).at(Stage::SavedResult), advice).flatten()
+    }
 }

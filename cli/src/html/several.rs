@@ -4,9 +4,10 @@ use super::chart::{Bar, BarChart, LineChart, Series, Style};
 use super::differences::differences;
 use super::one::state;
 use super::page::page as document;
-use super::record::Record;
+use super::record::{Record, State};
 use super::sections::flatness;
-use super::words::{megabytes, table, texts};
+use super::words::{is_drawn, megabytes, table, texts};
+use crate::comparison::probability;
 use crate::error::{At, Result, Stage};
 use crate::report::{cell, duration};
 use maud::{html, Markup};
@@ -22,6 +23,9 @@ pub fn page(records: &[Record]) -> Result<String> {
         names.iter().zip(records).filter_map(|(n, r)| Some((n.clone(), r.flatness.as_ref()?))).collect();
     let body = html! {
         h1 { (records.len()) " runs" }
+        @for (name, record) in names.iter().zip(records) {
+            @for gap in &record.gaps { p class="warning" { (name) ": " (gap) } }
+        }
         (results(&names, records))
         (paired(&names, records)?)
         (losses(&names, records))
@@ -81,7 +85,7 @@ fn results(names: &[String], records: &[Record]) -> Markup {
         .iter()
         .map(|metric| {
             let bar = |(name, record): (&String, &Record)| {
-                let (value, error) = value(record, metric)?;
+                let (value, error) = value(record, metric).filter(|(value, _)| is_drawn(metric, *value))?;
                 Some(Bar::new(name, value, error))
             };
             BarChart::new(metric.heading(), metric.heading(), names.iter().zip(records).filter_map(bar).collect())
@@ -95,24 +99,39 @@ fn results(names: &[String], records: &[Record]) -> Markup {
     }
 }
 
+/// Why two runs cannot be compared image by image, `None` if they can.
+fn unlike(a: &Record, b: &Record) -> Option<&'static str> {
+    if [a, b].iter().any(|record| record.state != State::Finished) {
+        Some("not both are finished")
+    } else if a.recipe.task != b.recipe.task {
+        Some("their tasks differ")
+    } else if !same_images(a, b) {
+        Some("they were not measured on the same images")
+    } else if !a.images.iter().any(|own| b.images.iter().any(|other| other.metric == own.metric)) {
+        Some("what was measured on single images was not kept; `qdrop compare` measures it")
+    } else {
+        None
+    }
+}
+
 /// Whether two runs were measured on the same images.
 fn same_images(a: &Record, b: &Record) -> bool {
     let images = |record: &Record| {
         let recipe = &record.recipe;
         let measured = record.summary.as_ref().map(|summary| (summary.quantized.images, summary.quantized.broken));
         let root = recipe.data_root.as_ref().map(|root| recipe.resolve("data_root", root));
-        (recipe.task.clone(), recipe.data.name.clone(), recipe.data.params.clone(), root, measured)
+        (recipe.data.name.clone(), recipe.data.params.clone(), root, measured)
     };
-    a.summary.is_some() && images(a) == images(b)
+    images(a) == images(b)
 }
 
 /// Differences from the first run, image by image.
 fn paired(names: &[String], records: &[Record]) -> Result<Markup> {
     let (Some(first), Some(name)) = (records.first(), names.first()) else { return Ok(html! {}) };
-    let (mut rows, mut bars, mut unlike): (Vec<_>, Vec<(Metric, Bar)>, Vec<&String>) = Default::default();
+    let (mut rows, mut bars, mut others): (Vec<_>, Vec<(Metric, Bar)>, Vec<String>) = Default::default();
     for (other, record) in names.iter().zip(records).skip(1) {
-        if !same_images(first, record) {
-            unlike.push(other);
+        if let Some(why) = unlike(first, record) {
+            others.push(format!("{other} is not compared with {name}: {why}."));
             continue;
         }
         for a in &first.images {
@@ -125,7 +144,7 @@ fn paired(names: &[String], records: &[Record]) -> Result<Markup> {
                 metric.heading(),
                 format!("{sign}{}", cell(metric, *difference, *difference_standard_error)),
             ];
-            let counts = counts.map(|c| [c.only_a.to_string(), c.only_b.to_string(), format!("{:.2e}", c.mcnemar_p)]);
+            let counts = counts.map(|c| [c.only_a.to_string(), c.only_b.to_string(), probability(c.mcnemar_p)]);
             row.extend(counts.unwrap_or_default());
             rows.push(row);
             bars.push((metric.clone(), Bar::new(other, *difference, *difference_standard_error)));
@@ -148,12 +167,7 @@ fn paired(names: &[String], records: &[Record]) -> Result<Markup> {
             p class="note" { "Standard errors of the differences in parentheses: they are smaller than those of the runs, because most images are easy or hard for both." }
             div class="charts" { @for chart in charts.iter().filter(|chart| !chart.bars.is_empty()) { (chart.figure()) } }
         }
-        @for other in &unlike {
-            p class="note" { (other) " is not finished, or was not measured on the same images as " (name) "." }
-        }
-        @if rows.is_empty() && unlike.is_empty() {
-            p class="note" { "Nothing was measured on single images; `qdrop compare` measures two results so." }
-        }
+        @for other in &others { p class="note" { (other) } }
     })
 }
 

@@ -1,6 +1,7 @@
 //! Numbers and tables of the report as text and HTML.
 
 use maud::{html, Markup};
+use qdrop_core::task::{Metric, MetricUnit};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// A table of numbers, aligned to the right: the first column heads its rows. It scrolls sideways where the page is too narrow.
@@ -53,6 +54,11 @@ pub fn or_nothing(value: Option<f64>) -> String {
 /// A share as percent.
 pub fn percent(share: f64) -> String {
     format!("{:.2}", 100.0 * share)
+}
+
+/// Whether a bar can show the value. Percentages are negative where there was nothing to measure, as the COCO benchmark has it.
+pub fn is_drawn(metric: &Metric, value: f64) -> bool {
+    value.is_finite() && (value >= 0.0 || metric.unit != MetricUnit::Percent)
 }
 
 /// Bytes as megabytes.

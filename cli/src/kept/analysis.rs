@@ -1,6 +1,6 @@
-//! What single layers lose, and bits that were chosen from it.
+//! What single layers lose.
 
-use qdrop_core::pipeline::{NetworkCost, Sensitivity, SiteBits};
+use qdrop_core::pipeline::Sensitivity;
 use qdrop_core::report::SiteReport;
 use qdrop_core::task::Metric;
 use serde::{Deserialize, Serialize};
@@ -29,18 +29,4 @@ impl Analysis {
     pub fn bits(&self) -> Vec<u32> {
         self.sensitivities.iter().map(|one| one.bits).collect::<BTreeSet<u32>>().into_iter().collect()
     }
-}
-
-/// Bits that were chosen for single layers, as `quant.mixed` asks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct ChosenBits {
-    /// The budget as the recipe says it.
-    pub target: String,
-    /// The bits that were chosen from.
-    pub choices: Vec<u32>,
-    /// The chosen bits, in the order of execution.
-    pub bits: Vec<SiteBits>,
-    /// What the network takes with them.
-    pub cost: NetworkCost,
 }

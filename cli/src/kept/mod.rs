@@ -2,14 +2,14 @@
 
 mod analysis;
 mod flatness;
+mod output;
 
-pub use analysis::{Analysis, ChosenBits};
+pub use analysis::Analysis;
 pub use flatness::{Curves, Flatness};
+pub(crate) use output::check_output;
 
 /// The result of the float evaluation.
 pub(crate) const FLOAT_FILE: &str = "float.json";
-/// The bits that were chosen for single layers.
-pub(crate) const BITS_FILE: &str = "bits.json";
 /// What single layers lose.
 pub(crate) const SENSITIVITY_FILE: &str = "sensitivity.json";
 /// What quantization did at each site, of a run without units.

@@ -2,8 +2,10 @@
 
 use super::Run;
 use crate::error::{At, Result, Stage};
-use crate::kept::{Analysis, ChosenBits};
+use crate::kept::Analysis;
 use qdrop_core::pipeline::{Session, Subject};
+use qdrop_core::progress::{Event, Progress};
+use qdrop_core::recipe::MixedRecipe;
 
 /// Images on which layers are measured before bits are chosen.
 const CHOOSING_IMAGES: usize = 128;
@@ -17,27 +19,24 @@ impl Run<'_> {
     /// Those of [`check`](Self::check), weights or images are not given, the task does not compare networks, or the work was
     /// cancelled.
     pub fn analyze(&self, images: usize) -> Result<Analysis> {
-        self.measure_alone(images, &Analysis::BITS, &|_, _| true)
+        self.measure_alone(images, &Analysis::BITS, &|_, _| true, &self.progress)
     }
 
     /// Chooses the bits of single layers, if the recipe asks for it (`quant.mixed`), from what each of them alone loses on the first
-    /// 128 calibration images. The chosen bits become overrides of the recipe. [`quantize`](Self::quantize) does this for a new run,
-    /// unless it was done before; `None` if the recipe does not ask for it.
+    /// 128 calibration images. The recipe has them then. [`quantize`](Self::quantize) does this for a new run, unless it was done before;
+    /// `None` if the recipe does not ask for it.
     ///
     /// # Errors
     /// Those of [`analyze`](Self::analyze), or nothing is within the budget.
-    pub fn choose_bits(&mut self) -> Result<Option<&ChosenBits>> {
-        let Some(mixed) = self.recipe.quant.mixed.clone() else {
-            return Ok(self.chosen.as_ref().map(|(chosen, _)| chosen));
-        };
-        let images = self.recipe.calibration.images.min(CHOOSING_IMAGES);
-        let asked = |session: &Session<'_>, subject: &Subject| session.chooses(&mixed, subject);
-        let analysis = self.measure_alone(images, &mixed.choices, &asked)?;
-        let (recipe, bits) = self.session()?.choose_bits(&analysis.sensitivities).at(Stage::Analysis)?;
-        self.recipe = recipe;
-        let cost = self.session()?.cost().at(Stage::Analysis)?;
-        let chosen = ChosenBits { target: mixed.target.to_string(), choices: mixed.choices, bits, cost };
-        Ok(Some(&self.chosen.insert((chosen, analysis)).0))
+    pub fn choose_bits(&mut self) -> Result<Option<&MixedRecipe>> {
+        if let Some(mixed) = self.recipe.quant.mixed.clone().filter(|mixed| mixed.chosen.is_none()) {
+            let images = self.recipe.calibration.images.min(CHOOSING_IMAGES);
+            let asked = |session: &Session<'_>, subject: &Subject| session.chooses(&mixed, subject);
+            let analysis = self.measure_alone(images, &mixed.choices, &asked, &Preparing(&self.progress))?;
+            self.recipe = self.session()?.choose_bits(&analysis.sensitivities).at(Stage::Analysis)?;
+            self.choice = Some(analysis);
+        }
+        Ok(self.recipe.quant.mixed.as_ref())
     }
 
     /// Measures the parts of the network that `asked` names alone at each of `bits`.
@@ -46,6 +45,7 @@ impl Run<'_> {
         images: usize,
         bits: &[u32],
         asked: &dyn Fn(&Session<'_>, &Subject) -> bool,
+        progress: &dyn Progress,
     ) -> Result<Analysis> {
         let mut recipe = self.recipe.clone();
         recipe.calibration.images = images;
@@ -58,13 +58,28 @@ impl Run<'_> {
         let (mut model, place) = session.float_network().at(Stage::FloatNetwork)?;
         self.tell(place);
         let cache = session.cache(std::env::temp_dir());
-        let set = session.calibration_images(&cache, &self.progress).at(Stage::CalibrationImages)?;
-        session.prepare(&mut model, &set.images, &self.progress).at(Stage::Preparation)?;
+        let set = session.calibration_images(&cache, progress).at(Stage::CalibrationImages)?;
+        session.prepare(&mut model, &set.images, progress).at(Stage::Preparation)?;
         let images = set.images.samples();
         let asked = |subject: &Subject| asked(&session, subject);
-        let sites = session.sites(&model, &set.images, &self.progress).at(Stage::Analysis)?;
-        let sensitivities = session.sensitivities(&model, (set.images, cache), bits, &asked, &self.progress);
+        let sites = session.sites(&model, &set.images, progress).at(Stage::Analysis)?;
+        let sensitivities = session.sensitivities(&model, (set.images, cache), bits, &asked, progress);
         let sensitivities = sensitivities.at(Stage::Analysis)?;
         Ok(Analysis { metrics: session.task().deviation_metrics(), sensitivities, images, sites })
+    }
+}
+
+/// Leaves out what the preparations did, which the run that follows says.
+struct Preparing<'a>(&'a dyn Progress);
+
+impl Progress for Preparing<'_> {
+    fn event(&self, event: Event<'_>) {
+        if !matches!(event, Event::Prepared { .. }) {
+            self.0.event(event);
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
     }
 }

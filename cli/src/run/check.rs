@@ -99,11 +99,38 @@ fn check_shared(session: &Session<'_>, variant: &Session<'_>) -> qdrop_core::Res
     if recipe.calibration.images != other.calibration.images {
         return refused("calibration.images", "all networks of a run are calibrated with the same images");
     }
-    if other.quant.mixed.is_some() && recipe.quant.mixed != other.quant.mixed {
-        return refused("quant.mixed", "bits are chosen once, before the run; write a recipe of its own");
-    }
+    check_shared_bits(session, variant)?;
     if recipe.cache != other.cache {
         return refused("cache", "all networks of a run share the cached values");
     }
     Ok(())
+}
+
+/// Checks that a variant has the bits that are chosen for the recipe, or chooses none.
+fn check_shared_bits(session: &Session<'_>, variant: &Session<'_>) -> qdrop_core::Result<()> {
+    let (quant, other) = (&session.recipe().quant, &variant.recipe().quant);
+    let Some(mixed) = &other.mixed else { return Ok(()) };
+    let refused = |key: &str, why: &str| {
+        let advice = "add `quant.mixed: null` for a network without chosen bits, or write a recipe of its own";
+        Err(Core::setting(key, format!("a variant cannot change it: {why}; {advice}")))
+    };
+    if quant.mixed.as_ref() != Some(mixed) {
+        return refused("quant.mixed", "bits are chosen once, before the run");
+    }
+    for (key, kind, before, after) in [
+        ("quant.weight.bits", SiteKind::Weight, quant.weight.bits, other.weight.bits),
+        ("quant.activation.bits", SiteKind::Activation, quant.activation.bits, other.activation.bits),
+    ] {
+        if mixed.chooses(kind) && before != after {
+            return refused(key, "the bits of these layers are chosen");
+        }
+    }
+    let free = |session: &Session<'_>| -> qdrop_core::Result<Vec<(SiteKind, String)>> {
+        let plans = session.plans()?.into_iter().filter(|plan| plan.common_bits && mixed.chooses(plan.site.kind));
+        Ok(plans.map(|plan| (plan.site.kind, plan.site.name)).collect())
+    };
+    match free(session)? == free(variant)? {
+        true => Ok(()),
+        false => refused("quant", "the bits that are chosen would be those of other layers"),
+    }
 }

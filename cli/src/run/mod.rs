@@ -11,7 +11,7 @@ pub use plan::Plan;
 use crate::error::{At, Result, Stage};
 use crate::evaluation::Evaluated;
 use crate::extras::Extras;
-use crate::kept::{Analysis, ChosenBits};
+use crate::kept::Analysis;
 use crate::recipes::of_manifest;
 use crate::report::Row;
 use qdrop_core::dataset::Split;
@@ -48,8 +48,8 @@ pub struct Run<'a> {
     checked: OnceLock<Check>,
     /// The result of [`Run::check_float`], once it has run.
     float_sample: Option<Option<FloatSample>>,
-    /// The result of [`Run::choose_bits`] with its measurements, once bits were chosen.
-    chosen: Option<(ChosenBits, Analysis)>,
+    /// What [`Run::choose_bits`] measured, once bits were chosen.
+    choice: Option<Analysis>,
 }
 
 /// Where checkpoints and results are saved.
@@ -91,8 +91,8 @@ impl<'a> Run<'a> {
         let device = candle_core::Device::Cpu;
         let (kept, progress) = (Kept::Nothing, WarnOnce::new(&Silent));
         let (device_name, checked) = ("cpu".into(), OnceLock::new());
-        let (float_sample, chosen) = (None, None);
-        Ok(Self { recipe, registries, device, device_name, kept, progress, checked, float_sample, chosen })
+        let (float_sample, choice) = (None, None);
+        Ok(Self { recipe, registries, device, device_name, kept, progress, checked, float_sample, choice })
     }
 
     /// Opens the interrupted run in the folder `dir`. It resumes where it was stopped, and its result is bit-identical

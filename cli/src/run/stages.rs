@@ -3,7 +3,7 @@
 use super::{Kept, Outcome, Run};
 use crate::error::{At, Error, Result, Stage};
 use crate::html::html_report;
-use crate::kept::{variant_file, BITS_FILE, FLOAT_FILE, IMAGES_FILE, REPORT_FILE, SENSITIVITY_FILE, SITES_FILE};
+use crate::kept::{variant_file, FLOAT_FILE, IMAGES_FILE, REPORT_FILE, SENSITIVITY_FILE, SITES_FILE};
 use crate::report::{float_row, table, Row};
 use qdrop_core::cache::CacheBudget;
 use qdrop_core::memory::peak_resident;
@@ -28,8 +28,7 @@ pub fn quantize(mut run: Run<'_>) -> Result<Outcome> {
             let recipe = session.recipe().to_yaml().at(Stage::RunDirectory)?;
             let manifest = Manifest::new(recipe, &weights, &run.device_name).at(Stage::RunDirectory)?;
             let directory = RunDirectory::create(&dir, &manifest).at(Stage::RunDirectory)?;
-            if let Some((chosen, analysis)) = &run.chosen {
-                directory.store(BITS_FILE, chosen).at(Stage::RunDirectory)?;
+            if let Some(analysis) = &run.choice {
                 directory.store(SENSITIVITY_FILE, analysis).at(Stage::RunDirectory)?;
             }
             (directory, manifest)
@@ -98,6 +97,7 @@ fn run_stages(
         recipe: recipe.name.clone(),
         setting: recipe.quant.setting.to_string(),
         bits: recipe.bits(),
+        mixed: recipe.quant.mixed.as_ref().map(|mixed| mixed.target.to_string()),
         seed: recipe.seed,
         reconstruction: recipe.reconstruction.name.clone(),
         float: float_measured,

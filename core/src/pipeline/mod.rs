@@ -34,7 +34,6 @@ pub use evaluate::{evaluate, Look};
 pub use flatness::{Batches, Curve, CurvePoint, Direction};
 pub use load::{calibration_images, load_ahead, load_batch, too_few_images, Batch, CalibrationSet, Part};
 pub use measure::ShownNetwork;
-pub use mixed::SiteBits;
 pub use pairs::{evaluate_pairs, Pair, PairMeasurement};
 pub use plan::{plan_sites, SitePlan};
 pub use reconstruct::{reconstruct, Resources};

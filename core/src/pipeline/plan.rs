@@ -17,7 +17,7 @@ pub struct SitePlan {
     pub site: Site,
     /// The grid.
     pub spec: QuantSpec,
-    /// Whether its bits are those of all sites of its kind, and neither the setting nor an override gives it others.
+    /// Whether its bits are those of all sites of its kind, or chosen: neither the setting nor an override gives it others.
     pub common_bits: bool,
     /// The observer, and its place in the recipe.
     pub observer: (Strategy, String),
@@ -28,14 +28,15 @@ pub struct SitePlan {
 /// Applies the recipe's setting and overrides to the sites of a network.
 ///
 /// # Errors
-/// An override's glob is malformed or matches nothing.
+/// An override's glob is malformed or matches nothing, or bits that were chosen are not those of the network's layers.
 pub fn plan_sites(graph: &Graph, quant: &QuantRecipe) -> Result<Vec<SitePlan>> {
     let matchers = quant.overrides.iter().enumerate().map(|(i, o)| matcher(i, o)).collect::<Result<Vec<_>>>()?;
     let mut used = vec![false; matchers.len()];
     let mut plans = Vec::new();
     for site in quantization_sites(graph) {
+        let chosen = quant.mixed.as_ref().and_then(|mixed| mixed.chosen.as_ref()?.of(site.kind).get(&site.name)).copied();
         let unit = graph.units().iter().find(|u| u.subgraph.contains(site.node)).map(|u| u.name.as_str());
-        let mut plan = Some(base_plan(site, quant));
+        let mut plan = Some(base_plan(site, quant, chosen));
         for (i, (o, matcher)) in quant.overrides.iter().zip(&matchers).enumerate() {
             let Some(current) = &mut plan else { break };
             if !matcher.is_match(&current.site.name) && !unit.is_some_and(|u| matcher.is_match(u)) {
@@ -66,8 +67,39 @@ pub fn plan_sites(graph: &Graph, quant: &QuantRecipe) -> Result<Vec<SitePlan>> {
             let message = format!("'{}' matches no unit or layer of the network", quant.overrides[i].pattern);
             Err(Error::setting(format!("quant.overrides[{i}].match"), message))
         }
-        None => Ok(plans),
+        None => {
+            check_chosen(quant, &plans)?;
+            Ok(plans)
+        }
     }
+}
+
+/// Checks that the chosen bits are those of all layers that get them neither from the setting nor from an override, and of no others.
+fn check_chosen(quant: &QuantRecipe, plans: &[SitePlan]) -> Result<()> {
+    let Some(chosen) = quant.mixed.as_ref().and_then(|mixed| mixed.chosen.as_ref()) else { return Ok(()) };
+    for kind in [SiteKind::Weight, SiteKind::Activation] {
+        let of_kind = chosen.of(kind);
+        let refused = |message: String| {
+            let message = format!("{message}; leave out `chosen`, and bits are chosen anew");
+            Err(Error::setting(format!("quant.mixed.chosen.{}", kind.name()), message))
+        };
+        let plan_of = |name: &str| plans.iter().find(|plan| plan.site.kind == kind && plan.site.name == name);
+        for name in of_kind.keys() {
+            match plan_of(name) {
+                Some(plan) if plan.common_bits => {}
+                Some(_) => return refused(format!("'{name}' gets its bits from the setting or an override")),
+                None => return refused(format!("the network quantizes no {} of '{name}'", kind.name())),
+            }
+        }
+        let missing = |plan: &&SitePlan| {
+            plan.site.kind == kind && plan.common_bits && !of_kind.contains_key(&plan.site.name)
+        };
+        let asked = kind == SiteKind::Weight || !of_kind.is_empty();
+        if let Some(plan) = plans.iter().find(missing).filter(|_| asked) {
+            return refused(format!("the bits of '{}' are missing", plan.site.name));
+        }
+    }
+    Ok(())
 }
 
 fn matcher(index: usize, o: &Override) -> Result<GlobMatcher> {
@@ -75,7 +107,7 @@ fn matcher(index: usize, o: &Override) -> Result<GlobMatcher> {
     Ok(glob.compile_matcher())
 }
 
-fn base_plan(site: Site, quant: &QuantRecipe) -> SitePlan {
+fn base_plan(site: Site, quant: &QuantRecipe, chosen: Option<u32>) -> SitePlan {
     let (path, tensor, axis) = match site.kind {
         SiteKind::Weight => ("quant.weight", &quant.weight, 0),
         SiteKind::Activation => ("quant.activation", &quant.activation, 1),
@@ -91,7 +123,7 @@ fn base_plan(site: Site, quant: &QuantRecipe) -> SitePlan {
         GranularityRecipe::PerTensor => Granularity::PerTensor,
         GranularityRecipe::PerChannel => Granularity::PerAxis(axis),
     };
-    let bits = if high { HIGH_BITS } else { tensor.bits };
+    let bits = if high { HIGH_BITS } else { chosen.unwrap_or(tensor.bits) };
     SitePlan {
         site,
         spec: QuantSpec { bits, symmetric: tensor.symmetric, granularity },

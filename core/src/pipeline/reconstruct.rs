@@ -97,10 +97,12 @@ pub fn reconstruct(
             }
             None => {
                 let models = (&mut *model, &float);
+                let clock = Clock::of(unit, start, resources)?;
+                let number = (index, costs[index]);
                 let mut report =
-                    reconstruct_unit(models, reconstructor, &mut values, unit, (index, costs[index]), observers)?;
+                    reconstruct_unit(models, reconstructor, &mut values, unit, number, observers, &clock)?;
                 // The report includes the time to advance the cached values.
-                report.seconds = start.elapsed().as_secs_f64();
+                report.seconds = clock.seconds();
                 report.memory_bytes = resident();
                 report
             }
@@ -141,8 +143,8 @@ fn reconstruct_network(
     index: usize,
     resources: &Resources<'_>,
 ) -> Result<UnitReport> {
-    let start = Instant::now();
     let unit = network_unit(model.graph())?;
+    let clock = Clock::of(&unit, Instant::now(), resources)?;
     let part = &unit.subgraph;
     if let Some(folder) = resources.checkpoints {
         if let Some((tensors, report)) = folder.unit(index, &unit.name, model.device())? {
@@ -164,10 +166,10 @@ fn reconstruct_network(
     let before = model.grids(unit.nodes())?;
     let task = UnitTask::new(model, &unit, index, samples)?.of_float(float);
     let reconstruct = |task: &mut UnitTask<'_>, context: &Context<'_>| reconstructor.reconstruct_network(task, context);
-    let report = with_context(task, resources, reconstruct)?;
+    let report = with_context(task, resources, &clock, reconstruct)?;
     let inputs = std::slice::from_ref(&resources.images);
     let sites = sites((float, model), part, &before, [inputs, inputs])?;
-    let report = UnitReport { seconds: start.elapsed().as_secs_f64(), memory_bytes: resident(), sites, ..report };
+    let report = UnitReport { seconds: clock.seconds(), memory_bytes: resident(), sites, ..report };
     keep(model, &unit, index, &report, resources)?;
     Ok(report)
 }
@@ -176,11 +178,12 @@ fn reconstruct_network(
 fn with_context(
     mut task: UnitTask<'_>,
     resources: &Resources<'_>,
+    clock: &Clock,
     reconstruct: impl FnOnce(&mut UnitTask<'_>, &Context<'_>) -> Result<UnitReport>,
 ) -> Result<UnitReport> {
     let Resources { random, progress, checkpoints, engine, .. } = *resources;
     let device = task.model().device().clone();
-    let keeper = checkpoints.map(|folder| Keeper { folder, unit: task.name, device });
+    let keeper = checkpoints.map(|folder| Keeper { folder, unit: task.name, device, clock });
     let interruption = keeper.as_ref().map_or(&Forget as &dyn Interruption, |k| k);
     let report = reconstruct(&mut task, &Context { random, progress, interruption, engine })?;
     Ok(UnitReport { soft_share: task.soft_share(), ..report })
@@ -193,6 +196,7 @@ fn reconstruct_unit(
     unit: &Unit,
     (index, cost): (usize, f64),
     observers: Option<&Observers<'_>>,
+    clock: &Clock,
 ) -> Result<UnitReport> {
     let get = |values: &HashMap<NodeId, Arc<CachedValues>>, ids: &[NodeId]| -> Result<Vec<_>> {
         let missing = || Error::graph(&unit.name, "a cached value is missing");
@@ -218,9 +222,29 @@ fn reconstruct_unit(
     let before = model.grids(unit.nodes())?;
     let inputs = [samples.float_inputs.clone(), samples.quantized_inputs.clone()];
     let task = UnitTask::new(model, unit, index, samples)?.of_float(float).of_cost(cost);
-    let report = with_context(task, values.resources, |task, context| reconstructor.reconstruct(task, context))?;
+    let report =
+        with_context(task, values.resources, clock, |task, context| reconstructor.reconstruct(task, context))?;
     let sites = sites((float, model), part, &before, [&inputs[0], &inputs[1]])?;
     Ok(UnitReport { sites, ..report })
+}
+
+/// The time that a unit takes, over all processes that work on it.
+struct Clock {
+    /// When this process began with it.
+    start: Instant,
+    /// Seconds that earlier ones took until they were interrupted.
+    earlier: f64,
+}
+
+impl Clock {
+    fn of(unit: &Unit, start: Instant, resources: &Resources<'_>) -> Result<Self> {
+        let earlier = resources.checkpoints.map(|folder| folder.interrupted_seconds(&unit.name)).transpose()?;
+        Ok(Self { start, earlier: earlier.unwrap_or(0.0) })
+    }
+
+    fn seconds(&self) -> f64 {
+        self.earlier + self.start.elapsed().as_secs_f64()
+    }
 }
 
 /// Saves the state of an interrupted unit in the checkpoint folder.
@@ -228,6 +252,7 @@ struct Keeper<'a> {
     folder: &'a CheckpointFolder,
     unit: &'a str,
     device: Device,
+    clock: &'a Clock,
 }
 
 impl Interruption for Keeper<'_> {
@@ -236,6 +261,6 @@ impl Interruption for Keeper<'_> {
     }
 
     fn keep(&self, state: &Interrupted) -> Result<()> {
-        self.folder.keep_interrupted(self.unit, state)
+        self.folder.keep_interrupted(self.unit, state, self.clock.seconds())
     }
 }

@@ -11,7 +11,7 @@ use crate::graph::{network_unit, Graph, NodeId, SiteKind, Subgraph};
 use crate::head::ImageSize;
 use crate::inference::Inference;
 use crate::model::{Precision, QuantModel};
-use crate::progress::{Event, Progress, Silent};
+use crate::progress::{Event, Progress};
 use crate::report::SiteReport;
 use crate::task::{ImageValues, Measurement};
 use candle_core::Tensor;
@@ -51,6 +51,12 @@ struct Part {
     nodes: BTreeSet<NodeId>,
 }
 
+impl Part {
+    fn has(&self, plan: &SitePlan) -> bool {
+        plan.site.kind == self.subject.kind && self.nodes.contains(&plan.site.node)
+    }
+}
+
 impl Session<'_> {
     /// Measures each layer and each unit that `is_asked` names alone at each of `bits`, weights and activations apart, in the float
     /// network `model`: with the recipe's observers and nearest rounding, on the images. The result is in the order of execution,
@@ -72,7 +78,12 @@ impl Session<'_> {
         self.check_deviates("task")?;
         let metrics = self.task().deviation_metrics();
         let plans = self.plans_of(model.graph())?;
-        let calibrated = bits.iter().map(|bits| self.at_bits(model, &plans, *bits, &images, progress));
+        let graph = model.graph();
+        let mut parts = parts(graph, &plans);
+        parts.retain(|part| is_asked(&part.subject));
+        let is_part = |plan: &SitePlan| parts.iter().any(|part| part.has(plan));
+        let asked: Vec<SitePlan> = plans.iter().filter(|plan| is_part(plan)).cloned().collect();
+        let calibrated = bits.iter().map(|bits| self.at_bits(model, &asked, *bits, &images, progress));
         let calibrated = calibrated.collect::<Result<Vec<_>>>()?;
         let random = self.random();
         let resources = Resources {
@@ -84,9 +95,6 @@ impl Session<'_> {
             merge: &[],
             checkpoints: None,
         };
-        let graph = model.graph();
-        let mut parts = parts(graph, &plans);
-        parts.retain(|part| is_asked(&part.subject));
         let mut front = HashMap::from([(graph.input(), images)]);
         let mut done = BTreeSet::from([graph.input()]);
         let mut float: Option<Vec<Vec<Tensor>>> = None;
@@ -172,7 +180,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// A copy of the float network with all quantizers at so many bits, and their ranges observed.
+    /// A copy of the float network with the quantizers of `plans` at so many bits, and their ranges observed.
     fn at_bits(
         &self,
         model: &QuantModel,
@@ -187,7 +195,7 @@ impl Session<'_> {
         let mut copy = model.float_copy();
         let plans = with_bits(plans, bits);
         self.place(&mut copy, &plans)?;
-        self.calibrate(&mut copy, &plans, (images, 0), &Silent)?;
+        self.calibrate(&mut copy, &plans, (images, 0), progress)?;
         Ok(copy)
     }
 
@@ -200,8 +208,7 @@ impl Session<'_> {
         plans: &[SitePlan],
         bits: u32,
     ) -> Result<QuantModel> {
-        let own = |plan: &&SitePlan| plan.site.kind == part.subject.kind && part.nodes.contains(&plan.site.node);
-        let plans: Vec<SitePlan> = plans.iter().filter(own).cloned().collect();
+        let plans: Vec<SitePlan> = plans.iter().filter(|plan| part.has(plan)).cloned().collect();
         self.copy_with_grids(model, calibrated, &with_bits(&plans, bits))
     }
 

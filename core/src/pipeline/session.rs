@@ -369,7 +369,7 @@ impl<'a> Session<'a> {
     /// Calibration or reconstruction fails, a checkpoint is damaged or cannot be written, or the run was cancelled; bits
     /// were not [chosen](Self::choose_bits) yet, as the recipe asks.
     pub fn quantize(&self, mut model: QuantModel, resources: &Resources<'_>) -> Result<RunResult> {
-        if self.recipe.quant.mixed.is_some() {
+        if self.recipe.quant.mixed.as_ref().is_some_and(|mixed| mixed.chosen.is_none()) {
             let message = "the bits of single layers are to be chosen before a network is quantized";
             return Err(Error::setting("quant.mixed", message));
         }

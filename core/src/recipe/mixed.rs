@@ -1,8 +1,12 @@
 //! `quant.mixed`: bits that are chosen for each layer under a budget.
 
+use super::check_bits;
 use crate::error::{Error, Result};
+use crate::graph::SiteKind;
 use bytesize::ByteSize;
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+use serde_yaml::Value;
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
 
@@ -15,11 +19,79 @@ pub struct MixedRecipe {
     pub target: Target,
     /// The bits to choose from, each 1 to 16.
     pub choices: Vec<u32>,
+    /// The bits that were chosen. A run writes them into its recipe; a recipe that has them chooses no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<ChosenBits>,
+}
+
+/// Bits that were chosen, by the names of layers, in the order of execution.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChosenBits {
+    /// Bits of weights.
+    #[serde(default)]
+    pub weight: IndexMap<String, u32>,
+    /// Bits of activations; none where the target does not depend on them, and they have the recipe's.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub activation: IndexMap<String, u32>,
+}
+
+impl ChosenBits {
+    /// Those of one kind of site.
+    pub fn of(&self, kind: SiteKind) -> &IndexMap<String, u32> {
+        match kind {
+            SiteKind::Weight => &self.weight,
+            SiteKind::Activation => &self.activation,
+        }
+    }
+}
+
+impl MixedRecipe {
+    /// Whether the bits of this kind of site are chosen.
+    pub fn chooses(&self, kind: SiteKind) -> bool {
+        kind == SiteKind::Weight || matches!(self.target.budget(), Budget::Operations(_))
+    }
+
+    /// The least and the most bits of this kind of site: those that were chosen, or can be; `None` if they are not chosen.
+    pub(super) fn range(&self, kind: SiteKind) -> Option<(u32, u32)> {
+        let all: Vec<u32> = match &self.chosen {
+            Some(chosen) => chosen.of(kind).values().copied().collect(),
+            None if self.chooses(kind) => self.choices.clone(),
+            None => Vec::new(),
+        };
+        Some((all.iter().copied().min()?, all.iter().copied().max()?))
+    }
+
+    /// Checks the bits.
+    pub(super) fn validate(&self) -> Result<()> {
+        for (i, bits) in self.choices.iter().enumerate() {
+            check_bits(*bits, &format!("quant.mixed.choices[{i}]"))?;
+        }
+        if let Some(bits) = self.choices.iter().find(|b| self.choices.iter().filter(|c| c == b).count() > 1) {
+            return Err(Error::setting("quant.mixed.choices", format!("names {bits} bits twice")));
+        }
+        if self.choices.is_empty() {
+            let message = "is empty; write the bits to choose from, such as [2, 4, 8]";
+            return Err(Error::setting("quant.mixed.choices", message));
+        }
+        let most = self.choices.iter().copied().max().unwrap_or_default();
+        if matches!(self.target.budget(), Budget::AverageBits(bits) if bits > f64::from(most)) {
+            let message = format!("'{}' is more than the largest of `choices`, {most} bits", self.target);
+            return Err(Error::setting("quant.mixed.target", message));
+        }
+        let Some(chosen) = &self.chosen else { return Ok(()) };
+        for kind in [SiteKind::Weight, SiteKind::Activation] {
+            for (name, bits) in chosen.of(kind) {
+                check_bits(*bits, &format!("quant.mixed.chosen.{}.{name}", kind.name()))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A budget as a recipe says it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "Value", into = "String")]
 pub struct Target {
     text: String,
     budget: Budget,
@@ -70,11 +142,14 @@ impl FromStr for Target {
     }
 }
 
-impl TryFrom<String> for Target {
+impl TryFrom<Value> for Target {
     type Error = Error;
 
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
+    fn try_from(value: Value) -> Result<Self> {
+        match value {
+            Value::String(text) => text.parse(),
+            other => serde_yaml::to_string(&other).map_err(Error::message)?.trim_end().replace('\n', ", ").parse(),
+        }
     }
 }
 

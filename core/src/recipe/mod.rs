@@ -13,7 +13,7 @@ mod text;
 pub use edit::{apply_set, merge};
 pub use folders::Folders;
 pub use images::{CalibrationInputs, CalibrationRecipe, EvaluationRecipe};
-pub use mixed::{Budget, MixedRecipe, Target};
+pub use mixed::{Budget, ChosenBits, MixedRecipe, Target};
 pub use path::RecipePath;
 pub use registered::RecipeKind;
 pub use short::write_out;
@@ -23,7 +23,7 @@ pub use text::{parse_yaml, read_yaml};
 use crate::cache::CacheType;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-
+use crate::graph::SiteKind;
 use crate::params::{join, parse_value, ParamFolders};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize, Serializer};
@@ -178,7 +178,7 @@ pub struct QuantRecipe {
     pub weight: TensorRecipe,
     /// Activations.
     pub activation: TensorRecipe,
-    /// Bits that are chosen for each layer before the run. What is chosen becomes `overrides`.
+    /// Bits that are chosen for each layer before the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixed: Option<MixedRecipe>,
     /// Exceptions for some sites; later ones take precedence.
@@ -360,20 +360,8 @@ impl Recipe {
                 }
             }
         }
-        for (i, bits) in self.quant.mixed.iter().flat_map(|mixed| &mixed.choices).enumerate() {
-            check_bits(*bits, &format!("quant.mixed.choices[{i}]"))?;
-        }
-        let mixed = self.quant.mixed.iter();
-        let twice = mixed
-            .flat_map(|mixed| mixed.choices.iter().filter(|b| mixed.choices.iter().filter(|c| c == b).count() > 1));
-        if let Some(bits) = twice.into_iter().next() {
-            return Err(Error::setting("quant.mixed.choices", format!("names {bits} bits twice")));
-        }
-        if self.quant.mixed.as_ref().is_some_and(|mixed| mixed.choices.is_empty()) {
-            return Err(Error::setting(
-                "quant.mixed.choices",
-                "is empty; write the bits to choose from, such as [2, 4, 8]",
-            ));
+        if let Some(mixed) = &self.quant.mixed {
+            mixed.validate()?;
         }
         for (path, percent) in [
             ("calibration.max_broken_percent", self.calibration.max_broken_percent),
@@ -442,9 +430,18 @@ impl Recipe {
         self.folders.get(key).unwrap_or(&self.base_dir)
     }
 
-    /// A short name for the bit widths, such as `w2a4`.
+    /// A short name for the bit widths, such as `w2a4`. Where bits are chosen for single layers it has the least and the most of
+    /// them, such as `w2-8a4`.
     pub fn bits(&self) -> String {
-        format!("w{}a{}", self.quant.weight.bits, self.quant.activation.bits)
+        let of = |kind: SiteKind, common: u32| {
+            let chosen = self.quant.mixed.as_ref().and_then(|mixed| mixed.range(kind));
+            match chosen.unwrap_or((common, common)) {
+                (least, most) if least == most => least.to_string(),
+                (least, most) => format!("{least}-{most}"),
+            }
+        };
+        let (weight, activation) = (self.quant.weight.bits, self.quant.activation.bits);
+        format!("w{}a{}", of(SiteKind::Weight, weight), of(SiteKind::Activation, activation))
     }
 }
 

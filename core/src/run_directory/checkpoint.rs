@@ -1,6 +1,6 @@
 //! Checkpoints of one quantization: ranges, finished units, and the state of an interrupted unit.
 
-use super::{files, tensor_file};
+use super::{files, tensor_file, CHECKPOINTS};
 use crate::error::{Error, Result};
 use crate::preparation::Prepared;
 use crate::reconstructor::Interrupted;
@@ -11,8 +11,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The folder of a run's own checkpoints.
-pub(super) const CHECKPOINTS: &str = "checkpoints";
 const PREPARED: &str = "prepared.safetensors";
 const CALIBRATION: &str = "calibration.safetensors";
 const INTERRUPTED: &str = "interrupted.safetensors";
@@ -38,6 +36,9 @@ struct UnitText {
 struct InterruptedText {
     unit: String,
     losses: Vec<LossPoint>,
+    /// Time that the unit has taken so far; earlier versions did not keep it.
+    #[serde(default)]
+    seconds: f64,
 }
 
 /// Named tensors of a checkpoint.
@@ -115,11 +116,12 @@ impl CheckpointFolder {
         }
     }
 
-    /// The reports of all finished units, in their order, while a run may go on.
+    /// The reports of all finished units, in their order, while a run may go on; an error for each file that cannot be read or is
+    /// damaged.
     ///
     /// # Errors
-    /// A file cannot be read or is damaged.
-    pub fn reports(&self) -> Result<Vec<UnitReport>> {
+    /// The folder cannot be read.
+    pub fn reports(&self) -> Result<Vec<Result<UnitReport>>> {
         let entries = match std::fs::read_dir(&self.path) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -132,7 +134,7 @@ impl CheckpointFolder {
         names.retain(|name| name.starts_with("unit-") && name.ends_with(".safetensors"));
         names.sort_unstable();
         let texts = names.iter().filter_map(|name| self.read_text::<UnitText>(name).transpose());
-        texts.map(|text| Ok(text?.report)).collect()
+        Ok(texts.map(|text| Ok(text?.report)).collect())
     }
 
     /// The name of the interrupted unit, and the losses of its steps so far, if there is one.
@@ -144,6 +146,15 @@ impl CheckpointFolder {
         Ok(text.map(|text| (text.unit, text.losses)))
     }
 
+    /// Seconds that the unit took before it was interrupted; 0 if it was not.
+    ///
+    /// # Errors
+    /// The file cannot be read or is damaged.
+    pub fn interrupted_seconds(&self, unit: &str) -> Result<f64> {
+        let text = self.read_text::<InterruptedText>(INTERRUPTED)?.filter(|text| text.unit == unit);
+        Ok(text.map_or(0.0, |text| text.seconds))
+    }
+
     /// The saved state of an interrupted unit, if there is one.
     ///
     /// # Errors
@@ -153,12 +164,12 @@ impl CheckpointFolder {
         Ok(found.map(|(tensors, text)| Interrupted { losses: text.losses, tensors }))
     }
 
-    /// Saves the state of an interrupted unit.
+    /// Saves the state of a unit that is interrupted after so many seconds.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn keep_interrupted(&self, unit: &str, state: &Interrupted) -> Result<()> {
-        let text = InterruptedText { unit: unit.into(), losses: state.losses.clone() };
+    pub fn keep_interrupted(&self, unit: &str, state: &Interrupted, seconds: f64) -> Result<()> {
+        let text = InterruptedText { unit: unit.into(), losses: state.losses.clone(), seconds };
         self.write(INTERRUPTED, &state.tensors, &text)
     }
 

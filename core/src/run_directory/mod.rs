@@ -9,7 +9,7 @@
 //! | `checkpoints/` | ranges after calibration, then one file for each finished unit |
 //! | `compare/N/` | checkpoints of the recipe's N-th variant |
 //! | `float.json`, `compare-N.json` | results of finished stages |
-//! | `bits.json`, `sensitivity.json` | bits that were chosen for single layers, and what each layer alone loses |
+//! | `sensitivity.json` | what each layer alone loses, if bits were chosen from it or it was analyzed |
 //! | `sites.json` | what quantization did at each site, of a run without units; else the units' checkpoints say it |
 //! | `model.safetensors`, `summary.json` | the final result |
 //! | `images.json` | what was measured on single images |
@@ -25,7 +25,6 @@ mod manifest;
 mod tensor_file;
 
 pub use checkpoint::CheckpointFolder;
-use checkpoint::CHECKPOINTS;
 pub use events::EventLog;
 pub use files::{check_writable, read_json, write_file, write_json};
 pub use manifest::{check_weights, fingerprint_of_file, Fingerprint, Manifest};
@@ -48,7 +47,14 @@ pub const SUMMARY_FILE: &str = "summary.json";
 pub const MANIFEST_FILE: &str = "run.json";
 /// The event log.
 pub const EVENTS_FILE: &str = "events.jsonl";
-const LOCK_FILE: &str = "lock";
+/// Locked by the process that works in the directory.
+pub const LOCK_FILE: &str = "lock";
+/// The folder of the checkpoints of the recipe itself.
+pub const CHECKPOINTS: &str = "checkpoints";
+/// The folder of the checkpoints of its variants.
+pub const VARIANTS: &str = "compare";
+/// The folder of cached values that do not fit into memory.
+pub const SPILL: &str = "cache";
 /// How long to wait for the lock. A killed process holds it until the system has freed its memory.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -145,7 +151,7 @@ impl RunDirectory {
 
     /// Folder for cached values that do not fit into memory, unless the recipe names another one.
     pub fn spill_folder(&self) -> PathBuf {
-        self.path.join("cache")
+        self.path.join(SPILL)
     }
 
     /// Removes the folder of cached values, which is empty once they are freed.
@@ -158,7 +164,7 @@ impl RunDirectory {
     pub fn checkpoints(&self, variant: Option<usize>) -> CheckpointFolder {
         CheckpointFolder::new(match variant {
             None => self.path.join(CHECKPOINTS),
-            Some(i) => self.path.join("compare").join(i.to_string()),
+            Some(i) => self.path.join(VARIANTS).join(i.to_string()),
         })
     }
 

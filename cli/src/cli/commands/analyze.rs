@@ -7,11 +7,11 @@ use crate::cli::console::Console;
 use crate::error::At;
 use crate::kept::SENSITIVITY_FILE;
 use crate::report::aligned;
-use crate::{Analysis, Stage};
+use crate::{Analysis, Stage, REPORT_FILE};
 use anyhow::Result;
 use qdrop_core::pipeline::{Sensitivity, Subject};
 use qdrop_core::report::SiteReport;
-use qdrop_core::run_directory::{write_json, MANIFEST_FILE};
+use qdrop_core::run_directory::{check_writable, write_json, MANIFEST_FILE};
 use qdrop_core::task::Metric;
 use serde_json::Value;
 
@@ -20,10 +20,19 @@ const RANKED: u32 = 4;
 
 /// Prints one table of layers and one of units.
 pub fn analyze(arguments: &AnalyzeArguments, console: &Console, output: Output) -> Result<Value> {
+    let dir = &arguments.recipe.recipe;
+    let is_run = dir.join(MANIFEST_FILE).is_file();
+    let is_kept = is_run && arguments.recipe.is_unchanged();
+    if is_kept {
+        for name in [SENSITIVITY_FILE, REPORT_FILE] {
+            check_writable(&dir.join(name)).at(Stage::Saving)?;
+        }
+    } else if is_run {
+        console.line("not saved: the recipe is changed, and is not that of the run");
+    }
     let analysis = run_of(&arguments.recipe, console)?.analyze(arguments.images)?;
     let Analysis { metrics, sensitivities, images, sites, .. } = &analysis;
-    let dir = &arguments.recipe.recipe;
-    if dir.join(MANIFEST_FILE).is_file() {
+    if is_kept {
         write_json(&dir.join(SENSITIVITY_FILE), &analysis).at(Stage::Saving)?;
         console.line(&format!("saved as {}", dir.join(SENSITIVITY_FILE).display()));
         renew(dir, console)?;

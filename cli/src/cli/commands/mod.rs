@@ -21,9 +21,10 @@ use super::manual;
 use super::output::Output;
 use crate::recipes::Loader;
 use crate::{plugins, Run};
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use serde_json::Value;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 /// Runs a command.
 pub fn run(arguments: Arguments) -> Result<Value> {
@@ -65,6 +66,16 @@ pub fn run(arguments: Arguments) -> Result<Value> {
             Ok(Value::from_iter([("pages", pages)]))
         }
         Command::Bench(a) => bench::bench(&a, output),
+    }
+}
+
+/// Checks that no folder is named twice.
+fn check_distinct(dirs: &[PathBuf]) -> Result<()> {
+    let real = |dir: &PathBuf| std::fs::canonicalize(dir).unwrap_or_else(|_| dir.clone());
+    let mut seen = BTreeSet::new();
+    match dirs.iter().find(|dir| !seen.insert(real(dir))) {
+        Some(dir) => bail!("{} is named twice; name each folder once", dir.display()),
+        None => Ok(()),
     }
 }
 

@@ -4,15 +4,18 @@ use super::{run_of, Output};
 use crate::cli::arguments::RecipeArguments;
 use crate::cli::console::Console;
 use crate::report::duration;
-use crate::{Check, ChosenBits, Plan, Result, Run};
+use crate::{Check, Plan, Result, Run};
 use qdrop_core::graph::SiteKind;
 use qdrop_core::memory::gib;
 use qdrop_core::pipeline::NetworkCost;
+use qdrop_core::recipe::MixedRecipe;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// `check`: prints what was checked.
 pub fn check(arguments: &RecipeArguments, console: &Console, output: Output) -> anyhow::Result<Value> {
-    let check = run_of(arguments, console)?.check()?;
+    let run = run_of(arguments, console)?;
+    let check = run.check()?;
     let (units, weights, activations) = (check.units, check.weights, check.activations);
     output.print(&format!(
         "network: {units} units, {weights} quantized weights, {activations} quantized activations\n"
@@ -22,6 +25,9 @@ pub fn check(arguments: &RecipeArguments, console: &Console, output: Output) -> 
     }
     if let Some([calibration, evaluation]) = check.images {
         output.print(&format!("data: {calibration} calibration and {evaluation} evaluation images\n"))?;
+    }
+    if let Some(text) = to_choose(&run)? {
+        output.print(&format!("{text}\n"))?;
     }
     if let Some(text) = &check.preprocessing {
         output.print(&format!("images: {text}\n"))?;
@@ -111,17 +117,35 @@ pub fn check_float(run: &mut Run<'_>, console: &Console) -> Result<Value> {
     Ok(Value::from_iter([(sample.metric.key.as_str(), Value::from(sample.value)), ("images", sample.images.into())]))
 }
 
+/// Which bits a run will choose, if its recipe asks for it.
+fn to_choose(run: &Run<'_>) -> anyhow::Result<Option<String>> {
+    let Some(mixed) = &run.recipe().quant.mixed else { return Ok(None) };
+    let plans = run.session()?.plans()?;
+    let free = |kind: SiteKind| {
+        let of_kind = plans.iter().filter(|plan| plan.common_bits && plan.site.kind == kind).count();
+        mixed.chooses(kind).then(|| format!("{of_kind} {}s", kind.name()))
+    };
+    let what: Vec<String> = [SiteKind::Weight, SiteKind::Activation].into_iter().filter_map(free).collect();
+    let when = if mixed.chosen.is_some() { "are chosen" } else { "will be chosen when it runs" };
+    Ok(Some(format!("quant.mixed, {}: bits of {} {when}", mixed.target, what.join(" and "))))
+}
+
 /// Chooses bits for single layers, if the recipe asks for it, and says which.
 pub fn choose_bits(run: &mut Run<'_>, console: &Console) -> anyhow::Result<Value> {
-    let Some(ChosenBits { target, choices, bits, .. }) = run.choose_bits()? else { return Ok(Value::Null) };
+    let Some(MixedRecipe { target, chosen: Some(chosen), .. }) = run.choose_bits()? else { return Ok(Value::Null) };
     for kind in [SiteKind::Weight, SiteKind::Activation] {
-        let count = |choice: &u32| bits.iter().filter(|site| site.kind == kind && site.bits == *choice).count();
-        let counts: Vec<_> = choices.iter().map(|choice| format!("{} at {choice} bits", count(choice))).collect();
-        if bits.iter().any(|site| site.kind == kind) {
+        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+        chosen.of(kind).values().for_each(|bits| *counts.entry(*bits).or_default() += 1);
+        let counts: Vec<_> = counts.iter().map(|(bits, count)| format!("{count} at {}", in_bits(*bits))).collect();
+        if !counts.is_empty() {
             console.line(&format!("quant.mixed, {target}: {}s: {}", kind.name(), counts.join(", ")));
         }
     }
-    Ok(serde_json::to_value(bits)?)
+    Ok(serde_json::to_value(chosen)?)
+}
+
+fn in_bits(bits: u32) -> String {
+    format!("{bits} bit{}", if bits == 1 { "" } else { "s" })
 }
 
 /// The plan as text.

@@ -25,15 +25,13 @@ pub fn quantize(arguments: &QuantizeArguments, console: &Console, output: Output
     }
     if let Some(out) = &arguments.out {
         run = run.out(out)?;
+        interrupt::keep_state_in(out);
     }
     header(&run, console)?;
     preprocessing(&run.check()?, console);
     check_float(&mut run, console)?;
     choose_bits(&mut run, console)?;
     console.line(text(&run.plan()?).trim_end());
-    if let Some(out) = &arguments.out {
-        interrupt::keep_state_in(out);
-    }
     let outcome = run.quantize().map_err(hint)?;
     report(&outcome, console, output)
 }

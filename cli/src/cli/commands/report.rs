@@ -1,23 +1,30 @@
 //! `report`: the report of a run, or of several side by side, as one HTML file.
 
-use super::{path, Output};
+use super::{check_distinct, path, Output};
 use crate::cli::arguments::ReportArguments;
 use crate::cli::console::Console;
 use crate::error::At;
+use crate::kept::check_output;
 use crate::{html_comparison, html_report, Stage, REPORT_FILE};
 use anyhow::Result;
-use qdrop_core::run_directory::{check_writable, write_file};
+use qdrop_core::run_directory::write_file;
 use serde_json::Value;
 use std::path::Path;
 
 /// Writes the report.
 pub fn report(arguments: &ReportArguments, console: &Console, output: Output) -> Result<Value> {
-    let (text, usual) = match &arguments.dirs[..] {
-        [dir] => (html_report(dir, console)?, dir.join(REPORT_FILE)),
-        dirs => (html_comparison(dirs, console)?, REPORT_FILE.into()),
+    check_distinct(&arguments.dirs)?;
+    let usual = match &arguments.dirs[..] {
+        [dir] => dir.join(REPORT_FILE),
+        _ => REPORT_FILE.into(),
     };
     let file = arguments.out.clone().unwrap_or(usual);
-    check_writable(&file).at(Stage::Report)?;
+    // A folder that is no run is said first.
+    let text = match &arguments.dirs[..] {
+        [dir] => html_report(dir, console)?,
+        dirs => html_comparison(dirs, console)?,
+    };
+    check_output(&file, &["html", "htm"]).at(Stage::Report)?;
     write_file(&file, text.as_bytes()).at(Stage::Report)?;
     output.print(&format!("{}\n", file.display()))?;
     Ok(Value::from_iter([("report", path(&file))]))

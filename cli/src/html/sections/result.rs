@@ -1,8 +1,8 @@
 //! What was measured, and how far a run is.
 
 use super::super::chart::{Bar, BarChart};
-use super::super::record::Record;
-use super::super::words::{megabytes, table};
+use super::super::record::{Record, State};
+use super::super::words::{is_drawn, megabytes, table};
 use crate::report::{cell, duration, Row};
 use maud::{html, Markup};
 use qdrop_core::memory::gib;
@@ -56,6 +56,10 @@ pub fn progress(record: &Record) -> Markup {
             }
             @if let Some((stage, total)) = &record.log.stage { "; begun last: " (stage) ", " (total) " items" }
             ". What is not measured yet is missing below."
+            @if record.state == State::Interrupted {
+                " `qdrop resume " (record.dir.display()) "` "
+                @if record.log.units == Some(done) { "measures the result." } @else { "continues." }
+            }
         }
     }
 }
@@ -84,7 +88,10 @@ pub fn section(record: &Record) -> Markup {
     let charts: Vec<BarChart> = metrics
         .iter()
         .map(|metric| {
-            let bar = |row: &Row| Some(Bar::new(&row.name, known(row, metric)?, row.measured.standard_error(metric)));
+            let bar = |row: &Row| {
+                let value = known(row, metric).filter(|value| is_drawn(metric, *value))?;
+                Some(Bar::new(&row.name, value, row.measured.standard_error(metric)))
+            };
             BarChart::new(metric.heading(), metric.heading(), record.rows.iter().filter_map(bar).collect())
         })
         .collect();
@@ -101,7 +108,7 @@ pub fn section(record: &Record) -> Markup {
                     "; standard errors over the images in parentheses. Seed " (record.recipe.seed) ", setting " (record.recipe.quant.setting.to_string()) "."
                 }
             }
-            div class="charts" { @for chart in &charts { (chart.figure()) } }
+            div class="charts" { @for chart in charts.iter().filter(|chart| !chart.bars.is_empty()) { (chart.figure()) } }
         }
     }
 }

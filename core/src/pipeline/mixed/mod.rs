@@ -4,25 +4,13 @@ mod groups;
 mod knapsack;
 
 use super::cost::network_cost;
-use super::{plan_sites, Sensitivity, Session, SitePlan, Subject};
+use super::{Sensitivity, Session, SitePlan, Subject};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, SiteKind};
-use crate::recipe::{Budget, MixedRecipe, Override, Recipe, TensorOverride};
+use crate::recipe::{Budget, ChosenBits, MixedRecipe, Recipe};
 use groups::{groups, Alternative};
 use knapsack::{best_choices, Choice};
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-
-/// Bits that were chosen for a site.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SiteBits {
-    /// Name of the site.
-    pub name: String,
-    /// What is quantized.
-    pub kind: SiteKind,
-    /// Its bits.
-    pub bits: u32,
-}
 
 /// What a site alone loses at so many bits.
 type Losses<'a> = &'a dyn Fn(&SitePlan, u32) -> Result<f64>;
@@ -31,20 +19,19 @@ impl Session<'_> {
     /// Whether the choice of bits needs to know what this part of the network alone loses: it does of single layers, and, if the
     /// budget counts operations, of single values.
     pub fn chooses(&self, mixed: &MixedRecipe, subject: &Subject) -> bool {
-        let activations = matches!(mixed.target.budget(), Budget::Operations(_));
-        !subject.is_unit && (subject.kind == SiteKind::Weight || activations)
+        !subject.is_unit && mixed.chooses(subject.kind)
     }
 
     /// Chooses bits as `quant.mixed` of the recipe says: within the budget, the sum of what the sites alone lose is the smallest
     /// that is possible. Sites that have bits of their own from the setting or an override keep them, but they count. `sensitivities`
-    /// are measurements at each of the choices. Returns the recipe in which the chosen bits are overrides, and the bits.
+    /// are measurements at each of the choices. Returns the recipe with the chosen bits.
     ///
     /// The losses of single layers are added up, as HAWQ-V2 (arXiv 1911.03852) and others do; that layers together may lose more or
     /// less is not seen.
     ///
     /// # Errors
     /// No choice is within the budget (the error says the least that is possible), or a measurement is missing.
-    pub fn choose_bits(&self, sensitivities: &[Sensitivity]) -> Result<(Recipe, Vec<SiteBits>)> {
+    pub fn choose_bits(&self, sensitivities: &[Sensitivity]) -> Result<Recipe> {
         let metrics = self.task().deviation_metrics();
         let metric = metrics.first().ok_or_else(|| Error::message("the task measures no deviation"))?;
         let mut losses = HashMap::new();
@@ -66,12 +53,12 @@ impl Session<'_> {
         self.choose(&|_, _| Ok(0.0)).map(|_| ())
     }
 
-    fn choose(&self, losses: Losses<'_>) -> Result<(Recipe, Vec<SiteBits>)> {
+    fn choose(&self, losses: Losses<'_>) -> Result<Recipe> {
         let mut recipe = self.recipe().clone();
-        let Some(mixed) = recipe.quant.mixed.take() else { return Ok((recipe, Vec::new())) };
+        let Some(mixed) = &mut recipe.quant.mixed else { return Ok(recipe) };
         let model = self.zero_model()?;
-        let (graph, mut plans) = (model.graph(), self.plans_of(model.graph())?);
-        let groups = groups(graph, &plans, &mixed, losses)?;
+        let (graph, plans) = (model.graph(), self.plans_of(model.graph())?);
+        let groups = groups(graph, &plans, mixed, losses)?;
         if groups.is_empty() {
             let message = "the setting and the overrides leave no layer whose bits could be chosen";
             return Err(Error::setting("quant.mixed", message));
@@ -94,21 +81,17 @@ impl Session<'_> {
             .flat_map(|alternative| alternative.bits.clone())
             .collect();
         chosen.sort_unstable();
-        for (place, bits) in &chosen {
-            plans[*place].spec.bits = *bits;
+        let mut all = ChosenBits::default();
+        for (place, bits) in chosen {
+            let site = &plans[place].site;
+            let of_kind = match site.kind {
+                SiteKind::Weight => &mut all.weight,
+                SiteKind::Activation => &mut all.activation,
+            };
+            of_kind.insert(site.name.clone(), bits);
         }
-        override_bits(&mut recipe, &plans, &chosen);
-        // An override's pattern matches units too, which may have the name of one of their layers.
-        let given = plan_sites(graph, &recipe.quant)?;
-        if let Some((wanted, _)) = plans.iter().zip(&given).find(|(wanted, given)| wanted.spec != given.spec) {
-            let message = "cannot have bits of its own, because a unit with other layers has its name";
-            return Err(Error::graph(&wanted.site.name, message));
-        }
-        let site = |(place, bits): &(usize, u32)| {
-            let site = &plans[*place].site;
-            SiteBits { name: site.name.clone(), kind: site.kind, bits: *bits }
-        };
-        Ok((recipe, chosen.iter().map(site).collect()))
+        mixed.chosen = Some(all);
+        Ok(recipe)
     }
 
     /// What the groups may cost in all, `None` if it is less than nothing, and the least that the network can take, for a message.
@@ -150,28 +133,3 @@ impl Session<'_> {
 
 /// A budget that is exactly met must not be missed by the rounding of its computation.
 const ROUNDED_UP: f64 = 1.0 + 1e-12;
-
-/// Writes chosen bits as overrides, one for each name.
-fn override_bits(recipe: &mut Recipe, plans: &[SitePlan], chosen: &[(usize, u32)]) {
-    let mut overrides: Vec<(&str, Override)> = Vec::new();
-    for (place, bits) in chosen {
-        let site = &plans[*place].site;
-        let own = match overrides.iter().position(|(name, _)| *name == site.name) {
-            Some(i) => i,
-            None => {
-                let pattern = globset::escape(&site.name);
-                let (weight, activation) = (TensorOverride::default(), TensorOverride::default());
-                overrides.push((&site.name, Override { pattern, float: false, weight, activation }));
-                overrides.len() - 1
-            }
-        };
-        let change = match site.kind {
-            SiteKind::Weight => &mut overrides[own].1.weight,
-            SiteKind::Activation => &mut overrides[own].1.activation,
-        };
-        change.bits = Some(*bits);
-    }
-    // Before the overrides that give layers other strategies, whose bits are not chosen.
-    let chosen = overrides.into_iter().map(|(_, one)| one);
-    recipe.quant.overrides.splice(0..0, chosen);
-}
