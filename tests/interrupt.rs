@@ -206,6 +206,22 @@ fn the_same_signal_twice_at_once_keeps_the_state() {
     }
 }
 
+/// Nothing is kept yet, which is said.
+#[test]
+fn a_run_that_has_not_begun_is_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    // The exhaustive search of ranges at 16 bits takes minutes.
+    let mixed = "quant.mixed={target: avg 3 bits, choices: [2, 16]}";
+    let child = start(&["quantize", "demo", "--out", out.to_str().unwrap(), "--set", mixed], Stdio::null());
+    poll("the folder is made", || out.is_dir());
+    std::thread::sleep(Duration::from_millis(300));
+    let (status, stderr) = stop(child, &["-INT"]);
+    let hint = format!("error: the run had not begun, and {} is empty: repeat the command: stopped", out.display());
+    assert!(status == Some(130) && stderr.contains(&hint), "{status:?} {stderr}");
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
+}
+
 #[test]
 fn a_second_ctrl_c_ends_a_run_that_cannot_save_its_state() {
     let dir = tempfile::tempdir().unwrap();

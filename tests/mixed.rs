@@ -248,7 +248,10 @@ fn a_variant_has_the_chosen_bits_or_says_that_it_has_none() {
     for (set, message) in [
         ("quant.weight.bits: 8", "quant.weight.bits: a variant cannot change it: the bits of these layers are chosen"),
         ("quant.mixed.target: avg 2 bits", "quant.mixed: a variant cannot change it: bits are chosen once"),
-        ("quant.setting: first_weight", "quant: a variant cannot change it: the bits that are chosen would be those of"),
+        (
+            "quant.setting: first_weight",
+            "quant: a variant cannot change it: the bits that are chosen would be those of",
+        ),
         ("quant.overrides: [{match: fc, weight: {bits: 4}}, {match: conv1, weight: {bits: 4}}]", ""),
         ("quant.overrides: [{match: 'layer1.*', weight: {bits: 4}}]", "quant: a variant cannot change it"),
         ("quant.activation.bits: 8", ""),

@@ -33,7 +33,8 @@ const OWN: [&str; 15] = [
 pub(crate) fn check_output(file: &Path, extensions: &[&str]) -> Result<()> {
     if let Some(extension) = file.extension().map(|extension| extension.to_string_lossy().to_lowercase()) {
         if let Some(usual) = extensions.first().filter(|_| !extensions.contains(&&*extension)) {
-            let message = format!("would hold {}, as its name does not say; end it with .{usual}", usual.to_uppercase());
+            let message =
+                format!("would hold {}, as its name does not say; end it with .{usual}", usual.to_uppercase());
             return Err(Error::data(file, message));
         }
     }

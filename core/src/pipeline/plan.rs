@@ -34,7 +34,8 @@ pub fn plan_sites(graph: &Graph, quant: &QuantRecipe) -> Result<Vec<SitePlan>> {
     let mut used = vec![false; matchers.len()];
     let mut plans = Vec::new();
     for site in quantization_sites(graph) {
-        let chosen = quant.mixed.as_ref().and_then(|mixed| mixed.chosen.as_ref()?.of(site.kind).get(&site.name)).copied();
+        let chosen =
+            quant.mixed.as_ref().and_then(|mixed| mixed.chosen.as_ref()?.of(site.kind).get(&site.name)).copied();
         let unit = graph.units().iter().find(|u| u.subgraph.contains(site.node)).map(|u| u.name.as_str());
         let mut plan = Some(base_plan(site, quant, chosen));
         for (i, (o, matcher)) in quant.overrides.iter().zip(&matchers).enumerate() {
@@ -91,9 +92,8 @@ fn check_chosen(quant: &QuantRecipe, plans: &[SitePlan]) -> Result<()> {
                 None => return refused(format!("the network quantizes no {} of '{name}'", kind.name())),
             }
         }
-        let missing = |plan: &&SitePlan| {
-            plan.site.kind == kind && plan.common_bits && !of_kind.contains_key(&plan.site.name)
-        };
+        let missing =
+            |plan: &&SitePlan| plan.site.kind == kind && plan.common_bits && !of_kind.contains_key(&plan.site.name);
         let asked = kind == SiteKind::Weight || !of_kind.is_empty();
         if let Some(plan) = plans.iter().find(missing).filter(|_| asked) {
             return refused(format!("the bits of '{}' are missing", plan.site.name));

@@ -99,8 +99,7 @@ pub fn reconstruct(
                 let models = (&mut *model, &float);
                 let clock = Clock::of(unit, start, resources)?;
                 let number = (index, costs[index]);
-                let mut report =
-                    reconstruct_unit(models, reconstructor, &mut values, unit, number, observers, &clock)?;
+                let mut report = reconstruct_unit(models, reconstructor, &mut values, unit, number, observers, &clock)?;
                 // The report includes the time to advance the cached values.
                 report.seconds = clock.seconds();
                 report.memory_bytes = resident();
@@ -222,8 +221,7 @@ fn reconstruct_unit(
     let before = model.grids(unit.nodes())?;
     let inputs = [samples.float_inputs.clone(), samples.quantized_inputs.clone()];
     let task = UnitTask::new(model, unit, index, samples)?.of_float(float).of_cost(cost);
-    let report =
-        with_context(task, values.resources, clock, |task, context| reconstructor.reconstruct(task, context))?;
+    let report = with_context(task, values.resources, clock, |task, context| reconstructor.reconstruct(task, context))?;
     let sites = sites((float, model), part, &before, [&inputs[0], &inputs[1]])?;
     Ok(UnitReport { sites, ..report })
 }

@@ -65,7 +65,9 @@ fn folder_of(file: &Path) -> &Path {
 /// The file cannot be read or is damaged.
 pub fn read_json<T: DeserializeOwned>(file: &Path) -> Result<Option<T>> {
     match std::fs::read(file) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::data(file, format!("is damaged: {e}"))),
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::data(file, format!("is damaged: {e}")))
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("read", file)(e)),
     }

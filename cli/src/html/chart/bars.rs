@@ -15,8 +15,6 @@ pub struct BarChart {
     pub bars: Vec<Bar>,
     /// Names of the groups, for the legend; with none or one there is no legend.
     pub groups: Vec<String>,
-    /// The axis is logarithmic, and bars begin at its low end; those that are not positive have none.
-    pub log_x: bool,
 }
 
 /// A named value.
@@ -62,9 +60,9 @@ impl Bar {
 }
 
 impl BarChart {
-    /// A chart of one group on a linear axis.
+    /// A chart of one group.
     pub fn new(title: impl Into<String>, x: impl Into<String>, bars: Vec<Bar>) -> Self {
-        Self { title: title.into(), x: x.into(), bars, groups: Vec::new(), log_x: false }
+        Self { title: title.into(), x: x.into(), bars, groups: Vec::new() }
     }
 
     /// The figure.
@@ -78,17 +76,11 @@ impl BarChart {
 
     /// The values that the axis holds.
     fn range(&self) -> Option<Range> {
-        let shown = || self.bars.iter().filter(|b| drawable(b.value, self.log_x));
+        let shown = || self.bars.iter().filter(|b| drawable(b.value, false));
         shown().next()?;
         let ends = |b: &Bar| [0.0, -1.0, 1.0].map(|side| b.value + side * b.standard_error().unwrap_or(0.0));
-        let values = shown().flat_map(ends);
-        // The shortest bar of a logarithmic axis is still seen; others begin at zero.
-        let least = match self.log_x {
-            true => shown().map(|b| b.value * 0.7).fold(f64::INFINITY, f64::min),
-            false => 0.0,
-        };
-        let positive = move |v: &f64| !self.log_x || *v >= least;
-        Range::of(values.filter(positive).chain([least]), self.log_x).map(|range| range.rounded(4))
+        // Bars begin at zero.
+        Range::of(shown().flat_map(ends).chain([0.0]), false).map(|range| range.rounded(4))
     }
 
     fn drawing(&self) -> Option<(f64, Markup)> {
@@ -98,7 +90,7 @@ impl BarChart {
         let right = WIDTH - self.bars.iter().map(|b| width(&b.label())).fold(0.0, f64::max) - 8.0;
         let bottom = TOP + self.bars.len() as f64 * ROW + 2.0;
         let (scale, axis) = horizontal(range, &self.x, [left, right], bottom, 0.0);
-        let zero = if self.log_x { None } else { Some(scale.at(0.0)) };
+        let zero = scale.at(0.0);
         let content = html! {
             (rules(range, scale, TOP, bottom))
             (axis)
@@ -106,11 +98,9 @@ impl BarChart {
                 @let middle = TOP + (f64::from(row) + 0.5) * ROW;
                 text class="end small" x=(at(left - 4.0)) y=(at(middle + 4.0)) { (short_text(&bar.name, NAME)) }
                 text class="end small" x=(at(WIDTH)) y=(at(middle + 4.0)) { (bar.label()) }
-                @if drawable(bar.value, self.log_x) { (bar_at(bar, scale, zero.unwrap_or(left), middle)) }
+                @if drawable(bar.value, false) { (bar_at(bar, scale, zero, middle)) }
             }
-            @if let Some(zero) = zero {
-                line class="axis" x1=(at(zero)) x2=(at(zero)) y1=(at(TOP)) y2=(at(bottom)) {}
-            }
+            line class="axis" x1=(at(zero)) x2=(at(zero)) y1=(at(TOP)) y2=(at(bottom)) {}
         };
         Some((bottom + 40.0, content))
     }
@@ -174,38 +164,25 @@ fn entry(group: usize, name: &str) -> Entry {
 mod tests {
     use super::*;
 
-    fn chart(log_x: bool, bars: Vec<(&str, f64, Option<f64>)>) -> BarChart {
+    fn chart(bars: Vec<(&str, f64, Option<f64>)>) -> BarChart {
         let bars = bars.into_iter().map(|(name, value, error)| Bar { name: name.into(), value, error, group: 0 });
-        BarChart { title: "times".into(), x: "seconds".into(), bars: bars.collect(), groups: vec![], log_x }
+        BarChart { title: "times".into(), x: "seconds".into(), bars: bars.collect(), groups: vec![] }
     }
 
     /// Names of one character and numbers of one leave the plot from 15 to 365, with a margin of 4 at each end.
     #[test]
     fn bars_begin_at_zero() {
-        let found = chart(false, vec![("a", 8.0, None), ("b", 4.0, None)]).figure().into_string();
+        let found = chart(vec![("a", 8.0, None), ("b", 4.0, None)]).figure().into_string();
         assert!(found.contains("x=\"19\" y=\"7.5\" width=\"342\" height=\"11\""), "{found}");
         assert!(found.contains("x=\"19\" y=\"25.5\" width=\"171\" height=\"11\""), "{found}");
-        let found = chart(false, vec![("a", -8.0, None), ("b", 8.0, None)]).figure().into_string();
+        let found = chart(vec![("a", -8.0, None), ("b", 8.0, None)]).figure().into_string();
         // The number has two characters, and the axis runs from -10 to 10, which is from 19 to 354.
         assert_eq!(found.matches("width=\"134\"").count(), 2, "{found}");
     }
 
-    /// The axis runs from 0.5 (70 percent of the least value, rounded) to 100; 1 and 100 are there at log 2 and log 200.
-    #[test]
-    fn bars_of_a_logarithmic_axis_begin_at_its_end() {
-        let found = chart(true, vec![("a", 1.0, None), ("b", 100.0, None), ("c", 0.0, None)]).figure().into_string();
-        let (left, right) = (15.0, 380.0 - 3.0 * CHARACTER - 8.0);
-        let full = right - 4.0 - (left + 4.0);
-        for value in [2.0_f64, 200.0] {
-            let width = at(4.0 + full * value.ln() / 200f64.ln());
-            assert!(found.contains(&format!("width=\"{width}\"")), "{width} in {found}");
-        }
-        assert_eq!(found.matches("<rect").count(), 2);
-    }
-
     #[test]
     fn errors_are_drawn_and_told() {
-        let found = chart(false, vec![("a", 8.0, Some(2.0)), ("b", 4.0, Some(f64::NAN))]).figure().into_string();
+        let found = chart(vec![("a", 8.0, Some(2.0)), ("b", 4.0, Some(f64::NAN))]).figure().into_string();
         assert_eq!(found.matches("class=\"error\"").count(), 1);
         assert!(found.contains(">8 ± 2</text>"));
         assert!(found.contains("<th scope=\"row\">a</th><td>8</td><td>2</td>"));
@@ -214,22 +191,21 @@ mod tests {
 
     #[test]
     fn values_that_cannot_be_drawn_have_a_row_without_a_bar() {
-        let found = chart(false, vec![("a", f64::NAN, Some(1.0)), ("b", 4.0, None)]).figure().into_string();
+        let found = chart(vec![("a", f64::NAN, Some(1.0)), ("b", 4.0, None)]).figure().into_string();
         assert_eq!(found.matches("<rect").count(), 1);
         assert!(found.contains("<th scope=\"row\">a</th><td></td><td>1</td>"));
         for bars in [vec![], vec![("a", f64::INFINITY, None)]] {
-            assert!(chart(false, bars).figure().into_string().contains("no data"));
+            assert!(chart(bars).figure().into_string().contains("no data"));
         }
-        assert!(chart(true, vec![("a", 0.0, None)]).figure().into_string().contains("no data"));
         for value in [0.0, 1e30, -1e-30, 1e300] {
-            let found = chart(false, vec![("a", value, Some(value))]).figure().into_string();
+            let found = chart(vec![("a", value, Some(value))]).figure().into_string();
             assert!(found.contains("<rect") && !found.contains("NaN"), "{found}");
         }
     }
 
     #[test]
     fn groups_have_a_legend_and_names_are_escaped() {
-        let mut chart = chart(false, vec![("<script>", 1.0, None), ("b", 2.0, None)]);
+        let mut chart = chart(vec![("<script>", 1.0, None), ("b", 2.0, None)]);
         chart.bars[1].group = 1;
         assert!(!chart.figure().into_string().contains("class=\"legend\""));
         chart.groups = vec!["weights".into(), "activations".into()];

@@ -50,7 +50,7 @@ fn ranking(analysis: &Analysis, metric: &Metric, is_unit: bool, bits: u32) -> Ma
     let what = if is_unit { "Units" } else { "Layers and values" };
     let groups = vec!["weights".into(), "activations".into()];
     let title = format!("{what} at {bits} bits");
-    let chart = BarChart { title, x: metric.heading(), log_x: false, groups, bars };
+    let chart = BarChart { title, x: metric.heading(), groups, bars };
     html! { @if !chart.bars.is_empty() { (chart.figure()) } }
 }
 
