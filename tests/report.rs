@@ -246,7 +246,9 @@ fn what_cannot_be_reported_is_named() {
     let page = || {
         let run = qdrop(&["report", text(&copy)]);
         assert!(run.ok, "{}", run.stderr);
-        std::fs::read_to_string(copy.join(REPORT_FILE)).unwrap()
+        let page = std::fs::read_to_string(copy.join(REPORT_FILE)).unwrap();
+        assert_eq!(page.contains("left out: "), run.stderr.contains("warning: left out: "));
+        page
     };
     assert!(page().contains("model.safetensors, the quantized network, is gone; `qdrop resume"));
     // What is damaged is left out, which is said with what to do. Text that is not Unicode is damage too.

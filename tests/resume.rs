@@ -1,6 +1,7 @@
 //! Runs that are stopped, resumed and disturbed: nothing is lost, and the result is the same.
 
 use crate::support::*;
+use qdrop_core::run_directory::CheckpointFolder;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -182,9 +183,22 @@ fn ctrl_c_within_a_unit(more: &[&str]) {
     if !out.join("checkpoints/unit-003.safetensors").exists() {
         assert!(state.exists(), "stopped within the unit: {stderr}");
     }
+    let folder = CheckpointFolder::of_run(&out);
+    let device = qdrop_core::prelude::Device::Cpu;
+    let interrupted = folder.interrupted("layer1.1", &device).unwrap();
+    let earlier = folder.interrupted_seconds("layer1.1").unwrap();
+    assert!(if interrupted.is_some() { (0.0..60.0).contains(&earlier) && earlier > 0.0 } else { earlier == 0.0 });
+    // As if it had taken longer.
+    let longer =
+        if let Some(state) = &interrupted { folder.keep_interrupted("layer1.1", state, 1000.0) } else { Ok(()) };
+    longer.unwrap();
     let run = resume(&out);
     assert!(run.ok, "{}", run.stderr);
     assert!(!state.exists());
+    // The unit's time is that of both processes.
+    let reports: Vec<_> = folder.reports().unwrap().into_iter().map(Result::unwrap).collect();
+    assert!(reports[2].name == "layer1.1" && reports[2].seconds > 0.0, "{reports:?}");
+    assert_eq!(reports[2].seconds > 1000.0, interrupted.is_some(), "{}", reports[2].seconds);
     assert!(model(&out) == want, "the resumed result differs");
 }
 

@@ -40,7 +40,12 @@ fn collect(key: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
                 // The same layers may have several overrides.
                 let name = name_of(item).filter(|name| items[..i].iter().all(|other| name_of(other) != Some(*name)));
                 let name = name.map_or_else(|| i.to_string(), String::from);
-                collect(&format!("{key}[{name}]"), item, leaves);
+                let key = format!("{key}[{name}]");
+                collect(&key, item, leaves);
+                // It stands in the key.
+                NAMES
+                    .iter()
+                    .for_each(|own| leaves.retain(|other, value| *other != format!("{key}.{own}") || *value != name));
             }
         }
         Value::Sequence(items) => {
@@ -53,9 +58,11 @@ fn collect(key: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
     }
 }
 
-/// What tells an item of a list from the others.
+/// The keys that tell the items of a list from each other.
+const NAMES: [&str; 2] = ["match", "name"];
+
 fn name_of(item: &Value) -> Option<&str> {
-    ["match", "name"].iter().find_map(|key| item.get(key)?.as_str())
+    NAMES.iter().find_map(|key| item.get(key)?.as_str())
 }
 
 #[cfg(test)]
@@ -73,9 +80,9 @@ mod tests {
         let all = differences(&[&a, &b, &a]);
         let keys: Vec<&str> = all.iter().map(|(key, _)| key.as_str()).collect();
         let name = "reconstruction.params.drop_prob";
-        assert_eq!(keys, ["quant.overrides[fc].float", "quant.overrides[fc].match", name]);
+        assert_eq!(keys, ["quant.overrides[fc].float", name]);
         assert_eq!(all[0].1, ["", "true", ""]);
-        assert_eq!(all[2].1[1], "1.0");
+        assert_eq!(all[1].1[1], "1.0");
         assert!(differences(&[&a, &a]).is_empty());
     }
 }

@@ -8,7 +8,7 @@ use crate::kept::{Analysis, Flatness};
 use crate::recipes::of_manifest;
 use crate::report::{float_row, Row};
 use qdrop_core::pipeline::{NetworkCost, Registries, Session, Summary};
-use qdrop_core::progress::Progress;
+use qdrop_core::progress::{Event, Progress};
 use qdrop_core::recipe::Recipe;
 use qdrop_core::report::{LossPoint, SiteReport, UnitReport};
 use qdrop_core::run_directory::{
@@ -85,7 +85,7 @@ impl Record {
             Session::new(recipe.clone(), &registries, candle_core::Device::Cpu).and_then(|session| session.cost());
         let cost = cost.map_err(|cause| cause.to_string());
         let task = registries.task_of(&recipe).at(Stage::Setup)?;
-        let mut gaps = Gaps { dir, all: Vec::new() };
+        let mut gaps = Gaps { dir, progress, all: Vec::new() };
         let again = |command: &str| format!("`qdrop {command} {}` makes it again", dir.display());
         let saved = format!("{} from the checkpoints", again("resume"));
         let lost = format!("remove it, and {} if the run is not finished", again("resume"));
@@ -141,7 +141,7 @@ impl Record {
         let analysis = gaps.load(SENSITIVITY_FILE, &again("analyze"));
         let flatness = gaps.load(Flatness::FILE, &again("flatness"));
         if state == State::Finished && !dir.join(MODEL_FILE).is_file() {
-            gaps.all.push(format!("{MODEL_FILE}, the quantized network, is gone; {saved}"));
+            gaps.say(format!("{MODEL_FILE}, the quantized network, is gone; {saved}"));
         }
         Ok(Self {
             dir: dir.into(),
@@ -187,6 +187,7 @@ impl Record {
 /// What is left out of a report: one file that is damaged does not cost the rest of it.
 struct Gaps<'a> {
     dir: &'a Path,
+    progress: &'a dyn Progress,
     all: Vec<String>,
 }
 
@@ -199,8 +200,13 @@ impl Gaps<'_> {
         };
         let cause = error.core().map_or_else(|| error.to_string(), ToString::to_string);
         let advice = if advice.is_empty() { String::new() } else { format!("; {advice}") };
-        self.all.push(format!("left out: {cause}{advice}"));
+        self.say(format!("left out: {cause}{advice}"));
         None
+    }
+
+    fn say(&mut self, what: String) {
+        self.progress.event(Event::Warning(what.clone()));
+        self.all.push(what);
     }
 
     /// A file of the run; `None` if it does not exist or is damaged.

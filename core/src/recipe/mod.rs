@@ -221,13 +221,13 @@ pub struct Override {
     #[serde(rename = "match")]
     pub pattern: String,
     /// Whether weights and activations stay in floating point.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub float: bool,
     /// Changes for the weights.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "TensorOverride::is_none")]
     pub weight: TensorOverride,
     /// Changes for the activations.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "TensorOverride::is_none")]
     pub activation: TensorOverride,
 }
 
@@ -236,7 +236,7 @@ pub struct Override {
 #[serde(deny_unknown_fields)]
 pub struct TensorOverride {
     /// Whether this kind of tensor stays in floating point.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub float: bool,
     /// Another bit width.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -247,6 +247,12 @@ pub struct TensorOverride {
     /// Another quantizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantizer: Option<Strategy>,
+}
+
+impl TensorOverride {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How the cached values of all calibration samples are kept.
