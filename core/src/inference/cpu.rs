@@ -77,7 +77,7 @@ impl Plan {
         model: &QuantModel,
         precision: Precision,
         weights: &Weights<Cpu>,
-        (inputs, outputs): (&[Vec<f32>], &mut [Vec<f32>]),
+        (inputs, outputs): (&[&[f32]], &mut [Vec<f32>]),
         first: usize,
         batch: usize,
     ) -> Result<()> {

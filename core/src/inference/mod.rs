@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::graph::geometry::convolution;
 use crate::graph::{Graph, Subgraph};
 use crate::model::{Precision, QuantModel};
-use crate::ops::host_values;
+use crate::ops::all_host_values;
 use candle_core::Tensor;
 use cpu::Cpu;
 use device::OnDevice;
@@ -150,16 +150,17 @@ impl<'a> Inference<'a> {
         let shapes: Vec<Vec<usize>> = shapes.collect();
         match runs {
             Runs::Cpu(Prepared { weights, plans, .. }) => {
-                let values = inputs.iter().map(|x| host_values(x, <[f32]>::to_vec));
-                let values = values.collect::<candle_core::Result<Vec<_>>>()?;
                 let mut outputs: Vec<_> = shapes.iter().map(|shape| vec![0.0; shape.iter().product()]).collect();
-                for first in (0..batch).step_by(TOGETHER) {
-                    let count = TOGETHER.min(batch - first);
-                    let plan = planned(plans, count, || {
-                        Ok(cpu::Plan::new(compile::compile((model, graph), precision, part, weights, count, true)?))
-                    })?;
-                    in_pool(|| plan.run(model, precision, weights, (&values, &mut outputs), first, batch))?;
-                }
+                all_host_values(inputs, |values| -> Result<()> {
+                    for first in (0..batch).step_by(TOGETHER) {
+                        let count = TOGETHER.min(batch - first);
+                        let plan = planned(plans, count, || {
+                            Ok(cpu::Plan::new(compile::compile((model, graph), precision, part, weights, count, true)?))
+                        })?;
+                        in_pool(|| plan.run(model, precision, weights, (values, &mut outputs), first, batch))?;
+                    }
+                    Ok(())
+                })??;
                 let tensors = outputs.into_iter().zip(shapes);
                 tensors.map(|(values, shape)| Ok(Tensor::from_vec(values, shape, model.device())?)).collect()
             }

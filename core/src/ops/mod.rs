@@ -38,7 +38,7 @@ pub use qdrop_kernels::activation::Activation;
 pub use qdrop_kernels::conv::Padding;
 pub use shuffle::shuffle_channels;
 pub use storage::{add_channel_sums, host_values};
-pub(crate) use storage::{f32_values, gradient, output, slice};
+pub(crate) use storage::{all_host_values, f32_values, gradient, output, slice};
 
 use candle_core::{DType, Result, Tensor};
 

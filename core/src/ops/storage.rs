@@ -1,6 +1,7 @@
 //! Access to the values in a tensor's storage.
 
 use candle_core::{bail, CpuStorage, Layout, Result, Shape, Storage, Tensor};
+use qdrop_kernels::segments::map_chunks;
 
 /// The values of a contiguous f32 tensor's CPU storage.
 pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -30,6 +31,18 @@ pub fn host_values<R>(x: &Tensor, body: impl FnOnce(&[f32]) -> R) -> Result<R> {
     f32_values(&x, body)
 }
 
+/// Calls `body` with the values of several tensors as f32, copied only as [`host_values`] does.
+pub(crate) fn all_host_values<R>(all: &[Tensor], body: impl FnOnce(&[&[f32]]) -> R) -> Result<R> {
+    let host = |x: &Tensor| x.to_device(&candle_core::Device::Cpu)?.to_dtype(candle_core::DType::F32)?.contiguous();
+    let all = all.iter().map(host).collect::<Result<Vec<_>>>()?;
+    let opened: Vec<_> = all.iter().map(Tensor::storage_and_layout).collect();
+    let values = opened.iter().map(|(storage, layout)| match &**storage {
+        Storage::Cpu(storage) => slice(storage, layout),
+        _ => bail!("the operation needs a CPU tensor"),
+    });
+    Ok(body(&values.collect::<Result<Vec<_>>>()?))
+}
+
 /// Adds the sums of the channels of (N, C) or (N, C, H, W) to `sums`, which is empty or has one for each channel. Returns the number of
 /// elements of a channel.
 ///
@@ -40,9 +53,9 @@ pub fn add_channel_sums(x: &Tensor, sums: &mut Vec<f64>) -> Result<usize> {
     sums.resize(channels, 0.0);
     host_values(x, |values| {
         let pixels = values.len() / (images * channels).max(1);
-        for (i, plane) in values.chunks_exact(pixels.max(1)).enumerate() {
-            sums[i % channels] += plane.iter().map(|v| f64::from(*v)).sum::<f64>();
-        }
+        let planes = map_chunks(values, pixels.max(1), |_, plane| plane.iter().map(|v| f64::from(*v)).sum::<f64>());
+        // One after the other, so that the sums do not depend on the threads.
+        planes.iter().enumerate().for_each(|(i, sum)| sums[i % channels] += sum);
         images * pixels
     })
 }

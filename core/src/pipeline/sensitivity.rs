@@ -52,6 +52,10 @@ struct Part {
 }
 
 impl Part {
+    fn is_same(&self, other: &Self) -> bool {
+        self.subject.kind == other.subject.kind && self.nodes == other.nodes
+    }
+
     fn has(&self, plan: &SitePlan) -> bool {
         plan.site.kind == self.subject.kind && self.nodes.contains(&plan.site.node)
     }
@@ -76,7 +80,6 @@ impl Session<'_> {
         progress: &dyn Progress,
     ) -> Result<Vec<Sensitivity>> {
         self.check_deviates("task")?;
-        let metrics = self.task().deviation_metrics();
         let plans = self.plans_of(model.graph())?;
         let graph = model.graph();
         let mut parts = parts(graph, &plans);
@@ -98,10 +101,17 @@ impl Session<'_> {
         let mut front = HashMap::from([(graph.input(), images)]);
         let mut done = BTreeSet::from([graph.input()]);
         let mut float: Option<Vec<Vec<Tensor>>> = None;
-        let mut results = Vec::new();
+        let mut results: Vec<Sensitivity> = Vec::new();
         progress.event(Event::Started { stage: "analyzing", total: parts.len() * bits.len() });
-        for part in &parts {
+        for (i, part) in parts.iter().enumerate() {
             let Some(first) = part.nodes.first() else { continue };
+            // A unit of one layer was measured as the layer.
+            if let Some(same) = parts[..i].iter().position(|other| other.is_same(part)) {
+                let known = results[same * bits.len()..][..bits.len()].to_vec();
+                results.extend(known.into_iter().map(|one| Sensitivity { subject: part.subject.clone(), ..one }));
+                progress.event(Event::Advanced(results.len()));
+                continue;
+            }
             let before: Vec<NodeId> =
                 graph.nodes().map(|(id, _)| id).filter(|id| id < first && !done.contains(id)).collect();
             if !before.is_empty() {
@@ -131,24 +141,30 @@ impl Session<'_> {
                 let mut variant = self.only(model, calibrated, part, &plans, *bits)?;
                 means.restore(&mut variant, &front, &resources)?;
                 let own = outputs((&variant, Precision::Quantized), &rest, &front, &resources)?;
-                let mut values: Vec<ImageValues> =
-                    metrics.iter().map(|metric| ImageValues { metric: metric.clone(), values: Vec::new() }).collect();
-                for (own, float) in own.iter().zip(float) {
-                    for row in self.task().deviations(own, float)? {
-                        values.iter_mut().zip(row).for_each(|(all, value)| all.values.push(value));
-                    }
-                }
-                let images = values.first().map_or(0, |all| all.values.len());
-                let mut measured = Measurement::new(images, [("", 0.0); 0]);
-                for all in &values {
-                    measured.insert(&all.metric, all.mean(), all.standard_error());
-                }
+                let measured = self.deviation(&own, float)?;
                 results.push(Sensitivity { subject: part.subject.clone(), bits: *bits, weights, measured });
                 progress.event(Event::Advanced(results.len()));
             }
         }
         progress.event(Event::Finished);
         Ok(results)
+    }
+
+    /// How far the results of a network are from those of the float network, batch by batch.
+    fn deviation(&self, own: &[Vec<Tensor>], float: &[Vec<Tensor>]) -> Result<Measurement> {
+        let metrics = self.task().deviation_metrics().into_iter();
+        let mut values: Vec<ImageValues> = metrics.map(|metric| ImageValues { metric, values: Vec::new() }).collect();
+        for (own, float) in own.iter().zip(float) {
+            for row in self.task().deviations(own, float)? {
+                values.iter_mut().zip(row).for_each(|(all, value)| all.values.push(value));
+            }
+        }
+        let images = values.first().map_or(0, |all| all.values.len());
+        let mut measured = Measurement::new(images, [("", 0.0); 0]);
+        for all in &values {
+            measured.insert(&all.metric, all.mean(), all.standard_error());
+        }
+        Ok(measured)
     }
 
     /// What quantization without reconstruction does at each site of the float network `model`, with the recipe's bits and observers.
