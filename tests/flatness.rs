@@ -56,7 +56,7 @@ fn the_curves_go_through_both_networks() {
     assert!(figure.starts_with("<svg xmlns") && figure.matches("class=\"chart\"").count() == 4, "{figure}");
     assert!(qdrop(&["report", text(&out)]).ok);
     let page = std::fs::read_to_string(out.join(qdrop::REPORT_FILE)).unwrap();
-    assert!(page.contains("<h2>Flatness</h2>") && page.contains("Loss in random directions, evaluation images"));
+    assert!(page.contains("<h2>Flatness</h2>") && page.contains("Loss in random directions, 60 evaluation images"));
 
     // More images than the run evaluates are not taken, which is said.
     let run = qdrop(&["flatness", text(&out), "--images", "62"]);

@@ -54,6 +54,36 @@ fn check_within(name: &str, model: &QuantModel, tolerance: f32) {
     }
 }
 
+/// The rest of a network with several outputs passes those through that were computed before it.
+#[test]
+fn outputs_pass_through_a_part() {
+    let recipe = qdrop::recipes::load("demo/detection").unwrap();
+    let session = qdrop_core::pipeline::Session::new(recipe, registries(), Device::Cpu).unwrap();
+    let model = session.float_model().unwrap();
+    let graph = model.graph();
+    let images = noise(&[&[9], graph.input_shape()].concat(), 5);
+    let want = Inference::of_network(&model, Precision::Float).unwrap().forward(&images).unwrap();
+    assert!(want.len() > 3);
+    for last in &graph.outputs()[..want.len() - 1] {
+        let nodes = || graph.nodes().skip(1).map(|(id, _)| id);
+        let rest = graph.subgraph_with_outputs(nodes().filter(|id| id > last), graph.outputs().to_vec());
+        let front = graph.subgraph_with_outputs(nodes().filter(|id| id <= last), rest.inputs().to_vec());
+        assert!(rest.inputs().contains(last));
+        let between =
+            Inference::new(&model, Precision::Float, front).unwrap().run(std::slice::from_ref(&images)).unwrap();
+        let on_devices =
+            cuda_devices().into_iter().map(|device| Inference::on(device, &model, Precision::Float, rest.clone()));
+        for rest in on_devices.chain([Inference::new(&model, Precision::Float, rest.clone())]) {
+            let got = rest.unwrap().run(&between).unwrap();
+            for (got, want) in got.iter().zip(&want) {
+                let size = vec(want).iter().map(|v| v.abs()).fold(0.0, f32::max);
+                let error = vec(got).iter().zip(vec(want)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(size > 0.0 && error <= 2e-5 * size, "{}: {error}, {size}", graph.node(*last).name);
+            }
+        }
+    }
+}
+
 #[test]
 fn networks_have_the_same_outputs_on_the_kernels() {
     for (name, params) in NETWORKS.into_iter().chain([("regnety_400m", "{image_size: 32}")]) {

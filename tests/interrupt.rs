@@ -217,7 +217,8 @@ fn a_run_that_has_not_begun_is_repeated() {
     poll("the folder is made", || out.is_dir());
     std::thread::sleep(Duration::from_millis(300));
     let (status, stderr) = stop(child, &["-INT"]);
-    let hint = format!("the run had not begun, nothing is kept in {}: repeat the command: stopped", out.display());
+    let hint =
+        format!("nothing is kept in {}, because the run had not begun; repeat the command: stopped", out.display());
     assert!(status == Some(130) && stderr.contains(&hint), "{status:?} {stderr}");
     assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
 }

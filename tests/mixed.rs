@@ -204,6 +204,30 @@ fn a_run_writes_what_it_chose() {
     // The recipe that is kept has the bits, so that they are not chosen again.
     let kept = Loader::new(&out).load().unwrap();
     assert_eq!(kept.quant.mixed.as_ref().unwrap().chosen.as_ref(), Some(&bits));
+    // They stay within the target, which may be changed with them, and among the choices.
+    let changed = |change: &str| qdrop(&["check", text(&out.join("recipe.yaml")), "--set", change]);
+    let error = changed("quant.mixed.target=0.3 MB");
+    let said = format!("quant.mixed.chosen: takes {:.3} MB, more than '0.3 MB'; leave it out", cost.bytes as f64 / 1e6);
+    assert!(error.error().contains(&said), "{}", error.error());
+    for (change, message) in [
+        ("quant.mixed.target=avg 1 bits", "bits on average, more than 'avg 1 bits'"),
+        ("quant.mixed.choices=[2, 8]", "4 bits are not among `choices`"),
+        (
+            "quant.mixed.chosen={weight: {layer1.0.conv1: 2}}",
+            "quant.mixed.chosen.weight: the bits of 'layer1.0.conv2' are missing",
+        ),
+        ("quant.mixed.chosen={weight: {fc: 2}}", "quant.mixed.chosen.weight: 'fc' gets its bits from the setting"),
+        ("quant.mixed.chosen={weight: {nowhere: 2}}", "the network quantizes no weight of 'nowhere'"),
+        ("quant.mixed.chosen={activation: {conv1: 2}}", "'0.4 MB' chooses no bits of activations"),
+        (
+            "quant.mixed.target=90 % of w8a8 MACs x bits",
+            "quant.mixed.chosen.activation: the bits of 'conv1' are missing",
+        ),
+    ] {
+        let error = changed(change);
+        assert!(error.error().contains(message), "{change}: {}", error.error());
+    }
+    assert!(changed("quant.mixed.target=0.5 MB").stdout.contains("bits of 19 weights are chosen"));
     let mut again = QdropRun::new(kept).unwrap();
     assert_eq!(again.choose_bits().unwrap().unwrap().chosen.as_ref(), Some(&bits));
     let resumed = qdrop(&["evaluate", text(&out), "--json"]).json();
@@ -267,7 +291,10 @@ fn a_variant_has_the_chosen_bits_or_says_that_it_has_none() {
             }
         }
     }
+    let error = with(&mixed, "quant.mixed.chosen: null");
+    assert!(error.error().contains("quant.mixed: a variant cannot change it"), "{}", error.error());
     let error = with(&[], "quant.mixed: {target: avg 2 bits, choices: [2]}");
+    assert!(!error.error().contains("add `quant.mixed: null`"), "{}", error.error());
     assert!(error.error().contains("quant.mixed: a variant cannot change it"), "{}", error.error());
 
     // Each row has the bits of its network: size and label say so.

@@ -250,12 +250,12 @@ fn what_cannot_be_reported_is_named() {
         assert_eq!(page.contains("left out: "), run.stderr.contains("warning: left out: "));
         page
     };
-    assert!(page().contains("model.safetensors, the quantized network, is gone; `qdrop resume"));
+    assert!(page().contains("model.safetensors is gone; `qdrop resume "));
     // What is damaged is left out, which is said with what to do. Text that is not Unicode is damage too.
     let originals: Vec<_> = ["summary.json", "float.json", "events.jsonl"].map(|n| (n, copy.join(n))).into();
     let originals: Vec<_> = originals.into_iter().map(|(n, file)| (n, std::fs::read(file).unwrap())).collect();
     let all = [
-        ("images.json", ""),
+        ("images.json", "; remove it, and `qdrop resume "),
         ("flatness.json", "; `qdrop flatness "),
         ("sensitivity.json", "; `qdrop analyze "),
         ("sites.json", ""),
@@ -287,7 +287,7 @@ fn what_cannot_be_reported_is_named() {
     std::fs::write(copy.join("checkpoints/unit-004.safetensors"), "short").unwrap();
     let page = page();
     assert!(page.contains("unit-004.safetensors: is damaged"), "{page}");
-    assert!(page.contains("8 units are missing: their checkpoints"), "{page}");
+    assert!(page.contains("are not in the run's folder any more: 8."), "{page}");
     assert!(page.contains("layer1.0.conv1, weight") && page.contains("layer3.1.conv1, weight"));
     let error = qdrop(&["report", text(&copy), "--out", text(&folder.path().join("no/page.html"))]);
     assert!(error.error().contains("writing the report: cannot write"), "{}", error.stderr);

@@ -170,7 +170,7 @@ impl<'a> Evaluation<'a> {
 
     /// The recipe of the result, with its plugins loaded.
     fn recipe(&self) -> Result<Recipe> {
-        let mut loader = Loader::new(&self.path).progress(self.progress);
+        let mut loader = Loader::of_saved(&self.path).progress(self.progress);
         for change in &self.set {
             let key = change.split(['=', '.']).next().unwrap_or_default().trim();
             if !["data", "task", "evaluation"].contains(&key) {

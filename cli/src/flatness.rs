@@ -35,7 +35,7 @@ impl Flatness {
             return Err(Core::data(dir, message)).at(Stage::SavedResult);
         }
         check_saved(dir)?;
-        let recipe = Loader::new(dir).progress(progress).load()?;
+        let recipe = Loader::of_saved(dir).progress(progress).load()?;
         let task = Registries::collect().and_then(|registries| registries.task_of(&recipe)).at(Stage::Setup)?;
         let metric = task.deviation_metrics().into_iter().next().ok_or_else(|| {
             let name = &recipe.task.name;

@@ -135,7 +135,7 @@ pub fn hint() -> Option<String> {
     let dir = run()?;
     Some(match has_begun(&dir) {
         true => format!("continue with `qdrop resume {}`", dir.display()),
-        false => format!("the run had not begun, nothing is kept in {}: repeat the command", dir.display()),
+        false => format!("nothing is kept in {}, because the run had not begun; repeat the command", dir.display()),
     })
 }
 

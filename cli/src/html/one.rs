@@ -23,7 +23,7 @@ pub fn page(record: &Record) -> String {
         (sites::section(record))
         (sensitivity::section(record))
         @if let Some(measured) = &record.flatness {
-            (flatness::section(&[(record.name(), measured)]))
+            (flatness::section(&[(String::new(), measured)]))
         }
         (conditions::section(record))
     };

@@ -88,13 +88,22 @@ impl Record {
         let mut gaps = Gaps { dir, progress, all: Vec::new() };
         let again = |command: &str| format!("`qdrop {command} {}` makes it again", dir.display());
         let saved = format!("{} from the checkpoints", again("resume"));
-        let lost = format!("remove it, and {} if the run is not finished", again("resume"));
+        let lost = format!("remove it, and {}", again("resume"));
         let summary = gaps.or_left_out(summary(dir), &saved).flatten();
         let state = match &summary {
             Some(_) => State::Finished,
             None if RunDirectory::is_in_use(dir) => State::Running,
             None => State::Interrupted,
         };
+        if summary.is_some() {
+            let gone = |name: &String| !dir.join(name).exists();
+            let expected = [MODEL_FILE, FLOAT_FILE, IMAGES_FILE].map(String::from).into_iter();
+            for name in expected.chain((0..recipe.compare.len()).map(variant_file)).filter(gone) {
+                gaps.say(format!("{name} is gone; {}", again("resume")));
+            }
+        }
+        // What learned units said is lost with their checkpoints.
+        let of_unit = if summary.is_some() { "" } else { &*lost };
         let mut rows: Vec<Row> = gaps.load(FLOAT_FILE, &lost).into_iter().collect();
         for i in 0..recipe.compare.len() {
             rows.extend(gaps.load::<Row>(&variant_file(i), &lost));
@@ -108,10 +117,11 @@ impl Record {
         }
         let checkpoints = CheckpointFolder::of_run(dir);
         let mut units = Vec::new();
-        for unit in checkpoints.reports().at(Stage::SavedResult)? {
-            units.extend(gaps.or_left_out(unit.at(Stage::SavedResult), &lost));
+        for unit in gaps.or_left_out(checkpoints.reports().at(Stage::SavedResult), "").unwrap_or_default() {
+            units.extend(gaps.or_left_out(unit.at(Stage::SavedResult), of_unit));
         }
-        let log = Log::read(&dir.join(EVENTS_FILE)).at(Stage::SavedResult)?;
+        let log = Log::read(&dir.join(EVENTS_FILE)).at(Stage::SavedResult);
+        let log = gaps.or_left_out(log, "").unwrap_or_default();
         let variant = log
             .variant
             .clone()
@@ -137,12 +147,9 @@ impl Record {
                 None => sites.push(site.clone()),
             }
         }
-        let images = gaps.load(IMAGES_FILE, "").unwrap_or_default();
+        let images = gaps.load(IMAGES_FILE, &lost).unwrap_or_default();
         let analysis = gaps.load(SENSITIVITY_FILE, &again("analyze"));
         let flatness = gaps.load(Flatness::FILE, &again("flatness"));
-        if state == State::Finished && !dir.join(MODEL_FILE).is_file() {
-            gaps.say(format!("{MODEL_FILE}, the quantized network, is gone; {saved}"));
-        }
         Ok(Self {
             dir: dir.into(),
             state,

@@ -1,13 +1,14 @@
 //! Files that the user names for a result.
 
-use super::{Flatness, FLOAT_FILE, IMAGES_FILE, SENSITIVITY_FILE, SITES_FILE};
-use qdrop_core::run_directory::{check_writable, CHECKPOINTS, EVENTS_FILE, LOCK_FILE, MANIFEST_FILE};
+use super::{Flatness, FLOAT_FILE, IMAGES_FILE, REPORT_FILE, SENSITIVITY_FILE, SITES_FILE};
+use qdrop_core::run_directory::{check_writable, destination, partial};
+use qdrop_core::run_directory::{CHECKPOINTS, EVENTS_FILE, LOCK_FILE, MANIFEST_FILE};
 use qdrop_core::run_directory::{MODEL_FILE, RECIPE_FILE, SPILL, SUMMARY_FILE, VARIANTS};
 use qdrop_core::{Error, Result};
 use std::path::{Component, Path, PathBuf};
 
-/// What a run's folder holds that cannot be made again without the run, or that it resumes from.
-const OWN: [&str; 15] = [
+/// What a run's folder holds.
+const OWN: [&str; 17] = [
     MANIFEST_FILE,
     RECIPE_FILE,
     LOCK_FILE,
@@ -21,8 +22,10 @@ const OWN: [&str; 15] = [
     MODEL_FILE,
     SUMMARY_FILE,
     IMAGES_FILE,
+    REPORT_FILE,
     Flatness::FILE,
     Flatness::TABLE,
+    Flatness::FIGURE,
 ];
 
 /// Checks that the file, which the user names for a result, can be written, and that no run consists of it. What it will be is said by
@@ -38,7 +41,13 @@ pub(crate) fn check_output(file: &Path, extensions: &[&str]) -> Result<()> {
             return Err(Error::data(file, message));
         }
     }
-    let real = real(file);
+    let to = destination(file)?;
+    let in_the_way = partial(&to);
+    if in_the_way.symlink_metadata().is_ok() {
+        let message = format!("is written as {} first, which exists already; remove that", in_the_way.display());
+        return Err(Error::data(file, message));
+    }
+    let real = real(&to);
     for run in real.ancestors().skip(1).filter(|folder| folder.join(MANIFEST_FILE).is_file()) {
         let within = real.strip_prefix(run).ok().and_then(|rest| rest.components().next());
         let Some(Component::Normal(name)) = within else { continue };
@@ -71,7 +80,7 @@ fn real(file: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kept::{variant_file, REPORT_FILE};
+    use crate::kept::variant_file;
 
     #[test]
     fn no_file_of_a_run_is_an_output() {
@@ -94,8 +103,11 @@ mod tests {
             std::os::unix::fs::symlink(run.join(MANIFEST_FILE), temp.path().join("file")).unwrap();
             assert!(refused(&temp.path().join("link/summary.json")).contains("is a part of the run"));
             assert!(refused(&temp.path().join("file")).contains("is a part of the run"));
+            // Also one that leads to nothing yet.
+            std::os::unix::fs::symlink("run/summary.json", temp.path().join("dangling")).unwrap();
+            assert!(refused(&temp.path().join("dangling")).contains("is a part of the run"));
         }
-        for name in [REPORT_FILE, Flatness::FIGURE, "page.html", "compare-all.json", "compare-.html"] {
+        for name in ["page.html", "compare-all.json", "compare-.html"] {
             check_output(&run.join(name), &[]).unwrap();
         }
         check_output(&temp.path().join("empty/summary.json"), &[]).unwrap();
@@ -103,5 +115,9 @@ mod tests {
             assert_eq!(check_output(&temp.path().join(name), &["html", "htm"]).is_ok(), ok, "{name}");
         }
         assert!(refused(&run).contains("is a folder"));
+        // Nothing of the user is lost beside it.
+        std::fs::write(temp.path().join("a.partial"), "precious").unwrap();
+        assert!(refused(&temp.path().join("a")).contains("a.partial first, which exists already"));
+        assert_eq!(std::fs::read(temp.path().join("a.partial")).unwrap(), b"precious");
     }
 }

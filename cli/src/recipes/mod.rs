@@ -25,7 +25,7 @@ use qdrop_core::params::parse_value;
 use qdrop_core::progress::{Progress, Silent};
 use qdrop_core::recipe::{apply_set, merge, parse_yaml, read_yaml, write_out, Folders, Recipe, RecipePath};
 use qdrop_core::registry::nearest;
-use qdrop_core::run_directory::{Manifest, RECIPE_FILE};
+use qdrop_core::run_directory::{Manifest, MANIFEST_FILE, RECIPE_FILE};
 use qdrop_core::Error as Core;
 use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
@@ -71,6 +71,14 @@ impl Loader<'_> {
         let (set, progress) = (Vec::new(), &Silent);
         let (bits, preset, iters, engine, weights, data) = Default::default();
         Self { name: name.into(), bits, preset, set, iters, engine, weights, data, progress }
+    }
+
+    /// A loader for the recipe of the saved result at `path`, also where a built-in recipe has the same name.
+    pub(crate) fn of_saved(path: &Path) -> Self {
+        match is_built_in(&path.to_string_lossy()) {
+            true => Self::new(Path::new(".").join(path)),
+            false => Self::new(path),
+        }
     }
 
     /// Sets the bits of weights and activations: `w4a4`, which is also the default of a network without a recipe, `w2a4` and so
@@ -244,6 +252,10 @@ impl<'a> Loader<'a> {
     /// implementation, and loads its plugins.
     fn read_file(&self, name: &Path) -> Result<File> {
         let path = if name.is_dir() { name.join(RECIPE_FILE) } else { name.into() };
+        if !path.exists() && name.join(MANIFEST_FILE).is_file() {
+            let message = format!("is missing; `qdrop resume {}` writes it again", name.display());
+            return Err(Core::data(&path, message)).at(Stage::Recipe);
+        }
         if !path.exists() {
             return Err(unknown(name.display().to_string()));
         }

@@ -50,6 +50,7 @@ impl Run<'_> {
         let mut recipe = self.recipe.clone();
         recipe.calibration.images = images;
         recipe.calibration.observe = recipe.calibration.observe.min(images);
+        recipe.calibration.group = recipe.calibration.group.map(|group| group.min(images));
         // Analysis reconstructs nothing, so no reconstructor has to like the number of images.
         recipe.reconstruction = serde_yaml::from_str("none").map_err(qdrop_core::Error::message).at(Stage::Setup)?;
         recipe.calibration.inputs = Default::default();

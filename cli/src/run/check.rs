@@ -6,7 +6,7 @@ use qdrop_core::error::Input;
 use qdrop_core::graph::SiteKind;
 use qdrop_core::pipeline::{Registries, Session};
 use qdrop_core::progress::Progress;
-use qdrop_core::recipe::Recipe;
+use qdrop_core::recipe::{Recipe, Variant};
 use qdrop_core::Error as Core;
 
 /// The result of checking a recipe without running it.
@@ -38,6 +38,7 @@ pub fn check(session: &Session<'_>, registries: &Registries, progress: &dyn Prog
             let recipe = recipe.variant(variant).at(Stage::Recipe)?;
             let other = Session::new(recipe, registries, session.device().clone()).at(Stage::Setup)?;
             check_shared(session, &other).at(Stage::Setup)?;
+            check_shared_bits(session, &other, variant).at(Stage::Setup)?;
             check_one(&other, Some(&check), progress)
         };
         checked().map_err(|cause| Error::Variant { name: variant.name.clone(), cause: Box::new(cause) })?;
@@ -99,7 +100,6 @@ fn check_shared(session: &Session<'_>, variant: &Session<'_>) -> qdrop_core::Res
     if recipe.calibration.images != other.calibration.images {
         return refused("calibration.images", "all networks of a run are calibrated with the same images");
     }
-    check_shared_bits(session, variant)?;
     if recipe.cache != other.cache {
         return refused("cache", "all networks of a run share the cached values");
     }
@@ -107,19 +107,24 @@ fn check_shared(session: &Session<'_>, variant: &Session<'_>) -> qdrop_core::Res
 }
 
 /// Checks that a variant has the bits that are chosen for the recipe, or chooses none.
-fn check_shared_bits(session: &Session<'_>, variant: &Session<'_>) -> qdrop_core::Result<()> {
-    let (quant, other) = (&session.recipe().quant, &variant.recipe().quant);
-    let Some(mixed) = &other.mixed else { return Ok(()) };
+fn check_shared_bits(session: &Session<'_>, other: &Session<'_>, variant: &Variant) -> qdrop_core::Result<()> {
+    let (quant, changed) = (&session.recipe().quant, &other.recipe().quant);
+    let Some(mixed) = &changed.mixed else { return Ok(()) };
     let refused = |key: &str, why: &str| {
-        let advice = "add `quant.mixed: null` for a network without chosen bits, or write a recipe of its own";
+        let advice = match quant.mixed {
+            Some(_) => "add `quant.mixed: null` for a network without chosen bits, or write a recipe of its own",
+            None => "write a recipe of its own",
+        };
         Err(Core::setting(key, format!("a variant cannot change it: {why}; {advice}")))
     };
-    if quant.mixed.as_ref() != Some(mixed) {
+    // Also a key of it, which may change what is not there yet.
+    let names_it = variant.set.keys().any(|key| key.as_str().is_some_and(|key| key.starts_with("quant.mixed")));
+    if names_it || quant.mixed.as_ref() != Some(mixed) {
         return refused("quant.mixed", "bits are chosen once, before the run");
     }
     for (key, kind, before, after) in [
-        ("quant.weight.bits", SiteKind::Weight, quant.weight.bits, other.weight.bits),
-        ("quant.activation.bits", SiteKind::Activation, quant.activation.bits, other.activation.bits),
+        ("quant.weight.bits", SiteKind::Weight, quant.weight.bits, changed.weight.bits),
+        ("quant.activation.bits", SiteKind::Activation, quant.activation.bits, changed.activation.bits),
     ] {
         if mixed.chooses(kind) && before != after {
             return refused(key, "the bits of these layers are chosen");
@@ -129,7 +134,7 @@ fn check_shared_bits(session: &Session<'_>, variant: &Session<'_>) -> qdrop_core
         let plans = session.plans()?.into_iter().filter(|plan| plan.common_bits && mixed.chooses(plan.site.kind));
         Ok(plans.map(|plan| (plan.site.kind, plan.site.name)).collect())
     };
-    match free(session)? == free(variant)? {
+    match free(session)? == free(other)? {
         true => Ok(()),
         false => refused("quant", "the bits that are chosen would be those of other layers"),
     }

@@ -63,6 +63,10 @@ pub fn compile<P: Place>(
     for (input, id) in part.inputs().iter().enumerate() {
         let to = b.new_slot(*id);
         b.instructions.push(Instruction::Read { input, to });
+        // An output that passes through, written before an operation may compute in its place.
+        if let Some(output) = part.outputs().iter().position(|o| o == id) {
+            b.instructions.push(Instruction::Write { slot: to, output });
+        }
     }
     for id in part.nodes() {
         let node = graph.node(*id);

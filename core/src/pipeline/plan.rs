@@ -37,13 +37,15 @@ pub fn plan_sites(graph: &Graph, quant: &QuantRecipe) -> Result<Vec<SitePlan>> {
         let chosen =
             quant.mixed.as_ref().and_then(|mixed| mixed.chosen.as_ref()?.of(site.kind).get(&site.name)).copied();
         let unit = graph.units().iter().find(|u| u.subgraph.contains(site.node)).map(|u| u.name.as_str());
+        let name = site.name.clone();
         let mut plan = Some(base_plan(site, quant, chosen));
         for (i, (o, matcher)) in quant.overrides.iter().zip(&matchers).enumerate() {
-            let Some(current) = &mut plan else { break };
-            if !matcher.is_match(&current.site.name) && !unit.is_some_and(|u| matcher.is_match(u)) {
+            if !matcher.is_match(&name) && !unit.is_some_and(|u| matcher.is_match(u)) {
                 continue;
             }
             used[i] = true;
+            // It stays in floating point.
+            let Some(current) = &mut plan else { continue };
             let (kind, change) = match current.site.kind {
                 SiteKind::Weight => ("weight", &o.weight),
                 SiteKind::Activation => ("activation", &o.activation),
@@ -77,7 +79,9 @@ pub fn plan_sites(graph: &Graph, quant: &QuantRecipe) -> Result<Vec<SitePlan>> {
 
 /// Checks that the chosen bits are those of all layers that get them neither from the setting nor from an override, and of no others.
 fn check_chosen(quant: &QuantRecipe, plans: &[SitePlan]) -> Result<()> {
-    let Some(chosen) = quant.mixed.as_ref().and_then(|mixed| mixed.chosen.as_ref()) else { return Ok(()) };
+    let Some((mixed, chosen)) = quant.mixed.as_ref().and_then(|mixed| Some((mixed, mixed.chosen.as_ref()?))) else {
+        return Ok(());
+    };
     for kind in [SiteKind::Weight, SiteKind::Activation] {
         let of_kind = chosen.of(kind);
         let refused = |message: String| {
@@ -94,8 +98,7 @@ fn check_chosen(quant: &QuantRecipe, plans: &[SitePlan]) -> Result<()> {
         }
         let missing =
             |plan: &&SitePlan| plan.site.kind == kind && plan.common_bits && !of_kind.contains_key(&plan.site.name);
-        let asked = kind == SiteKind::Weight || !of_kind.is_empty();
-        if let Some(plan) = plans.iter().find(missing).filter(|_| asked) {
+        if let Some(plan) = plans.iter().find(missing).filter(|_| mixed.chooses(kind)) {
             return refused(format!("the bits of '{}' are missing", plan.site.name));
         }
     }

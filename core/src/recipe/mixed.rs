@@ -81,8 +81,14 @@ impl MixedRecipe {
         }
         let Some(chosen) = &self.chosen else { return Ok(()) };
         for kind in [SiteKind::Weight, SiteKind::Activation] {
-            for (name, bits) in chosen.of(kind) {
-                check_bits(*bits, &format!("quant.mixed.chosen.{}.{name}", kind.name()))?;
+            let path = format!("quant.mixed.chosen.{}", kind.name());
+            if let Some((name, bits)) = chosen.of(kind).iter().find(|(_, bits)| !self.choices.contains(bits)) {
+                let message = format!("{bits} bits are not among `choices`; add them there, or leave out `chosen`");
+                return Err(Error::setting(format!("{path}.{name}"), message));
+            }
+            if !self.chooses(kind) && !chosen.of(kind).is_empty() {
+                let message = format!("'{}' chooses no bits of {}s; leave them out", self.target, kind.name());
+                return Err(Error::setting(path, message));
             }
         }
         Ok(())

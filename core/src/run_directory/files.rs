@@ -32,6 +32,22 @@ pub fn check_writable(target: &Path) -> Result<()> {
     checked.map_err(Error::io("write", target))
 }
 
+/// What [`write_file`] would write for this name, after links, also those that lead to nothing yet.
+///
+/// # Errors
+/// It is a folder, or a link cannot be followed.
+pub fn destination(target: &Path) -> Result<PathBuf> {
+    let (Place::File(path) | Place::Stream(path)) = place_of(target)?;
+    Ok(path)
+}
+
+/// The name under which [`write_file`] writes a file before it is whole.
+pub fn partial(target: &Path) -> PathBuf {
+    let mut partial = target.as_os_str().to_os_string();
+    partial.push(PARTIAL);
+    PathBuf::from(partial)
+}
+
 /// What a name stands for, after links.
 enum Place {
     /// A file, which may not exist yet.
@@ -80,12 +96,6 @@ pub fn read_json<T: DeserializeOwned>(file: &Path) -> Result<Option<T>> {
 pub fn write_json(target: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(Error::message)?;
     write_file(target, text.as_bytes())
-}
-
-fn partial(target: &Path) -> PathBuf {
-    let mut partial = target.as_os_str().to_os_string();
-    partial.push(PARTIAL);
-    PathBuf::from(partial)
 }
 
 /// Writes a file atomically: under a temporary name beside it, which is synced and renamed. It replaces an older file, and

@@ -26,7 +26,7 @@ mod tensor_file;
 
 pub use checkpoint::CheckpointFolder;
 pub use events::EventLog;
-pub use files::{check_writable, read_json, write_file, write_json};
+pub use files::{check_writable, destination, partial, read_json, write_file, write_json};
 pub use manifest::{check_weights, fingerprint_of_file, Fingerprint, Manifest};
 
 use crate::error::{Error, Result};
@@ -124,7 +124,8 @@ impl RunDirectory {
             Ok(text) if text == manifest.recipe => {}
             Ok(_) => {
                 let message = "was changed since the run began, and its finished units were made with the old recipe; \
-                               undo the change, or start a new run with another --out";
+                               undo the change, remove the file (the recipe of the run is written again), or start a \
+                               new run with another --out";
                 return Err(Error::data(&recipe_file, message));
             }
             // The run was stopped before it was written.

@@ -6,6 +6,7 @@ use crate::cli::arguments::AnalyzeArguments;
 use crate::cli::console::Console;
 use crate::error::At;
 use crate::kept::SENSITIVITY_FILE;
+use crate::recipes::is_built_in;
 use crate::report::aligned;
 use crate::{Analysis, Stage, REPORT_FILE};
 use anyhow::Result;
@@ -21,7 +22,7 @@ const RANKED: u32 = 4;
 /// Prints one table of layers and one of units.
 pub fn analyze(arguments: &AnalyzeArguments, console: &Console, output: Output) -> Result<Value> {
     let dir = &arguments.recipe.recipe;
-    let is_run = dir.join(MANIFEST_FILE).is_file();
+    let is_run = dir.join(MANIFEST_FILE).is_file() && !is_built_in(&dir.to_string_lossy());
     let is_kept = is_run && arguments.recipe.is_unchanged();
     if is_kept {
         for name in [SENSITIVITY_FILE, REPORT_FILE] {

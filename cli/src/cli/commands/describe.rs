@@ -8,6 +8,7 @@ use crate::Run;
 use anyhow::{Context, Result};
 use qdrop_core::graph::{Graph, NodeId, Op, SiteKind};
 use qdrop_core::pipeline::{Registries, SitePlan};
+use qdrop_core::recipe::Recipe;
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -43,7 +44,7 @@ pub fn describe(arguments: &RecipeArguments, console: &Console, output: Output) 
         recipe.bits(),
         recipe.quant.setting,
     ))?;
-    let table = Table { graph, bits: bits(&plans) };
+    let table = Table { graph, bits: bits(&plans, recipe) };
     let mut units = Vec::new();
     let mut listed = vec![false; graph.nodes().count()];
     output.print(&format!(
@@ -93,9 +94,11 @@ pub fn describe(arguments: &RecipeArguments, console: &Console, output: Output) 
     ]))
 }
 
-/// Bit widths by node; true is for the weight, false for the activation.
-fn bits(plans: &[SitePlan]) -> HashMap<(NodeId, bool), u32> {
-    plans.iter().map(|p| ((p.site.node, p.site.kind == SiteKind::Weight), p.spec.bits)).collect()
+/// Bit widths by node; true is for the weight, false for the activation. Those that a run will choose are left out.
+fn bits(plans: &[SitePlan], recipe: &Recipe) -> HashMap<(NodeId, bool), u32> {
+    let mixed = recipe.quant.mixed.as_ref().filter(|mixed| mixed.chosen.is_none());
+    let known = |p: &&SitePlan| !p.common_bits || !mixed.is_some_and(|mixed| mixed.chooses(p.site.kind));
+    plans.iter().filter(known).map(|p| ((p.site.node, p.site.kind == SiteKind::Weight), p.spec.bits)).collect()
 }
 
 fn shape(dims: &[usize]) -> String {

@@ -3,8 +3,9 @@
 use super::{run_of, Output};
 use crate::cli::arguments::RecipeArguments;
 use crate::cli::console::Console;
+use crate::error::At;
 use crate::report::duration;
-use crate::{Check, Plan, Result, Run};
+use crate::{Check, Plan, Result, Run, Stage};
 use qdrop_core::graph::SiteKind;
 use qdrop_core::memory::gib;
 use qdrop_core::pipeline::NetworkCost;
@@ -132,7 +133,11 @@ fn to_choose(run: &Run<'_>) -> anyhow::Result<Option<String>> {
 
 /// Chooses bits for single layers, if the recipe asks for it, and says which.
 pub fn choose_bits(run: &mut Run<'_>, console: &Console) -> anyhow::Result<Value> {
-    let Some(MixedRecipe { target, chosen: Some(chosen), .. }) = run.choose_bits()? else { return Ok(Value::Null) };
+    let Some(MixedRecipe { target, chosen: Some(chosen), .. }) = run.choose_bits()?.cloned() else {
+        return Ok(Value::Null);
+    };
+    let taken = run.session()?.chosen_cost().at(Stage::Analysis)?.unwrap_or_default();
+    console.line(&format!("quant.mixed, {target}: {taken}"));
     for kind in [SiteKind::Weight, SiteKind::Activation] {
         let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
         chosen.of(kind).values().for_each(|bits| *counts.entry(*bits).or_default() += 1);

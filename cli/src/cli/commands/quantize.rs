@@ -6,6 +6,7 @@ use crate::cli::arguments::QuantizeArguments;
 use crate::cli::console::Console;
 use crate::cli::interrupt;
 use crate::error::At;
+use crate::kept::check_kept;
 use crate::{summary, Evaluation, Outcome, Run, Stage};
 use anyhow::{Error, Result};
 use qdrop_core::run_directory::{RunDirectory, SUMMARY_FILE};
@@ -40,12 +41,15 @@ pub fn quantize(arguments: &QuantizeArguments, console: &Console, output: Output
 pub fn resume(dir: &Path, console: &Console, output: Output) -> Result<Value> {
     if dir.join(SUMMARY_FILE).exists() {
         // What was lost or damaged since the run was finished comes from its checkpoints once more.
-        match Evaluation::new(dir).open().and_then(|_| summary(dir)) {
+        let whole = || check_kept(dir, &Evaluation::new(dir).open()?.0);
+        match whole().and_then(|()| summary(dir)) {
             Ok(summary) => {
                 output.print(&format!("{} is finished; `qdrop evaluate` measures it\n", dir.display()))?;
                 return Ok(serde_json::to_value(&summary)?);
             }
-            Err(e) => console.line(&format!("warning: {:#}; it is saved again from the checkpoints", Error::new(e))),
+            Err(e) => {
+                console.line(&format!("warning: {:#}; the result is saved again from the checkpoints", Error::new(e)))
+            }
         }
     }
     interrupt::keep_state_in(dir);

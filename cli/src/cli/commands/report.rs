@@ -7,7 +7,7 @@ use crate::error::At;
 use crate::kept::check_output;
 use crate::{html_comparison, html_report, Stage, REPORT_FILE};
 use anyhow::Result;
-use qdrop_core::run_directory::write_file;
+use qdrop_core::run_directory::{check_writable, write_file};
 use serde_json::Value;
 use std::path::Path;
 
@@ -18,13 +18,20 @@ pub fn report(arguments: &ReportArguments, console: &Console, output: Output) ->
         [dir] => dir.join(REPORT_FILE),
         _ => REPORT_FILE.into(),
     };
-    let file = arguments.out.clone().unwrap_or(usual);
+    let (file, is_usual) = match &arguments.out {
+        Some(out) => (out.clone(), *out == usual),
+        None => (usual, true),
+    };
     // A folder that is no run is said first.
     let text = match &arguments.dirs[..] {
         [dir] => html_report(dir, console)?,
         dirs => html_comparison(dirs, console)?,
     };
-    check_output(&file, &["html", "htm"]).at(Stage::Report)?;
+    match is_usual {
+        true => check_writable(&file),
+        false => check_output(&file, &["html", "htm"]),
+    }
+    .at(Stage::Report)?;
     write_file(&file, text.as_bytes()).at(Stage::Report)?;
     output.print(&format!("{}\n", file.display()))?;
     Ok(Value::from_iter([("report", path(&file))]))

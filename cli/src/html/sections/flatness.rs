@@ -1,9 +1,10 @@
 //! The loss around the quantized weights.
 
 use super::super::chart::{LineChart, Series, Style};
-use crate::kept::Flatness;
+use crate::kept::{Curves, Flatness};
 use maud::{html, Markup};
 use qdrop_core::pipeline::Direction;
+use std::collections::BTreeSet;
 
 /// The curves of one run or of several, by the runs' names.
 pub fn section(runs: &[(String, &Flatness)]) -> Markup {
@@ -17,7 +18,7 @@ pub fn section(runs: &[(String, &Flatness)]) -> Markup {
     }
 }
 
-/// The charts: two directions, on two kinds of images.
+/// The charts: two directions, on two kinds of images. A run without a name is alone.
 pub fn charts(runs: &[(String, &Flatness)]) -> Vec<LineChart> {
     let mut charts = Vec::new();
     for (direction, along) in
@@ -27,21 +28,32 @@ pub fn charts(runs: &[(String, &Flatness)]) -> Vec<LineChart> {
             let images = if on_calibration { "calibration images" } else { "evaluation images" };
             let mut series = Vec::new();
             for (name, flatness) in runs {
-                let curves = if on_calibration { &flatness.calibration } else { &flatness.evaluation };
-                for curve in curves.curves.iter().filter(|curve| curve.direction == direction) {
+                for curve in
+                    curves_of(flatness, on_calibration).curves.iter().filter(|curve| curve.direction == direction)
+                {
                     let (what, style) = match curve.activations {
                         true => ("activations quantized", Style::Line),
                         false => ("activations float", Style::Dashed),
                     };
-                    let name = if runs.len() == 1 { what.into() } else { format!("{name}, {what}") };
+                    let name = if name.is_empty() { what.into() } else { format!("{name}, {what}") };
                     let points = curve.points.iter().map(|point| (point.distance, point.loss)).collect();
                     series.push(Series { name, points, style });
                 }
             }
             let y = runs.first().map(|(_, flatness)| flatness.metric.heading()).unwrap_or_default();
-            let title = format!("Loss {along}, {images}");
+            let counts: BTreeSet<usize> =
+                runs.iter().map(|(_, flatness)| curves_of(flatness, on_calibration).images).collect();
+            let counts: Vec<String> = counts.iter().map(ToString::to_string).collect();
+            let title = format!("Loss {along}, {} {images}", counts.join(" or "));
             charts.push(LineChart { title, x: "distance".into(), y, log_y: false, series });
         }
     }
     charts
+}
+
+fn curves_of(flatness: &Flatness, on_calibration: bool) -> &Curves {
+    match on_calibration {
+        true => &flatness.calibration,
+        false => &flatness.evaluation,
+    }
 }

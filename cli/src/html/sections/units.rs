@@ -35,7 +35,7 @@ pub fn section(record: &Record) -> Markup {
             "Rounding is the weighted regularizer; unsettled are soft roundings that were neither up nor down at the end."
         }
         @if let Some(missing) = missing(record) {
-            p class="warning" { (missing) " units are missing: their checkpoints are not in the run's folder any more." }
+            p class="warning" { "Units of which nothing is shown, because their checkpoints are not in the run's folder any more: " (missing) "." }
         }
         @if !rows.is_empty() {
             (table(&head, &rows))

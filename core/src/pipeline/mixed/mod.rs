@@ -45,12 +45,52 @@ impl Session<'_> {
         })
     }
 
-    /// Checks that bits can be chosen as `quant.mixed` of the recipe says, without measurements.
+    /// Checks that bits can be chosen as `quant.mixed` of the recipe says, without measurements, or that those which were chosen are
+    /// within its budget.
     ///
     /// # Errors
-    /// No choice is within the budget.
+    /// No choice is within the budget, or what was chosen is not.
     pub fn check_budget(&self) -> Result<()> {
-        self.choose(&|_, _| Ok(0.0)).map(|_| ())
+        let Some(mixed) = &self.recipe().quant.mixed else { return Ok(()) };
+        let Some(taken) = self.taken()? else { return self.choose(&|_, _| Ok(0.0)).map(|_| ()) };
+        let (is_within, taken) = taken;
+        if is_within {
+            return Ok(());
+        }
+        let message = format!("takes {taken}, more than '{}'; leave it out, and bits are chosen anew", mixed.target);
+        Err(Error::setting("quant.mixed.chosen", message))
+    }
+
+    /// What the bits that were chosen take, in the words of the budget; `None` if none were chosen.
+    ///
+    /// # Errors
+    /// A tensor cannot be made on the device.
+    pub fn chosen_cost(&self) -> Result<Option<String>> {
+        Ok(self.taken()?.map(|(_, text)| text))
+    }
+
+    /// Whether the chosen bits are within the budget, and what they take.
+    fn taken(&self) -> Result<Option<(bool, String)>> {
+        let mixed = self.recipe().quant.mixed.as_ref().filter(|mixed| mixed.chosen.is_some());
+        let Some(budget) = mixed.map(|mixed| mixed.target.budget()) else { return Ok(None) };
+        let cost = self.cost()?;
+        Ok(Some(match budget {
+            Budget::AverageBits(bits) => {
+                let (mut sum, mut count) = (0, 0);
+                for plan in self.plans()?.iter().filter(|plan| plan.common_bits && plan.site.kind == SiteKind::Weight) {
+                    let shape = self.graph().weight_shape(plan.site.node).unwrap_or_default();
+                    let elements: usize = shape.iter().product();
+                    (sum, count) = (sum + elements * plan.spec.bits as usize, count + elements);
+                }
+                let mean = sum as f64 / count.max(1) as f64;
+                (mean <= bits * ROUNDED_UP, format!("{mean:.3} bits on average"))
+            }
+            Budget::Size(bytes) => (cost.bytes <= bytes, format!("{:.3} MB", cost.bytes as f64 / 1e6)),
+            Budget::Operations(percent) => {
+                let taken = cost.percent_of_w8a8;
+                (taken <= percent * ROUNDED_UP, format!("{taken:.2} % of w8a8 MACs x bits"))
+            }
+        }))
     }
 
     fn choose(&self, losses: Losses<'_>) -> Result<Recipe> {
