@@ -133,7 +133,8 @@ fn layers_and_units_are_ranked() {
 #[test]
 fn detectors_are_analyzed() {
     let all = qdrop(&["analyze", "demo/detection", "--images", "4", "--json"]).json();
-    assert_eq!(all["images"], 4, "not a whole group of the recipe");
+    let images = all["images"].as_u64().unwrap();
+    assert!((4..8).contains(&images), "{images}");
     let all = all["sensitivities"].as_array().unwrap();
     // At 8 bits no layer loses much, wherever in the pyramid it is.
     for one in all.iter().filter(|one| one["bits"] == 8) {

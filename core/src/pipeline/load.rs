@@ -175,7 +175,9 @@ pub fn calibration_images(
     progress.event(Event::Started { stage: "calibration images", total: wanted });
     let mut images = Collector::new(cache, settings.group);
     let (mut done, mut broken) = (0, BrokenImages::default());
-    load_ahead(dataset, order.chunks(64), input, &Device::Cpu, |batch| {
+    // Few images that form groups are drawn one after the other, not more than are wanted.
+    let together = if settings.group.is_some() { wanted.clamp(1, 64) } else { 64 };
+    load_ahead(dataset, order.chunks(together), input, &Device::Cpu, |batch| {
         done += batch.count();
         broken.add(&batch.broken);
         for message in batch.broken {
