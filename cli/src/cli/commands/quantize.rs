@@ -6,10 +6,12 @@ use crate::cli::arguments::QuantizeArguments;
 use crate::cli::console::Console;
 use crate::cli::interrupt;
 use crate::error::At;
-use crate::kept::check_kept;
+use crate::kept::{variant_file, FLOAT_FILE, IMAGES_FILE};
 use crate::{summary, Evaluation, Outcome, Run, Stage};
 use anyhow::{Error, Result};
-use qdrop_core::run_directory::{RunDirectory, SUMMARY_FILE};
+use qdrop_core::recipe::Recipe;
+use qdrop_core::run_directory::{read_json, RunDirectory, SUMMARY_FILE};
+use qdrop_core::Error as Core;
 use serde_json::Value;
 use std::path::Path;
 
@@ -57,6 +59,17 @@ pub fn resume(dir: &Path, console: &Console, output: Output) -> Result<Value> {
     header(&run, console)?;
     let outcome = run.quantize().map_err(hint)?;
     report(&outcome, console, output)
+}
+
+/// Checks that the folder of a finished run still has all measurements of the recipe.
+fn check_kept(dir: &Path, recipe: &Recipe) -> crate::Result<()> {
+    let measured = [FLOAT_FILE.to_string(), IMAGES_FILE.to_string()];
+    let variants = (0..recipe.compare.len()).map(variant_file);
+    for file in measured.into_iter().chain(variants).map(|name| dir.join(name)) {
+        let content = read_json::<serde_json::Value>(&file).at(Stage::SavedResult)?;
+        content.ok_or_else(|| Core::data(&file, "is missing")).at(Stage::SavedResult)?;
+    }
+    Ok(())
 }
 
 /// After a stop on request, adds how to resume the run.
