@@ -307,6 +307,31 @@ fn what_cannot_be_reported_is_named() {
     assert!(error.error().contains("is named twice"), "{}", error.stderr);
 }
 
+/// What a report says makes a file again does.
+#[test]
+fn what_is_gone_of_a_finished_run_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let recipe = small().set("reconstruction=none").set("evaluation.images=50");
+    let recipe = recipe.set("compare=[{name: w8, set: {quant.weight.bits: 8}}]").load().unwrap();
+    QdropRun::new(recipe).unwrap().out(&out).unwrap().quantize().unwrap();
+    let names = ["model.safetensors", "images.json", "float.json", "compare-0.json", "recipe.yaml"];
+    let before = names.map(|name| std::fs::read(out.join(name)).unwrap());
+    let finished = qdrop(&["resume", text(&out)]);
+    assert!(finished.stdout.contains("is finished"), "{}", finished.stderr);
+    for (name, before) in names.iter().zip(&before) {
+        std::fs::remove_file(out.join(name)).unwrap();
+        let said = qdrop(&["report", text(&out)]).stderr;
+        let advice = format!("{name} is gone; `qdrop resume {}` makes it again", out.display());
+        assert!(said.contains(&advice), "{name}: {said}");
+        let run = qdrop(&["resume", text(&out)]);
+        assert!(run.ok && run.stderr.contains(name), "{name}: {}", run.stderr);
+        let after = std::fs::read(out.join(name)).unwrap();
+        // Rows have the time that they took.
+        assert!(name.starts_with("compare") || after == *before, "{name} differs");
+    }
+}
+
 /// The program of the browser, or `None` and a line that says that the test is skipped.
 #[expect(clippy::print_stderr, reason = "who runs the tests should see what was skipped")]
 fn browser() -> Option<String> {

@@ -12,7 +12,7 @@ use qdrop_core::progress::{Event, Progress};
 use qdrop_core::recipe::Recipe;
 use qdrop_core::report::{LossPoint, SiteReport, UnitReport};
 use qdrop_core::run_directory::{
-    read_json, CheckpointFolder, Manifest, RunDirectory, EVENTS_FILE, MANIFEST_FILE, MODEL_FILE,
+    read_json, CheckpointFolder, Manifest, RunDirectory, EVENTS_FILE, MANIFEST_FILE, MODEL_FILE, RECIPE_FILE,
 };
 use qdrop_core::task::{ImageValues, Metric, Task};
 use qdrop_core::{candle_core, Error as Core};
@@ -97,7 +97,7 @@ impl Record {
         };
         if summary.is_some() {
             let gone = |name: &String| !dir.join(name).exists();
-            let expected = [MODEL_FILE, FLOAT_FILE, IMAGES_FILE].map(String::from).into_iter();
+            let expected = [RECIPE_FILE, MODEL_FILE, FLOAT_FILE, IMAGES_FILE].map(String::from).into_iter();
             for name in expected.chain((0..recipe.compare.len()).map(variant_file)).filter(gone) {
                 gaps.say(format!("{name} is gone; {}", again("resume")));
             }
