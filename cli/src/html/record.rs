@@ -3,7 +3,7 @@
 use super::log::Log;
 use crate::error::{At, Result, Stage};
 use crate::evaluation::summary;
-use crate::kept::{variant_file, FLOAT_FILE, IMAGES_FILE, SENSITIVITY_FILE, SITES_FILE};
+use crate::kept::{measured_files, variant_file, FLOAT_FILE, IMAGES_FILE, SENSITIVITY_FILE, SITES_FILE};
 use crate::kept::{Analysis, Flatness};
 use crate::recipes::of_manifest;
 use crate::report::{float_row, Row};
@@ -97,8 +97,8 @@ impl Record {
         };
         if summary.is_some() {
             let gone = |name: &String| !dir.join(name).exists();
-            let expected = [RECIPE_FILE, MODEL_FILE, FLOAT_FILE, IMAGES_FILE].map(String::from).into_iter();
-            for name in expected.chain((0..recipe.compare.len()).map(variant_file)).filter(gone) {
+            let expected = [RECIPE_FILE, MODEL_FILE].map(String::from).into_iter();
+            for name in expected.chain(measured_files(&recipe)).filter(gone) {
                 gaps.say(format!("{name} is gone; {}", again("resume")));
             }
         }

@@ -27,14 +27,17 @@ pub(crate) fn f32_values<R>(x: &Tensor, body: impl FnOnce(&[f32]) -> R) -> Resul
 /// # Errors
 /// An operation of candle fails.
 pub fn host_values<R>(x: &Tensor, body: impl FnOnce(&[f32]) -> R) -> Result<R> {
-    let x = x.to_device(&candle_core::Device::Cpu)?.to_dtype(candle_core::DType::F32)?.contiguous()?;
-    f32_values(&x, body)
+    f32_values(&on_host(x)?, body)
+}
+
+/// The tensor as contiguous f32 values on the host; not a copy if it is that already.
+fn on_host(x: &Tensor) -> Result<Tensor> {
+    x.to_device(&candle_core::Device::Cpu)?.to_dtype(candle_core::DType::F32)?.contiguous()
 }
 
 /// Calls `body` with the values of several tensors as f32, copied only as [`host_values`] does.
 pub(crate) fn all_host_values<R>(all: &[Tensor], body: impl FnOnce(&[&[f32]]) -> R) -> Result<R> {
-    let host = |x: &Tensor| x.to_device(&candle_core::Device::Cpu)?.to_dtype(candle_core::DType::F32)?.contiguous();
-    let all = all.iter().map(host).collect::<Result<Vec<_>>>()?;
+    let all = all.iter().map(on_host).collect::<Result<Vec<_>>>()?;
     let opened: Vec<_> = all.iter().map(Tensor::storage_and_layout).collect();
     let values = opened.iter().map(|(storage, layout)| match &**storage {
         Storage::Cpu(storage) => slice(storage, layout),

@@ -6,7 +6,7 @@ use crate::cli::arguments::QuantizeArguments;
 use crate::cli::console::Console;
 use crate::cli::interrupt;
 use crate::error::At;
-use crate::kept::{variant_file, FLOAT_FILE, IMAGES_FILE};
+use crate::kept::measured_files;
 use crate::{summary, Evaluation, Outcome, Run, Stage};
 use anyhow::{Error, Result};
 use qdrop_core::recipe::Recipe;
@@ -63,9 +63,7 @@ pub fn resume(dir: &Path, console: &Console, output: Output) -> Result<Value> {
 
 /// Checks that the folder of a finished run still has all measurements of the recipe.
 fn check_kept(dir: &Path, recipe: &Recipe) -> crate::Result<()> {
-    let measured = [FLOAT_FILE.to_string(), IMAGES_FILE.to_string()];
-    let variants = (0..recipe.compare.len()).map(variant_file);
-    for file in measured.into_iter().chain(variants).map(|name| dir.join(name)) {
+    for file in measured_files(recipe).map(|name| dir.join(name)) {
         let content = read_json::<serde_json::Value>(&file).at(Stage::SavedResult)?;
         content.ok_or_else(|| Core::data(&file, "is missing")).at(Stage::SavedResult)?;
     }

@@ -73,21 +73,20 @@ impl Session<'_> {
     fn taken(&self) -> Result<Option<(bool, String)>> {
         let mixed = self.recipe().quant.mixed.as_ref().filter(|mixed| mixed.chosen.is_some());
         let Some(budget) = mixed.map(|mixed| mixed.target.budget()) else { return Ok(None) };
-        let cost = self.cost()?;
         Ok(Some(match budget {
             Budget::AverageBits(bits) => {
-                let (mut sum, mut count) = (0, 0);
-                for plan in self.plans()?.iter().filter(|plan| plan.common_bits && plan.site.kind == SiteKind::Weight) {
-                    let shape = self.graph().weight_shape(plan.site.node).unwrap_or_default();
-                    let elements: usize = shape.iter().product();
-                    (sum, count) = (sum + elements * plan.spec.bits as usize, count + elements);
-                }
-                let mean = sum as f64 / count.max(1) as f64;
+                let plans = self.plans()?;
+                let weights = || free_weights(self.graph(), &plans);
+                let sum: usize = weights().map(|(elements, bits)| elements * bits as usize).sum();
+                let mean = sum as f64 / weights().map(|(elements, _)| elements).sum::<usize>().max(1) as f64;
                 (mean <= bits * ROUNDED_UP, format!("{mean:.3} bits on average"))
             }
-            Budget::Size(bytes) => (cost.bytes <= bytes, format!("{:.3} MB", cost.bytes as f64 / 1e6)),
+            Budget::Size(bytes) => {
+                let taken = self.cost()?.bytes;
+                (taken <= bytes, format!("{:.3} MB", taken as f64 / 1e6))
+            }
             Budget::Operations(percent) => {
-                let taken = cost.percent_of_w8a8;
+                let taken = self.cost()?.percent_of_w8a8;
                 (taken <= percent * ROUNDED_UP, format!("{taken:.2} % of w8a8 MACs x bits"))
             }
         }))
@@ -152,9 +151,7 @@ impl Session<'_> {
         let smallest = network_cost(graph, &plans)?;
         Ok(match budget {
             Budget::AverageBits(bits) => {
-                let weights = plans.iter().filter(|plan| plan.common_bits && plan.site.kind == SiteKind::Weight);
-                let shapes = weights.filter_map(|plan| graph.weight_shape(plan.site.node));
-                let count: usize = shapes.map(|shape| shape.iter().product::<usize>()).sum();
+                let count: usize = free_weights(graph, &plans).map(|(elements, _)| elements).sum();
                 let least = format!("{:.2} bits", of_groups as f64 / count as f64);
                 (Some((bits * count as f64 * ROUNDED_UP) as u64), least)
             }
@@ -169,6 +166,12 @@ impl Session<'_> {
             }
         })
     }
+}
+
+/// Elements and bits of each weight whose bits are chosen.
+fn free_weights<'a>(graph: &'a Graph, plans: &'a [SitePlan]) -> impl Iterator<Item = (usize, u32)> + 'a {
+    let free = plans.iter().filter(|plan| plan.common_bits && plan.site.kind == SiteKind::Weight);
+    free.filter_map(|plan| Some((graph.weight_shape(plan.site.node)?.iter().product(), plan.spec.bits)))
 }
 
 /// A budget that is exactly met must not be missed by the rounding of its computation.
